@@ -1,7 +1,7 @@
-"""The command line: parses and prints, decides nothing.
+"""The command line: it parses options and prints results; all decisions are made in the engine.
 
-Every command lies in a module of its own, which is imported when the command is called, and each is a
-short Python call as well. Only click and the standard library are imported here, so that `--help` is quick.
+Every command has its own module, which is imported when the command is called, and each is a short Python call as
+well. Only click and the standard library are imported here, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ COMMANDS = {
     "schema": ("ftengine.cli.schema:schema", "Print the JSON schema of recipes, with the installed components."),
     "completion": (
         "ftengine.cli.completion:completion",
-        "Print the script by which a shell completes commands, options and names.",
+        "Print a script that makes a shell complete commands, options and names.",
     ),
     "doctor": ("ftengine.cli.doctor:doctor", "Check this installation and say what to repair."),
 }
-"""Commands in the order of a first use: where each lies, and its line in `ftengine --help`."""
+"""Commands in the order in which a new user needs them: `module:object`, and the line in `ftengine --help`."""
 
 
 @click.group(cls=Commands, builtin=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "--version", prog_name="ftengine", message="%(prog)s %(version)s")
 def main() -> None:
-    """Fine-tune pre-trained models, and see what came of it.
+    """Fine-tune pre-trained models, and compare them with their base.
 
     Begin with `ftengine init`, look at `ftengine plan`, then `ftengine train`.
     """

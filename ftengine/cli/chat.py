@@ -27,7 +27,7 @@ COMMANDS = {
 }
 
 ANSWER: dict[str, tuple[Side, ...]] = {"/tuned": ("tuned",), "/base": ("base",), "/both": ("tuned", "base")}
-"""Who answers from then on."""
+"""The models that answer after each command."""
 
 
 @click.command()
@@ -46,7 +46,7 @@ def chat(run_folder: str, base: bool, precision: str | None, options: tuple[str,
     """Talk with a tuned model, its base, or both.
 
     Template, stops and generation settings are those of the run's evaluation. In a terminal, /help lists commands. From
-    a pipe, each line is a turn, and stdout has the answers alone.
+    a pipe, each line is a turn, and stdout has only the answers.
 
     \b
     Examples:
@@ -75,7 +75,7 @@ def _talk(conversation: Chat, sides: tuple[Side, ...], *, terminal: bool) -> Non
 
 
 def _converse(conversation: Chat, sides: tuple[Side, ...]) -> None:
-    """Answer what a user types, and obey commands."""
+    """Answer the lines that a user types, and carry out commands."""
     from ftengine.errors import DataError
 
     with CtrlC() as ctrl_c:
@@ -101,7 +101,7 @@ def _converse(conversation: Chat, sides: tuple[Side, ...]) -> None:
 
 
 def _answer_lines(conversation: Chat, sides: tuple[Side, ...]) -> None:
-    """Answer the lines of a pipe, which are data whatever they say (DataError: some could not be answered)."""
+    """Answer the lines of a pipe, none of which is a command (DataError: some could not be answered)."""
     from ftengine.errors import DataError
 
     failed, lines = list[int](), 0
@@ -119,9 +119,9 @@ def _answer_lines(conversation: Chat, sides: tuple[Side, ...]) -> None:
 
 
 class CtrlC:
-    """Lets Ctrl-C stop an answer between two pieces, wherever the program is; the second one ends the program.
+    """A context manager: the first Ctrl-C stops an answer between two pieces, a second one ends the program.
 
-    A context manager. Elsewhere than in an answer it does nothing, but for where a user types.
+    Ctrl-C does nothing outside the blocks `answering` and `raising`.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class CtrlC:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Within the block `check` raises `Stopped` once it is pressed."""
+        """Within the block, `check` raises `Stopped` after Ctrl-C."""
         self._pressed, self._answering = 0, True
         try:
             yield
@@ -151,7 +151,7 @@ class CtrlC:
 
     @contextmanager
     def raising(self) -> Iterator[None]:
-        """Within the block it raises KeyboardInterrupt at once."""
+        """Within the block, Ctrl-C raises KeyboardInterrupt at once."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             yield
@@ -159,25 +159,25 @@ class CtrlC:
             signal.signal(signal.SIGINT, self._press)
 
     def check(self) -> None:
-        """Raise `Stopped` where it was pressed."""
+        """Raise `Stopped` if Ctrl-C was pressed."""
         if self._pressed:
             raise Stopped
 
 
 class Stopped(Exception):
-    """An answer is stopped."""
+    """The user stopped an answer."""
 
 
 def _introduce(conversation: Chat, sides: tuple[Side, ...]) -> None:
-    """Say who answers, and where that is no conversation."""
+    """Print which models answer, and whether they continue lines one by one."""
     who = " and ".join({"tuned": "the tuned model", "base": "its base"}[side] for side in sides)
     click.echo(f"{who} {'answer' if len(sides) > 1 else 'answers'} (/help)", err=True)
     if not conversation.converses(sides[0]):
-        click.echo("it was tuned without a chat template: each line is continued, by itself", err=True)
+        click.echo("it was tuned without a chat template: it continues each line, without the lines before", err=True)
 
 
 def _typed(ctrl_c: CtrlC) -> Iterator[str]:
-    """Give what the user types."""
+    """Yield the lines that the user types."""
     with suppress(ImportError):
         import readline  # noqa: F401  # arrow keys
     while True:
@@ -194,8 +194,8 @@ def _typed(ctrl_c: CtrlC) -> Iterator[str]:
 
 
 def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], ctrl_c: CtrlC | None) -> None:
-    """Print the answers, and keep the first one."""
-    kept: str | None = None
+    """Print the answers, and add the first one to the conversation."""
+    first_answer: str | None = None
     for side in sides:
         written: list[str] = []
 
@@ -214,6 +214,6 @@ def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], ctrl_c: Ctrl
         except Stopped:
             answer = "".join(written)
         click.echo()
-        kept = answer if kept is None else kept
-    if kept is not None and conversation.converses(sides[0]):
-        conversation.keep(text, kept)
+        first_answer = answer if first_answer is None else first_answer
+    if first_answer is not None and conversation.converses(sides[0]):
+        conversation.keep(text, first_answer)

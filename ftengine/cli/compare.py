@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ftengine.run.comparison import Comparison
 
 RATE = "train.learning_rate"
-"""Where `--set` names it, all strategies train at it."""
+"""If `--set` sets this key, all strategies train at its value."""
 
 
 @click.command()
@@ -26,11 +26,11 @@ RATE = "train.learning_rate"
     "--strategies",
     required=True,
     metavar="LIST",
-    help="Names, separated by commas; or {name: NAME, OPTION: VALUE, train.KEY: VALUE} for one with options. "
+    help="Names, separated by commas; or {name: NAME, OPTION: VALUE, train.KEY: VALUE} to set options. "
     "`ftengine plugins list --kind strategy` lists them.",
 )
 @set_option
-@click.option("--metric", metavar="NAME", help="Metric to compare by; by default the one that the verdict uses.")
+@click.option("--metric", metavar="NAME", help="Metric to compare by; by default that of the verdict.")
 @click.option("--all-pairs", is_flag=True, help="Compare every pair, not only the best with each other strategy.")
 @output_option
 @json_option
@@ -45,8 +45,8 @@ def compare(
 ) -> None:
     """Train several strategies on the same data and compare them.
 
-    Each is a run of its own, in its own process and folder. The same command resumes what is unfinished and takes
-    finished runs as they are.
+    Each strategy is a run in its own process and folder. The same command resumes unfinished runs and reuses
+    finished ones.
 
     \b
     Examples:
@@ -68,7 +68,7 @@ def compare(
             specs,
             metric=metric,
             all_pairs=all_pairs,
-            same_rate=any(one.startswith(f"{RATE}=") for one in overrides),
+            same_rate=any(override.startswith(f"{RATE}=") for override in overrides),
             listener=listener,
         )
     if as_json:
@@ -78,7 +78,7 @@ def compare(
 
 
 def parse_strategies(text: str) -> list[Any]:
-    """Read a YAML list without its brackets (InputError: it is none)."""
+    """Read a YAML list without its brackets (InputError: it cannot be parsed)."""
     import yaml
 
     try:
@@ -89,7 +89,7 @@ def parse_strategies(text: str) -> list[Any]:
 
 
 def show(comparison: Comparison) -> None:
-    """Print the table, and what it supports."""
+    """Print the table of strategies and the conclusion that it supports."""
     direction = {True: ", higher is better", False: ", lower is better", None: ""}[comparison.higher_is_better]
     out = page()
 

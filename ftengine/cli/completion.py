@@ -1,4 +1,4 @@
-"""`ftengine completion`: what makes a shell complete commands, options and names."""
+"""`ftengine completion`: a script that makes a shell complete commands, options and names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ftengine.cli.group import COMPLETING
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script by which a shell completes commands, options and names.
+    """Print a script that makes a shell complete commands, options and names.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What is installed and which options it takes, read from its classes."""
+"""Descriptions of the installed components and their options, read from their classes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONSTRAINTS = {
     "multipleOf": "a multiple of",
     "pattern": "matches",
 }
-"""JSON schema's words for what pydantic checks, and ours."""
+"""How constraints of a JSON schema are shown."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Option:
     """One key that a component takes.
 
     Args:
-        type: what its values are, in words.
-        choices: the values, where there are few; else "".
-        default: its value where a recipe does not give it.
-        constraints: what is allowed beyond the type.
+        type: the type of its values, in words.
+        choices: the allowed values of an enumeration; else "".
+        default: its value if a recipe does not set it.
+        constraints: limits beyond the type, such as "≥ 1".
     """
 
     name: str
@@ -61,7 +61,7 @@ class Option:
 
 @dataclass
 class Installed:
-    """Everything that plugins offer: the components that work, and what is wrong, a sentence each."""
+    """Everything that plugins offer: the components that work, and one sentence for each problem."""
 
     plugins: Plugins
     entries: list[Entry] = field(default_factory=list)
@@ -70,13 +70,13 @@ class Installed:
 
 @dataclass(frozen=True)
 class Described:
-    """All that is said of a component, with values as JSON has them.
+    """The full description of a component, made of JSON values.
 
     Args:
-        modality: what it is for, of tasks and augmenters.
-        target: where its class is, `module:name`.
-        writes: the optional methods that it writes, with the first line of what the contract says of each.
-        metrics: of an evaluator, the fields of each `Metric`.
+        modality: the modality of a task or an augmenter, such as "text"; None for other kinds.
+        target: its class as `module:name`.
+        writes: the optional methods that it defines, with the first line of each method's contract.
+        metrics: the fields of each `Metric` of an evaluator; empty for other kinds.
     """
 
     kind: str
@@ -99,36 +99,36 @@ Item = TypeVar("Item", Entry, Described)
 
 
 def installed() -> Installed:
-    """Find what is installed; where one plugin is broken, the others are still listed."""
+    """Find all installed components; a broken plugin is a problem and does not hide the others."""
     began = time.time_ns()
     plugins = make_plugin_manager()
     broken = [f"plugin {o.name!r} of {o} ({o.target}) failed to load: {o.cause}" for o in plugins.broken()]
     result = Installed(plugins, problems=broken)
     try:
         result.entries = _entries(Registry(plugins))
-    except PluginError as whole:
-        result.problems.append(str(whole))
+    except PluginError as first_error:
+        result.problems.append(str(first_error))
         for name, plugin in plugins.manager.list_name_plugin():
-            alone = make_plugin_manager({name: plugin}, discover=False)
-            alone.origins.update(plugins.origins)
+            single_plugin = make_plugin_manager({name: plugin}, discover=False)
+            single_plugin.origins.update(plugins.origins)
             try:
-                result.entries += _entries(Registry(alone))
+                result.entries += _entries(Registry(single_plugin))
             except PluginError as error:
                 if str(error) not in result.problems:
                     result.problems.append(str(error))
     sound = not result.problems and not any(origin.remarks for origin in plugins.origins.values())
     try:
         components = [asdict(describe(entry)) for entry in result.entries]
-    # Options and metrics are code of plugins, which may raise anything: what asks for that component says so.
+    # Options and metrics are code of plugins, which may raise anything; `plugins show` reports it for its component.
     except Exception:
         sound, components = False, [listed_component(entry) for entry in result.entries]
-    kept = {"components": components, "keys": RECIPE_KEYS, "plugins": plugin_origins(plugins) if sound else None}
-    store_facts({"listing": kept}, began)
+    listing = {"components": components, "keys": RECIPE_KEYS, "plugins": plugin_origins(plugins) if sound else None}
+    store_facts({"listing": listing}, began)
     return result
 
 
 def listed_component(entry: Entry) -> dict[str, str]:
-    """Return what lists say of a component."""
+    """Return the fields of a component in `plugins list`."""
     return {
         "kind": entry.kind,
         "name": entry.name,
@@ -140,7 +140,7 @@ def listed_component(entry: Entry) -> dict[str, str]:
 
 
 def describe(entry: Entry) -> Described:
-    """Return all that there is to say about a component."""
+    """Return the full description of a component."""
     return Described(
         **listed_component(entry),
         docstring=entry.docstring,
@@ -156,20 +156,23 @@ def describe(entry: Entry) -> Described:
 
 def described() -> list[Described]:
     """Describe every component that a recipe may name (PluginError: a plugin is broken)."""
-    known = _remembered()
-    if known is None:
+    components = _cached_components()
+    if components is None:
         registry = Registry(installed().plugins)
         registry.plugins.raise_if_broken()
-        known = [describe(entry) for kind in RECIPE_KEYS for entry in registry.entries(kind)]
-    return [one for one in known if one.kind in RECIPE_KEYS]
+        components = [describe(entry) for kind in RECIPE_KEYS for entry in registry.entries(kind)]
+    return [component for component in components if component.kind in RECIPE_KEYS]
 
 
-def _remembered() -> list[Described] | None:
-    """Return the components of this installation as they were described before, if it was sound and is the same."""
+def _cached_components() -> list[Described] | None:
+    """Return the cached descriptions, if the installation was sound and has not changed; else None."""
     listing = cached_fact("listing")
     if listing is None or listing["plugins"] is None:
         return None
-    return [Described(**{**one, "options": [Option(**o) for o in one["options"]]}) for one in listing["components"]]
+    return [
+        Described(**{**component, "options": [Option(**o) for o in component["options"]]})
+        for component in listing["components"]
+    ]
 
 
 def require_kind(kind: str | None) -> None:
@@ -179,33 +182,33 @@ def require_kind(kind: str | None) -> None:
 
 
 def find(name: str, kind: str | None) -> Described:
-    """Describe a component that is found by name alone, or by name and kind.
+    """Describe the component of a name, or of a name and a kind.
 
     Raises:
-        UnknownName: there is none of that name.
-        PluginError: there is none, and it may be one of a broken plugin.
-        InputError: several kinds have one.
+        UnknownName: no component has that name.
+        PluginError: no component has that name, and a plugin is broken that may offer it.
+        InputError: components of several kinds have that name.
     """
-    known = _remembered()
-    if known is not None:
-        return _only(known, [], name, kind)
+    components = _cached_components()
+    if components is not None:
+        return _only(components, [], name, kind)
     everything = installed()
     return describe(_only(everything.entries, everything.problems, name, kind))
 
 
 def _only(components: Sequence[Item], problems: Sequence[str], name: str, kind: str | None) -> Item:
-    """Return the one component of a name; arguments and errors as of `find`."""
-    of_kind = [one for one in components if kind in (None, one.kind)]
-    matching = [one for one in of_kind if one.name == name]
+    """Return the component of a name; arguments and errors are those of `find`."""
+    of_kind = [component for component in components if kind in (None, component.kind)]
+    matching = [component for component in of_kind if component.name == name]
     if not matching and problems:
         raise PluginError(" ".join(problems))
     if not matching:
-        names = sorted({one.name for one in of_kind})
+        names = sorted({component.name for component in of_kind})
         what = kind or "component"
         raise UnknownName(f"no {what} named {name!r}. Installed: {', '.join(names)}." + did_you_mean(name, names))
     if len(matching) > 1:
-        kinds = " and ".join(f"{article(one.kind)} {one.kind}" for one in matching)
-        raise InputError(f"{name!r} is {kinds}; say which with --kind {matching[0].kind}.")
+        kinds = " and ".join(f"{article(component.kind)} {component.kind}" for component in matching)
+        raise InputError(f"{name!r} is {kinds}. Choose one with --kind {matching[0].kind}.")
     return matching[0]
 
 
@@ -231,7 +234,7 @@ def options(config: type[BaseModel]) -> list[Option]:
 
 
 def written(entry: Entry) -> dict[str, str]:
-    """Return the optional methods of its kind that a component writes, with the first lines of the contract's text."""
+    """Return the optional methods of its kind that a component defines, with the first line of each docstring."""
     base: Any = KINDS[entry.kind][0]
     methods: dict[str, Any] = {}
     for kind in (kind for kind in reversed(entry.cls.__mro__) if is_contract(kind)):
@@ -242,12 +245,12 @@ def written(entry: Entry) -> dict[str, str]:
 
 
 def _metrics(entry: Entry) -> Mapping[str, api.Metric]:
-    """Return the metrics that an evaluator reports; of another component, none."""
+    """Return the metrics of an evaluator; empty for other components."""
     return _built(entry).metrics if issubclass(entry.cls, api.Evaluator) else {}
 
 
 def _built(entry: Entry) -> Any:
-    """Return a component with its default options, as some of its members may be set then; else its class."""
+    """Return a component built with its default options; its class if it needs options."""
     return entry.cls if entry.needs_options else entry.cls()
 
 
@@ -256,7 +259,7 @@ def _entries(registry: Registry) -> list[Entry]:
 
 
 def _type(part: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """Name the values that a piece of JSON schema allows."""
+    """Return the type that a piece of JSON schema allows, in words."""
     if "$ref" in part:
         return _type(definitions[part["$ref"].rpartition("/")[2]], definitions)
     if "enum" in part or "const" in part:

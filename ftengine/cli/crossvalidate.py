@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Cross-validate: train one model per fold, and pool their held-out metrics.
 
-    Suits small data, of which a single test split would be too small to tell anything. Each fold is a run of its own,
-    in its own process and folder. The same command resumes what is unfinished and takes finished runs as they are.
+    Suits small data, where a single test split would be too small to show a difference. Each fold is a run in its own
+    process and folder. The same command resumes unfinished runs and reuses finished ones.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
 
     require_one_process("cross-validate", "starts processes of its own")
     require_folds(folds)
-    # With the folds in it, as they may be all that the recipe divides.
+    # The folds are part of the recipe, as they may be its only split.
     recipe = Recipe.read(recipe_file, [*overrides, f"data.split.folds={folds}", "data.split.fold=0"])
     if output is not None:
         recipe = recipe.model_copy(update={"output": output})
@@ -56,7 +56,7 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
 
 
 def show(result: CrossValidation) -> None:
-    """Print what the pooled figures come to, them, the folds, and what the intervals cover."""
+    """Print the verdict, the pooled figures, the figures by fold, and what the intervals cover."""
     from ftengine.run.records import Verdict
 
     out = page()

@@ -1,4 +1,4 @@
-"""`ftengine doctor`: is this installation sound, and what is it made of?"""
+"""`ftengine doctor`: check this installation and print its versions, hardware and plugins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ftengine.errors import PluginError, RunError
 from ftengine.text import counted, size
 
 Check = Callable[[list[str]], Any]
-"""Returns facts as JSON values, and adds what is wrong, with what to do, to the list it is given."""
+"""Returns facts as JSON values, and appends problems, with what to do, to its argument."""
 
 
 @click.command()
@@ -38,8 +38,8 @@ Check = Callable[[list[str]], Any]
 def doctor(clear_cache: bool, recheck: bool, as_json: bool) -> None:
     """Check this installation and say what to repair.
 
-    Exits with 1 when there is something to repair. What was found sound is not checked again before something that it
-    rests on has changed.
+    Exits with 1 if there is something to repair. A check that passed is not repeated until the installation, the
+    settings or the machine change.
 
     \b
     Examples:
@@ -58,23 +58,23 @@ def doctor(clear_cache: bool, recheck: bool, as_json: bool) -> None:
 
 
 def examine(*, recheck: bool = True) -> tuple[dict[str, Any], list[str]]:
-    """Run every check; one that fails is a problem and does not keep the others from running.
+    """Run every check and return facts and problems; a check that fails is a problem, and the others still run.
 
     Args:
-        recheck: also what was found sound of this installation on this machine before.
+        recheck: also repeat checks that passed before on this machine.
     """
     began, here = time.time_ns(), _machine()
-    known = None if recheck else cached_fact("doctor")
+    stored = None if recheck else cached_fact("doctor")
     report: dict[str, Any] = {}
     problems: list[str] = []
-    sound = known["found"] if known and known["machine"] == here else {}
+    sound = stored["found"] if stored and stored["machine"] == here else {}
     for name, check in CHECKS.items():
         if name in sound:
             report[name] = sound[name]
             continue
         try:
             report[name] = check(problems)
-        # Broken installations raise anything, at import already; to report that is what this command is for.
+        # A broken installation may raise anything, even when it is imported; this command reports it.
         except Exception as error:
             report[name] = None
             problems.append(f"{name} could not be checked: {type(error).__name__}: {error}")
@@ -84,9 +84,9 @@ def examine(*, recheck: bool = True) -> tuple[dict[str, Any], list[str]]:
 
 
 def _machine() -> list[str]:
-    """Return what hardware, precision and kernels hang on besides installation and settings: devices, compiled files.
+    """Return what hardware, precision and kernels depend on: last boot, cores, GPUs, compiled files.
 
-    Since the machine was started, as drivers and devices seldom change without.
+    Drivers and devices hardly ever change without a restart of the machine.
     """
     started = Path("/proc/sys/kernel/random/boot_id")
     compiled = sorted(Path(__file__).parents[1].rglob("*.so"))
@@ -97,12 +97,12 @@ def _machine() -> list[str]:
 
 
 def _fact(place: str) -> Check:
-    """Return a check that is a function elsewhere (`module:function`) and finds no problems."""
+    """Return a check that calls `module:function` and reports no problems."""
     return lambda problems: resolve_name(place)()
 
 
 def _requirements(problems: list[str]) -> dict[str, str]:
-    """Compare what is installed with what ftengine asks for."""
+    """Compare the installed versions with ftengine's requirements."""
     from packaging.requirements import Requirement
 
     versions = {}
@@ -121,7 +121,7 @@ def _requirements(problems: list[str]) -> dict[str, str]:
 
 
 def _precision(problems: list[str]) -> dict[str, str]:
-    """Say what `precision: auto` would choose here, and why."""
+    """Return the precision that `auto` chooses here, and why."""
     from accelerate.state import PartialState
 
     from ftengine.parallel.precision import choose_precision
@@ -132,7 +132,7 @@ def _precision(problems: list[str]) -> dict[str, str]:
 
 
 def _kernels(problems: list[str]) -> dict[str, dict[str, str]]:
-    """Say what serves low-rank layers on each device here, as the strategy that is the default tells runs."""
+    """Return which kernels run low-rank layers on each device, as the default strategy reports it."""
     from ftengine.cli.components import installed
 
     everything = installed()
@@ -153,7 +153,7 @@ def _plugins(problems: list[str]) -> list[dict[str, str]]:
 
 
 def _commands(problems: list[str]) -> list[dict[str, str]]:
-    """Load the commands of plugins, as calling them would."""
+    """Import the commands of plugins, as a call of them would."""
     from ftengine.cli import main
 
     commands = []
@@ -185,13 +185,13 @@ CHECKS: dict[str, Check] = {
     "precision": _precision,
     "build": _fact("ftengine.run.environment:build"),
     "cache": _fact("ftengine.identity.cache:usage"),
-    "plugins": _plugins,  # the first that imports them, which is seen once
+    "plugins": _plugins,  # the first check that imports them: effects of the import show once
     "kernels": _kernels,
     "commands": _commands,
 }
 
 LASTING = ("hardware", "precision", "build", "plugins", "kernels", "commands")
-"""Checks that import torch or plugins, whose results stay the same while installation and machine do."""
+"""Checks that import torch or plugins, and whose results change only with the installation or the machine."""
 
 
 SERVES = {"compiled": "low-rank layers run on compiled kernels", "reference": "low-rank layers run on plain PyTorch"}
@@ -207,11 +207,11 @@ def _show(report: dict[str, Any], problems: list[str]) -> None:
 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what was found out, in words; what was not is left out, as a problem tells of it."""
+    """Return a line for each fact; a failed check has none, as its problem is printed."""
     lines = []
     if report["versions"]:
-        known = [f"{name} {version}" for name, version in report["versions"].items() if version]
-        lines.append(("versions", ", ".join(known)))
+        versions = [f"{name} {version}" for name, version in report["versions"].items() if version]
+        lines.append(("versions", ", ".join(versions)))
     if report["hardware"]:
         machine = report["hardware"]
         torch = f"torch uses {counted(machine['threads'], 'thread')} and {machine['cpu_capability']}"

@@ -1,4 +1,4 @@
-"""`ftengine evaluate`: tuned against base."""
+"""`ftengine evaluate`: compare a tuned model with its base."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 @click.option(
     "--evaluators",
     metavar="LIST",
-    help="Add figures of these evaluators (names, separated by commas) from the predictions that the run kept, and "
-    "judge the run again.",
+    help="Add figures of these evaluators (names, separated by commas), computed from the predictions in the run, and "
+    "renew its verdict.",
 )
 @click.option(
     "--own-answers",
     type=click.IntRange(2, 1000),
     metavar="N",
-    help="Instead, let the tuned model draw answers to N rows, and estimate by them its KL divergence from the model "
-    "that training began with.",
+    help="Instead, let the tuned model draw answers to N rows, and estimate from them its KL divergence from the "
+    "model that training began with.",
 )
 @trust_code_option
 @json_option
@@ -53,17 +53,19 @@ def evaluate(
     if own_answers is not None:
         require_one_process("evaluate --own-answers", "answers one prompt after the other")
         if named:
-            raise InputError("--own-answers draws new answers, and --evaluators reads kept ones. Drop one of them.")
+            raise InputError(
+                "--own-answers draws new answers, and --evaluators reads those in the run. Leave one of them out."
+            )
     with listening() as listener:
         run = load_run(run_folder, listener=listener, trust_code=trust_code)
         if own_answers is not None:
             from ftengine.engine.own_answers import own_answers as drawn
 
-            found = drawn(run, rows=own_answers, data=data)
+            estimate = drawn(run, rows=own_answers, data=data)
         else:
             figures = run.evaluate(data, evaluators=named)
     if own_answers is not None:
-        _show_own_answers(found, as_json)
+        _show_own_answers(estimate, as_json)
         return
     if not is_main_process():
         return
@@ -78,20 +80,23 @@ def evaluate(
             show_verdict(out, run.verdict)
 
 
-def _show_own_answers(found: OwnAnswers, as_json: bool) -> None:
-    """Print the divergence on a model's own answers."""
+def _show_own_answers(estimate: OwnAnswers, as_json: bool) -> None:
+    """Print the KL divergence, estimated on the tuned model's own answers."""
     from ftengine.text import counted, with_interval
 
     if as_json:
-        print_json(found.to_json())
+        print_json(estimate.to_json())
         return
-    began = f"the base with {found.started_from}" if found.started_from else "the base"
-    cut = f", {found.cut:,} cut at {counted(found.longest, 'token')}" if found.cut else ""
+    began = f"the base with {estimate.started_from}" if estimate.started_from else "the base"
+    cut = f", {estimate.cut:,} cut at {counted(estimate.longest, 'token')}" if estimate.cut else ""
     lines = [
         ("KL divergence", f"from {began}, on the tuned model's own answers"),
-        ("nats an answer", with_interval(found.kl)),
-        ("nats a token", with_interval(found.kl_per_token)),
-        ("mean log-ratio", f"{with_interval(found.log_ratio)} an answer, the plain estimate"),
-        ("answers", f"{found.prompts:,} to prompts of {found.split}, {counted(found.tokens, 'token')}{cut}"),
+        ("nats an answer", with_interval(estimate.kl)),
+        ("nats a token", with_interval(estimate.kl_per_token)),
+        ("mean log-ratio", f"{with_interval(estimate.log_ratio)} an answer, the plain estimate"),
+        (
+            "answers",
+            f"{estimate.prompts:,} to prompts of {estimate.split}, {counted(estimate.tokens, 'token')}{cut}",
+        ),
     ]
     page().print(facts(lines))

@@ -1,4 +1,4 @@
-"""`ftengine export`: the files that another program serves, with the proof that they are what was measured."""
+"""`ftengine export`: write files that another program serves, and prove that they hold the measured model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ftengine.run.progress import announce, listening
 if TYPE_CHECKING:
     from ftengine.run.export import Manifest
 
-DECIDED = {
+DECISIONS = {
     "tuned": "within rounding of the tuned model, and nearer to it than to its base",
-    "undecided": "within rounding of the tuned model, which these rows do not tell from its base beyond chance",
+    "undecided": "within rounding of the tuned model, but these rows do not distinguish tuned from base beyond chance",
 }
 """A proof's decision in words."""
 CANNOT_TELL = 5
-"""Exit status where the program of the proof failed; as that of `verify` where it cannot be told."""
+"""Exit status if the other program failed during the proof; the same as that of an undecided `verify`."""
 
 
 @click.command()
@@ -38,7 +38,7 @@ CANNOT_TELL = 5
     "--rows", type=click.IntRange(min=2), metavar="N", default=32, show_default=True, help="Rows of the proof."
 )
 @click.option("--data", metavar="FILE", type=PATH, help="Rows to ask; by default the run's held-out ones.")
-@click.option("--no-verify", "verify", flag_value=False, default=True, help="Leave the proof out, which is recorded.")
+@click.option("--no-verify", "verify", flag_value=False, default=True, help="Skip the proof; the export records that.")
 @click.option("--push", metavar="NAME", help="Then upload the folder to the Hugging Face hub, as owner/model.")
 @trust_code_option
 @json_option
@@ -57,10 +57,10 @@ def export(
 ) -> None:
     """Write a tuned model in another program's format, and prove it.
 
-    That program, where it is installed, is asked held-out rows: tokens of the prompts, log-probabilities of the tuned
-    model's answers, greedy answers.
-    What is not the tuned model is not left in the new folder OUT.
-    Exit status 5: that program timed out or failed, so that it cannot be told; OUT stays.
+    If the other program is installed, it answers held-out rows, and its prompt tokens, log-probabilities of the tuned
+    model's answers and greedy answers are compared with the tuned model's. If they differ, the new folder OUT is
+    removed.
+    Exit status 5: that program timed out or failed, so there is no proof; OUT is kept.
 
     \b
     Examples:
@@ -87,8 +87,8 @@ def export(
         made = export_run(run, exporter, out, verify=verify, rows=rows, data=data)
         if push and made.proof is None and verify:
             raise InputError(
-                f"{out!r} is written and not pushed, as it is not proven: {made.unproven} To push it unproven, name "
-                "another folder, and add --no-verify."
+                f"{out!r} is written but not pushed, as there is no proof: {made.unproven} To push it without one, "
+                "name another folder and add --no-verify."
             )
         address = upload(out, push, [run.recipe.model.source, made.base, run.path]) if push else None
     if as_json:
@@ -105,14 +105,14 @@ def _shown(made: Manifest) -> list[tuple[str, str]]:
 
     if (proof := made.proof) is None:
         return [("proof", f"{'cannot tell' if made.cannot_tell else 'none'}: {made.unproven}")]
-    apart = f"{number(proof.from_tuned)} (rounding explains {number(proof.noise)})"
+    from_tuned = f"{number(proof.from_tuned)} (rounding explains {number(proof.noise)})"
     what = "by size, of outputs" if proof.same_answers is None else "of a token's log-probability"
     lines = [
-        ("proof", f"{DECIDED[proof.decision]}, by {proof.runtime} on {proof.questions} rows of {proof.split}"),
-        ("distance", f"{what}: from the tuned model {apart}, from the base {number(proof.from_base)}"),
+        ("proof", f"{DECISIONS[proof.decision]}, by {proof.runtime} on {proof.questions} rows of {proof.split}"),
+        ("distance", f"{what}: from the tuned model {from_tuned}, from the base {number(proof.from_base)}"),
     ]
     if proof.same_answers is not None:
         lines.append(("answers", f"{proof.same_answers} of {proof.questions} the same"))
     if proof.needed is not None:
-        lines.append(("rows needed", f"some {proof.needed:,} (--rows), to tell it from the base beyond chance"))
+        lines.append(("rows needed", f"about {proof.needed:,} (--rows) to distinguish it from the base beyond chance"))
     return lines

@@ -15,11 +15,11 @@ from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, Offer, offe
 
 GROUP = "ftengine.commands"
 OWN = "ftengine"
-"""The distribution whose commands are listed beside those of this package."""
+"""The distribution whose commands `--help` lists among ftengine's own."""
 
 
 def external_commands() -> dict[str, list[Offer]]:
-    """Find the commands of installed distributions by name, but for those of blocked ones."""
+    """Return the commands of installed distributions by name, without those of blocked ones."""
     commands: dict[str, list[Offer]] = {}
     for offer in offers(GROUP):
         if not offer.blocked:
@@ -69,7 +69,7 @@ def load_command(name: str, offers: Sequence[Offer]) -> click.Command:
 
 
 def conflict(name: str, offers: Sequence[Offer], *, builtin: bool = False) -> str:
-    """Say that a command's name is taken more than once."""
+    """Return the message that several distributions offer a command of one name."""
     third = [offer for offer in offers if offer.distribution != BUILT_IN][-1]
     owners = [*(["ftengine itself"] if builtin else []), *(str(offer) for offer in offers)]
     return (

@@ -1,4 +1,4 @@
-"""How a command ends before its end: one `error:` line and an exit status; what is saved after Ctrl-C and SIGTERM."""
+"""Failed and interrupted commands: one `error:` line, the exit status, and what is saved after Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from ftengine.api import Listener
 
 SAVED = "finished runs and the last checkpoint of the interrupted one are saved; run the same command again to continue"
-"""How commands stand that train several runs."""
+"""The message of an interrupted command that trains several runs."""
 
 
 class Terminated(BaseException):
-    """SIGTERM, which unwinds the program as Ctrl-C does; what goes on after Ctrl-C, such as a chat, ends by it."""
+    """SIGTERM arrived. It unwinds the program as Ctrl-C does, and also ends a chat, which Ctrl-C does not."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated`, so that nothing is left half-written; where it is ignored, it stays so."""
+    """Let SIGTERM raise `Terminated`, so that nothing is left half-written; an ignored SIGTERM stays ignored."""
     before = signal.getsignal(signal.SIGTERM)
-    # Handlers may be set in the main thread alone.
+    # Only the main thread may set handlers.
     if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield
         return
@@ -47,7 +47,7 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def report_errors(listener: Listener, say: Callable[[], str]) -> Iterator[None]:
-    """Where the user or the system ends the command, tell what is saved and how to go on, which `say` returns."""
+    """If the user or the system ends the command, show the text that `say` returns: what is saved and how to go on."""
     try:
         yield
     except (KeyboardInterrupt, Terminated, ProcessLost):
@@ -60,7 +60,7 @@ def _terminate(number: int, frame: Any) -> None:
 
 
 def state_of(output: str, again: str) -> str:
-    """Say what a run in a folder has saved, and the command that goes on; `again` is the one that was given."""
+    """Return what a run has saved and the command that continues it; `again` is the command that was given."""
     from ftengine.run.directory import RunDirectory
     from ftengine.training.checkpoint import checkpoint_folders
 
@@ -77,26 +77,26 @@ def state_of(output: str, again: str) -> str:
 
 
 def fail(error: BaseException, debug: bool) -> NoReturn:
-    """Print an error to stderr in one line, after its traceback where that is wanted, and exit with its status.
+    """Print an error to stderr in one line, after its traceback with `debug`, and exit with its status.
 
-    Of several processes the first prints what all of them end with, and each of the others what it alone does.
+    With several processes, process 0 prints its error, and another one prints its own only if that is different.
     """
     if debug:
         traceback.print_exception(error)
-    # Of a group called without a command; its message is the help. click has it from 8.2 on.
+    # click 8.2 and later raise it for a group without a command; its message is the help.
     if isinstance(error, click.UsageError) and type(error).__name__ == "NoArgsIsHelpError":
         error.show()
     else:
-        _tell(error, one_line(describe(error)))
+        _print_error(error, one_line(describe(error)))
     sys.exit(exit_code(error))
 
 
-def _tell(error: BaseException, message: str) -> None:
-    # Of lost processes each one that is left tells: it may be the only one.
-    alone = os.environ.get("WORLD_SIZE", "1") == "1" or isinstance(error, ProcessLost)
-    if alone or is_main_process():
+def _print_error(error: BaseException, message: str) -> None:
+    # Each remaining process reports lost ones: it may be the only one left.
+    reports_itself = os.environ.get("WORLD_SIZE", "1") == "1" or isinstance(error, ProcessLost)
+    if reports_itself or is_main_process():
         click.echo(f"error: {message}", err=True)
-    if alone:
+    if reports_itself:
         return
     from ftengine.parallel.rendezvous import reported_by_rank0
 
@@ -109,17 +109,17 @@ ENDS: dict[type, tuple[str, int]] = {
     KeyboardInterrupt: ("interrupted.", 128 + signal.SIGINT),
     click.Abort: ("aborted.", 1),
 }
-"""What ends a command from outside: the message, and the exit status that shells report."""
+"""Exceptions that end a command from outside, with the message and the exit status that shells expect."""
 
 
 def _end(error: BaseException) -> tuple[str, int] | None:
-    """Return message and exit status of what ends a command from outside; None for another error."""
+    """Return message and exit status of an error in ENDS; None for another error."""
     cause = error.__cause__ if isinstance(error, click.Abort) else None  # click's name for Ctrl-C
     return ENDS.get(type(cause)) or ENDS.get(type(error))
 
 
 def describe(error: BaseException) -> str:
-    """Say what happened and, where there is something, what to do."""
+    """Return what happened and, if possible, what to do."""
     if isinstance(error, click.UsageError):
         message = error.format_message()
         end = "" if message.endswith((".", "?", "?)")) else "."
@@ -130,30 +130,30 @@ def describe(error: BaseException) -> str:
         return ended[0]
     if isinstance(error, FtengineError):
         return str(error)
-    if limit := system_limit(error):  # of temporary files: a run's own are told elsewhere
+    if limit := system_limit(error):  # of temporary files; those of a run have their own messages
         place = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return f"{limit[0]}{place}. {limit[1]}, or set TMPDIR elsewhere. What was complete is kept."
+        return f"{limit[0]}{place}. {limit[1]}, or set TMPDIR to another folder. Complete files are kept."
     if _out_of_memory(error):
         reason = str(error).strip().split("\n")[0].rstrip(".")
         return (
             f"out of memory{reason and f' ({reason})'}. Lower train.batch_size and raise train.accumulate by as much, "
             "bound micro-batches with train.batch_tokens, shorten the task's max_length, or set "
-            "train.gradient_checkpointing: true. What was complete is kept."
+            "train.gradient_checkpointing: true. Complete files are kept."
         )
     from ftengine.plugins.attribution import blame, layers_of_plugins
 
-    if said := blame(error):
-        return said
+    if cause := blame(error):
+        return cause
     if isinstance(error, ModuleNotFoundError) and error.name:
         name = error.name.partition(".")[0]
         return f"the Python module {name!r} is needed and not installed (run with --debug to see what needs it)."
     layers = layers_of_plugins(error)
-    suspect = layers and f"; layers of plugins are in the model, and may be the cause: {layers}"
+    suspect = layers and f"; the cause may be layers of plugins in the model: {layers}"
     return f"unexpected {type(error).__name__}: {error}{suspect} (run with --debug for the traceback)"
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Say whether memory was refused, by Python or by torch, which has an error of its own for GPUs alone."""
+    """Return whether an allocation failed, in Python, in torch on a CPU, or on a GPU."""
     refused = "can't allocate memory" in str(error) or "not enough memory" in str(error)
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or refused
 

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from ftengine.run.records import Verdict
 
 MOST_FINDINGS, MOST_LINES = 3, 2
-"""Findings behind the headline that are printed, and lines of each; the report has all of them whole."""
+"""Findings printed below the headline, and lines of each; the report has all of them at full length."""
 MOST_SLICES = 10
 """Slices of a column that are printed."""
 INTERVAL = re.compile(r" \(95 % interval [^()]*\)")
-"""What a finding's text has beside a headline that is otherwise the same."""
+"""The interval in a finding's text, which a headline leaves out."""
 DECIDING = 5
 """Metrics in `train`'s table; the report and `evaluate` have all."""
 MOST_METRICS = 3
@@ -48,15 +48,17 @@ WIDEST = 110
 
 
 def show_verdict(out: Console, verdict: Verdict) -> None:
-    """Print the headline and the findings that matter most, alarms first, each on two lines at most.
+    """Print the headline and the most important findings, alarms first, each on two lines at most.
 
-    What follows from another finding is left to the report.
+    Findings that another finding explains are only in the report.
     """
     width = min(out.width, WIDEST)
     out.print(fill(one_line(verdict.headline), width), style="bold", soft_wrap=True)
-    # A headline has a cause or an alarm in brief; where that leaves something out, it stands below at full length.
+    # A headline has a cause or an alarm in brief; if that leaves something out, it is printed below at full length.
     brief = [
-        one for one in verdict.lead[:-1] if one.brief and INTERVAL.sub("", one.text) != f"{capitalized(one.brief)}."
+        finding
+        for finding in verdict.lead[:-1]
+        if finding.brief and INTERVAL.sub("", finding.text) != f"{capitalized(finding.brief)}."
     ]
     shown = [*brief, *(finding for finding in verdict.rest if not finding.explained_by)][:MOST_FINDINGS]
     for finding in shown:
@@ -70,8 +72,8 @@ def show_verdict(out: Console, verdict: Verdict) -> None:
         out.print(f"  {more:,} more, and all at full length, in the run's report.html", soft_wrap=True)
 
 
-def show_figures(out: Console, result: EvaluationResult, *, whole: bool = True) -> None:
-    """Print base, tuned and their difference, by all metrics or by those that decide."""
+def show_figures(out: Console, result: EvaluationResult, *, all_metrics: bool = True) -> None:
+    """Print base, tuned and their difference, for all metrics or for the DECIDING most important."""
     if not result.tuned:
         out.print("no held-out data, so there are no figures (data.validation, data.test)")
         return
@@ -80,10 +82,10 @@ def show_figures(out: Console, result: EvaluationResult, *, whole: bool = True) 
     intervals = "without intervals"
     if any(ends(figure) is not None for figure in result.tuned.values()):
         intervals = "with 95 % intervals"
-    elif any(one.interval for one in result.metrics.values()):
+    elif any(metric.interval for metric in result.metrics.values()):
         intervals = "too few for intervals"
     out.print(f"figures on {result.split} ({sample_size(first.n, first.rows)}{left_out(result.leaks)}), {intervals}:")
-    shown = result.tuned if whole else _deciding(result)
+    shown = result.tuned if all_metrics else _deciding(result)
     out.print(figure_table(result.base, shown, result.difference, result.metrics))
     if left := len(result.tuned) - len(shown):
         out.print(f"{counted(left, 'more metric')} in report.html")
@@ -92,7 +94,7 @@ def show_figures(out: Console, result: EvaluationResult, *, whole: bool = True) 
 
 
 def _deciding(result: EvaluationResult) -> dict[str, Estimate]:
-    """Return the first few figures: the one that decides, then those of quality, then those that have intervals."""
+    """Return the most important figures: the headline metric first, then quality, then those with intervals."""
 
     def order(name: str) -> tuple[bool, bool, bool]:
         declared = result.metrics[name]
@@ -125,33 +127,33 @@ def figure_table(
 
 
 def show_slices(out: Console, result: EvaluationResult) -> None:
-    """Print how each slice of the held-out examples is served, the one most surely behind first."""
+    """Print the figures of each slice of the held-out examples, the strongest evidence of being worse first."""
 
     for name, column in result.slices.items():
         metric = column.metric
         if metric is None or not column.slices:
             continue
-        told = [(one, one.tuned[metric]) for one in column.slices if known(one.tuned.get(metric))]
+        measured = [(group, group.tuned[metric]) for group in column.slices if known(group.tuned.get(metric))]
         lead = f"{metric} by {name}, strongest evidence of being worse first; gap to all others, p adjusted (Holm):"
         out.print(f"\n{one_line(lead)}")
         rows = [
             (
-                one.value,
-                f"{one.examples:,}{' (few)' if one.small else ''}",
-                plain(one.base.get(metric)),
+                group.value,
+                f"{group.examples:,}{' (few)' if group.small else ''}",
+                plain(group.base.get(metric)),
                 with_ends(tuned),
-                with_ends(one.gap, sign=True),
-                (one.gap and probability(one.gap.p_adjusted).lstrip("p= ")) or "–",
+                with_ends(group.gap, sign=True),
+                (group.gap and probability(group.gap.p_adjusted).lstrip("p= ")) or "–",
             )
-            for one, tuned in told[:MOST_SLICES]
+            for group, tuned in measured[:MOST_SLICES]
         ]
         out.print(table((name, "examples", "base", "tuned", "gap", "p"), rows, left=6))
-        if (left := len(told) - MOST_SLICES) > 0:
+        if (left := len(measured) - MOST_SLICES) > 0:
             out.print(f"{counted(left, 'more slice')} with weaker evidence: see --json")
 
 
 def show_probes(out: Console, result: EvaluationResult) -> None:
-    """Print what was measured beside the held-out examples: changes of the same examples, then other examples."""
+    """Print probes: changed copies of the held-out examples, then other examples."""
 
     changed = [
         (
@@ -176,12 +178,12 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
         out.print(figure_table(probe.base, probe.tuned, probe.difference, result.metrics))
         for metric, gap in probe.against.items():
             lead = f"{metric} of the tuned model, training minus held-out"
-            said = verdict(gap, no_interval(metric, result.metrics, probe.tuned))
-            out.print(f"{lead}: {with_ends(gap, sign=True)} {said}".rstrip())
+            meaning = verdict(gap, no_interval(metric, result.metrics, probe.tuned))
+            out.print(f"{lead}: {with_ends(gap, sign=True)} {meaning}".rstrip())
 
 
 def show_matrices(out: Console, result: EvaluationResult) -> None:
-    """Print the small matrices that evaluators drew of the tuned model."""
+    """Print the tuned model's matrices of at most MOST_LABELS labels."""
     from ftengine.api import Matrix
 
     for display in result.displays.tuned:
@@ -194,7 +196,7 @@ def show_matrices(out: Console, result: EvaluationResult) -> None:
 
 
 def verdict(difference: Difference | None, no_interval: str = "no interval") -> str:
-    """Say in words what a difference of tuned and base means; `no_interval`, where it has none."""
+    """Return what a difference of tuned and base means, in words; `no_interval` if it has no interval."""
     from ftengine.evaluation import is_beyond_chance, near_end
 
     if not known(difference):
@@ -202,17 +204,17 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
     if ends(difference) is None or difference.p is None:
         return no_interval
     if not is_beyond_chance(difference):
-        # Of proportions that few examples changed, p may say so where the interval does not.
+        # If few examples changed a proportion, p may show no difference while the interval does.
         return "no difference beyond chance" + (f" ({probability(difference.p)})" if near_end(difference) else "")
     if difference.better is not None:
         word = "better" if difference.better else "worse"
-    else:  # the evaluator does not say which direction is good
+    else:  # the metric does not declare which direction is better
         word = "higher" if difference.value > 0 else "lower"
     return f"{word} ({probability(difference.p)})"
 
 
 def _with_meaning(metric: Metric | None, figure: Estimate | None) -> str:
-    """Return a model's figure, and what it means where that is not what it seems."""
+    """Return a model's figure, with the meaning that its metric gives to 0."""
 
     meaning = at_zero(metric, figure)
     return f"{with_ends(figure)} ({meaning})" if meaning else with_ends(figure)

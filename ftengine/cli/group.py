@@ -23,38 +23,38 @@ from ftengine.errors import PluginError, did_you_mean, is_panic
 from ftengine.plugins.distributions import Offer
 
 COMPLETING = "_FTENGINE_COMPLETE"
-"""The variable by which a shell's script asks for completions."""
+"""The environment variable that a shell's completion script sets."""
 
 FULL_COLLECTIONS = 1000
-"""The garbage collector's last threshold: full collections visit all that torch and transformers made when they were
-imported, which takes a second in sum while they are, and find nothing."""
+"""The garbage collector's last threshold. Full collections during the import of torch and transformers visit all their
+objects, take a second in sum and free nothing."""
 
 
 def end_quickly() -> None:
-    """Leave out the collections at the end of Python, which take more than a second; what files hold back is written.
+    """Skip the garbage collections at the end of Python, which take more than a second; flush open files first.
 
-    To be called last.
+    Call it last.
     """
-    (file,) = io.IOBase.__bases__  # written in C: an abstract class is slow to ask half a million times
-    for one in gc.get_objects():
-        if issubclass(type(one), file) and not one.closed:
+    (file,) = io.IOBase.__bases__  # the C class: isinstance of the abstract class is slow for half a million objects
+    for item in gc.get_objects():
+        if issubclass(type(item), file) and not item.closed:
             with suppress(OSError, ValueError):
-                one.flush()
+                item.flush()
     gc.freeze()
-    if "triton" in sys.modules:  # whose nanobind takes what is frozen for leaked, and writes a page of that
+    if "triton" in sys.modules:  # its nanobind reports frozen objects as leaks, a page of them
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
 
 
 class Suggesting(click.Group):
-    """A group that names the nearest command when one is unknown."""
+    """A group that suggests the nearest command for an unknown one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         name = args[0]
-        # What begins with a dash is a misspelt option; click says so itself.
+        # A name with a dash is a misspelt option; click reports it.
         if not name.startswith("-") and self.get_command(ctx, name) is None:
-            known = self.list_commands(ctx)
-            ctx.fail(f"no command {name!r}. There are {', '.join(known)}.{did_you_mean(name, known)}")
+            commands = self.list_commands(ctx)
+            ctx.fail(f"no command {name!r}. There are {', '.join(commands)}.{did_you_mean(name, commands)}")
         return super().resolve_command(ctx, args)
 
 
@@ -62,7 +62,7 @@ class Commands(Suggesting):
     """ftengine's own commands, and those of installed plugins."""
 
     def __init__(self, *args: Any, builtin: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
-        """Take the table of commands: by name, the place of each (`module:object`) and its line of help."""
+        """Create the group; `builtin` maps a name to (`module:object`, line of help)."""
         super().__init__(*args, **kwargs)
         add_debug(self)
         self.builtin = builtin
@@ -70,14 +70,14 @@ class Commands(Suggesting):
 
     @property
     def external(self) -> dict[str, list[Offer]]:
-        """Commands of plugins, found once; finding them reads metadata and imports nothing."""
+        """Commands of plugins, looked up once in the metadata of distributions; nothing is imported."""
         if self._external is None:
             self._external = external_commands()
         return self._external
 
     @property
     def taken(self) -> list[str]:
-        """Say of each name that more than one distribution has a command of whose they are, a sentence each."""
+        """A message for each name that several distributions offer as a command."""
         offered = sorted(self.external.items())
         return [conflict(x, of, builtin=x in self.builtin) for x, of in offered if len(of) > (x not in self.builtin)]
 
@@ -95,7 +95,7 @@ class Commands(Suggesting):
             elif offers:
                 command = load_command(name, offers)
         except PluginError:
-            if ctx.resilient_parsing:  # shell completion has nowhere to report to
+            if ctx.resilient_parsing:  # shell completion cannot show an error
                 return None
             raise
         if command is not None:
@@ -117,7 +117,7 @@ class Commands(Suggesting):
                 formatter.write_dl(of_plugins)
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run a command; what it returns means nothing, so that `main` sees exit codes alone."""
+        """Run a command and drop what it returns, so that `main` receives only exit codes."""
         try:
             super().invoke(ctx)
         except SystemExit as error:
@@ -125,11 +125,13 @@ class Commands(Suggesting):
                 raise
             from ftengine.plugins.attribution import blame
 
-            # Commands of ftengine's own end by an exit status alone; what else ends them has not done what was asked.
-            said = blame(error)
-            if isinstance(error.code, int) and error.code and not said:
+            # ftengine's own commands exit with a number; another exit, or one in code of a plugin, is a failure.
+            cause = blame(error)
+            if isinstance(error.code, int) and error.code and not cause:
                 raise
-            raise PluginError(said or f"it was ended by code that it called (SystemExit: {error.code})") from error
+            raise PluginError(
+                cause or f"code that the command called ended the program (SystemExit: {error.code})"
+            ) from error
 
     def main(
         self,
@@ -143,9 +145,9 @@ class Commands(Suggesting):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
         if COMPLETING in os.environ:
-            import_module("ftengine.cli.shells")  # tells click how bash completes KEY=VALUE
+            import_module("ftengine.cli.shells")  # registers how bash completes KEY=VALUE
         debug = "--debug" in (sys.argv[1:] if args is None else args)
-        if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is printed as an escape
+        if hasattr(sys.stdout, "reconfigure"):  # characters outside the terminal's encoding become escapes
             sys.stdout.reconfigure(errors="backslashreplace")
         gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
         atexit.unregister(end_quickly)
@@ -153,7 +155,7 @@ class Commands(Suggesting):
         with nullcontext() if debug else quiet(), terminable():
             try:
                 sys.exit(super().main(args, prog_name, complete_var, False, **extra) or 0)
-            # The outermost frame of the program: whatever arrives here becomes one line and an exit status.
+            # The outermost frame of the program: every error becomes one line and an exit status.
             except BaseException as error:
                 if not (isinstance(error, (Exception, Terminated)) or is_panic(error)):
                     raise

@@ -16,7 +16,7 @@ from ftengine.run.progress import announce
 from ftengine.text import printable
 
 if TYPE_CHECKING:
-    from ftengine.cli.starter import Seen
+    from ftengine.cli.starter import Inspection
 
 RECIPE = "recipe.yaml"
 
@@ -52,8 +52,8 @@ def init(
 ) -> None:
     """Write a recipe to start from (FILE is recipe.yaml unless named).
 
-    The data is looked into, so that the recipe names a task that it suits and the columns that it has. FILE may be
-    the data itself; then the recipe is recipe.yaml.
+    ftengine reads the first rows of the data, and writes the task that suits them and their columns into the recipe.
+    FILE may be the data itself; the recipe is then recipe.yaml.
 
     \b
     Examples:
@@ -70,17 +70,17 @@ def init(
 
     components, readers = described(), Registry(only=["reader"])
     for kind, name in (("task", task), ("strategy", strategy)):
-        if name is not None and (kind, name) not in {(one.kind, one.name) for one in components}:
+        if name is not None and (kind, name) not in {(c.kind, c.name) for c in components}:
             Registry().get(kind, name, f"--{kind}")
     if not data and (file.is_dir() or file.name.lower().endswith(suffixes(readers))):  # no recipe but data
         file, data = Path(RECIPE), (str(file),)
-    seen, refused = _look(task, model, data) if data or model else ({}, {})
-    _require_known(seen, task)
-    chosen = task or next((one.task.name for one in seen.values() if one.task), None)
+    inspections, refused = _inspect(task, model, data) if data or model else ({}, {})
+    _require_task(inspections, task)
+    chosen = task or next((inspection.task.name for inspection in inspections.values() if inspection.task), None)
     if chosen is None and refused:
-        fitting = [one.name for one in starting_first(components) if one.kind == "task" and one.name not in refused]
+        fitting = [c.name for c in starting_first(components) if c.kind == "task" and c.name not in refused]
         chosen = fitting[0] if fitting else None
-    text = starter(components, chosen, model, strategy, seen, all_keys=all_keys)
+    text = starter(components, chosen, model, strategy, inspections, all_keys=all_keys)
     if (file.parent / FILE).is_file():
         text = first_line(FILE) + text
     try:
@@ -90,20 +90,20 @@ def init(
         raise InputError(f"{str(file)!r} exists. Name another file, or overwrite it with --force.") from None
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}.") from None
-    for line in _remarks(seen, task):
+    for line in _remarks(inspections, task):
         click.echo(printable(line), err=True)
     placeholders = [name for name, value in (("model.source", model), ("data.train", data)) if not value]
     change = f"Set {' and '.join(placeholders)} in it, then" if placeholders else "Next"
     click.echo(printable(f"wrote {file}. {change}: ftengine plan {shlex.quote(str(file))}"))
 
 
-def _look(task: str | None, model: str | None, data: Sequence[str]) -> tuple[dict[str, Seen], dict[str, str]]:
-    """Look into data and model; return what each source is for, and why the model is not for some tasks.
+def _inspect(task: str | None, model: str | None, data: Sequence[str]) -> tuple[dict[str, Inspection], dict[str, str]]:
+    """Inspect data and model; return the inspection by source, and by task why the model cannot do it.
 
     Raises:
-        InputError: the model is not for the task that is named, or that the data is for; or sources are for several.
+        InputError: the model cannot do the named task, or none that suits the data; or sources suit several tasks.
     """
-    from ftengine.cli.starter import look, refusals
+    from ftengine.cli.starter import inspect_data, refusals
     from ftengine.plugins.registry import Registry
 
     registry = Registry(only=["reader", "task", *(["loader"] if model else [])])
@@ -114,65 +114,69 @@ def _look(task: str | None, model: str | None, data: Sequence[str]) -> tuple[dic
     if model is not None:
         try:
             refused = refusals(model, entries, registry)
-        except SourceError as error:  # a recipe may be begun before its model is there
+        except SourceError as error:  # a recipe may be written before its model is there
             click.echo(
-                printable(f"note: could not look at the model, so nothing was checked against it: {error}"), err=True
+                printable(f"note: could not look at the model, so task and data are not checked against it: {error}"),
+                err=True,
             )
     if task in refused:
         raise InputError(f"--task {task}: {refused[task]}")
-    seen = {source: look(source, entries, registry, refused) for source in data}
-    kinds = {source: one.task.name for source, one in seen.items() if one.task}
+    inspections = {source: inspect_data(source, entries, registry, refused) for source in data}
+    kinds = {source: inspection.task.name for source, inspection in inspections.items() if inspection.task}
     if len(set(kinds.values())) > 1:
         each = ", ".join(f"{source} for task {kind}" for source, kind in kinds.items())
-        raise InputError(f"a run has one task, and the data is for several: {each}. Name one with --task.")
+        raise InputError(f"a run has one task, and the sources suit several: {each}. Choose a task with --task.")
     forms = {
-        source: ", ".join(f"{k}: {v}" for k, v in one.recognised.options.items())
-        for source, one in seen.items()
-        if one.task
+        source: ", ".join(f"{k}: {v}" for k, v in inspection.recognised.options.items())
+        for source, inspection in inspections.items()
+        if inspection.task
     }
     if len(set(forms.values())) > 1:
-        each = "; ".join(f"{source} asks for {form or 'none'}" for source, form in forms.items())
-        raise InputError(f"a run has one set of task options, and the data is for several: {each}. Train on one form.")
-    return seen, refused
+        each = "; ".join(f"{source} needs {form or 'none'}" for source, form in forms.items())
+        raise InputError(
+            f"a run has one set of task options, and the sources need different ones: {each}. Train on one form."
+        )
+    return inspections, refused
 
 
-def _require_known(seen: Mapping[str, Seen], task: str | None) -> None:
-    """Refuse data whose columns no task knows, where none is named (InputError): no recipe would train on it."""
-    for data, one in seen.items():
-        if one.columns and one.task is None and task is None:
-            hint = one.hint or " Name the task with --task, and rename columns in the recipe's data.columns."
+def _require_task(inspections: Mapping[str, Inspection], task: str | None) -> None:
+    """Refuse data that no installed task can train on, unless the user names a task (InputError)."""
+    for data, inspection in inspections.items():
+        if inspection.columns and inspection.task is None and task is None:
+            hint = inspection.hint or " Name the task with --task, and rename columns in the recipe's data.columns."
             raise InputError(
-                f"no installed task knows what to learn from columns {column_names(one.columns)} of {data}.{hint}"
+                f"no installed task can train on columns {column_names(inspection.columns)} of {data}.{hint}"
             )
 
 
-def _remarks(seen: Mapping[str, Seen], task: str | None) -> Iterator[str]:
-    """Yield what a reader should know of a look into the data."""
+def _remarks(inspections: Mapping[str, Inspection], task: str | None) -> Iterator[str]:
+    """Yield lines for the user about the data: its columns and task, skipped rows, a changed number of epochs."""
     from ftengine.cli.starter import proposed_epochs, rows_of
 
-    for data, one in seen.items():
-        for line in _remarks_on(one, task, data):
-            yield line if len(seen) == 1 else f"{data}: {line}"
-    entry = next((one.task for one in seen.values() if one.task), None)
+    for data, inspection in inspections.items():
+        for line in _remarks_on(inspection, task, data):
+            yield line if len(inspections) == 1 else f"{data}: {line}"
+    entry = next((inspection.task for inspection in inspections.values() if inspection.task), None)
     most = None if entry is None else entry.cls.traits.most_epochs
-    if entry and (rows := rows_of(seen)) and (epochs := proposed_epochs(rows, most)) > proposed_epochs(None):
+    if entry and (rows := rows_of(inspections)) and (epochs := proposed_epochs(rows, most)) > proposed_epochs(None):
         yield f"train.epochs is set to {epochs:g}, as there are {rows:,} rows; the best weights by validation are kept"
 
 
-def _remarks_on(seen: Seen, task: str | None, data: str) -> Iterator[str]:
-    if not seen.columns:
+def _remarks_on(inspection: Inspection, task: str | None, data: str) -> Iterator[str]:
+    if not inspection.columns:
         return
-    if seen.note:
-        yield f"{data} {seen.note}"
-    if seen.skipped:
-        yield f"note: {seen.skipped}"
-    columns = column_names(seen.columns)
-    if seen.task is None:
-        hint = seen.hint or " Rename them with data.columns."
-        yield f"note: task {task} does not know what to learn from columns {columns}.{hint}"
+    if inspection.note:
+        yield f"{data} {inspection.note}"
+    if inspection.skipped:
+        yield f"note: {inspection.skipped}"
+    columns = column_names(inspection.columns)
+    if inspection.task is None:
+        hint = inspection.hint or " Rename them with data.columns."
+        yield f"note: task {task} cannot train on columns {columns}.{hint}"
         return
-    renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in seen.recognised.columns.items())
-    layout = f", in the layout of {seen.recognised.layout}" if seen.recognised.layout not in ("", "messages") else ""
-    yield f"columns {columns}: {seen.task.name}{f', which reads {renamed}' if renamed else ''}{layout}"
-    if seen.recognised.note:
-        yield f"note: {seen.recognised.note}"
+    recognised = inspection.recognised
+    renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in recognised.columns.items())
+    layout = f", in the layout of {recognised.layout}" if recognised.layout not in ("", "messages") else ""
+    yield f"columns {columns}: {inspection.task.name}{f', which reads {renamed}' if renamed else ''}{layout}"
+    if recognised.note:
+        yield f"note: {recognised.note}"

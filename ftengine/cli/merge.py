@@ -1,4 +1,4 @@
-"""`ftengine merge`: a plain model, with nothing of ftengine in it."""
+"""`ftengine merge`: save a plain model that needs no ftengine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import click
 from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.run.progress import announce, listening
+from ftengine.text import number
 
 
 @click.command()
@@ -24,8 +25,8 @@ from ftengine.run.progress import announce, listening
 def merge(run_folder: str, out: str, dtype: str, trust_code: bool, as_json: bool) -> None:
     """Merge the trained part into the base and save a plain model in the new folder OUT.
 
-    Outputs are compared twice: before and after merging, and the merged model's with those of the written folder,
-    opened anew from its files. Where they differ by more than rounding, OUT is not left behind.
+    Outputs are compared twice: before and after merging, and before and after saving, with the model loaded from OUT.
+    If they differ by more than rounding, OUT is removed.
 
     \b
     Example:
@@ -40,5 +41,5 @@ def merge(run_folder: str, out: str, dtype: str, trust_code: bool, as_json: bool
     if as_json:
         print_json(report.to_json())
         return
-    check = f"passed: difference {report.difference:.1g}, limit {report.tolerance:.1g}"
+    check = f"passed: difference {number(report.difference)}, limit {number(report.tolerance)}"
     page().print(facts([("merged into", report.path), ("dtype", report.dtype), ("check", check)]))

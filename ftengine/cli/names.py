@@ -1,6 +1,6 @@
-"""What the shell completes besides commands and options: names of kinds, components and distributions.
+"""Shell completion of names: kinds, components and distributions.
 
-Asking plugins for their components imports torch, so what they answered is cached.
+Listing the components of plugins imports torch, so the listing is cached.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ftengine.plugins.distributions import offers
 
 
 def component_names(kind: str = "") -> Callable[[Context, Parameter, str], list[CompletionItem]]:
-    """Return what completes names of components, of one kind or of the one that the option `--kind` names."""
+    """Return a completion of components' names, of one kind or of the kind that the option `--kind` has."""
 
     def complete(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-        wanted = kind or ctx.params.get("kind")
-        components = [item for item in _known()["components"] if wanted in (None, item["kind"])]
+        requested = kind or ctx.params.get("kind")
+        components = [item for item in _listing()["components"] if requested in (None, item["kind"])]
         named = [item for item in components if item["name"].startswith(incomplete)]
         return [CompletionItem(item["name"], help=item["summary"]) for item in named]
 
@@ -29,23 +29,25 @@ def component_names(kind: str = "") -> Callable[[Context, Parameter, str], list[
 
 
 def overrides(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete `KEY=NAME` where a key of the recipe holds components."""
-    known = _known()
-    pairs = [(f"{known['keys'][c['kind']]}={c['name']}", c) for c in known["components"] if c["kind"] in known["keys"]]
+    """Complete `KEY=NAME` for keys of the recipe that hold components."""
+    listing = _listing()
+    pairs = [
+        (f"{listing['keys'][c['kind']]}={c['name']}", c) for c in listing["components"] if c["kind"] in listing["keys"]
+    ]
     return [CompletionItem(pair, help=c["summary"]) for pair, c in pairs if pair.startswith(incomplete)]
 
 
 def distribution_names(ctx: Context, param: Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete installed distributions that offer something, and folders."""
+    """Complete distributions that offer components or commands, else folders."""
     names = sorted({offer.distribution for group in (GROUP, COMMANDS) for offer in offers(group)})
     items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return items or [CompletionItem(incomplete, type="dir")]
 
 
-def _known() -> dict[str, Any]:
-    """Return what plugins offer, as it is cached, or else by asking them."""
+def _listing() -> dict[str, Any]:
+    """Return the cached listing of components; make it if there is none."""
     if cached_fact("listing") is None:
         from ftengine.cli.components import installed
 
-        installed()  # remembers what it finds
+        installed()  # stores the listing
     return cached_fact("listing") or {"components": [], "keys": {}}

@@ -10,7 +10,7 @@ from ftengine.cli.names import overrides
 from ftengine.errors import InputError
 
 PATH = click.Path(readable=False)
-"""A path, as text, which the shell completes; whether it can be read is found out where it is."""
+"""A path as text, which the shell completes; the command checks later whether it can be read."""
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print only JSON to stdout, everything else to stderr."
@@ -36,7 +36,7 @@ precision_option = click.option(
 trust_code_option = click.option(
     "--trust-code",
     is_flag=True,
-    help="Let the run use Python code that its recipe names; look at that code first.",
+    help="Let the run import the Python code that its recipe names; review that code first.",
 )
 
 recipe_argument = click.argument("recipe_file", metavar="RECIPE", type=PATH)
@@ -44,13 +44,13 @@ run_argument = click.argument("run_folder", metavar="RUN", type=PATH)
 
 
 def require_one_process(command: str, does: str) -> None:
-    """Refuse a command in one of several processes of a launcher (InputError); `does` says why."""
+    """Refuse to run in one of several processes of a launcher (InputError); `does` is the reason."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(f"{command} {does}; call it without torchrun or accelerate launch.")
 
 
 def add_debug(command: click.Command) -> None:
-    """Let `--debug` stand behind a command and those in it; `Commands.main` looks for it before click parses."""
+    """Add the option `--debug` to a command and its subcommands; `Commands.main` reads it before click does."""
     if not any("--debug" in parameter.opts for parameter in command.params):
         text = "Show tracebacks, and other libraries' warnings."
         command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=text))

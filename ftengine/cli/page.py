@@ -1,4 +1,4 @@
-"""What goes to stdout: JSON for programs, pages and tables for people. rich is imported when used."""
+"""Output to stdout: JSON for programs, pages and tables for people. rich is imported when used."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 FILE_WIDTH = 200
-"""Columns where stdout is no terminal: wide enough that tables do not break."""
+"""Columns if stdout is not a terminal: wide enough that tables do not wrap."""
 
 
 def print_json(value: Any) -> None:
-    """Print JSON in ASCII, so that no text in it can steer a terminal, with likely personal data redacted.
+    """Print JSON in ASCII, so that no text in it can control a terminal, with likely personal data redacted.
 
-    What is undefined is null, as in a run's files.
+    NaN becomes null, as in the files of a run.
     """
     from ftengine.run.record import each, without_nan
 
@@ -33,7 +33,7 @@ def print_json(value: Any) -> None:
 
 
 def page() -> Console:
-    """Return a console for stdout that takes text as it is, without markup or highlighting, made safe (`printable`)."""
+    """Return a console for stdout without markup or highlighting, whose text is made safe (`printable`)."""
     from rich.console import Console
 
     class Page(Console):
@@ -64,7 +64,7 @@ def yaml_value(value: Any) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
-    """Return a plain table, its cells safe to print; `left` columns are aligned to the left, the others are numbers."""
+    """Return a plain table with cells made safe; the first `left` columns are left-aligned, the others right."""
     from rich.table import Table
 
     result = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
@@ -76,14 +76,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
 
 
 def facts(pairs: Iterable[tuple[str, Sequence[str] | None]]) -> Table:
-    """Return a name and what there is to say about it on each line: a text, or several with a line each, or nothing."""
+    """Return a table of names and values; a sequence of texts gets a line each, None gets no line."""
     from rich.table import Table
     from rich.text import Text
 
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     result.add_column(style="bold", no_wrap=True)
     result.add_column(overflow="fold")
-    for name, said in pairs:
-        for i, line in enumerate([said] if isinstance(said, str) else said or ()):
+    for name, value in pairs:
+        for i, line in enumerate([value] if isinstance(value, str) else value or ()):
             result.add_row("" if i else name, Text(one_line(line)))
     return result

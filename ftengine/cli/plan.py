@@ -1,4 +1,4 @@
-"""`ftengine plan`: what a recipe would do."""
+"""`ftengine plan`: show what a recipe would do."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 SHOWN_MODULES = 3
 TEXT = "tokens"
-"""What is counted of texts, which alone differ in length: are padded and cut."""
+"""The unit of texts. Only they differ in length and are padded and truncated."""
 FEWER = 0.95
-"""Share of the tokens that are computed, from which on it is not worth a word."""
+"""The share of computed tokens is printed below this one."""
 SHOWN_PIECE = 600
 """Characters shown of each piece of the example; `--json` has all."""
 SHOWN_ROWS = 8
@@ -33,7 +33,7 @@ SHOWN_ROWS = 8
 CONTEXT = 30
 """Characters shown before the first change and after the last."""
 SHOWN_TEXT = 240
-"""Characters shown of a text, from the first change on; `--json` has all."""
+"""Characters shown of a text, beginning with the first change; `--json` has all."""
 
 
 @click.command()
@@ -42,12 +42,12 @@ SHOWN_TEXT = 240
 @click.option(
     "--measure/--no-measure",
     default=True,
-    help="Load the weights and time a few batches, for an estimate of time and memory (default), or not.",
+    help="Whether to load the weights and time a few batches, to estimate time and memory (default: yes).",
 )
 @click.option(
     "--parameters-only",
     is_flag=True,
-    help="Count the parameters that would train and stop; needs no data, and of the model only its config.json.",
+    help="Only count the parameters that would train; needs no data, and only the config.json of the model.",
 )
 @click.option(
     "--labels",
@@ -86,11 +86,13 @@ def plan(
     from ftengine.run.recipe import Recipe
 
     if labels is not None and not parameters_only:
-        raise InputError("--labels is for --parameters-only; a whole plan takes the labels from the data.")
+        raise InputError(
+            "--labels goes with --parameters-only; without that, the labels come from the data. Leave --labels out."
+        )
     speed = network(processes, bandwidth, measure=measure and not parameters_only)
     recipe = Recipe.read(recipe_file, overrides)
     announce(f"reading {recipe.model.source} and {recipe.data.train_name}")
-    from ftengine.engine.count_parameters import count_parameters  # seconds, which a mistyped name need not wait for
+    from ftengine.engine.count_parameters import count_parameters  # takes seconds; a mistyped key is reported before
     from ftengine.engine.fine_tune import plan as make_plan
 
     result: Any
@@ -108,7 +110,7 @@ def plan(
 
 
 def show(plan: Plan, beside: Mapping[str, str]) -> None:
-    """Print a plan as a page; `beside` has the recipe's paths, by key, that were found in its folder."""
+    """Print a plan; `beside` has paths of the recipe, by key, that are read from its folder."""
     out = page()
     out.print(facts(_lines(plan)))
     for key, path in beside.items():
@@ -126,20 +128,20 @@ def show(plan: Plan, beside: Mapping[str, str]) -> None:
 
 
 def _warnings(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield alarms, then what the recipe has to change, then notes on data; what one audit says stands together."""
-    said: dict[tuple[str, str], list[str]] = {}
+    """Yield alarms, then warnings about the recipe, then those about data; findings of one audit stand together."""
+    by_source: dict[tuple[str, str], list[str]] = {}
     for finding in plan.data["findings"]:
         if finding["level"] != "good":
             lead = "ALARM" if finding["level"] == "alarm" else "warning"
-            said.setdefault((lead, finding["source"]), []).append(finding["text"])
-    told = {text for texts in said.values() for text in texts}
-    yield from ((lead, " ".join(texts)) for (lead, _), texts in said.items() if lead == "ALARM")
-    yield from (("warning", text) for text in plan.warnings if text not in told)
-    yield from ((lead, " ".join(texts)) for (lead, _), texts in said.items() if lead == "warning")
+            by_source.setdefault((lead, finding["source"]), []).append(finding["text"])
+    reported = {text for texts in by_source.values() for text in texts}
+    yield from ((lead, " ".join(texts)) for (lead, _), texts in by_source.items() if lead == "ALARM")
+    yield from (("warning", text) for text in plan.warnings if text not in reported)
+    yield from ((lead, " ".join(texts)) for (lead, _), texts in by_source.items() if lead == "warning")
 
 
 def show_count(counted: ParameterCount) -> None:
-    """Print how many parameters train, and of what."""
+    """Print how many parameters train, and in which modules."""
     model, name = counted.model, counted.strategy["name"]
     trained, total = counted.trainable_parameters, counted.total_parameters
     new = counted.new_modules.items()
@@ -182,12 +184,12 @@ def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
 
 
 def _component(spec: dict[str, Any]) -> str:
-    said = (
+    settings = (
         f"{key} {str(value).lower() if isinstance(value, bool) else value}"
         for key, value in spec.items()
         if key != "name" and value not in (None, [], {})
     )
-    return ": ".join(filter(None, [spec["name"], ", ".join(said)]))
+    return ": ".join(filter(None, [spec["name"], ", ".join(settings)]))
 
 
 def _evaluation(evaluation: dict[str, Any]) -> list[str]:
@@ -203,9 +205,9 @@ def _evaluation(evaluation: dict[str, Any]) -> list[str]:
         lines[0] += f"; also on {evaluation['training']:,} training rows, to see over-fitting"
     if evaluation["slices"]:
         lines.append(f"slices by {', '.join(evaluation['slices'])}")
-    for one in evaluation["probes"]:
-        many = "" if one["examples"] is None else f" ({counted(one['examples'], 'example')})"
-        lines.append(f"{one['kind']}: {one['name']} on {one['data']}{many}")
+    for probe in evaluation["probes"]:
+        many = "" if probe["examples"] is None else f" ({counted(probe['examples'], 'example')})"
+        lines.append(f"{probe['kind']}: {probe['name']} on {probe['data']}{many}")
     return [cut(line, SHOWN_PIECE) for line in lines]
 
 
@@ -247,7 +249,7 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
 
 
 def _data(audit: dict[str, Any], unit: str) -> Any:
-    of_text = ("longest", "truncated") if unit == TEXT else ()  # images all have the size that the model takes
+    of_text = ("longest", "truncated") if unit == TEXT else ()  # images all have the model's size
     columns = ("split", "source", "rows", "distinct", unit, *of_text, "no target", "skipped")
     rows = []
     for name, split in audit["splits"].items():
@@ -304,8 +306,8 @@ def _cell(value: Any) -> str:
 
 
 def show_changes(out: Console, augmented: Sequence[Mapping[str, Any]]) -> None:
-    """Print what `Plan.augmented` holds."""
-    out.print("\nWhat augmenting makes of training examples, in the first epoch:")
+    """Print `Plan.augmented`: examples before and after augmenting."""
+    out.print("\nTraining examples before and after augmenting, in the first epoch:")
     lines: list[tuple[str, str]] = []
     for entry in augmented:
         before, after = _sides(entry)
@@ -314,7 +316,7 @@ def show_changes(out: Console, augmented: Sequence[Mapping[str, Any]]) -> None:
 
 
 def excerpts(before: str, after: str) -> tuple[str, str]:
-    """Return two texts on one line each, shortened to what is different and a little around it."""
+    """Return two texts on one line each, shortened to their difference and CONTEXT characters around it."""
     before, after = one_line(before), one_line(after)
     start = _shared(before, after)
     end = _shared(before[start:][::-1], after[start:][::-1])
@@ -322,7 +324,7 @@ def excerpts(before: str, after: str) -> tuple[str, str]:
 
 
 def _shared(a: str, b: str) -> int:
-    """Return how many characters two texts have in common at their beginnings."""
+    """Return the length of the common prefix of two texts."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
@@ -343,5 +345,5 @@ def _sides(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _joined(texts: Sequence[str]) -> str:
-    """Put the texts of an example together: words as a sentence, turns and pairs apart."""
+    """Join the texts of an example: words with blanks, turns and pairs with a separator."""
     return (" ⏐ " if any(" " in text for text in texts) else " ").join(texts)

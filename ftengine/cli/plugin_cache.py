@@ -1,9 +1,9 @@
-"""A cache of facts about this installation: what plugins offer, for lists and completion, and what `doctor` found.
+"""A cache of facts about this installation: the listing of components, for lists and completion, and doctor's results.
 
-It saves the import of every plugin, 3 to 4 s, on each command that prints a list. Facts are valid while no
-distribution, blocked plugin, file of a plugin or file of an editable installation changes. Each installation has a
-file of its own, and another for each set of environment variables that plugins may read. A cache that cannot be read
-or written is ignored. It is apart from `ftengine.identity.cache`, whose imports would take longer than a list.
+It saves each command that prints a list the import of every plugin, 3 to 4 s. Facts are valid until a distribution,
+blocked plugin, file of a plugin or file of an editable installation changes. Each installation has one file for each
+set of environment variables that plugins may read. A cache that cannot be read or written is ignored. This is not
+`ftengine.identity.cache`, because importing that takes longer than printing a list.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from ftengine.plugins.distributions import offers
 
 CACHE_VARIABLE = "FTENGINE_CACHE"
 GROUP = "ftengine"
-"""The folder of caches and the group of plugins, named again here: what defines them takes too long to import."""
+"""The cache's variable and the entry-point group of plugins, repeated here because their modules import slowly."""
 PREFIX = "installed-"
 INSTALLED = (".dist-info", ".egg-info", ".egg-link", ".pth")
-"""How the names end of what installers leave of a distribution."""
+"""Endings of the names that installers give a distribution's files and folders."""
 SETTINGS: tuple[str, ...] = ("ACCELERATE_", "ATEN_", "CUDA", "FTENGINE_", "HF_", "KMP_", "LD_", "MKL_", "NVIDIA_")
 SETTINGS += ("OMP_", "PYTORCH_", "TORCH", "TRANSFORMERS_")
-"""How the names begin of variables that plugins and checks may depend on, besides those of the plugins' packages."""
+"""Prefixes of environment variables that plugins and checks may depend on, besides the names of plugins' packages."""
 LATER = 60 * 10**9
-"""Nanoseconds that a file's time may lie ahead of the clock, as with some network drives."""
+"""Nanoseconds by which a file's time may be ahead of the clock, as on some network drives."""
 MOST_FILES = 20
-"""Files that are kept, of the installations and settings that were asked about last."""
+"""Cache files kept, those of the installations and settings used last."""
 
 
 def store_facts(facts: Mapping[str, Any], began: int) -> None:
-    """Store facts (JSON values by name) beside those that are stored of this installation.
+    """Add facts (JSON values by name) to the cache of this installation.
 
     Args:
-        began: nanoseconds since 1970 when the facts began to be gathered; if a file changed since, nothing is stored.
+        began: time when the caller began to collect them, in ns since 1970; if a file changed since, nothing is stored.
     """
     from ftengine.run.directory import RunDirectory
 
     watched = {name: time for name in sorted(_files()) if (time := _changed(name)) is not None}
     if any(began < time < began + LATER for name, time in watched.items() if not os.path.isdir(name)):  # bytecode
         return
-    known = _read() or {}
+    stored = _read() or {}
     cache = RunDirectory(_file().parent)
     with suppress(RunError):  # a full disk, a home that cannot be written
         cache.create()
-        files = {**known.get("files", {}), **watched}
-        content = {**known, **facts, "of": _installed(), "files": files}
+        files = {**stored.get("files", {}), **watched}
+        content = {**stored, **facts, "of": _installed(), "files": files}
         cache.write_json(_file().name, {**content, "sum": _sum(content)})
         newest_first = sorted(cache.path.glob(f"{PREFIX}*.json"), key=lambda file: -(_changed(str(file)) or 0))
         for old in newest_first[MOST_FILES:]:
@@ -61,24 +61,24 @@ def store_facts(facts: Mapping[str, Any], began: int) -> None:
 
 
 def cached_fact(name: str) -> Any:
-    """Return a stored fact that is still valid, else None."""
+    """Return a fact from the cache if it is still valid, else None."""
     return (_read() or {}).get(name)
 
 
 def _read() -> dict[str, Any] | None:
     with suppress(OSError, ValueError, AttributeError, KeyError, TypeError):  # none yet, or damaged
-        known = json.loads(_file().read_text(encoding="utf-8"))
+        stored = json.loads(_file().read_text(encoding="utf-8"))
         if (
-            known.pop("sum") == _sum(known)
-            and known.get("of") == _installed()
-            and all(_changed(name) == time for name, time in known["files"].items())
+            stored.pop("sum") == _sum(stored)
+            and stored.get("of") == _installed()
+            and all(_changed(name) == time for name, time in stored["files"].items())
         ):
-            return known
+            return stored
     return None
 
 
 def _installed() -> str:
-    """Return a number that changes with what is installed or blocked."""
+    """Return a hash of the installed and blocked distributions."""
     parts = [__version__, sys.version]
     parts += [f"{offer} {offer.entry_point.value} {offer.blocked}" for offer in offers(GROUP)]
     for folder in dict.fromkeys(sys.path):
@@ -89,7 +89,7 @@ def _installed() -> str:
 
 
 def _sum(content: Mapping[str, Any]) -> str:
-    """Return a number by which content that is damaged, and still JSON, is told from what was written."""
+    """Return a checksum of the content, which shows damage that is still valid JSON."""
     return _hash([json.dumps(content, sort_keys=True)])
 
 
@@ -98,7 +98,7 @@ def _hash(parts: Iterable[str]) -> str:
 
 
 def _files() -> Iterator[str]:
-    """Yield the loaded files of plugins with their packages' folders, and the files that no installer wrote."""
+    """Yield the loaded files of plugins, their packages' folders, and loaded files outside site-packages."""
     written = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     plugins = {offer.entry_point.module.partition(".")[0] for offer in offers(GROUP)}
     for name, module in list(sys.modules.items()):
@@ -111,7 +111,7 @@ def _files() -> Iterator[str]:
 
 
 def _changed(file: str) -> int | None:
-    """Return when a file was written, in nanoseconds since 1970; None where there is none."""
+    """Return a file's modification time in ns since 1970; None if it does not exist."""
     try:
         return os.stat(file).st_mtime_ns
     except (OSError, ValueError):
@@ -119,7 +119,7 @@ def _changed(file: str) -> int | None:
 
 
 def _file() -> Path:
-    """Return the file of this installation (two checkouts have one version) under these settings."""
+    """Return the cache file for this installation's path and these settings; two checkouts may have one version."""
     packages = {offer.entry_point.module.partition(".")[0].upper() for offer in offers(GROUP)}
     begins = (*SETTINGS, *(f"{name}_" for name in packages))
     settings = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(begins))

@@ -25,7 +25,7 @@ kind_option = click.option(
 
 
 LISTED = ("kind", "name", "summary", "distribution", "version", "source")
-"""What lists say of a component."""
+"""Fields of a component in `plugins list`."""
 
 
 @click.group(cls=Suggesting)
@@ -58,7 +58,7 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
     listing = cached_fact("listing") or {"plugins": None}
     plugins, problems = listing["plugins"], main.taken
     if plugins is not None:
-        components = [{key: one[key] for key in LISTED} for one in listing["components"]]
+        components = [{key: component[key] for key in LISTED} for component in listing["components"]]
     else:
         from ftengine.cli.components import installed, listed_component
         from ftengine.run.environment import plugin_origins
@@ -66,11 +66,11 @@ def list_plugins(kind: str | None, as_json: bool) -> None:
         everything = installed()
         plugins, problems = plugin_origins(everything.plugins), [*everything.problems, *problems]
         components = [listed_component(entry) for entry in everything.entries]
-    chosen = [one for one in components if kind in (None, one["kind"])]
+    chosen = [component for component in components if kind in (None, component["kind"])]
     if as_json:
         print_json({"components": chosen, "plugins": plugins, "problems": problems})
     else:
-        sources = {_origin(one): one["source"] for one in components if one["source"]}
+        sources = {_origin(component): component["source"] for component in components if component["source"]}
         _show(chosen, sources, plugins, problems)
     if problems:
         sys.exit(1)
@@ -106,7 +106,9 @@ def _show(
     problems: Sequence[str],
 ) -> None:
     out = page()
-    rows = [(one["kind"], one["name"], _origin(one), one["summary"]) for one in components]
+    rows = [
+        (component["kind"], component["name"], _origin(component), component["summary"]) for component in components
+    ]
     out.print(table(("kind", "name", "from", "what it is"), rows, left=4))
     if sources:
         out.print("", table(("distribution", "installed from"), sources.items(), left=2))

@@ -30,11 +30,11 @@ SOUND, QUIET, UNCHANGED, COMMAND, RUN = (
     *("what_it_offers_is_sound", "its_import_is_quick_and_quiet", "its_import_changes_nothing_else"),
     *("it_is_a_click_command", "the_checks_can_be_run"),
 )
-"""Names of checks that are of no component alone."""
+"""Names of checks that concern a plugin, its import or a command, not one component."""
 
 
 class Result(NamedTuple):
-    """What came of a check (a `ftengine.testing.CheckResult`) of a component, which is named by kind and name."""
+    """The outcome of one check (`ftengine.testing.CheckResult`) of a component, which is given as "KIND NAME"."""
 
     component: str
     check: str
@@ -51,11 +51,15 @@ class Result(NamedTuple):
     multiple=True,
     help="An option of a component, e.g. synonyms.file=words.tsv; may be given several times.",
 )
-@click.option("--component", "components", metavar="NAME", multiple=True, help="Only what is called so; repeatable.")
+@click.option(
+    "--component", "components", metavar="NAME", multiple=True, help="Only this component or command; repeatable."
+)
 @click.option("--check", "checks", metavar="NAME", multiple=True, help="Only this check; repeatable.")
-@click.option("--strategy", metavar="NAME", help="The strategy that prepares the models which regularizers see.")
-@click.option("--model", metavar="SOURCE", help="A small model to check on, in place of those that are shipped.")
-@click.option("--task", metavar="NAME", help="The task of --model, which says the head.")
+@click.option(
+    "--strategy", metavar="NAME", help="The strategy that prepares the models on which regularizers are checked."
+)
+@click.option("--model", metavar="SOURCE", help="A small model to check on, in place of ftengine's own.")
+@click.option("--task", metavar="NAME", help="The task of --model; it decides the model's head.")
 @json_option
 def check(
     package: str,
@@ -70,9 +74,9 @@ def check(
     """Check that the components of a distribution keep ftengine's contract.
 
     PACKAGE is an installed distribution, its module, or its folder with a pyproject.toml. The checks are those of
-    ftengine.testing, on small models and rows that come with it; a task of other columns, and what measures it, are
-    checked in a test of yours by its check_task and check_evaluator. Exits with 1 when one fails, with 2 when there is
-    nothing to check.
+    ftengine.testing, on small models and rows that it brings. For a task with other columns, and its evaluators, call
+    check_task and check_evaluator in a test of your own. Exits with 1 if a check fails, with 2 if there is nothing to
+    check.
 
     \b
     Examples:
@@ -84,20 +88,20 @@ def check(
     offered = _offered(package)
     if (model is None) is not (task is None):
         raise InputError("--model and --task go together: the task says which head the model has, e.g. causal-lm.")
-    given: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
+    arguments: dict[str, Any] = {} if strategy is None else {"strategy": strategy}
     if model is not None and task is not None:
         from ftengine.testing import fixture_of
 
-        given["models"] = [fixture_of(model, task)]
-    results = list(_results(offered, _options(settings), given, Only(components, checks)))
+        arguments["models"] = [fixture_of(model, task)]
+    results = list(_results(offered, _options(settings), arguments, Only(components, checks)))
     if not results and (components or checks):
-        raise InputError(f"{offered[0]} has nothing that --component and --check name together.")
+        raise InputError(f"{offered[0]} has no check that both --component and --check select.")
     if not results:
         raise InputError(f"{offered[0]} offers nothing to check: its hooks return no class.")
     counts = Counter(result.outcome for result in results)
     if as_json:
-        told = {"distribution": offered[0].distribution, "version": offered[0].version}
-        print_json({**told, "results": [result._asdict() for result in results], "counts": dict(counts)})
+        origin = {"distribution": offered[0].distribution, "version": offered[0].version}
+        print_json({**origin, "results": [result._asdict() for result in results], "counts": dict(counts)})
     else:
         out = page()
         out.print(table(Result._fields, results, left=4))
@@ -113,9 +117,9 @@ def _options(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     by_component: dict[str, dict[str, Any]] = {}
     for setting in settings:
-        key, given, value = setting.partition("=")
+        key, separator, value = setting.partition("=")
         name, _, option = key.partition(".")
-        if not (given and name and option):
+        if not (separator and name and option):
             raise InputError(f"--set {setting!r} is not NAME.OPTION=VALUE, such as synonyms.file=words.tsv.")
         try:
             by_component.setdefault(name, {})[option] = load_yaml(value)
@@ -125,11 +129,11 @@ def _options(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _offered(package: str) -> list[Offer]:
-    """Return the entry points of the distribution that a name, module or folder means.
+    """Return the entry points of a distribution, given by its name, module or folder.
 
     Raises:
-        UnknownName: no installed distribution is called so.
-        InputError: it offers nothing, is blocked, or the folder describes no distribution.
+        UnknownName: no installed distribution has that name.
+        InputError: it offers nothing or is blocked, or the folder's pyproject.toml names no distribution.
     """
     every = [offer for group in (GROUP, COMMANDS) for offer in offers(group)]
     folder = Path(package)
@@ -142,18 +146,18 @@ def _offered(package: str) -> list[Offer]:
         try:
             metadata.distribution(name)
         except (metadata.PackageNotFoundError, ValueError):
-            known = sorted({offer.distribution for offer in every})
+            names = sorted({offer.distribution for offer in every})
             do = f"pip install -e {package}" if in_folder else "pip install it, or name its folder"
             raise UnknownName(
-                f"no distribution or module {name!r} is installed. There are {', '.join(known)}."
-                f"{did_you_mean(name, known)} First {do}."
+                f"no distribution or module {name!r} is installed. There are {', '.join(names)}."
+                f"{did_you_mean(name, names)} First {do}."
             ) from None
         raise InputError(
             f"{name} offers nothing to ftengine: it has no entry point of group {GROUP} or {COMMANDS}. Write one into "
             "its pyproject.toml and install it again."
         )
     if matching[0].blocked:
-        raise InputError(f"{matching[0]} is blocked by {BLOCK_VARIABLE}. Take it out there.")
+        raise InputError(f"{matching[0]} is blocked. Take it out of the variable {BLOCK_VARIABLE}.")
     return matching
 
 
@@ -173,33 +177,33 @@ def _project(folder: Path) -> str:
 
 
 class Only(NamedTuple):
-    """What is to be checked, by the names of components and commands, and of checks; empty ones stand for all."""
+    """The components, commands and checks that are selected, by name; an empty list selects all."""
 
     components: Sequence[str]
     checks: Sequence[str]
 
     def require_known(self, distribution: str, names: Collection[str]) -> None:
-        """Refuse names that there are not (UnknownName), given those of components and commands."""
+        """Refuse unknown checks, and components and commands that are not in `names` (UnknownName)."""
         from ftengine.testing.checks import names_of_checks
         from ftengine.testing.components import OF_ANY
 
         checks = {*names_of_checks(), *OF_ANY, SOUND, QUIET, UNCHANGED, COMMAND, RUN}
-        for name in (one for one in self.components if one not in names):
+        for name in [name for name in self.components if name not in names]:
             there = f"{distribution} has no component {name!r}. It has {', '.join(sorted(names)) or 'none'}."
             raise UnknownName(f"--component: {there}{did_you_mean(name, names)}")
-        for name in (one for one in self.checks if one not in checks):
-            told = did_you_mean(name, checks) or " docs/plugins/testing.md has the names of all."
-            raise UnknownName(f"--check: there is no check {name!r}.{told}")
+        for name in [name for name in self.checks if name not in checks]:
+            hint = did_you_mean(name, checks) or " docs/plugins/testing.md lists all checks."
+            raise UnknownName(f"--check: there is no check {name!r}.{hint}")
 
     def has(self, component: str, check: str) -> bool:
-        """Say whether a check of a component, or of a plugin as a whole (""), is wanted."""
+        """Return whether a check is selected for a component, or for a plugin as a whole ("")."""
         return (not self.components or component in self.components) and (not self.checks or check in self.checks)
 
 
 def _results(
-    offered: list[Offer], options: dict[str, dict[str, Any]], given: dict[str, Any], only: Only
+    offered: list[Offer], options: dict[str, dict[str, Any]], arguments: dict[str, Any], only: Only
 ) -> Iterator[Result]:
-    """Yield what came of each check: of plugins as a whole, of components, of commands."""
+    """Yield the result of each check: of plugins as a whole, of components, of commands."""
     from ftengine.api import iterate
     from ftengine.cli import main
     from ftengine.cli.components import installed
@@ -207,7 +211,9 @@ def _results(
     from ftengine.run.progress import listening
 
     changed = import_effects(offered) if only.has("", UNCHANGED) else []
-    if any(one.startswith((ENDS, SLOW)) for one in changed):  # it would do so in this process too, without a word
+    if any(
+        change.startswith((ENDS, SLOW)) for change in changed
+    ):  # importing it here would end or delay this process too
         yield _unchanged(offered, changed)
         return
     distribution = offered[0].distribution
@@ -222,42 +228,42 @@ def _results(
             f"{did_you_mean(name, names)}"
         )
     problems = [p for p in [*everything.problems, *main.taken] if distribution in p.replace(",", " ").split()]
-    if problems and not names.issuperset(only.components):  # it may be one of what is broken
+    if problems and not names.issuperset(only.components):  # the component may belong to a broken plugin
         raise PluginError(" ".join(problems))
     only.require_known(distribution, {*names, *(offer.entry_point.name for offer in commands)})
     for problem in problems:
         if only.has("", SOUND):
             yield Result("plugin", SOUND, "failed", problem)
     for origin in everything.plugins.origins.values():
-        said = " ".join(origin.remarks)
-        ours = origin.distribution == distribution and origin.status == "loaded" and (entries or said)
+        remarks = " ".join(origin.remarks)
+        ours = origin.distribution == distribution and origin.status == "loaded" and (entries or remarks)
         if ours and only.has("", QUIET):
-            yield Result(f"plugin {origin.name}", QUIET, "failed" if said else "passed", said)
+            yield Result(f"plugin {origin.name}", QUIET, "failed" if remarks else "passed", remarks)
     if only.has("", UNCHANGED) and (entries or commands or changed):
         yield _unchanged(offered, changed)
     chosen = [entry for entry in entries if not only.components or entry.name in only.components]
     with listening() as listener:
         for entry in iterate(listener, chosen, "checks", len(chosen)):
-            yield from _checked(entry, {**given, "options": options.get(entry.name)}, only.checks)
+            yield from _checked(entry, {**arguments, "options": options.get(entry.name)}, only.checks)
     for offer in commands:
         if only.has(offer.entry_point.name, COMMAND):
             yield _loaded(offer)
 
 
 def _unchanged(offered: list[Offer], changed: Sequence[str]) -> Result:
-    """Return whether importing a distribution leaves what the process shares as it is, given what it changes."""
+    """Return the result of the check that importing a distribution changes no state of the process."""
     from ftengine.plugins.import_effects import SLOW
 
-    reason = next((one for one in changed if one.startswith(SLOW)), "") or (
-        f"importing it changes {', '.join(changed[:5])}{' and more' if changed[5:] else ''}, for all code of the "
-        "process and whether it is used or not: change nothing when a module is imported or a hook is called"
+    reason = next((change for change in changed if change.startswith(SLOW)), "") or (
+        f"importing it changes {', '.join(changed[:5])}{' and more' if changed[5:] else ''} for all code in the "
+        "process, even if no component is used. Change nothing when a module is imported or a hook is called"
     )
     what = f"plugin {offered[0].entry_point.name}"
     return Result(what, UNCHANGED, "failed", reason) if changed else Result(what, UNCHANGED, "passed")
 
 
 def _loaded(offer: Offer) -> Result:
-    """Return whether a command can be loaded."""
+    """Return the result of loading a command."""
     try:
         load_command(offer.entry_point.name, [offer])
     except PluginError as error:
@@ -265,14 +271,14 @@ def _loaded(offer: Offer) -> Result:
     return Result(f"command {offer.entry_point.name}", COMMAND, "passed")
 
 
-def _checked(entry: Entry, given: dict[str, Any], checks: Sequence[str]) -> Iterator[Result]:
+def _checked(entry: Entry, arguments: dict[str, Any], checks: Sequence[str]) -> Iterator[Result]:
     """Yield the results of a component's checks."""
     from ftengine.testing import check_results
 
     what = f"{entry.kind} {entry.name}"
     try:
-        for result in check_results(entry.cls, **given, only=checks):
+        for result in check_results(entry.cls, **arguments, only=checks):
             yield Result(what, result.check, result.outcome, result.reason)
-    # A component may raise anything where nobody expects it; the others are checked all the same.
+    # A component may raise anything outside its checks; the others are still checked.
     except (Exception, SystemExit) as error:
         yield Result(what, RUN, "failed", f"{type(error).__name__}: {error}".rstrip(": "))

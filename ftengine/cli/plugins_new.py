@@ -21,10 +21,10 @@ from ftengine.text import printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 COMMON = "distribution"
-"""The template of what every distribution has, whatever it offers."""
+"""The template of the files that every distribution has."""
 
 OTHERS = {"preference-loss": "task", "command": ""}
-"""What there are templates of beside the kinds of components, each with the kind of what it offers; "" for none."""
+"""Templates that are not named after a kind of component, with the kind that each makes; "" for a command."""
 
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST_NAME = 50
@@ -33,7 +33,7 @@ HOOK = """
 
 @hookimpl
 def {hook}() -> list[type]:
-    \"\"\"Return {what}; {pronoun} imported when {pronoun} asked for.\"\"\"
+    \"\"\"Return {what}; {pronoun} imported when this hook is called.\"\"\"
 {imports}
 
     return [{classes}]
@@ -41,7 +41,7 @@ def {hook}() -> list[type]:
 
 
 def templates() -> list[str]:
-    """Return what there are templates of: the kinds of components, and others."""
+    """Return the names of the templates: the kinds of components, and those in OTHERS."""
     return sorted(file.stem for file in TEMPLATES.glob("*.txt") if file.stem != COMMON)
 
 
@@ -56,7 +56,7 @@ def complete_kinds(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete what there are templates of."""
+    """Complete the names of templates."""
     return [name for name in templates() if name.startswith(incomplete)]
 
 
@@ -69,7 +69,7 @@ def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: s
     shell_complete=complete_templates,
     multiple=True,
     required=True,
-    help=f"What it offers: {', '.join(templates())}; named NAME, or as given after =; may be given several times.",
+    help=f"What it offers: {', '.join(templates())}; named NAME, or as given after =; may be repeated.",
 )
 @click.option("--output", metavar="DIR", type=PATH, help="The folder to write; by default ftengine-NAME.")
 def new(name: str, chosen: Sequence[str], output: str | None) -> None:
@@ -83,10 +83,12 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
     from ftengine.run.directory import writing
 
     name = name.removeprefix("ftengine-")
-    names = [(kind, own or name) for kind, _, own in (one.partition("=") for one in dict.fromkeys(chosen))]
+    names = [(kind, own or name) for kind, _, own in (option.partition("=") for option in dict.fromkeys(chosen))]
     offered = Counter((OTHERS.get(kind) or kind, own) for kind, own in names)
-    if twice := next((one for one, times in offered.items() if times > 1), None):
-        raise InputError(f"--kind names the {twice[0]} {twice[1]!r} twice; name another: --kind {twice[0]}=NAME.")
+    if twice := next((component for component, times in offered.items() if times > 1), None):
+        raise InputError(
+            f"--kind names the {twice[0]} {twice[1]!r} twice. Give the second another name: --kind {twice[0]}=NAME."
+        )
     _check(name, names)
     folder = Path(output or f"ftengine-{name}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -107,7 +109,7 @@ def new(name: str, chosen: Sequence[str], output: str | None) -> None:
 
 
 def distribution(name: str, chosen: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return the files of a distribution by path: its name without "ftengine-", each component's kind and name."""
+    """Return the files of a distribution by path, for a name without "ftengine-" and (template, name) pairs."""
     from ftengine import __version__
     from ftengine.plugins.registry import article
 
@@ -117,8 +119,8 @@ def distribution(name: str, chosen: Sequence[tuple[str, str]]) -> dict[str, str]
     offers, uses, summaries, commands = [], [], [], []
     for template, own in chosen:
         kind = OTHERS.get(template, template)
-        alone = [one for one, _ in chosen].count(template) == 1
-        module = (template if alone else f"{own}-{template}").replace("-", "_")
+        is_only = [other for other, _ in chosen].count(template) == 1
+        module = (template if is_only else f"{own}-{template}").replace("-", "_")
         cls = "".join(part.capitalize() for part in f"{own}-{template}".split("-"))
         words = {"name": own, "package": package, "module": module, "class": cls, "variable": own.replace("-", "_")}
         files |= _filled(template, words)
@@ -151,44 +153,44 @@ def distribution(name: str, chosen: Sequence[tuple[str, str]]) -> dict[str, str]
 
 
 def _use(kind: str, name: str) -> str:
-    """Return the command that uses a component by its kind, or a command, whose kind is ""."""
+    """Return a command line that uses a component of a kind; kind "" is a command."""
     from ftengine.plugins.registry import RECIPE_KEYS
 
     if kind in ("", "exporter"):
         return f"ftengine export RUN --to {name} OUT" if kind else f"ftengine {name} RUN"
-    # What a recipe does not name is used in every run.
+    # Components of a kind that has no key in the recipe are used in every run.
     key = RECIPE_KEYS.get(kind)
     return f"ftengine train recipe.yaml --set {key}={name}" if key else "ftengine train recipe.yaml"
 
 
 def _hook(package: str, kind: str, classes: Sequence[tuple[str, str]]) -> str:
-    """Return the function that offers the components of a kind, given modules and classes."""
+    """Return the source of the hook for a kind, for (module, class) pairs."""
     from ftengine.plugins.registry import KINDS
 
-    one = len(classes) == 1
+    single = len(classes) == 1
     return HOOK.format(
         hook=KINDS[kind][1],
-        what="the class" if one else "the classes",
-        pronoun="it is" if one else "they are",
+        what="the class" if single else "the classes",
+        pronoun="it is" if single else "they are",
         imports="\n".join(f"    from {package}.{module} import {cls}" for module, cls in classes),
         classes=", ".join(cls for _, cls in classes),
     )
 
 
 def _check(name: str, chosen: Sequence[tuple[str, str]]) -> None:
-    """Refuse a name that cannot be one, or is taken, and a kind that does not exist."""
+    """Refuse a malformed name, one that is taken, and a kind that does not exist (InputError)."""
     from ftengine.cli import main
     from ftengine.plugins.registry import Registry, article
 
     for kind, _ in chosen:
         if kind not in templates():
             near = did_you_mean(kind, templates())
-            raise InputError(f"--kind {kind!r}: there are templates of {', '.join(templates())}.{near}")
-    for one in (name, *(own for _, own in chosen)):
-        if len(one) > LONGEST_NAME or not NAME.fullmatch(one):
+            raise InputError(f"--kind {kind!r}: no such template. There are {', '.join(templates())}.{near}")
+    for candidate in (name, *(own for _, own in chosen)):
+        if len(candidate) > LONGEST_NAME or not NAME.fullmatch(candidate):
             raise InputError(
-                f"{one!r} cannot name a plugin: write small letters of a to z, digits and single hyphens, a letter "
-                f"first, at most {LONGEST_NAME} of them, such as layer-drop."
+                f"{candidate!r} cannot name a plugin. Begin with a letter and write small letters a to z, digits and "
+                f"single hyphens, at most {LONGEST_NAME} characters, such as layer-drop."
             )
     distribution, module = f"ftengine-{name}", f"ftengine_{name.replace('-', '_')}"
     if find_spec(module) is not None:
@@ -197,15 +199,15 @@ def _check(name: str, chosen: Sequence[tuple[str, str]]) -> None:
     for template, own in chosen:
         kind = OTHERS.get(template, template)
         if not kind and own in (*main.builtin, *main.external):
-            raise InputError(f"there is a command named {own!r} already. Choose another name.")
+            raise InputError(f"a command named {own!r} exists already. Choose another name.")
         for entry in registry.entries(kind) if kind else ():
             if entry.name == own:
                 what = f"{article(kind)} {kind} named {own!r}"
-                raise InputError(f"there is {what} already (of {entry.origin}). Choose another name.")
+                raise InputError(f"{what} exists already (in {entry.origin}). Choose another name.")
 
 
 def _filled(template: str, words: dict[str, str]) -> dict[str, str]:
-    """Return a template's files by path, with words in the place of their names."""
+    """Return a template's files by path, with each $NAME replaced."""
     text = Template((TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")).substitute(words)
     parts = (part.partition("\n") for part in re.split(r"^=== ", text, flags=re.MULTILINE)[1:])
     return {path: content for path, _, content in parts}

@@ -1,4 +1,4 @@
-"""`ftengine predict`: answers for the rows of a file."""
+"""`ftengine predict`: answer the rows of a file."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from ftengine.text import counted, printable
     "--output",
     metavar="FILE",
     type=PATH,
-    help="Where answers go: .jsonl, .csv, .tsv, .parquet, vectors also .npy; else JSONL to stdout.",
+    help="File for the answers: .jsonl, .csv, .tsv or .parquet, vectors also .npy. Default: JSONL to stdout.",
 )
 @click.option(
     "--resume", is_flag=True, help="Keep the complete lines of an interrupted output and continue after them."
 )
 @click.option("--base", is_flag=True, help="Answer with the base model instead, for comparison.")
-@click.option("--calibrated", is_flag=True, help="Answer by what was fitted on validation: a classifier's temperature.")
+@click.option(
+    "--calibrated",
+    is_flag=True,
+    help="Use what was fitted on the validation split, such as a classifier's temperature.",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -70,8 +74,8 @@ def predict(
 ) -> None:
     """Answer the rows of a file with a tuned model, or with a base model before anything is trained.
 
-    The model is a run's folder, a recipe (.yaml), whose base model answers, or a base model by itself: a folder, a
-    .gguf file, a hub id or package://NAME/FILE. Each line of the output is the row with its `prediction`.
+    The model is a run's folder, a recipe (.yaml) for its base model, or a base model: a folder, a .gguf file, a hub id
+    or package://NAME/FILE. Each line of the output is the row with its `prediction`.
 
     \b
     Examples:
@@ -100,6 +104,6 @@ def predict(
     if as_json:
         print_json(asdict(report))
     else:
-        kept = f" ({report.kept:,} were there before)" if report.kept else ""
+        previous = f" ({report.kept:,} were already there)" if report.kept else ""
         form = f" (with {report.form}, like {source})" if report.form else ""
-        click.echo(printable(f"wrote {counted(report.written, 'answer')} to {report.output}{form}{kept}"))
+        click.echo(printable(f"wrote {counted(report.written, 'answer')} to {report.output}{form}{previous}"))

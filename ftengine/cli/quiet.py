@@ -1,4 +1,4 @@
-"""Other libraries' advice, warnings and progress bars kept out of the output; `--debug` lets them speak."""
+"""Keep advice, warnings and progress bars of other libraries out of the output; `--debug` shows them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SETTINGS = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""What these libraries read when they are imported. The user's own settings stand."""
+"""Environment variables that these libraries read when they are imported. Variables that the user set stay."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what is no result and no error."""
+    """Silence other libraries' output, but not their errors."""
     added = {name: value for name, value in SETTINGS.items() if name not in os.environ}
     os.environ.update(added)
-    # The handler of loggers that nobody configured; it prints warnings to stderr.
+    # The handler of loggers without configuration; it prints warnings to stderr.
     last = logging.lastResort
     level = last.level if last else logging.WARNING
     try:

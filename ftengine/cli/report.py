@@ -1,4 +1,4 @@
-"""`ftengine report`: what a run came to, as a page."""
+"""`ftengine report`: write the HTML report of finished runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from ftengine.run.progress import announce
 
 @click.command()
 @click.argument("runs", metavar="RUN...", type=PATH, nargs=-1, required=True)
-@click.option("--output", metavar="FILE", type=PATH, help="The page; by default report.html in the folder of one run.")
+@click.option(
+    "--output", metavar="FILE", type=PATH, help="File of the page. Default for one run: report.html in its folder."
+)
 @json_option
 def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Write an HTML report on finished runs, and print their verdicts.
 
-    One RUN, or several side by side (they need --output), or a folder of several, as compare and cross-validate make
-    it. The page is one file that loads nothing. With --json, the verdicts are printed.
+    RUN is one run, several runs side by side (with --output), or a folder of runs that compare or cross-validate made.
+    The page is one file that loads nothing from elsewhere. With --json, only the verdicts are printed.
 
     \b
     Examples:
@@ -33,32 +35,32 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     announce(f"reading {' '.join(runs)}")
     from ftengine.report.write import REPORT, runs_in, verdict_of, write_report
 
-    made = overview = None
+    study = overview = None
     if len(runs) == 1 and (inside := runs_in(runs[0])) != [Path(runs[0])]:
         from ftengine.engine import side_by_side
         from ftengine.run.comparison import Comparison
 
-        made = side_by_side.together(runs[0])
+        study = side_by_side.together(runs[0])
         output = output or str(Path(runs[0]) / REPORT)
         runs = tuple(map(str, inside))
     if len(runs) > 1 and output is None and not as_json:
-        raise InputError(f"{len(runs)} runs share one page. Say where to write it with --output FILE.")
+        raise InputError(f"{len(runs)} runs share one page. Choose its file with --output FILE.")
     if output is not None or not as_json:
-        if len(runs) > 1:  # one needs nothing of the engine
+        if len(runs) > 1:  # one run needs no imports of the engine
             from ftengine.engine import side_by_side
 
-            overview = side_by_side.overview(runs, made)
+            overview = side_by_side.overview(runs, study)
         target = write_report(runs, output, overview)
     if as_json:
         verdicts = [{"run": run, **verdict_of(run).to_json()} for run in runs]
         print_json(verdicts[0] if len(runs) == 1 else verdicts)
         return
     out = page()
-    if made is not None:
-        if isinstance(made, Comparison):
-            compare.show(made)
+    if study is not None:
+        if isinstance(study, Comparison):
+            compare.show(study)
         else:
-            crossvalidate.show(made)
+            crossvalidate.show(study)
         out.print()
     for run in runs:
         if len(runs) > 1:

@@ -1,4 +1,4 @@
-"""`ftengine reproduce`: does the same come of a run's own record?"""
+"""`ftengine reproduce`: train a run again from its record and compare the results."""
 
 from __future__ import annotations
 
@@ -17,27 +17,26 @@ if TYPE_CHECKING:
 STATUS = {"equal": 0, "within": 3, "different": 4, "undecided": 5}
 """Exit status; 1 and 2 are those of every command."""
 
-SAID = {
+OUTCOMES = {
     "equal": "the same in every bit",
-    "within": "other weights, but answers nearer to each other than those of base and tuned model, with their interval",
+    "within": "other weights, but the answers differ less than those of base and tuned model do, with their interval",
     "different": "another model",
     "undecided": "other weights, and too few held-out examples to tell whether the answers differ",
 }
 
-MEASURED = "the same weights in every bit, whose answers were measured otherwise"
+MEASURED = "the same weights in every bit, but other figures for their answers"
 
 
 @click.command()
 @run_argument
-@click.option("--output", metavar="DIR", type=PATH, help="Folder of the new run; by default RUN-again.")
+@click.option("--output", metavar="DIR", type=PATH, help="Folder of the new run. Default: RUN-again.")
 @trust_code_option
 @json_option
 def reproduce(run_folder: str, output: str | None, trust_code: bool, as_json: bool) -> None:
     """Train a run again from its own record, and compare.
 
-    Says what is no longer as it was: data, base, code, versions, machine. With other data, or another base, nothing is
-    trained.
-    Exit status: 0 the same in every bit, 3 the same within intervals, 4 different, 5 it cannot be told.
+    Lists what has changed since: data, base, code, versions, machine. If data or base have changed, nothing is trained.
+    Exit status: 0 the same in every bit, 3 the same within intervals, 4 different, 5 undecided.
 
     \b
     Example:
@@ -62,16 +61,16 @@ def _shown(result: Reproduction) -> list[tuple[str, str]]:
     from ftengine.text import with_ends
 
     measured = result.same_weights and result.outcome != "equal"
-    lines = [("came of it", MEASURED if measured else SAID[result.outcome])]
+    lines = [("result", MEASURED if measured else OUTCOMES[result.outcome])]
     if result.output is None:
-        lines.append(("trained", "nothing: this would be another run"))
+        lines.append(("trained", "nothing, as this would be another run"))
     else:
         lines.append(("trained", result.output))
     if result.difference is not None:
         lines.append((f"{result.metric}", f"{with_ends(result.difference, sign=True)} against the recorded run"))
     if result.step is not None:
         lines.append(("first step", f"{result.step:,} has another loss"))
-    lines += [(f"{one.kind} differs", one.text) for one in result.changes]
+    lines += [(f"{change.kind} differs", change.text) for change in result.changes]
     if not result.changes:
-        lines.append(("recorded", "nothing differs: data, base, code, versions, machine"))
+        lines.append(("recorded", "no differences in data, base, code, versions or machine"))
     return lines

@@ -1,4 +1,4 @@
-"""What `ftengine plan --processes N --bandwidth B` takes and prints."""
+"""Options and output of `ftengine plan --processes N --bandwidth B`."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ if TYPE_CHECKING:
 
 
 def network(processes: int | None, bandwidth: str | None, *, measure: bool) -> float | None:
-    """Return bytes a second; None where scaling is not asked for (InputError: half of it is, or nothing is timed)."""
+    """Return bytes a second; None without both options (InputError: one is missing, or the step is not timed)."""
     if processes is None and bandwidth is None:
         return None
     if processes is None or bandwidth is None:
         raise InputError("--processes and --bandwidth go together, as in --processes 64 --bandwidth 400Gb/s.")
     if not measure:
-        raise InputError("--processes needs a step to be measured; leave --no-measure and --parameters-only out.")
+        raise InputError("--processes needs the time of a step. Leave --no-measure and --parameters-only out.")
     from ftengine.parallel.scaling import bandwidth_of
 
     return bandwidth_of(bandwidth)
 
 
 def show_scaling(out: Console, scaling: dict[str, Any]) -> None:
-    """Print a step on 1, 2, 4, … processes, and what limits."""
+    """Print the times of a step on 1, 2, 4, … processes, and advice."""
     speed = number(8 * scaling["bandwidth"] / 1e9)
     out.print(f"\nA step on several processes like this one, at {speed} Gb/s (computed):")
     columns = ("processes", "examples", "steps", "compute", "communication", "exposed", "efficiency", "training")
     rows = [
         (
-            f"{one['processes']:,}",
-            f"{one['examples_a_step']:,}",
-            f"{one['steps']:,}",
-            *(seconds(one[f"{part}_seconds"]) for part in ("compute", "communication", "exposed")),
-            percent(one["efficiency"]),
-            duration(one["seconds"]),
+            f"{scale['processes']:,}",
+            f"{scale['examples_a_step']:,}",
+            f"{scale['steps']:,}",
+            *(seconds(scale[f"{part}_seconds"]) for part in ("compute", "communication", "exposed")),
+            percent(scale["efficiency"]),
+            duration(scale["seconds"]),
         )
-        for one in scaling["scales"]
+        for scale in scaling["scales"]
     ]
     out.print(table(columns, rows))
     for line in scaling["advice"]:

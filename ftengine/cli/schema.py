@@ -1,4 +1,4 @@
-"""`ftengine schema`: recipes as editors read them."""
+"""`ftengine schema`: the JSON schema of recipes, for editors."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from ftengine.errors import InputError
 from ftengine.text import printable
 
 FILE = "recipe.schema.json"
-"""The file that `ftengine init` names in a recipe, where it lies beside it."""
+"""The schema's file. `ftengine init` names it in a recipe if it is in the same folder."""
 
 
 def first_line(file: str) -> str:
-    """Return the comment by which editors find a recipe's schema."""
+    """Return the comment that shows editors a recipe's schema."""
     return f"# yaml-language-server: $schema={file}\n"
 
 
 @click.command()
-@click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help=f"Write it there, such as {FILE}.")
+@click.option(
+    "--output", metavar="FILE", type=click.Path(path_type=Path), help=f"Write it to this file, such as {FILE}."
+)
 def schema(output: Path | None) -> None:
     """Print the JSON schema of recipes, with the installed components.
 
-    With it, editors complete keys, names and options and mark what is wrong. A recipe names it in its first line;
-    `ftengine init` writes that line where recipe.schema.json lies beside the recipe. Write it again when plugins are
-    installed or removed.
+    With it, editors complete keys, names and options and mark mistakes. A recipe names the schema in its first line;
+    `ftengine init` writes that line if recipe.schema.json is in the recipe's folder. Write the schema again after
+    plugins are installed or removed.
 
     \b
     Example:
       ftengine schema --output recipe.schema.json
     """
-    text = json.dumps(cached_fact("schema") or _ask(), indent=2, allow_nan=False)
+    text = json.dumps(cached_fact("schema") or _make_schema(), indent=2, allow_nan=False)
     if output is None:
         click.echo(text)
         return
@@ -48,8 +50,8 @@ def schema(output: Path | None) -> None:
     click.echo(printable(f"wrote {output}. Begin recipes beside it with: {first_line(output.name).strip()}"))
 
 
-def _ask() -> dict[str, Any]:
-    """Return the schema of what plugins offer, which is asked of them now."""
+def _make_schema() -> dict[str, Any]:
+    """Make the schema from the installed components, and cache it."""
     from ftengine.plugins.registry import Registry
     from ftengine.run.recipe_schema import recipe_schema
 
@@ -62,7 +64,7 @@ def _ask() -> dict[str, Any]:
 
 
 def _is_schema(file: Path) -> bool:
-    """Say whether a file is what this command wrote before."""
+    """Return whether a file was written by this command."""
     from ftengine.run.recipe_schema import TITLE
 
     try:

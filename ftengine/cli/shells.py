@@ -1,4 +1,4 @@
-"""What shells need beside what click knows of them."""
+"""Completion in bash of options of the form KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from click import shell_completion as shells
 
 @shells.add_completion_class
 class _Bash(shells.BashComplete):
-    """Bash takes the = of KEY=VALUE for a word of its own, and puts what is completed behind it."""
+    """Bash splits KEY=VALUE at the =, and inserts a completion after it."""
 
     _key = ""
 

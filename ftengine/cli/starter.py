@@ -1,4 +1,4 @@
-"""A recipe to start from, its comments made from the recipe's own descriptions so that they cannot drift."""
+"""The recipe that `ftengine init` writes; its comments are the descriptions of the recipe's keys."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ MODEL = "FOLDER-OR-HUB-ID"
 DATA = "train.jsonl"
 COMMENT_COLUMN = 32
 LOOKED_AT = 200
-"""Rows of the data that are read."""
+"""Rows of the data that `init` reads."""
 ENOUGH_STEPS, MOST_EPOCHS = 1000, 20
-"""Fewer steps than this leave a model unfinished, so few rows are passed over more often, up to this: twelve classes of
-1,080 rows were told apart in 58 % after 3 epochs, 365 steps, and in 71 % after 8. The best weights are kept."""
+"""Below ENOUGH_STEPS training stops too early, so a small data set gets more epochs, at most MOST_EPOCHS. With twelve
+classes in 1,080 rows, accuracy was 58 % after 3 epochs (365 steps) and 71 % after 8. The best weights are kept."""
 LEAST_STEPS = 100
-"""Fewer steps than this are not given for larger ones."""
+"""`train.accumulate` is not raised where fewer steps than this would be left."""
 KINDS_OF_LISTS = {key: kind for kind, key in RECIPE_KEYS.items() if kind not in ("loader", "task", "strategy")}
 """Recipe keys that hold a list of components, and the kind of those."""
-Given = Mapping[tuple[str, str], Any]
+Values = Mapping[tuple[str, str], Any]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a look into data found.
+class Inspection:
+    """What `inspect_data` learned about one source.
 
     Args:
-        columns: of the data; empty where it was not looked into.
-        task: the one that it is for; None where none is.
-        recognised: how that one reads it.
-        hint: what may be wrong with the data where no task is for it.
-        rows: how many there are; None where that was not looked up.
-        note: how the file is read, going on from its name.
-        skipped: how many rows cannot be read, and why the first cannot; "" where all can.
+        columns: names of the columns; empty if the source was not read.
+        task: the task that suits the data; None if none does.
+        recognised: how that task reads the columns.
+        hint: what may be wrong with the data, if no task suits it.
+        rows: number of rows; None if they were not counted.
+        note: how the file is read; continues a sentence that begins with its name.
+        skipped: how many rows cannot be read, and why the first cannot; "" if all can.
     """
 
     columns: Sequence[str] = ()
@@ -58,27 +58,27 @@ class Seen:
     skipped: str = ""
 
 
-def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mapping[str, str]) -> Seen:
-    """Ask tasks whether the data is of their kind.
+def inspect_data(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mapping[str, str]) -> Inspection:
+    """Read the first rows of a source and choose the task that suits them.
 
     Args:
-        source: a file or a folder; of a data set of the hub, or what else a reader fetches, nothing is found.
-        tasks: those to ask; of equally certain ones the first is taken.
-        refused: why the model is not for a task, by the task's name.
+        source: a file or a folder. A data set of the hub, or another source that a reader downloads, is not read.
+        tasks: candidates; of equally certain ones the first is chosen.
+        refused: reasons why the model cannot do a task, by the task's name.
 
     Raises:
-        InputError: the data is of a kind that the model cannot learn.
-        DataError: there is no such file, or it is in another encoding than UTF-8.
+        InputError: the data suits only tasks that the model cannot do.
+        DataError: the file does not exist, or its encoding is not UTF-8.
     """
     if not is_there(source, registry):
-        return Seen()
+        return Inspection()
     data = first_rows(source, LOOKED_AT, registry)
-    known, asked, doubt = [], list(tasks), ""
-    for entry in asked:
+    fitting, candidates, doubt = [], list(tasks), ""
+    for entry in candidates:
         cls = entry.cls
         recognised = cls.recognise(data.columns, data.rows)
-        if recognised is not None and (recognised.certainty or len(asked) == 1):
-            known.append((entry, recognised))
+        if recognised is not None and (recognised.certainty or len(candidates) == 1):
+            fitting.append((entry, recognised))
         elif recognised is not None and recognised.note:
             doubt = f" {recognised.note}"
     broken = data.skipped
@@ -89,15 +89,15 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
         (name for name, value in (data.rows[0] if data.rows else {}).items() if _is_json_text(name, value)), None
     )
     json_text = "" if packed is None else f"Column {packed} holds JSON as text: save the rows as .jsonl"
-    if not known:
+    if not fitting:
         hint = data.hint or (json_text and f" {json_text}.") or (doubt and f"{doubt} Name the task with --task.")
-        return Seen(data.columns, hint=hint, rows=data.count, note=data.note, skipped=skipped)
-    suiting = [pair for pair in known if pair[0].name not in refused]
+        return Inspection(data.columns, hint=hint, rows=data.count, note=data.note, skipped=skipped)
+    suiting = [pair for pair in fitting if pair[0].name not in refused]
     if not suiting:
-        kind, _ = max(known, key=lambda pair: pair[1].certainty)
+        kind, _ = max(fitting, key=lambda pair: pair[1].certainty)
         raise InputError(
-            f"{source} has columns {column_names(data.columns)}: {kind.name}. But {refused[kind.name]} If they are for "
-            f"another task, name it with --task and rename them with data.columns.{doubt}"
+            f"{source} has columns {column_names(data.columns)}: {kind.name}. But {refused[kind.name]} For "
+            f"another task, name it with --task and rename the columns with data.columns.{doubt}"
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
     if doubt and recognised.certainty == 1:
@@ -105,18 +105,18 @@ def look(source: str, tasks: Iterable[Entry], registry: Registry, refused: Mappi
     if json_text:
         note = f"{recognised.note} {json_text} if it should be read as lists or objects.".strip()
         recognised = replace(recognised, note=note)
-    return Seen(data.columns, task, recognised, rows=data.count, note=data.note, skipped=skipped)
+    return Inspection(data.columns, task, recognised, rows=data.count, note=data.note, skipped=skipped)
 
 
 def _is_json_text(name: str, value: object) -> bool:
-    """Say whether a column that is read as lists or objects holds them as text, which tools may be."""
+    """Return whether a value is JSON as text; column `tools` may be."""
     return name != "tools" and isinstance(value, str) and value.lstrip().startswith(("[{", '{"'))
 
 
 def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[str, str]:
-    """Return why a model is not for a task, by the task's name; no weights are read and no model is built.
+    """Return reasons why a model cannot do a task, by the task's name; reads no weights and builds no model.
 
-    Of a loader that does not write `check_head` nothing is known.
+    A loader without `check_head` refuses no task.
 
     Raises:
         SourceError: the model is missing, or nothing can be loaded from it.
@@ -133,14 +133,14 @@ def refusals(source: str, tasks: Iterable[Entry], registry: Registry) -> dict[st
     return refused
 
 
-def rows_of(seen: Mapping[str, Seen]) -> int | None:
-    """Return how many rows there are in all sources; None where that is not known of one."""
-    counts = [one.rows for one in seen.values()]
+def rows_of(inspections: Mapping[str, Inspection]) -> int | None:
+    """Return the number of rows of all sources; None if one was not counted."""
+    counts = [inspection.rows for inspection in inspections.values()]
     return None if not counts or None in counts else sum(count or 0 for count in counts)
 
 
 def proposed_epochs(rows: int | None, most: float | None = None) -> float:
-    """Return passes over so many rows that come to enough steps, at most `most`; the default where not known."""
+    """Return the epochs that make ENOUGH_STEPS of so many rows, at most `most`; the default if `rows` is None."""
     section = TrainSection()  # type: ignore[call-arg]
     if not rows:
         return section.epochs
@@ -148,14 +148,14 @@ def proposed_epochs(rows: int | None, most: float | None = None) -> float:
     return min(max(section.epochs, ceil(ENOUGH_STEPS * section.batch_size / trained)), most or MOST_EPOCHS)
 
 
-def proposed_accumulation(wanted: int | None, rows: int | None, most_epochs: float | None = None) -> int:
-    """Return micro-batches a step that come to as many examples as a task wants, or to enough steps of so many rows."""
+def proposed_accumulation(examples_a_step: int | None, rows: int | None, most_epochs: float | None = None) -> int:
+    """Return `train.accumulate` for the examples a step that a task asks for, so that LEAST_STEPS remain."""
     size = TrainSection.model_fields["batch_size"].default
-    most = max(1, (wanted or size) // size)
+    most = max(1, (examples_a_step or size) // size)
     if not rows:
         return most
-    seen = rows * (1 - DataSection.model_fields["validation"].default) * proposed_epochs(rows, most_epochs)
-    return max(1, min(most, int(seen / (size * LEAST_STEPS))))
+    trained = rows * (1 - DataSection.model_fields["validation"].default) * proposed_epochs(rows, most_epochs)
+    return max(1, min(most, int(trained / (size * LEAST_STEPS))))
 
 
 def starter(
@@ -163,51 +163,53 @@ def starter(
     task: str | None,
     model: str | None,
     strategy: str | None,
-    seen: Mapping[str, Seen],
+    inspections: Mapping[str, Inspection],
     *,
     all_keys: bool = False,
 ) -> str:
-    """Return a recipe: what is required, what the data asks for, and what differs from a default.
+    """Return a recipe: required keys, those that the data needs, and those that differ from their default.
 
     Args:
         all_keys: every key, with its default and what it means.
         components: all that a recipe may name.
-        task, strategy: names of components; by default the ones that their plugins propose to beginners.
-        model: the recipe's `model.source`; by default one that suits the task (its trait `example_model`).
-        seen: in each source of the recipe's `data.train`; by default that is a name which suits the task (its trait
-            `example_data`).
+        task, strategy: names of components; by default those whose trait `is_default` is set.
+        model: the recipe's `model.source`; by default the task's trait `example_model`.
+        inspections: by source of the recipe's `data.train`; if empty, that is the task's trait `example_data`.
     """
-    ways = [one.recognised for one in seen.values()]
-    notes = {("data", "columns"): " ".join(dict.fromkeys(one.note for one in ways if one.note))}
+    readings = [inspection.recognised for inspection in inspections.values()]
+    notes = {("data", "columns"): " ".join(dict.fromkeys(r.note for r in readings if r.note))}
     chosen = {
-        kind: starting_first(one for one in components if one.kind == kind and name in (None, one.name))[0]
+        kind: starting_first(c for c in components if c.kind == kind and name in (None, c.name))[0]
         for kind, name in {"task": task, "strategy": strategy}.items()
     }
-    asked, tuning = chosen["task"], chosen["strategy"]
-    given: dict[tuple[str, str], Any] = {
-        ("model", "source"): model or asked.traits["example_model"] or MODEL,
-        ("data", "train"): asked.traits["example_data"] or DATA,
-        **_data(seen),
+    task_chosen, strategy_chosen = chosen["task"], chosen["strategy"]
+    preset: dict[tuple[str, str], Any] = {
+        ("model", "source"): model or task_chosen.traits["example_model"] or MODEL,
+        ("data", "train"): task_chosen.traits["example_data"] or DATA,
+        **_data(inspections),
     }
-    usual, share = tuning.traits["learning_rate"], asked.traits["learning_rate_share"]
+    usual, share = strategy_chosen.traits["learning_rate"], task_chosen.traits["learning_rate_share"]
     if usual is not None or share != 1:
-        given["train", "learning_rate"] = usual_learning_rate(usual, share)
-    takes = {option.name for option in tuning.options}
-    given |= {("strategy", key): value for key, value in asked.traits["strategy_defaults"] if key in takes}
-    given |= _steps(asked, seen)
-    if steps := given.get(("train", "accumulate")):
-        notes["train", "accumulate"] = _why_accumulated(asked.name, steps)
-    given |= {("task", option): value for one in ways for option, value in one.options.items()}
-    return (_every_key if all_keys else _short)(components, chosen, given, notes)
+        preset["train", "learning_rate"] = usual_learning_rate(usual, share)
+    takes = {option.name for option in strategy_chosen.options}
+    preset |= {("strategy", key): value for key, value in task_chosen.traits["strategy_defaults"] if key in takes}
+    preset |= _steps(task_chosen, inspections)
+    if steps := preset.get(("train", "accumulate")):
+        notes["train", "accumulate"] = _why_accumulated(task_chosen.name, steps)
+    preset |= {("task", option): value for r in readings for option, value in r.options.items()}
+    return (_every_key if all_keys else _short)(components, chosen, preset, notes)
 
 
 def _every_key(
-    components: Sequence[Described], chosen: Mapping[str, Described], given: Given, notes: Mapping[tuple[str, str], str]
+    components: Sequence[Described],
+    chosen: Mapping[str, Described],
+    preset: Values,
+    notes: Mapping[tuple[str, str], str],
 ) -> str:
-    """Return every key, with its default and what there is to know about it."""
+    """Return a recipe with every key, its default and its description."""
     lines = [
         "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
-        "# What is not required may be left out; then it has the value written here, or the default that is named.",
+        "# A key that is not required may be left out; it then has the value here, or the default named after it.",
     ]
     before = None
     for option in options(Recipe):
@@ -217,10 +219,10 @@ def _every_key(
             lines.append("")
         before = block
         if option.name in chosen:
-            lines += _component(components, option, chosen[option.name], given)
+            lines += _component(components, option, chosen[option.name], preset)
         elif section is not None:
             lines.append(_commented(f"{option.name}:", _summary(section)))
-            lines += _keys(option.name, section, given, notes)
+            lines += _keys(option.name, section, preset, notes)
         else:
             lines.append(_line(option, Recipe))
             lines += _rest(components, KINDS_OF_LISTS.get(option.name), "may hold", modality=chosen["task"].modality)
@@ -228,11 +230,11 @@ def _every_key(
 
 
 def _short(
-    _: Sequence[Described], chosen: Mapping[str, Described], given: Given, notes: Mapping[tuple[str, str], str]
+    _: Sequence[Described], chosen: Mapping[str, Described], preset: Values, notes: Mapping[tuple[str, str], str]
 ) -> str:
-    """Return the keys that are given, the components by name, and where the others are listed."""
-    named = {(kind, "name"): one.name for kind, one in chosen.items()}
-    values = {**named, **{key: value for key, value in given.items() if value is not None}}
+    """Return a recipe with the keys in `preset`, the components by name, and where to find all other keys."""
+    named = {(kind, "name"): component.name for kind, component in chosen.items()}
+    values = {**named, **{key: value for key, value in preset.items() if value is not None}}
     steps = ("epochs", "batch_size", "learning_rate")
     values = {("train", name): TrainSection.model_fields[name].default for name in steps} | values
     lines = [
@@ -254,48 +256,50 @@ def _short(
     return "\n".join([*lines, f"output: {yaml_value(Recipe.model_fields['output'].default)}"]) + "\n"
 
 
-def _data(seen: Mapping[str, Seen]) -> dict[tuple[str, str], Any]:
-    """Return what the recipe says of the data; of several sources that are read otherwise, each with its columns."""
-    ways = [one.recognised for one in seen.values()]
-    alike = all(one.columns == ways[0].columns for one in ways)
-    told: dict[tuple[str, str], Any] = {("data", "train"): next(iter(seen))} if seen else {}
-    if len(seen) > 1:
-        own = {source: {} if alike else dict(one.recognised.columns) for source, one in seen.items()}
-        told["data", "train"] = [{"source": source, "columns": columns} for source, columns in own.items()]
-    if ways and alike and ways[0].columns:
-        told["data", "columns"] = dict(ways[0].columns)
-    if split := next((one.split for one in ways if one.split), None):
-        told["data", "split"] = dict(split)
-    return told
+def _data(inspections: Mapping[str, Inspection]) -> dict[tuple[str, str], Any]:
+    """Return the recipe's keys about the data; sources with different columns are listed with their own."""
+    readings = [inspection.recognised for inspection in inspections.values()]
+    alike = all(reading.columns == readings[0].columns for reading in readings)
+    keys: dict[tuple[str, str], Any] = {("data", "train"): next(iter(inspections))} if inspections else {}
+    if len(inspections) > 1:
+        own = {
+            source: {} if alike else dict(inspection.recognised.columns) for source, inspection in inspections.items()
+        }
+        keys["data", "train"] = [{"source": source, "columns": columns} for source, columns in own.items()]
+    if readings and alike and readings[0].columns:
+        keys["data", "columns"] = dict(readings[0].columns)
+    if split := next((reading.split for reading in readings if reading.split), None):
+        keys["data", "split"] = dict(split)
+    return keys
 
 
-def _steps(task: Described, seen: Mapping[str, Seen]) -> dict[tuple[str, str], Any]:
-    """Return what the recipe says of passes over the data and of a step's examples, where it is not the default."""
-    rows, fields, told = rows_of(seen), TrainSection.model_fields, dict[tuple[str, str], Any]()
+def _steps(task: Described, inspections: Mapping[str, Inspection]) -> dict[tuple[str, str], Any]:
+    """Return train.epochs and train.accumulate where they differ from their defaults."""
+    rows, fields, keys = rows_of(inspections), TrainSection.model_fields, dict[tuple[str, str], Any]()
     most_epochs = task.traits["most_epochs"]
-    known = any(one.task for one in seen.values())
-    if known and (epochs := proposed_epochs(rows, most_epochs)) != fields["epochs"].default:
-        told["train", "epochs"] = epochs
+    has_task = any(inspection.task for inspection in inspections.values())
+    if has_task and (epochs := proposed_epochs(rows, most_epochs)) != fields["epochs"].default:
+        keys["train", "epochs"] = epochs
     if (steps := proposed_accumulation(task.traits["batch_size"], rows, most_epochs)) != fields["accumulate"].default:
-        told["train", "accumulate"] = steps
-    return told
+        keys["train", "accumulate"] = steps
+    return keys
 
 
 def _why_accumulated(task: str, steps: int) -> str:
     size = TrainSection.model_fields["batch_size"].default
     return (
-        f"Task {task} compares the examples of a step with each other: here {size} × {steps} = {size * steps}, at the "
-        f"memory of {size}. A larger batch_size in place of accumulate takes fewer passes of the model, and the memory "
-        "that `ftengine plan` estimates."
+        f"Task {task} compares the examples of a step with each other: here {size} × {steps} = {size * steps}, in the "
+        f"memory that {size} need. A larger batch_size with a smaller accumulate is faster and needs more memory; "
+        "`ftengine plan` estimates how much."
     )
 
 
-def _keys(name: str, section: type[BaseModel], given: Given, notes: Mapping[tuple[str, str], str]) -> Iterator[str]:
-    """Yield a line a key of a section, below it the note on it."""
+def _keys(name: str, section: type[BaseModel], preset: Values, notes: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    """Yield one line for each key of a section, and its note below it."""
     for key in options(section):
-        value = given.get((name, key.name))
+        value = preset.get((name, key.name))
         if (name, key.name) == ("data", "train") and isinstance(value, list):
-            yield _commented("  train:", _known(key, section))
+            yield _commented("  train:", _key_comment(key, section))
             yield from _sources(value)
             continue
         yield _line(key, section, value, 2)
@@ -304,63 +308,63 @@ def _keys(name: str, section: type[BaseModel], given: Given, notes: Mapping[tupl
 
 
 def _sources(sources: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield lines of several sources, their weights commented out."""
-    for one in sources:
-        yield f"    - source: {yaml_value(one['source'])}"
-        if one["columns"]:
-            yield f"      columns: {yaml_value(one['columns'])}"
-        weight = f"{TrainSource.model_fields['weight'].description}; given to all or to none"
-        yield _commented("      # weight: 1", weight if one is sources[0] else "")
+    """Yield the lines of several sources, with their weights commented out."""
+    for source in sources:
+        yield f"    - source: {yaml_value(source['source'])}"
+        if source["columns"]:
+            yield f"      columns: {yaml_value(source['columns'])}"
+        weight = f"{TrainSource.model_fields['weight'].description}; set it for all sources or for none"
+        yield _commented("      # weight: 1", weight if source is sources[0] else "")
 
 
 def starting_first(components: Iterable[Described]) -> list[Described]:
-    """Return components with those in front that their plugins call a good start."""
-    return sorted(components, key=lambda one: not one.traits["is_default"])
+    """Return components, those with the trait `is_default` first."""
+    return sorted(components, key=lambda component: not component.traits["is_default"])
 
 
 def _component(
-    components: Sequence[Described], key: Option, chosen: Described, given: Mapping[tuple[str, str], Any]
+    components: Sequence[Described], key: Option, chosen: Described, preset: Mapping[tuple[str, str], Any]
 ) -> Iterator[str]:
     yield _commented(f"{key.name}:", "required")
     yield _commented(f"  name: {yaml_value(chosen.name)}", chosen.summary)
     yield from (f"  {line}" for line in _rest(components, chosen.kind, "or", but=chosen.name))
     for option in chosen.options:
-        line = _line(option, None, given.get((key.name, option.name)), indent=2)
+        line = _line(option, None, preset.get((key.name, option.name)), indent=2)
         yield f"  # {line.strip()}" if option.required else line
 
 
 def _rest(
     components: Sequence[Described], kind: str | None, word: str, but: str = "", modality: str | None = None
 ) -> Iterator[str]:
-    """Name what else is installed of a kind, without augmenters of another modality than the data's."""
-    for one in (one for one in components if one.kind == kind):
-        suits = one.kind != "augmenter" or one.modality in (None, modality)
-        if one.name != but and suits:
-            yield f"# {word} {one.name}: {_flat(one.summary)}"
+    """Yield a comment for each other component of a kind, without augmenters of another modality."""
+    for component in (c for c in components if c.kind == kind):
+        suits = component.kind != "augmenter" or component.modality in (None, modality)
+        if component.name != but and suits:
+            yield f"# {word} {component.name}: {_flat(component.summary)}"
 
 
 def _line(option: Option, section: type[BaseModel] | None, value: Any = None, indent: int = 0) -> str:
-    """Write a key with its default (or another value) and what there is to know about it."""
+    """Return a key with its default (or another value) and its description as a comment."""
     usual = yaml_value(_shortened(option.default))
     shown = usual if value is None else yaml_value(_shortened(value))
-    known = _known(option, section)
+    comment = _key_comment(option, section)
     if shown != usual and not option.required:
-        known = "; ".join(part for part in (known, f"default: {usual}") if part)
-    return _commented(f"{' ' * indent}{option.name}: {shown}", known)
+        comment = "; ".join(part for part in (comment, f"default: {usual}") if part)
+    return _commented(f"{' ' * indent}{option.name}: {shown}", comment)
 
 
-def _known(option: Option, section: type[BaseModel] | None) -> str:
-    """Return what there is to know about a key."""
+def _key_comment(option: Option, section: type[BaseModel] | None) -> str:
+    """Return the comment of a key: description, example, choices and constraints."""
     inner = _optional_section(section, option.name) if section else None
-    known = [
+    parts = [
         "required" if option.required else "",
         option.description or (_summary(inner) if inner else ""),
         f"for example {yaml_value(inner().model_dump(mode='json'))}" if inner and not _requires(inner) else "",
         option.choices,
-        # Any text may be given where a string is; its description says what it means.
+        # A string may have any text; its description says what it means.
         "" if "string" in option.type else ", ".join(option.constraints),
     ]
-    return "; ".join(part.rstrip(".") for part in known if part)
+    return "; ".join(part.rstrip(".") for part in parts if part)
 
 
 def _commented(text: str, comment: str) -> str:
@@ -372,7 +376,7 @@ def _flat(text: str) -> str:
 
 
 def _shortened(value: Any) -> Any:
-    """Return a component without options as its name."""
+    """Return the name of a component that has no options set; any other value unchanged."""
     return value["name"] if isinstance(value, dict) and value.keys() == {"name"} else value
 
 

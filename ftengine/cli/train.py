@@ -1,4 +1,4 @@
-"""`ftengine train`: fine-tune as a recipe says."""
+"""`ftengine train`: fine-tune a model as a recipe says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftengine.run.progress import is_main_process, listening
 from ftengine.text import NOTHING, cut_middle, duration, one_line, percent, size, speed
 
 REPORT = "report.html"
-"""The page that every run ends with."""
+"""The report that every finished run has."""
 MOST_ANSWERS = 3
 """Prompts whose answers are printed; the report has all."""
 LONGEST_ANSWER = 100
@@ -59,7 +59,9 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
             f"data {recipe.data.train_name}, output {recipe.output}"
         )
         with report_errors(listener, lambda: state_of(recipe.output, again)):
-            from ftengine.engine.fine_tune import fine_tune  # seconds of imports, after the first line
+            from ftengine.engine.fine_tune import (
+                fine_tune,
+            )  # the imports take seconds; the first line is printed before
 
             run = fine_tune(recipe, resume=resume, listener=listener)
     if not is_main_process():
@@ -85,7 +87,7 @@ def _result(run: Run, records: RunRecords) -> dict[str, Any]:
 
 def _show(run: Run, records: RunRecords, seconds: float) -> None:
     out = page()
-    show_figures(out, records.evaluation, whole=False)
+    show_figures(out, records.evaluation, all_metrics=False)
     for show in (show_slices, show_probes):
         show(out, records.evaluation)
     show_answers(out, _answers(records))
@@ -110,12 +112,17 @@ def _answers(records: RunRecords) -> Sequence[Answered]:
 
 
 def show_answers(out: Console, answers: Sequence[Answered]) -> None:
-    """Print what both models answer to the first few prompts, a line each."""
+    """Print both models' answers to the first prompts, a line each."""
     lead = f"\nanswers to held-out prompts (the report has all {len(answers)}):"
-    for i, one in enumerate(answers[:MOST_ANSWERS]):
-        told = [("prompt", one.prompt), ("reference", one.wanted), ("base", one.base), ("tuned", one.tuned)]
-        known = [(name, cut_middle(one_line(text), LONGEST_ANSWER)) for name, text in told if text is not None]
-        out.print("" if i else lead, facts((f"  {name}", text or NOTHING) for name, text in known))
+    for i, answer in enumerate(answers[:MOST_ANSWERS]):
+        texts = [
+            ("prompt", answer.prompt),
+            ("reference", answer.wanted),
+            ("base", answer.base),
+            ("tuned", answer.tuned),
+        ]
+        shown = [(name, cut_middle(one_line(text), LONGEST_ANSWER)) for name, text in texts if text is not None]
+        out.print("" if i else lead, facts((f"  {name}", text or NOTHING) for name, text in shown))
 
 
 def _lines(run: Run, records: RunRecords, seconds: float) -> list[tuple[str, str | None]]:
@@ -127,13 +134,15 @@ def _lines(run: Run, records: RunRecords, seconds: float) -> list[tuple[str, str
     if training.stopped_early:
         steps += ", stopped early because the validation loss no longer fell"
     best, validations = training.best_step, len(records.validations)
-    kept = f"the weights of step {best:,}, which have the lowest validation loss" if best and validations > 1 else None
+    best_weights = (
+        f"the weights of step {best:,}, which have the lowest validation loss" if best and validations > 1 else None
+    )
     return [
         ("training", f"{duration(training.seconds)}, {steps}"),
         ("this command", duration(seconds)),
         ("speed", speed(training.examples_per_second, training.tokens_per_second) or None),
         ("kernels", training.kernels or None),
-        ("kept", kept),
+        ("kept", best_weights),
         ("parameters", f"{trained:,} of {total:,} trained ({percent(trained / total)})"),
         ("peak memory", size(training.peak_memory_bytes)),
         ("tuned model" if trained == total or is_pretrained(run.trained) else "trained part", str(run.trained)),

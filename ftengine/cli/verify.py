@@ -1,4 +1,4 @@
-"""`ftengine verify`: which model does an endpoint serve?"""
+"""`ftengine verify`: find out which model an endpoint serves."""
 
 from __future__ import annotations
 
@@ -16,35 +16,43 @@ if TYPE_CHECKING:
 STATUS = {"tuned": 0, "base": 3, "other": 4, "undecided": 5}
 """Exit status; 1 and 2 are those of every command."""
 
-SAID = {
+SERVED = {
     "tuned": "the tuned model",
     "base": "the base model",
     "other": "something else",
     "undecided": "cannot tell",
 }
-ALIKE = "the tuned model and its base answer these rows too much alike"
+ALIKE = "the answers of the tuned model and its base to these rows are too similar"
 
 
 @click.command()
 @run_argument
-@click.option("--url", required=True, help="Of an OpenAI-compatible API, e.g. http://localhost:8000/v1.")
-@click.option("--model", default="", metavar="NAME", help="The model's name there; by default the only one.")
+@click.option("--url", required=True, help="URL of an OpenAI-compatible API, e.g. http://localhost:8000/v1.")
+@click.option("--model", default="", metavar="NAME", help="The model's name at the endpoint. Default: its only model.")
 @click.option("--rows", type=click.IntRange(2, 1000), metavar="N", default=32, show_default=True, help="Rows to ask.")
 @click.option(
     "--weights",
     default="",
     metavar="TYPE",
-    help="Of the served weights, e.g. f16, q8_0, q4_0; by default from the model's name, or what 8 bits explain.",
+    help="Type of the served weights, e.g. f16, q8_0, q4_0. Default: from the model's name, else 8 bits.",
 )
 @click.option("--data", metavar="FILE", type=PATH, help="Rows to ask; by default the run's held-out ones.")
 @click.option(
-    "--key-variable", default="OPENAI_API_KEY", show_default=True, metavar="NAME", help="Where the API key is read."
+    "--key-variable",
+    default="OPENAI_API_KEY",
+    show_default=True,
+    metavar="NAME",
+    help="Environment variable with the API key.",
 )
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds for a request.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds for one request."
+)
 @click.option(
     "--max-time", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds for all requests."
 )
-@click.option("--retries", type=click.IntRange(0, 10), default=2, show_default=True, help="Of a request that fails.")
+@click.option(
+    "--retries", type=click.IntRange(0, 10), default=2, show_default=True, help="Retries of a failed request."
+)
 @trust_code_option
 @json_option
 def verify(
@@ -63,8 +71,8 @@ def verify(
 ) -> None:
     """Say which model an endpoint serves: the tuned one or its base.
 
-    It is asked a run's held-out rows, and may serve something else as well: another template, other weights.
-    Exit status: 0 the tuned model, 3 the base, 4 something else, 5 it cannot be told.
+    The endpoint answers the run's held-out rows. "Something else" may be another template or other weights.
+    Exit status: 0 the tuned model, 3 the base, 4 something else, 5 undecided.
 
     \b
     Example:
@@ -92,8 +100,8 @@ def verify(
                 f"{result.same_as_tuned} of {result.rows} as the tuned model, {result.same_as_base} as the base",
             ),
             (
-                "of its tokens",
-                f"{number(result.behind_tuned)} behind the likeliest ones (mean log-probability) for the tuned model, "
+                "its tokens",
+                f"{number(result.behind_tuned)} below the likeliest ones (mean log-probability) for the tuned model, "
                 f"{number(result.behind_base)} for the base",
             ),
             ("log-probabilities", _distances(result)),
@@ -105,18 +113,20 @@ def verify(
 
 
 def _served(result: Verified) -> str:
-    """Say what is served, and how sure that is."""
+    """Return what is served, and what remains uncertain."""
     if result.served == "undecided":
-        return f"{SAID['undecided']}: {result.cause or ALIKE}"
+        return f"{SERVED['undecided']}: {result.cause or ALIKE}"
     if result.served == "tuned" and result.from_tuned is None:
-        return f"{SAID['tuned']}, by its answers alone: a loss that leaves these as they are is not excluded"
-    return SAID[result.served]
+        return (
+            f"{SERVED['tuned']}, judged only by its answers: a loss of precision that does not change them is possible"
+        )
+    return SERVED[result.served]
 
 
 def _weights(result: Verified) -> str:
     from ftengine.text import number
 
-    claimed = {"option": "by --weights", "name": "by the model's name", "": "not named; so much is allowed"}
+    claimed = {"option": "by --weights", "name": "by the model's name", "": "not named, so assumed"}
     return f"{result.weights} ({claimed[result.claimed_by]}), which explain {number(result.noise)}"
 
 
@@ -124,5 +134,5 @@ def _distances(result: Verified) -> str:
     from ftengine.text import number
 
     if result.from_tuned is None or result.from_base is None:
-        return "not reported, so that the quantisation is not known"
+        return "not reported by the endpoint, so its quantisation is unknown"
     return f"{number(result.from_tuned)} from the tuned model's, {number(result.from_base)} from the base's"

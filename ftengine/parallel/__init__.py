@@ -1,1 +1,1 @@
-"""Several processes: how they meet and lose each other, and models, files and gradients divided over them."""
+"""Several processes: rendezvous and heartbeat, and models, files and gradients that are sharded over processes."""

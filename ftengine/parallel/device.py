@@ -1,4 +1,4 @@
-"""Where a run computes: Accelerate's device and processes, and the precision there."""
+"""The device, processes (by Accelerate) and precision of a run."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from ftengine.parallel.sharding import beside, shard, without_weights
 from ftengine.run.recipe import Recipe
 
 PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"
-"""How many products of different sizes torch and its oneDNN keep the machine code of, half a MiB each. They would keep
-1,024, which batches of a new number of tokens each fill within an epoch, and gain no time by it."""
+"""Variables that limit the cached kernels of torch and oneDNN, half a MiB for each size of a product. Their default of
+1,024 is filled within an epoch by batches of different lengths, and saves no time."""
 
 
 def processes() -> PartialState:
-    """Return which of how many processes this is, and its device."""
-    # Without being told, Accelerate takes several processes on CPUs for as many single ones.
+    """Return the rank of this process, the number of processes, and the device."""
+    # Without `cpu`, Accelerate treats several processes on CPUs as single ones.
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=cpu, **own_store())
 
 
 @dataclass(frozen=True)
 class Device:
-    """Accelerate's device and processes, and the precision there.
+    """The device and processes of Accelerate, and the precision.
 
-    `divides` says whether the model that trains is divided over the processes; whole models stay on the CPU then.
+    `divides` is whether the trained model is sharded over the processes; unsharded models then stay on the CPU.
     """
 
     accelerator: Accelerator
@@ -47,29 +47,29 @@ class Device:
 
     @classmethod
     def open(cls, recipe: Recipe, *, training: bool = False) -> Device:
-        """Take the device that Accelerate gives (RecipeError: it cannot compute as recipe or launcher ask)."""
+        """Open the device of Accelerate (RecipeError: it does not support what recipe or launcher ask for)."""
         check_launch(recipe)
         for name in PRIMITIVES:
             os.environ.setdefault(name, "128")
         if parse_flag_from_env(FSDP) and not training:
             raise RecipeError(
-                "the launcher asks for sharded parameters (FSDP), and only `ftengine train` shards them. Launch this "
-                "command with torchrun, or alone."
+                "the launcher asks for sharded parameters (FSDP), but only `ftengine train` supports them. Launch this "
+                "command with torchrun, or without a launcher."
             )
         device = processes().device
         precision = choose_precision(recipe.train.precision, recipe.model.dtype, device)
-        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if asked not in ("no", precision.accelerate_name):
+        requested = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if requested not in ("no", precision.accelerate_name):
             raise RecipeError(
-                f"the launcher asks for mixed_precision {asked}, and train.precision is {recipe.train.precision} "
+                f"the launcher asks for mixed_precision {requested}, and train.precision is {recipe.train.precision} "
                 f"({precision.name} here). The recipe decides: set train.precision, or leave mixed_precision at no."
             )
         AcceleratorState._reset_state()  # a second run in one process may want another precision
-        with patch_environment(**{FSDP: "false"}):  # Accelerate need not divide anything
+        with patch_environment(**{FSDP: "false"}):  # ftengine shards, not Accelerate
             accelerator = Accelerator(mixed_precision=precision.accelerate_name, cpu=device.type == "cpu")
         divides = training and recipe.train.parallel == "fsdp" and accelerator.num_processes > 1
         if divides and precision.compute is torch.float16:
-            raise RecipeError("train.parallel fsdp and float16 do not go together. Set train.precision to bfloat16.")
+            raise RecipeError("train.parallel fsdp does not support float16. Set train.precision to bfloat16.")
         return cls(accelerator, precision, divides)
 
     @property
@@ -82,41 +82,41 @@ class Device:
         self.accelerator.wait_for_everyone()
 
     def place(self, loaded: LoadedModel) -> None:
-        """Give a model its dtypes and its device; requires_grad says what is kept in float32."""
+        """Set a model's dtypes and device; parameters with requires_grad stay in float32."""
         apply_precision(loaded.module, self.precision)
         self.move(loaded)
 
     def move(self, loaded: LoadedModel) -> None:
-        """Give a model its device; what will be divided stays on the CPU, or on the meta device."""
+        """Move a model to the device; a model that will be sharded stays on the CPU or the meta device."""
         if not self.divides:
             loaded.module.to(self.accelerator.device)
 
     @property
     def whole(self) -> torch.device:
-        """Where a model is that is not divided."""
+        """The device of models that are not sharded."""
         return torch.device("cpu") if self.divides else self.accelerator.device
 
     def divide(self, loaded: LoadedModel) -> nn.Module:
-        """Divide a model over the processes; return it without weights, for `gathered`."""
+        """Shard a model over the processes; return a copy without weights, for `gathered`."""
         empty = without_weights(loaded.module)
         shard(loaded.module, self.accelerator.device, block_classes())
         return empty
 
     @contextmanager
     def measuring(self, loaded: LoadedModel) -> Iterator[None]:
-        """Have a model answer where this device computes, divided for that long where it would train divided."""
-        whole = loaded.module
+        """Put a model on the device for measurements; it is sharded during the block if training shards it."""
+        undivided = loaded.module
         if self.divides:
-            loaded.module = beside(whole)
+            loaded.module = beside(undivided)
             shard(loaded.module, self.accelerator.device, block_classes())
         try:
             yield
         finally:
-            loaded.module = whole
+            loaded.module = undivided
 
     @contextmanager
     def inference(self, loaded: LoadedModel) -> Iterator[None]:
-        """Run a model for its answers: no dropout, no gradients, the run's precision."""
+        """Run a model for inference: no dropout, no gradients, the run's precision."""
         compute = self.precision.compute
         cast = torch.autocast(self.whole.type, compute, enabled=compute is not torch.float32)
         with answering(loaded.module), cast if self.divides else self.accelerator.autocast():

@@ -1,4 +1,4 @@
-"""Several processes that work together: each says that it lives, and ends where another no longer does."""
+"""Heartbeats of processes that train together: each one ends if another is lost."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from ftengine.parallel.device import processes
 from ftengine.parallel.rendezvous import timeout
 
 GRACE = 10.0
-"""Seconds in which processes that end for one reason all end by themselves, with an error of their own."""
+"""Seconds that processes with a common error have to end by themselves, each with its own message."""
 
 _HEARTBEATS = itertools.count()
-"""One after the other in every process, so that their keys in the store are the same."""
+"""Numbers of heartbeats, equal in all processes, for equal keys in the store."""
 
 
 @contextmanager
 def heartbeat() -> Iterator[None]:
-    """End with one error where another process dies, stops, or its host is cut off; alone, do nothing.
+    """End this process with an error if another one dies, stops or cannot be reached; do nothing for a single process.
 
-    A collective operation that fails says so within seconds. One that would wait without end does not come back into
-    Python; after `timeout` seconds the error is printed from a thread, and the process exits with 1.
+    A collective operation that fails raises within seconds. One that hangs never returns to Python; after `timeout`
+    seconds a thread prints the error, and the process exits with 1.
 
     Raises:
-        ProcessLost: another process is gone; names it and its host.
-        InputError: FTENGINE_TIMEOUT is no number.
+        ProcessLost: another process is lost; the message names it and its host.
+        InputError: FTENGINE_TIMEOUT is not a number above 0.
     """
     seconds = timeout()
     try:
@@ -46,7 +46,7 @@ def heartbeat() -> Iterator[None]:
     except RuntimeError as error:
         if not _of_a_group(error):
             raise
-        raise ProcessLost(_message(f"the processes do not reach each other: {error}")) from None
+        raise ProcessLost(_message(f"the processes cannot reach each other: {error}")) from None
     if heartbeat is None:
         yield
         return
@@ -61,13 +61,13 @@ def heartbeat() -> Iterator[None]:
 
 
 class Heartbeat:
-    """Writes a sign of life into the process group's store every second, and reads those of the others.
+    """Writes a counter to the process group's store every second, and reads those of the other processes.
 
     The store is the launcher's: torchrun's agent, or process 0.
 
     Args:
-        rank, ranks: this process and their number.
-        seconds: of silence after which a process counts as lost.
+        rank, ranks: this process, and the number of processes.
+        seconds: a process counts as lost after so many seconds without a sign.
     """
 
     def __init__(self, rank: int, ranks: int, seconds: float) -> None:
@@ -85,15 +85,17 @@ class Heartbeat:
             threading.Thread(target=task, daemon=True).start()
 
     def close(self, reason: str) -> None:
-        """Tell the others that this process ends, and why; "" where nothing is wrong with it."""
-        with suppress(RuntimeError):  # where the store is gone, those who wait for it see that
+        """Tell the other processes that this one ends, and why; "" for a normal end."""
+        with suppress(RuntimeError):  # processes that wait for a lost store notice it themselves
             self._say(0, ended=reason)
         self._over.set()
 
     def lost(self, error: BaseException) -> NoReturn:
-        """Raise ProcessLost for a failed collective operation, once it is known who is missing."""
+        """Raise ProcessLost for a failed collective operation, after waiting to learn which process is missing."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all when one is gone; this one says why first
+            signal.signal(
+                signal.SIGTERM, signal.SIG_IGN
+            )  # torchrun sends SIGTERM when a process is lost; report it first
         deadline = time.monotonic() + min(self._seconds, GRACE)
         while not (missing := self.missing(3 * self._interval)) and time.monotonic() < deadline:
             time.sleep(self._interval / 2)
@@ -101,19 +103,21 @@ class Heartbeat:
         raise ProcessLost(_message(missing or f"the processes no longer reach each other: {error}")) from None
 
     def missing(self, seconds: float) -> str:
-        """Name the processes that ended, or have been silent for so long; "" where all live."""
+        """Return the processes that ended or gave no sign for so many seconds, in words; "" if there are none."""
         now, reasons = time.monotonic(), []
-        reached = now - self._reached <= min(seconds, 3 * self._interval)  # else nothing is known of any process
+        reached = now - self._reached <= min(
+            seconds, 3 * self._interval
+        )  # else the store is lost, and no process can be judged
         for rank, (value, since) in enumerate(self._heard):
             host, _, ended = json.loads(value)
             who = f"process {rank} of {len(self._keys)} (host {host})"
             if ended and now - since > min(seconds, GRACE):
                 reasons.append(f"{who} ended: {ended.rstrip('.')}")
             elif ended is None and now - since > seconds and reached:
-                reasons.append(f"{who} has not answered for {now - since:.0f} s: it was killed or stopped, or cut off")
+                reasons.append(f"{who} has not answered for {now - since:.0f} s: it was killed, stopped or cut off")
         if now - self._reached > seconds and not reasons:
             host = os.environ.get("MASTER_ADDR", "of process 0")
-            reasons.append(f"host {host}, which holds the processes together, has not answered for {seconds:.0f} s")
+            reasons.append(f"host {host}, which connects the processes, has not answered for {seconds:.0f} s")
         return "; ".join(reasons)
 
     def _say(self, number: int, ended: str | None = None) -> None:
@@ -142,9 +146,9 @@ class Heartbeat:
 
 
 def _of_a_group(error: BaseException) -> bool:
-    """Say whether an operation of a process group failed; gloo's errors have no class of their own."""
+    """Return whether an operation of a process group failed; gloo's errors have no class of their own."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
 def _message(missing: str) -> str:
-    return f"{missing}. Start all processes again; `ftengine train RECIPE --resume` goes on from the last checkpoint."
+    return f"{missing}. Start all processes again; `ftengine train RECIPE --resume` continues from the last checkpoint."

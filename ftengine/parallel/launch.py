@@ -1,4 +1,4 @@
-"""What a launcher asks for: honoured where the recipe can say it, else refused by name."""
+"""Settings of launchers: those that a recipe can express are used, others are refused by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_OFFERED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
 }
-"""What a launcher's environment asks for in vain."""
+"""Variables of launchers for methods that ftengine does not support."""
 
 OF_FSDP = {
     "VERSION": ("2", "1", "version 1 of FSDP: set fsdp_version to 2"),
@@ -48,30 +48,30 @@ OF_FSDP = {
     ),
     "IGNORED_MODULES": ("", "", "modules left unsharded: remove fsdp_ignored_modules"),
 }
-"""Settings of FSDP, after FSDP_: the one that is honoured, what leaving it out means, and what another one asks for."""
+"""Settings of FSDP, after FSDP_: the supported value, the default, and what another value asks for with its remedy."""
 
 
 def resolve_launch(recipe: Recipe) -> Recipe:
-    """Return the recipe with what the launcher asks for (RecipeError: the two contradict each other)."""
+    """Return the recipe with the launcher's settings (RecipeError: recipe and launcher contradict each other)."""
     check_launch(recipe)
     if not parse_flag_from_env(FSDP):
         return recipe
     if recipe.train.parallel == "ddp" and "parallel" in recipe.train.model_fields_set:
         raise RecipeError(
-            "the launcher asks for sharded parameters (FSDP), and train.parallel is ddp. Set that to fsdp, or take "
-            "FSDP out of `accelerate config`."
+            "the launcher asks for sharded parameters (FSDP), but train.parallel is ddp. Set that to fsdp, or remove "
+            "FSDP from `accelerate config`."
         )
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"parallel": "fsdp"})})
 
 
 def check_launch(recipe: Recipe) -> None:
-    """Refuse what `accelerate launch` or the environment asks for and the recipe would overrule (RecipeError)."""
-    asked = [what for variable, what in NOT_OFFERED.items() if parse_flag_from_env(variable)]
+    """Refuse settings of `accelerate launch` or the environment that ftengine would ignore (RecipeError)."""
+    unsupported = [what for variable, what in NOT_OFFERED.items() if parse_flag_from_env(variable)]
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")).lower() != "no":
-        asked.append(f"torch.compile (dynamo_backend {backend.lower()})")
-    if asked:
+        unsupported.append(f"torch.compile (dynamo_backend {backend.lower()})")
+    if unsupported:
         raise RecipeError(
-            f"the launcher asks for {' and '.join(asked)}, which ftengine does not train with. Take it out of "
+            f"the launcher asks for {' and '.join(unsupported)}, which ftengine does not support. Remove it from "
             "`accelerate config`, or launch with torchrun; train.parallel: fsdp shards the model over processes."
         )
     if parse_flag_from_env(FSDP):
@@ -82,11 +82,11 @@ def check_launch(recipe: Recipe) -> None:
     if accumulate not in ("1", str(recipe.train.accumulate)):
         raise RecipeError(
             f"the launcher asks for gradient_accumulation_steps {accumulate}, and train.accumulate is "
-            f"{recipe.train.accumulate}. The recipe decides: set train.accumulate={accumulate}, or take the other out."
+            f"{recipe.train.accumulate}. The recipe decides: set train.accumulate={accumulate}, or remove the other."
         )
 
 
 def block_classes() -> tuple[str, ...]:
-    """Return the classes of blocks that the launcher names."""
+    """Return the names of block classes that the launcher sets."""
     named = os.environ.get("FSDP_TRANSFORMER_CLS_TO_WRAP", "") if parse_flag_from_env(FSDP) else ""
     return tuple(name.strip() for name in named.split(",") if name.strip())

@@ -1,4 +1,4 @@
-"""Compute dtype: what a run multiplies in, and why."""
+"""The dtypes in which a run computes, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftengine.model import has_running_statistics
 
 @dataclass(frozen=True)
 class Precision:
-    """The dtype of matrix products under autocast (float32: none), that of frozen weights, and the reason why."""
+    """The dtype of matrix products under autocast (float32: no autocast), that of frozen weights, and the reason."""
 
     compute: torch.dtype
     frozen: torch.dtype
@@ -31,35 +31,35 @@ class Precision:
         return str(self.compute).removeprefix("torch.")
 
 
-def choose_precision(wanted: str, dtype: str, device: torch.device) -> Precision:
+def choose_precision(requested: str, dtype: str, device: torch.device) -> Precision:
     """Resolve `train.precision` and `model.dtype` ("auto" keeps frozen weights in the compute dtype) for a device.
 
     Raises:
-        RecipeError: the device cannot compute in the wanted dtype, or the two contradict each other.
+        RecipeError: the device does not support the dtype, or the two contradict each other.
     """
-    if wanted == "auto" and dtype not in ("auto", "float32"):
+    if requested == "auto" and dtype not in ("auto", "float32"):
         compute, reason = getattr(torch, dtype), f"model.dtype is {dtype}"
-    elif wanted == "auto":
+    elif requested == "auto":
         native, reason = native_bfloat16(device)
         compute = torch.bfloat16 if native else torch.float32
     else:
-        compute, reason = getattr(torch, wanted), "the recipe asks for it"
+        compute, reason = getattr(torch, requested), "the recipe asks for it"
     if compute is torch.float16 and device.type != "cuda":
         raise RecipeError(
-            f"float16 trains only on a GPU, this device is {device.type!r}. Use bfloat16, float32 or auto "
+            f"float16 trains only on a GPU, but this device is {device.type!r}. Use bfloat16, float32 or auto "
             "for train.precision and model.dtype."
         )
     frozen = compute if dtype == "auto" else getattr(torch, dtype)
     if compute is torch.float32 and frozen is not torch.float32:
         raise RecipeError(
             f"train.precision float32 contradicts model.dtype {dtype}: frozen weights would have to be widened "
-            "at every use. Set both alike, or leave one at auto."
+            "at every use. Set both to the same dtype, or leave one at auto."
         )
     return Precision(compute, frozen, reason)
 
 
 def native_bfloat16(device: torch.device) -> tuple[bool, str]:
-    """Say whether the device multiplies bfloat16 natively, and how that is known."""
+    """Return whether the device multiplies bfloat16 natively, and the reason in words."""
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return native, "the GPU multiplies bfloat16 natively" if native else "the GPU has no native bfloat16"
@@ -88,9 +88,9 @@ def apply_precision(module: nn.Module, precision: Precision) -> None:
 
 
 def widened_by(layers: Iterable[tuple[str, nn.Module]], run: Callable[[], object]) -> list[str]:
-    """Return the paths of layers that make float32 of a narrower input, in the order in which `run` calls them.
+    """Return the paths of layers that return float32 for a narrower input, in the order in which `run` calls them.
 
-    The layer behind such a one may have parameters in the narrower dtype and refuse it, as layer norms on CPUs do.
+    A following layer with narrower parameters may refuse float32, as layer norms on CPUs do.
     """
     widened: dict[str, None] = {}
 
@@ -105,7 +105,7 @@ def widened_by(layers: Iterable[tuple[str, nn.Module]], run: Callable[[], object
     ]
     try:
         run()
-    except RuntimeError:  # the one that is to be explained
+    except RuntimeError:  # the error that the caller explains
         pass
     finally:
         for handle in handles:

@@ -1,4 +1,4 @@
-"""Gradients added up over processes, in buckets, while the backward pass goes on."""
+"""All-reduce of gradients over processes, in buckets, during the backward pass."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from ftengine.errors import TrainingError
 
 BUCKET_BYTES = 25 * 2**20
-"""What one call sends; enough that its latency counts for little, little enough that the first one starts early."""
+"""Bytes of one all-reduce: large enough to hide latency, small enough that the first one starts early."""
 
 
 class Reduction:
     """Adds up the gradients of one step over all processes.
 
-    A bucket is sent as soon as its gradients are there, in one order for all processes, whatever part of the model
-    each of them used; what a process has no gradient for counts as zeros. DistributedDataParallel and `replicate`
-    start from a call of the module's forward in every process and average: here a task may call parts of the model,
-    some of them twice, a process may have no examples left, and the sum is divided once, by the weight of the batch.
+    A bucket is sent as soon as its gradients exist, in the same order in all processes, whatever part of the model each
+    one used; a missing gradient counts as zeros. DistributedDataParallel and `replicate` need a call of the module's
+    forward in every process, and average. Here a task may call parts of the model, some of them twice, a process may
+    have no examples left, and the sum is divided once, by the weight of the batch.
 
     Args:
-        parameters: those that train in this step, the same in every process; none with a single process.
-        size: bytes of a bucket, of one dtype and device; a larger parameter has one to itself.
+        parameters: the parameters that train in this step, the same in every process; empty for a single process.
+        size: bytes of a bucket, which has one dtype and device; a larger parameter has its own bucket.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], size: int = BUCKET_BYTES) -> None:
@@ -36,7 +36,7 @@ class Reduction:
 
     @contextmanager
     def overlapping(self) -> Iterator[None]:
-        """Send buckets during the backward pass that runs inside, the last one of the step.
+        """Send buckets during the backward pass in the block, which must be the last one of the step.
 
         Raises:
             TrainingError: a parameter gets another gradient after its bucket was sent.
@@ -49,7 +49,7 @@ class Reduction:
                 hook.remove()
 
     def send(self) -> None:
-        """Send what is left; every process calls it, also one that had no backward pass."""
+        """Send the remaining buckets; every process must call it, even without a backward pass."""
         while len(self._sent) < len(self._buckets):
             self._send_next()
 
@@ -73,14 +73,14 @@ class Reduction:
         bucket = self._buckets[len(self._sent)]
         flat = torch.cat([_flat(parameter) for parameter in bucket])
         for parameter, piece in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-            parameter.grad = piece.view(parameter.shape)  # in place of its own, which is freed
+            parameter.grad = piece.view(parameter.shape)  # replaces its own gradient, which is freed
         work = dist.all_reduce(flat, async_op=True)
         assert work is not None
         self._sent.append(work)
 
 
 def buckets_of(parameters: Sequence[nn.Parameter], size: int) -> list[list[nn.Parameter]]:
-    """Fill buckets from the last parameter on, whose gradient comes first; one dtype and device in each."""
+    """Fill buckets from the last parameter, whose gradient comes first; a bucket has one dtype and device."""
     buckets: list[list[nn.Parameter]] = []
     filling: dict[tuple[torch.dtype, torch.device], tuple[list[nn.Parameter], int]] = {}
     for parameter in reversed(parameters):

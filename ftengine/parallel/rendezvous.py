@@ -1,4 +1,4 @@
-"""How processes that torchrun started find each other, also when it has started them before."""
+"""Rendezvous of processes that torchrun starts, also after a restart."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ import torch.distributed as dist
 from ftengine.errors import InputError, ProcessLost
 
 TIMEOUT = 300.0
-"""Seconds of silence after which a process counts as lost, unless FTENGINE_TIMEOUT says otherwise."""
+"""Default of FTENGINE_TIMEOUT: a process counts as lost after so many seconds without a sign."""
 
 TOGETHER = 5.0
-"""Seconds within which processes that fail for one reason all do."""
+"""Seconds within which processes with a common error all fail."""
 
 
 def timeout() -> float:
-    """Return the seconds of FTENGINE_TIMEOUT (InputError: it is no number above 0)."""
-    given = os.environ.get("FTENGINE_TIMEOUT", TIMEOUT)
+    """Return FTENGINE_TIMEOUT in seconds (InputError: it is not a number above 0)."""
+    value = os.environ.get("FTENGINE_TIMEOUT", TIMEOUT)
     try:
-        seconds = float(given)
+        seconds = float(value)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise InputError(f"FTENGINE_TIMEOUT is {given!r}; it takes seconds above 0, such as 60.")
+        raise InputError(f"FTENGINE_TIMEOUT is {value!r}; set it to seconds above 0, such as 60.")
     return seconds
 
 
 def own_store() -> dict[str, Any]:
-    """Return what `init_process_group` is to take so that nothing of workers that have died is read; {} where none did.
+    """Return arguments of `init_process_group` with a store free of entries of dead workers; {} if torchrun has none.
 
-    torchrun's agent keeps one store for all its restarts, in which the addresses of dead workers stand under the keys
-    of the living (pytorch#135712, #167288), and its count of restarts differs from host to host.
+    torchrun's agent keeps one store for all its restarts. Addresses of dead workers remain under the keys of the living
+    ones (pytorch#135712, #167288), and the count of restarts differs between hosts.
 
     Raises:
-        ProcessLost: the others do not come.
+        ProcessLost: not all processes arrive in time.
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True) or ranks == 1 or dist.is_initialized():
@@ -53,20 +53,20 @@ def own_store() -> dict[str, Any]:
         name = agreed_name(store, rank, ranks, seconds)
     except dist.DistError as error:
         raise ProcessLost(
-            f"not all of {ranks} processes came together at {host}:{port} within {seconds:g} s (FTENGINE_TIMEOUT): "
+            f"not all of {ranks} processes arrived at {host}:{port} within {seconds:g} s (FTENGINE_TIMEOUT): "
             f"{str(error).splitlines()[0]}"
         ) from None
     return {"store": dist.PrefixStore(name, store), "rank": rank, "world_size": ranks}
 
 
 def reported_by_rank0(message: str) -> bool:
-    """Say whether process 0 ends with the same error, which it tells; in process 0, let the others ask.
+    """Return whether process 0 reports the same error; in process 0, publish its message and return False.
 
-    Where process 0 holds the store (no launcher does), it waits for the others for as long as they wait for it.
+    If process 0 holds the store (the launcher does not), it waits TOGETHER seconds for the other processes.
     """
     of_launcher, wait = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True), timedelta(seconds=TOGETHER)
     life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    with suppress(dist.DistError, KeyError, ValueError):  # others do not come, or no launcher set the variables
+    with suppress(dist.DistError, KeyError, ValueError):  # others do not arrive, or no launcher set the variables
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         words = [f"ftengine/error/{life}/{number}" for number in range(ranks)]
         store = dist.TCPStore(
@@ -76,22 +76,22 @@ def reported_by_rank0(message: str) -> bool:
             wait_for_workers=False,
             timeout=wait,
         )
-        told = rank > 0 and store.get(words[0]) == message.encode()
+        reported = rank > 0 and store.get(words[0]) == message.encode()
         store.set(words[rank], message)
         if rank == 0 and not of_launcher:
             store.wait(words, wait)
-        return told
+        return reported
     return False
 
 
 def agreed_name(store: dist.Store, rank: int, ranks: int, seconds: float) -> str:
-    """Agree with the other processes that live now on a name that none has used before.
+    """Agree with the other living processes on a name that was never used before.
 
-    Each says a word of its own. Process 0 lists the words, and lists them again until every process that is listed
-    has found its own word there and answered; what a dead one said is never answered.
+    Each process publishes a random word. Process 0 publishes the list of words, again and again until every process has
+    found its own word in it and confirmed; the word of a dead process is never confirmed.
 
     Raises:
-        DistStoreError: some do not come.
+        DistStoreError: not all processes confirm in time.
     """
     own, deadline = uuid.uuid4().hex, time.monotonic() + seconds
     words, answers = ([f"ftengine/{kind}/{number}" for number in range(ranks)] for kind in ("word", "answer"))
@@ -108,4 +108,4 @@ def agreed_name(store: dist.Store, rank: int, ranks: int, seconds: float) -> str
             if store.check(["ftengine/agreed"]) and store.get("ftengine/agreed") == name.encode():
                 return name
         time.sleep(0.05)
-    raise dist.DistStoreError("some did not answer.")
+    raise dist.DistStoreError("not all processes confirmed.")

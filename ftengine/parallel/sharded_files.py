@@ -1,6 +1,7 @@
-"""Tensors that are divided over processes, on disk: each process writes its parts, any number of processes reads them.
+"""Files of sharded tensors: each process writes its parts, and any number of processes can read them.
 
-By torch.distributed.checkpoint in its safetensors layout. Its usual one holds a pickle, which is not read here.
+The format is the safetensors layout of torch.distributed.checkpoint; its default layout has a pickle, which would run
+code.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from ftengine.run.directory import PARTIAL, write_folder
 
 
 def write_parts(tensors: Mapping[str, Tensor], target: Path, also: Callable[[Path], None] = lambda _: None) -> None:
-    """Write a folder of what all processes hold of tensors by name, atomically. Every process calls it.
+    """Write the tensors' parts of all processes to a folder, atomically. Every process must call it.
 
     Args:
-        also: writes what else belongs into the folder, in the first process.
+        also: writes further files into the folder; called in process 0.
 
     Raises:
-        RunError: a file cannot be written, by whatever process.
+        RunError: a process cannot write a file.
     """
 
     def fill(folder: Path) -> None:
@@ -45,25 +46,25 @@ def write_parts(tensors: Mapping[str, Tensor], target: Path, also: Callable[[Pat
 
 
 def _write(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    PartialState().wait_for_everyone()  # the first process has made the folder
+    PartialState().wait_for_everyone()  # process 0 has made the folder
     plain = {name: tensor.detach() for name, tensor in tensors.items()}
     try:
         dcp.save(plain, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except dcp.CheckpointException as error:
-        raise RunError(f"cannot write {str(folder)!r}: {_causes(error)}. What was complete before is kept.") from None
+        raise RunError(f"cannot write {str(folder)!r}: {_causes(error)}. Complete files are kept.") from None
 
 
 @torch.no_grad()
 def read_parts(folder: Path, targets: Mapping[str, Tensor]) -> None:
-    """Copy tensors out of a folder's safetensors files into `targets`, each process what it holds of them.
+    """Copy tensors from a folder's safetensors files into `targets`; each process reads its own parts.
 
     Raises:
         BaseMismatch: a tensor is missing, or has another shape.
         RunError: a file cannot be read.
     """
-    there = _stored(folder)
+    stored_tensors = _stored(folder)
     for name, target in targets.items():
-        stored = there.get(name)
+        stored = stored_tensors.get(name)
         if stored is None or stored[0] != target.shape:
             what = "is missing" if stored is None else f"has shape {tuple(stored[0])}"
             raise BaseMismatch(
@@ -79,16 +80,16 @@ def read_parts(folder: Path, targets: Mapping[str, Tensor]) -> None:
 
 
 def read_like(folder: Path, names: Iterable[str], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read tensors called "PARAMETER|KEY", divided as that parameter is where they have its shape.
+    """Read tensors named "PARAMETER|KEY"; those with the shape of their parameter are sharded like it.
 
     Raises:
         BaseMismatch, RunError: one is missing, or cannot be read.
     """
-    there, targets = _stored(folder), dict[str, Tensor]()
+    stored_tensors, targets = _stored(folder), dict[str, Tensor]()
     for name in names:
-        if name not in there:
+        if name not in stored_tensors:
             raise BaseMismatch(f"{str(folder)!r} does not fit this model: {name!r} is missing.")
-        shape, dtype = there[name]
+        shape, dtype = stored_tensors[name]
         parameter = parameters.get(name.partition("|")[0])
         if isinstance(parameter, DTensor) and parameter.shape == shape:
             targets[name] = torch.zeros_like(parameter.detach(), dtype=dtype)
@@ -99,15 +100,15 @@ def read_like(folder: Path, names: Iterable[str], parameters: Mapping[str, Tenso
 
 
 def _stored(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Return shape and dtype of the tensors in a folder's files, their parts put together."""
+    """Return shape and dtype of the complete tensors in a folder's files."""
     try:
         tensors = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{str(folder)!r} cannot be read: {error}.") from None
     return {
-        name: (one.size, one.properties.dtype)
-        for name, one in tensors.items()
-        if isinstance(one, TensorStorageMetadata)
+        name: (entry.size, entry.properties.dtype)
+        for name, entry in tensors.items()
+        if isinstance(entry, TensorStorageMetadata)
     }
 
 

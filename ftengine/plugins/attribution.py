@@ -1,4 +1,4 @@
-"""Whose code it is that raised, or that returned what its contract does not allow: plugin, distribution and line."""
+"""Attribution of errors: the plugin, distribution and line that raised, or that broke its contract."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ Kind = TypeVar("Kind")
 
 
 def blame(error: BaseException) -> str:
-    """Say of an unexpected error which installed plugin it comes from, what, and where; "" where it is from none.
+    """Return a message that names the plugin from which an unexpected error comes, and the line; "" if there is none.
 
-    It is that of the innermost frame in a plugin's module, or else the one whose component the innermost function of
-    all has called, and cannot call so, or cannot go on with what came back; told is then where its class is written.
-    ftengine's own components count as the engine.
+    The plugin is that of the innermost frame in a plugin's module. If there is no such frame, it is the plugin of a
+    component among the locals of the innermost function, which could not call it or could not use its result; the line
+    is then that of the component's class. ftengine's own components count as the engine.
     """
     owners = {package: owner for package, owner in _owners().items() if owner.distribution != BUILT_IN}
     frames = list(traceback.walk_tb(error.__traceback__))[::-1]
     own = [(frame, line) for frame, line in frames if _owner(frame.f_globals.get("__name__"), owners)]
     looked_at = [frame for frame, _ in frames] if own else _innermost_function([frame for frame, _ in frames])
     locals_ = (value for frame in looked_at for value in frame.f_locals.values())
-    components = [one for one in locals_ if isinstance(one, Component) and _owner(type(one).__module__, owners)]
+    components = [value for value in locals_ if isinstance(value, Component) and _owner(type(value).__module__, owners)]
     if not own and not components:
         return ""
     owner = _owner(own[0][0].f_globals["__name__"] if own else type(components[0]).__module__, owners)
     assert owner is not None
-    component = next((one for one in components if _owner(type(one).__module__, owners) is owner), None)
+    component = next((value for value in components if _owner(type(value).__module__, owners) is owner), None)
     cause = f"{type(error).__name__}: {error}".rstrip(": ")
     place = _line_of(*own[0]) if own else _written(components[0], error) or _line_of(*frames[0])
-    told = f"plugin {owner.entry_point.name!r} of {owner}" if component is None else named(component)
-    instead = "" if component is None else without(component)
-    return f"{told} failed: {cause} ({place}; run with --debug for the traceback).{instead}"
+    subject = f"plugin {owner.entry_point.name!r} of {owner}" if component is None else named(component)
+    workaround = "" if component is None else without(component)
+    return f"{subject} failed: {cause} ({place}; run with --debug for the traceback).{workaround}"
 
 
 def layers_of_plugins(error: BaseException) -> str:
-    """Say which plugins' layers are in the models that an unexpected error passed through; "" where there are none."""
+    """Return which plugins' layers are in the models of an error's frames; "" if there are none."""
     owners = {package: owner for package, owner in _owners().items() if owner.distribution != BUILT_IN}
     values = (value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values())
     torch = sys.modules.get("torch")
     models = (
         value
         for value in values
-        if owners and torch and isinstance(value, torch.nn.Module) and "_modules" in vars(value)  # it is made whole
+        if owners and torch and isinstance(value, torch.nn.Module) and "_modules" in vars(value)  # its __init__ has run
     )
     kinds = dict.fromkeys(type(part) for model in models for part in model.modules())
     return ", ".join(
@@ -66,14 +66,14 @@ def layers_of_plugins(error: BaseException) -> str:
 
 
 def named(component: Component) -> str:
-    """Name a component with its kind and its distribution, or its module where it was given by hand."""
+    """Return a component's kind, name and distribution, or its module if it was not installed."""
     module = type(component).__module__
     owner = _owner(module, _owners())
     return f"{_kind(component)} {component.name!r} of {owner or f'module {module}'}"
 
 
 def cause_in(component: Component, error: BaseException) -> str:
-    """Say what was raised in a component's own code, and where: "KeyError: 'x' (ftengine_x.py:31)"."""
+    """Return an error of a component with its place in the component's code: "KeyError: 'x' (ftengine_x.py:31)"."""
     own = innermost(error, type(component).__module__)
     place = _line_of(*own) if own else _written(component, error)
     place = place or _line_of(*list(traceback.walk_tb(error.__traceback__))[-1])
@@ -82,21 +82,21 @@ def cause_in(component: Component, error: BaseException) -> str:
 
 
 def without(component: Component) -> str:
-    """Say how to do without a component that no recipe names, " Run …"; "" for others: they can be left out of one."""
+    """Return " Run …", how to block a component that no recipe names; "" for others, which a recipe can leave out."""
     owner = _owner(type(component).__module__, _owners())
     if _kind(component) in RECIPE_KEYS or owner is None or owner.distribution == BUILT_IN:
         return ""
-    return f" Run with {BLOCK_VARIABLE}={owner.distribution} to do without it."
+    return f" To run without it, set {BLOCK_VARIABLE}={owner.distribution}."
 
 
-def contract_error(component: Component, method: str, returned: Any, wanted: str) -> PluginError:
-    """Return the error that a component's method returned something else than what its contract says."""
-    text = f"{named(component)}: {method}() returned {described(returned)}; it must return {wanted}."
+def contract_error(component: Component, method: str, returned: Any, expected: str) -> PluginError:
+    """Return the error for a method that returned another value than its contract allows."""
+    text = f"{named(component)}: {method}() returned {described(returned)}; it must return {expected}."
     return PluginError(text + without(component))
 
 
 def described(value: Any) -> str:
-    """Say in a few words what something is."""
+    """Return a short description of a value: its type and size."""
     from torch import Tensor
 
     if isinstance(value, Tensor):
@@ -111,7 +111,7 @@ def described(value: Any) -> str:
 
 
 def is_scalar(value: Any, *, tensor: bool = False) -> bool:
-    """Say whether something is a number: a tensor of no dimension that has gradients, or, without `tensor`, any."""
+    """Return whether a value is a number or a scalar tensor; with `tensor`, only a scalar tensor of floats."""
     from torch import Tensor
 
     if isinstance(value, Tensor):
@@ -120,38 +120,38 @@ def is_scalar(value: Any, *, tensor: bool = False) -> bool:
 
 
 def token_count(component: Component, method: str, count: Any) -> int | None:
-    """Return the number of tokens that a method returned (PluginError: neither a number of tokens nor None)."""
+    """Return a method's number of tokens (PluginError: it is neither a positive integer nor None)."""
     if not (count is None or (isinstance(count, int) and count > 0)):
         raise contract_error(component, method, count, "a number of tokens, or None")
     return count
 
 
 def each(component: Component, method: str, items: Any, kinds: type[Kind] | tuple[type[Kind], ...]) -> Iterator[Kind]:
-    """Yield what a method yields (PluginError: it is no iterable, or an item is of another kind)."""
+    """Yield the items of a method (PluginError: it is not iterable, or an item has another type)."""
     names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
     if not isinstance(items, Iterable) or isinstance(items, (str, Mapping)):
         raise contract_error(component, method, items, f"or yield {names} objects")
-    for one in items:
-        if not isinstance(one, kinds):
-            raise contract_error(component, method, one, f"or yield {names} objects")
-        yield one
+    for item in items:
+        if not isinstance(item, kinds):
+            raise contract_error(component, method, item, f"or yield {names} objects")
+        yield item
 
 
 def json_mapping(component: Component, method: str, returned: Any) -> dict[str, Any]:
-    """Return a mapping of JSON values as it is (PluginError: it is none)."""
-    wanted = "a mapping of JSON values (texts, numbers, lists, mappings, None)"
+    """Return a mapping of JSON values as a dict (PluginError: it is not one)."""
+    expected = "a mapping of JSON values (texts, numbers, lists, mappings, None)"
     if not isinstance(returned, Mapping):
-        raise contract_error(component, method, returned, wanted)
+        raise contract_error(component, method, returned, expected)
     for key, value in returned.items():
         try:
             json.dumps({key: value})
         except (TypeError, ValueError):
-            raise contract_error(component, method, value, f"{wanted}; {key!r} is not one") from None
+            raise contract_error(component, method, value, f"{expected}; {key!r} is not one") from None
     return dict(returned)
 
 
 def matched(strategy: Strategy) -> dict[str, list[str]]:
-    """Return a strategy's `matches()` (PluginError: it is no mapping of patterns to lists of names)."""
+    """Return a strategy's `matches()` (PluginError: it is not a mapping of patterns to lists of names)."""
     matches: Any = strategy.matches()
     names = matches.values() if isinstance(matches, Mapping) else [None]
     if not all(isinstance(paths, (list, tuple)) and all(isinstance(path, str) for path in paths) for paths in names):
@@ -160,7 +160,7 @@ def matched(strategy: Strategy) -> dict[str, list[str]]:
 
 
 def _written(component: Component, error: BaseException) -> str:
-    """Return where the method is written that a TypeError names ("Thing.score() takes …"), else the class."""
+    """Return the place of the method that a TypeError names ("Thing.score() takes …"), else of the class."""
     method = re.match(r"[\w.<>]+\.(\w+)\(\) ", str(error)) if isinstance(error, TypeError) else None
     function = getattr(type(component), method[1], None) if method else None
     return written(function if inspect.isfunction(function) else type(component))
@@ -171,7 +171,7 @@ def _line_of(frame: FrameType, line: int) -> str:
 
 
 def _owners() -> dict[str, Offer]:
-    """Return what is installed, by the package that is a distribution's own."""
+    """Return installed plugins by their distribution's package."""
     return {_own_package(offer.entry_point.module): offer for offer in offers(GROUP)}
 
 
@@ -181,7 +181,7 @@ def _owner(module: str | None, owners: Mapping[str, Offer]) -> Offer | None:
 
 
 def _own_package(module: str) -> str:
-    """Return the outermost package of a module that has a file; those without (namespaces) several share."""
+    """Return the outermost package of a module that has a file; several distributions may share a namespace."""
     names = accumulate(module.split("."), "{}.{}".format)
     return next((name for name in names if getattr(sys.modules.get(name), "__file__", None)), module)
 
@@ -191,6 +191,6 @@ def _kind(component: Component) -> str:
 
 
 def _innermost_function(frames: list[FrameType]) -> list[FrameType]:
-    """Return the frames of the innermost function: its comprehensions, which have frames of their own, and itself."""
+    """Return the frames of the innermost function, with those of its comprehensions."""
     named = (i for i, frame in enumerate(frames) if not frame.f_code.co_name.startswith("<"))
     return frames[: next(named, len(frames)) + 1]

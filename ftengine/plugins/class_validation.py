@@ -1,4 +1,4 @@
-"""What a class must be that a plugin offers, checked when it is registered, before a run needs it."""
+"""Checks of the classes that plugins offer, made when they are registered."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from ftengine.api.component import is_contract
 from ftengine.plugins.distributions import printing_aside
 
 AUTO = "auto"
-"""What a recipe writes where it leaves the choice of a component to the engine."""
+"""The name with which a recipe leaves the choice of a component to the engine."""
 
 ALLOWED_TO_FAIL = ("missing", "value_error", "assertion_error")
-"""Errors of a default that an author may intend: the option is required, or a validator of his own says what to do."""
+"""Errors of defaults that an author may intend: the option is required, or a validator explains what to do."""
 
 NEAR = 0.83
-"""How like a member of the contract another must be named to be taken for it, as difflib's ratio."""
+"""Similarity (difflib's ratio) from which a name counts as a misspelt member of the contract."""
 
 HOOK = "on_"
-"""How methods begin, here as in other libraries, that are called when something happens."""
+"""Prefix of methods that are called on events, here as in other libraries."""
 
 RENAMED = {
-    "on_event": "write a method for each moment instead, as on_train_begin(event) where it asked for Started, "
-    "on_step_end(event) for Stepped, on_run_end(event) for Finished: it gets the same event",
+    "on_event": "write a method for each event, such as on_train_begin(event) for Started, on_step_end(event) for "
+    "Stepped or on_run_end(event) for Finished; it gets the same event",
 }
-"""Members that the contract had before, and what is written now."""
+"""Former members of the contract, with what to write now."""
 
 PAIRS = (
     ("save", "load"),
     ("state_dict", "load_state_dict"),
 )
-"""Members of which one is of no use without the other."""
+"""Pairs of methods of which a component must define both or neither."""
 
 SORTS: tuple[type[Component], ...] = (
     api.GenerativeTask,
@@ -51,27 +51,27 @@ SORTS: tuple[type[Component], ...] = (
     api.CodeEvaluator,
     api.IntervalEvaluator,
 )
-"""Bases of components of one sort, whose members the engine asks of these alone."""
+"""Specialised bases of a kind, whose members the engine uses only for their subclasses."""
 
 
 def classes(function: Any) -> tuple[list[Any], str]:
-    """Call a hook; return what it offers, and what is wrong with that, "" where nothing is."""
+    """Call a hook; return its classes, and what is wrong with its result ("" if nothing)."""
     try:
         with printing_aside():
             offered = function()
         if isinstance(offered, Iterable) and not isinstance(offered, (str, bytes, type)):
             return list(offered), ""
-    # A hook of third-party code may raise anything, SystemExit included; it becomes the cause.
+    # A hook of third-party code may raise anything, SystemExit included, which is returned as the cause.
     except (Exception, SystemExit) as error:
         return [], f"failed: {raised(error, getattr(function, '__module__', ''))}"
     return [], f"returned {_described(offered)}; it must return a list of classes"
 
 
 def raised(error: BaseException, module: str) -> str:
-    """Say what was raised, and where, in one line: "KeyError: 'x' (/site-packages/ftengine_x.py:31)".
+    """Return an error and its place on one line: "KeyError: 'x' (/site-packages/ftengine_x.py:31)".
 
     Args:
-        module: of the plugin. The place is the innermost one in its package, where there is one.
+        module: the plugin's module. The place is the innermost frame in its package, if there is one.
     """
     frame, line = innermost(error, module) or next(reversed([*traceback.walk_tb(error.__traceback__)]), (None, 0))
     where = f" ({frame.f_code.co_filename}:{line})" if frame else ""
@@ -79,13 +79,13 @@ def raised(error: BaseException, module: str) -> str:
 
 
 def innermost(error: BaseException, module: str) -> tuple[FrameType, int] | None:
-    """Return the innermost frame of an error in the package of a module, with its line; None where there is none."""
+    """Return the innermost frame of an error in the package of a module, with its line; None if there is none."""
     frames, package = [*traceback.walk_tb(error.__traceback__)][::-1], module.partition(".")[0]
     return next((x for x in frames if x[0].f_globals.get("__name__", "").partition(".")[0] == package), None)
 
 
 def fault(cls: Any, base: type[Component]) -> str:
-    """Say what is wrong with a class that is offered as a component of a kind, and what to do; "" where nothing is."""
+    """Return what is wrong with a class offered as a component of a kind, and what to do; "" if nothing."""
     if not (isinstance(cls, type) and issubclass(cls, base)):
         return f"it must be a subclass of {base.__name__}"
     return _fault_of_class(cls, base)  # type: ignore[arg-type]  # mypy takes the hash of instances for that of the class
@@ -97,7 +97,7 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
     if not isinstance(name, str) or not name:
         return "it has no name; set `name`"
     if name == AUTO:
-        return f"its name is {AUTO!r}, by which recipes leave the choice to the engine; set `name` to another"
+        return f"its name is {AUTO!r}, with which recipes leave the choice to the engine; set `name` to another one"
     contract = _contracts(cls)[0].__name__
     unset = [name for name in _declared(cls) if not hasattr(cls, name)]
     if unset:
@@ -110,13 +110,13 @@ def _fault_of_class(cls: type[Component], base: type[Component]) -> str:
 
 
 def described(cls: Any) -> str:
-    """Name what is offered: a component's name, else its class."""
+    """Return a component's name in quotes, or its class if it has none."""
     name = getattr(cls, "name", None)
     return repr(name) if isinstance(cls, type) and isinstance(name, str) and name else _described(cls)
 
 
 def written(thing: type | FunctionType) -> str:
-    """Return where a class or function is written, "ftengine_x.py:31"; "" where there is no file."""
+    """Return the file and line of a class or function, "ftengine_x.py:31"; "" if it has no file."""
     try:
         return f"{Path(inspect.getsourcefile(thing) or '').name}:{inspect.getsourcelines(thing)[1]}"
     except (OSError, TypeError):
@@ -130,7 +130,7 @@ def _described(value: Any) -> str:
 
 
 def _contracts(cls: type[Component]) -> list[type]:
-    """Return the classes of contracts that a class derives from, the nearest first."""
+    """Return the contract classes among a class's bases, nearest first."""
     return [kind for kind in cls.__mro__ if is_contract(kind)]
 
 
@@ -141,19 +141,19 @@ def _declared(cls: type[Component]) -> list[str]:
 
 
 def _fault_of_traits(cls: type[Component], base: type[Component]) -> str:
-    """Say what is wrong with a component's traits, which every object of it begins with."""
-    wanted = type(base.traits)
-    if isinstance(cls.traits, wanted):
+    """Return what is wrong with a component's traits; "" if nothing."""
+    expected = type(base.traits)
+    if isinstance(cls.traits, expected):
         return ""
-    return f"its traits are {_described(cls.traits)}; write `traits = api.{wanted.__name__}(…)`"
+    return f"its traits are {_described(cls.traits)}; write `traits = api.{expected.__name__}(…)`"
 
 
 def _fault_of_sort(cls: type[Component], base: type[Component]) -> str:
-    """Say which member the engine asks only of components of a sort that a class does not derive from."""
+    """Return which member needs a base (in SORTS) that the class does not derive from; "" if none."""
     own = _members(kind for kind in cls.__mro__ if not is_contract(kind))
-    for sort in (one for one in SORTS if issubclass(one, base) and not issubclass(cls, one)):
+    for sort in (s for s in SORTS if issubclass(s, base) and not issubclass(cls, s)):
         if names := sorted(own.keys() & _members([sort]).keys() - _members([base]).keys()):
-            return f"its {names[0]!r} is of {sort.__name__}: derive it from `api.{sort.__name__}` ({written(cls)})"
+            return f"its {names[0]!r} belongs to {sort.__name__}: derive it from `api.{sort.__name__}` ({written(cls)})"
     return ""
 
 
@@ -172,70 +172,70 @@ def _fault_of_arguments(cls: type[Component]) -> str:
 
 
 def _fault_of_names(cls: type[Component], base: type[Component]) -> str:
-    """Say which public member is nearly one of the contract, which nobody would ask for, or lacks its other half."""
+    """Return which public member is a misspelt one of the contract, or lacks the other of its pair; "" if none."""
     contract = _members(_contracts(cls))
     own = _members(kind for kind in cls.__mro__ if not is_contract(kind))
-    # What a class of somebody else, that is no component, is called is not its author's to change.
+    # The author cannot rename members of a base that is not a component.
     named = _members(kind for kind in cls.__mro__ if not is_contract(kind) and issubclass(kind, Component))
     for name, member in named.items():
         if name in RENAMED and name not in contract:
-            return f"{base.__name__} has {name!r} no longer: {RENAMED[name]} ({written(cls)})"
+            return f"{base.__name__} no longer has {name!r}: {RENAMED[name]} ({written(cls)})"
         alike = [meant for meant in contract.keys() - own.keys() if _is_method(contract[meant]) == _is_method(member)]
         for meant in difflib.get_close_matches(name, () if name in contract else alike, n=1, cutoff=NEAR):
             return (
-                f"its member {name!r} is none of {base.__name__}, and the engine never asks for it: if {meant!r} is "
-                f"meant, call it so, else begin it with an underscore ({written(cls)})"
+                f"its member {name!r} is not part of {base.__name__}, so the engine never uses it: rename it to "
+                f"{meant!r} if that is meant, or else begin it with an underscore ({written(cls)})"
             )
         if name.startswith(HOOK) and name not in contract and _is_method(member):
-            there = ", ".join(repr(known) for known in contract if known.startswith(HOOK)) or "none"
+            there = ", ".join(repr(method) for method in contract if method.startswith(HOOK)) or "none"
             return (
-                f"the engine never calls its method {name!r}; of those that begin so, {base.__name__} has {there}. If "
-                f"it is its own, begin it with an underscore ({written(cls)})"
+                f"the engine never calls its method {name!r}; {base.__name__} has these methods of that kind: {there}. "
+                f"If it is a method of your own, begin it with an underscore ({written(cls)})"
             )
-    for one, other in (pair for pair in PAIRS if contract.keys() >= set(pair)):
-        if (one in own) != (other in own):
-            there, missing = (one, other) if one in own else (other, one)
-            return f"it writes {there!r} without {missing!r}; neither is of use without the other"
+    for first, second in (pair for pair in PAIRS if contract.keys() >= set(pair)):
+        if (first in own) != (second in own):
+            present, missing = (first, second) if first in own else (second, first)
+            return f"it defines {present!r} without {missing!r}; define both or neither"
     return ""
 
 
 def _fault_of_nothing(cls: type[Component], base: type[Component]) -> str:
-    """Say that a class of a kind whose methods are all optional writes none of them, as where each is misspelt."""
+    """Return that a class defines none of its kind's methods, all of which are optional; "" if it does."""
     methods = [name for name, member in _members([base]).items() if _is_method(member)]
     if base.__abstractmethods__ or any(overrides(cls, name) for name in methods):
         return ""
-    return f"it writes none of {base.__name__}'s methods ({', '.join(methods)}), so it does nothing ({written(cls)})"
+    return f"it defines none of {base.__name__}'s methods ({', '.join(methods)}), so it does nothing ({written(cls)})"
 
 
 def _fault_of_methods(cls: type[Component]) -> str:
-    """Say which member is a method where its contract's is none, or the reverse, or cannot be called as that is."""
+    """Return which member has another kind or signature than in its contract; "" if none."""
     contract = _members(_contracts(cls))
     own = _members(kind for kind in cls.__mro__ if not is_contract(kind))
     for name in sorted(own.keys() & contract.keys()):
         method = own[name]
         if _is_method(method) != _is_method(contract[name]):
-            wanted_kind = "a method" if _is_method(contract[name]) else "a value, or a property"
-            return f"its {name!r} must be {wanted_kind}, as the contract's is ({written(cls)})"
+            expected_kind = "a method" if _is_method(contract[name]) else "a value or a property"
+            return f"its {name!r} must be {expected_kind}, as in the contract ({written(cls)})"
         if not _is_method(method):
             continue
         bound = isinstance(method, (staticmethod, classmethod))
         if isinstance(contract[name], classmethod) and not bound:
-            return f"its {name!r} must be a class method, as the contract's is ({written(cls)})"
-        wanted = list(inspect.signature(getattr(contract[name], "__func__", contract[name])).parameters.values())
-        given = method if not bound else getattr(cls, name)
-        options = {p.name: None for p in wanted if p.kind is p.KEYWORD_ONLY}
-        places = [p for p in wanted if p.name not in options][1 if bound else 0 :]
+            return f"its {name!r} must be a class method, as in the contract ({written(cls)})"
+        expected = list(inspect.signature(getattr(contract[name], "__func__", contract[name])).parameters.values())
+        function = method if not bound else getattr(cls, name)
+        options = {p.name: None for p in expected if p.kind is p.KEYWORD_ONLY}
+        places = [p for p in expected if p.name not in options][1 if bound else 0 :]
         try:
-            inspect.signature(given).bind(*places, **options)
+            inspect.signature(function).bind(*places, **options)
         except TypeError:
-            wanted_so = _bare(getattr(contract[name], "__func__", contract[name]))
-            called = f"{given.__qualname__}{_bare(given)} cannot be called as {name}{wanted_so}"
-            return f"its method {called} ({written(getattr(given, '__func__', given))})"
+            expected_signature = _bare(getattr(contract[name], "__func__", contract[name]))
+            called = f"{function.__qualname__}{_bare(function)} cannot be called as {name}{expected_signature}"
+            return f"its method {called} ({written(getattr(function, '__func__', function))})"
     return ""
 
 
 def _members(kinds: Iterable[type]) -> dict[str, Any]:
-    """Return the public members of classes, as the nearest has them."""
+    """Return the public members of classes; a nearer class overrides a farther one."""
     return {name: x for kind in list(kinds)[::-1] for name, x in vars(kind).items() if name[0] != "_"}
 
 
@@ -253,7 +253,7 @@ def _fault_of_config(config: Any) -> str:
     if not (isinstance(config, type) and issubclass(config, Config)):
         return "its Config must be a subclass of ftengine.api.Config: write `class Config(api.Config):`"
     if "name" in config.model_fields:
-        return "its Config has a field 'name', which is the component's own name in recipes; call it otherwise"
+        return "its Config has a field 'name', which recipes use for the component's name; rename the field"
     try:
         config.model_validate({})
     except ValidationError as error:
@@ -261,7 +261,7 @@ def _fault_of_config(config: Any) -> str:
         if wrong:
             key = ".".join(map(str, wrong[0]["loc"]))
             return f"the default of its option {key!r} is {wrong[0]['input']!r}, but: {wrong[0]['msg']}"
-    # Types that cannot be resolved, a factory of defaults that raises: whatever it is, no recipe could use it.
+    # Unresolved types or a failing default_factory may raise anything; no recipe could use such a Config.
     except Exception as error:
         return f"its Config cannot be used: {type(error).__name__}: {error}".partition("\n")[0].rstrip(" .")
     return ""

@@ -1,4 +1,4 @@
-"""Plugin discovery: guarded, fail-closed, and without a global."""
+"""Plugin discovery: finds plugins, and records those that fail to load. There is no global registry."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pluggy
 from ftengine.errors import PluginError, shown
 from ftengine.plugins import hookspecs
 from ftengine.plugins.class_validation import raised
-from ftengine.plugins.distributions import instead, offers, printing_aside
+from ftengine.plugins.distributions import offers, printing_aside, repair_hint
+from ftengine.text import duration
 
 GROUP = "ftengine"
 TRACE_VARIABLE = "FTENGINE_TRACE_PLUGINS"
 
 MOST_SECONDS = 2.0
-"""How long the import of a plugin may take; what it needs is imported by its hooks."""
+"""Seconds that the import of a plugin may take; hooks should import what is slow."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class PluginOrigin:
         name: the entry point's name.
         distribution: name of the installed distribution.
         version: its version.
-        target: what the entry point names, `module:object`.
+        target: the entry point's value, `module:object`.
         status: "loaded", "blocked" or "broken".
         cause: why it is broken; "" otherwise.
-        source: the folder or address that it was installed from; "" where that is unknown.
-        seconds: that its import took.
-        printed: what it printed meanwhile, which went to stderr.
+        source: the folder or address that it was installed from; "" if unknown.
+        seconds: time of its import.
+        printed: text that it printed to stdout while it was imported.
     """
 
     name: str
@@ -51,15 +52,15 @@ class PluginOrigin:
 
     @property
     def remarks(self) -> list[str]:
-        """What is wrong with how it is imported, though it is: a sentence each."""
+        """Sentences on a slow import, or one that prints."""
         remarks, who = [], f"plugin {self.name!r} of {self} ({self.target})"
         if self.seconds > MOST_SECONDS:
             remarks.append(
-                f"{who} takes {self.seconds:.1f} s to import, for which every command waits. Import what is slow "
-                "inside of its hooks."
+                f"{who} takes {duration(self.seconds)} to import, which delays every command. Import slow modules "
+                "inside its hooks."
             )
         if self.printed:
-            remarks.append(f"{who} prints {shown(self.printed)} when it is imported. It must print nothing.")
+            remarks.append(f"{who} prints {shown(self.printed)} when it is imported. Remove that output.")
         return remarks
 
     def __str__(self) -> str:
@@ -86,7 +87,7 @@ class Plugins:
         return [origin for origin in self.origins.values() if origin.status == "broken"]
 
     def raise_if_broken(self) -> None:
-        """Refuse to go on beside a plugin that failed to load.
+        """Raise an error if a plugin failed to load.
 
         Raises:
             PluginError: names each broken plugin with version and cause.
@@ -94,7 +95,7 @@ class Plugins:
         broken = self.broken()
         if broken:
             causes = "; ".join(f"{o.name!r} of {o} ({o.target}): {o.cause}" for o in broken)
-            raise PluginError(f"plugin failed to load: {causes}. {instead(*(o.distribution for o in broken))}")
+            raise PluginError(f"plugin failed to load: {causes}. {repair_hint(*(o.distribution for o in broken))}")
 
 
 def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: bool = True) -> Plugins:
@@ -104,9 +105,9 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
         extra: further plugin objects by name, for tests and notebooks.
         discover: look at installed distributions; False leaves only `extra`.
 
-    A plugin that cannot be loaded is kept as broken; `Plugins.raise_if_broken` turns it into an error, so
-    that `plugins list` and `doctor` can still report it. Distributions named (comma-separated) in
-    FTENGINE_BLOCK_PLUGINS are not loaded at all.
+    A plugin that cannot be loaded is recorded as broken, so that `plugins list` and `doctor` can report it;
+    `Plugins.raise_if_broken` makes it an error. Distributions named (comma-separated) in FTENGINE_BLOCK_PLUGINS are not
+    loaded.
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
@@ -135,7 +136,7 @@ def make_plugin_manager(extra: dict[str, object] | None = None, *, discover: boo
             printed.getvalue(),
         )
     for name, plugin in (extra or {}).items():
-        cause = _register(manager, name, partial(lambda given: given, plugin), "")
+        cause = _register(manager, name, partial(lambda loaded: loaded, plugin), "")
         if cause:
             raise PluginError(f"plugin {name!r} failed to load: {cause}")
     return Plugins(manager, origins)
@@ -152,7 +153,7 @@ def _register(manager: pluggy.PluginManager, name: str, load: Callable[[], objec
             manager.unregister(name=name)
             unknown = f"implements a hook that does not exist: {', '.join(misspelt)}"
             return unknown if hooks else "implements no hook; mark its functions with ftengine.hookimpl"
-    # Third-party code may raise anything, SystemExit included; whatever it is becomes this plugin's cause.
+    # Third-party code may raise anything, SystemExit included, which is returned as the cause.
     except (Exception, SystemExit) as error:
         if manager.has_plugin(name):
             manager.unregister(name=name)

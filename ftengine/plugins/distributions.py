@@ -1,4 +1,4 @@
-"""What installed distributions offer under an entry-point group, found without importing any of it."""
+"""Entry points of installed distributions, found without importing them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from urllib.parse import unquote, urlsplit
 from ftengine import __version__
 
 BUILT_IN = "ftengine"
-"""The distribution whose components need no origin beside their names, and without which nothing works."""
+"""ftengine's own distribution, which messages do not name beside its components, and which cannot be blocked."""
 
 BLOCK_VARIABLE = "FTENGINE_BLOCK_PLUGINS"
-"""Names distributions, separated by commas, whose plugins and commands are not loaded."""
+"""Environment variable with distributions, separated by commas, whose plugins and commands are not loaded."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """An entry point, the distribution that has it, and whether the user blocks that."""
+    """An entry point, its distribution, and whether the user blocks that distribution."""
 
     distribution: str
     version: str
@@ -36,30 +36,30 @@ class Offer:
 
     @property
     def source(self) -> str:
-        """The folder or address that it was installed from, as the installer noted it; "" where it did not.
+        """The folder or address that it was installed from; "" if the installer did not record it.
 
-        That is in direct_url.json (https://packaging.python.org/specifications/direct-url), which installations by name
-        from an index do not have.
+        The record is direct_url.json (https://packaging.python.org/specifications/direct-url), which an installation by
+        name from an index does not have.
         """
         dist = self.entry_point.dist
         return _source(dist.read_text("direct_url.json") or "") if dist else ""
 
     @property
     def mismatch(self) -> str:
-        """Say that the distribution requires another version of ftengine than this one; "" where it does not."""
+        """Why the distribution does not fit the installed version of ftengine; "" if it does."""
         dist = self.entry_point.dist
         if dist is None or normalised(self.distribution) == BUILT_IN:
             return ""
         from packaging.requirements import InvalidRequirement, Requirement
 
         for text in dist.requires or ():
-            with suppress(InvalidRequirement):  # such as installers of former times wrote
+            with suppress(InvalidRequirement):  # old installers wrote invalid ones
                 needed = Requirement(text)
-                meant = normalised(needed.name) == BUILT_IN and (not needed.marker or needed.marker.evaluate())
-                if meant and not needed.specifier.contains(__version__, prereleases=True):
+                applies = normalised(needed.name) == BUILT_IN and (not needed.marker or needed.marker.evaluate())
+                if applies and not needed.specifier.contains(__version__, prereleases=True):
                     return (
-                        f"it requires ftengine{needed.specifier}, and ftengine {__version__} is installed: "
-                        "install a version of either that goes with the other"
+                        f"it requires ftengine{needed.specifier}, but ftengine {__version__} is installed: "
+                        "install versions of both that fit together"
                     )
         return ""
 
@@ -76,8 +76,8 @@ def offers(group: str) -> list[Offer]:
     return [by_name[key] for key in sorted(by_name)]
 
 
-def instead(*distributions: str) -> str:
-    """Say what to do about what is broken in distributions; ftengine itself cannot be left out."""
+def repair_hint(*distributions: str) -> str:
+    """Return what to do about broken distributions: repair, uninstall or block them; ftengine cannot be blocked."""
     names = ",".join(sorted({name for name in distributions if normalised(name) != BUILT_IN}))
     blocked = f"Repair or uninstall it, or run with {BLOCK_VARIABLE}={names}." if names else ""
     own = any(normalised(name) == BUILT_IN for name in distributions)
@@ -87,7 +87,7 @@ def instead(*distributions: str) -> str:
 
 @contextmanager
 def printing_aside() -> Iterator[io.StringIO]:
-    """Have what a plugin prints go to stderr: stdout is for what a command says, such as JSON."""
+    """Redirect what plugins print to stderr, as stdout is for a command's output, such as JSON."""
     printed = io.StringIO()
     try:
         with redirect_stdout(printed):

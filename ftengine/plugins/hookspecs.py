@@ -1,8 +1,8 @@
 """The whole plugin contract.
 
-A plugin is a module or object, registered under the entry-point group `ftengine`, that implements any
-of these hooks with `ftengine.hookimpl`. Every hook returns classes. Audits and rules are built for every run, the
-others when a recipe or a command names them.
+A plugin is a module or object, registered under the entry-point group `ftengine`, that implements any of these hooks
+with `ftengine.hookimpl`. Every hook returns classes. Audits and rules are used in every run, the others if a recipe or
+a command names them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 hookspec = pluggy.HookspecMarker("ftengine")
 hookimpl = pluggy.HookimplMarker("ftengine")
-"""Marks the functions by which a plugin offers its classes."""
+"""Marks the functions with which a plugin offers its classes."""
 
 
 @hookspec
@@ -48,7 +48,7 @@ def ftengine_readers() -> Iterable[type[api.Reader]]:
 
 @hookspec
 def ftengine_tasks() -> Iterable[type[api.Task]]:
-    """Return classes that say what an example looks like, how it is encoded, and what the loss is."""
+    """Return classes that define an example, its encoding, and the loss."""
 
 
 @hookspec
@@ -68,17 +68,17 @@ def ftengine_regularizers() -> Iterable[type[api.Regularizer]]:
 
 @hookspec
 def ftengine_fast_paths() -> Iterable[type[api.FastPath]]:
-    """Return classes that change how a model computes while it trains, and not what."""
+    """Return classes that make training faster without changing its results."""
 
 
 @hookspec
 def ftengine_optimizers() -> Iterable[type[api.Optimizer]]:
-    """Return classes that say how gradients change what trains."""
+    """Return classes that make optimizers."""
 
 
 @hookspec
 def ftengine_schedules() -> Iterable[type[api.Schedule]]:
-    """Return classes that say how the learning rate moves."""
+    """Return classes that make learning-rate schedules."""
 
 
 @hookspec
@@ -88,7 +88,7 @@ def ftengine_evaluators() -> Iterable[type[api.Evaluator]]:
 
 @hookspec
 def ftengine_audits() -> Iterable[type[api.Audit]]:
-    """Return classes that look for what is wrong with data."""
+    """Return classes that look for problems in data."""
 
 
 @hookspec
@@ -98,7 +98,7 @@ def ftengine_rules() -> Iterable[type[api.Rule]]:
 
 @hookspec
 def ftengine_callbacks() -> Iterable[type[api.Callback]]:
-    """Return classes that have methods called at the moments of a run."""
+    """Return classes whose methods are called on events of a run."""
 
 
 @hookspec

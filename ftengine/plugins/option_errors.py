@@ -1,4 +1,4 @@
-"""Wording of option errors: pydantic's findings as ftengine says them, and what other tools' keys are called here."""
+"""Messages of option errors: pydantic's errors in ftengine's wording, and advice on keys of other tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from ftengine.errors import did_you_mean
 
-_ASKED = {
+_WORDINGS = {
     "a number above {gt}": "greater_than",
     "{ge} or more": "greater_than_equal",
     "a number below {lt}": "less_than",
@@ -31,13 +31,13 @@ _ASKED = {
     "{max_length} items or fewer": "too_long",
     "a mapping": "dict_type model_type model_attributes_type",
     "null": "none_required",
-    "a number of bytes, such as 6 GB": "byte_size byte_size_unit",
+    "a number of bytes, such as 6 GiB": "byte_size byte_size_unit",
 }
-EXPECTED = {error: asked for asked, errors in _ASKED.items() for error in errors.split()}
-"""What pydantic's commonest errors ask for, by its name of the error; others keep pydantic's words."""
+EXPECTED = {error: wording for wording, errors in _WORDINGS.items() for error in errors.split()}
+"""What a value must be, by pydantic's type of the error; other errors keep pydantic's message."""
 
 _ALTERNATIVE = re.compile(r"float|str|int|bool|none|constrained-\w+|(?:list|dict|tuple|set|literal|function-\w+)\[.*")
-"""The last step of an error's place where a key may hold values of several types: one of these types."""
+"""The last step of an error's location if a key allows several types: the name of one of them."""
 
 
 _PLACES = {
@@ -74,7 +74,7 @@ _PLACES = {
     "seed": "data_seed",
 }
 ELSEWHERE: Mapping[str, str] = {key: place for place, keys in _PLACES.items() for key in keys.split()}
-"""By another tool's key, the place in a recipe. A key that ftengine has too is here for where it is put elsewhere."""
+"""Places in a recipe by other tools' keys. Keys that ftengine has too are listed for when they are misplaced."""
 
 _NONE = "ftengine has no such key"
 _QUANTISED = (
@@ -82,7 +82,7 @@ _QUANTISED = (
 )
 _VALIDATE = f"{_NONE}; set train.validate_every to a number of steps, or null for once an epoch."
 
-SAID: Mapping[str, str] = {
+ADVICE: Mapping[str, str] = {
     "bf16": "Set train.precision to bfloat16.",
     "fp16": "Set train.precision to float16.",
     "tf32": f"{_NONE}; float32 products follow torch's own setting.",
@@ -94,38 +94,38 @@ SAID: Mapping[str, str] = {
     "evaluation_strategy": _VALIDATE,
     "num_labels": f"{_NONE}: labels are learnt from the data.",
     "num_classes": f"{_NONE}: labels are learnt from the data.",
-    "packing": "Set task.packing (of causal-lm); other tasks make batches of rows of like length.",
-    "group_by_length": f"{_NONE}: batches are made of rows of like length always.",
-    "device_map": f"{_NONE}: a model lies on one device for each process; train.parallel: fsdp shards it over several.",
+    "packing": "Set task.packing (of causal-lm); other tasks make batches of rows of similar length.",
+    "group_by_length": f"{_NONE}: batches always have rows of similar length.",
+    "device_map": f"{_NONE}: each process has the model on one device; train.parallel: fsdp shards it over processes.",
     "push_to_hub": f"{_NONE}: runs stay on this machine.",
 }
-"""By another tool's key, what to do instead."""
+"""What to do in place of other tools' keys."""
 
 
 def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: str = "") -> str:
-    """Turn a pydantic error into ftengine's form: key, value, what is allowed, nearest key.
+    """Return a pydantic error as a message with key, value, what is allowed and the nearest key.
 
     Args:
-        error: from `model`.
-        model: what was to be made. It may list under `meant` keys that people write, each with the one of its own that
-            they mean, or with a sentence on what to do.
-        prefix: of the model's keys.
-        owner: whose keys they are, such as " of strategy 'NAME'".
+        error: raised by `model`.
+        model: the model that was validated. Its attribute `meant` may map wrong keys that people write to the right
+            key, or to a sentence on what to do.
+        prefix: prefix of the model's keys.
+        owner: owner of the keys, such as " of strategy 'NAME'".
     """
     parts = []
-    unknown: dict[str, list[str]] = {}  # by what is allowed
-    wrong: dict[str, tuple[list[str], Any]] = {}  # by key: what would be allowed, and what is there
+    unknown: dict[str, list[str]] = {}  # unknown keys by what is allowed
+    wrong: dict[str, tuple[list[str], Any]] = {}  # by key: what is allowed, and the value
     for item in error.errors():
         steps = [str(step) for step in item["loc"]]
         path = [step for step in steps[:-1] if not step.startswith("function-")] + steps[-1:]  # lists with validators
         key = prefix + ".".join(path)
         if item["type"] == "extra_forbidden":
             section = _section(model, path[:-1])
-            known, meant = sorted(getattr(section, "model_fields", ())), getattr(section, "meant", {})
-            said = _hint(path[-1], meant, key.removesuffix(path[-1]), known) or did_you_mean(path[-1], known)
-            allowed = f"Allowed: {', '.join(known)}" if known else "It has no options"
-            if said:
-                parts.append(f"unknown key {key!r}{owner}. {allowed}.{said}")
+            keys, meant = sorted(getattr(section, "model_fields", ())), getattr(section, "meant", {})
+            hint = _hint(path[-1], meant, key.removesuffix(path[-1]), keys) or did_you_mean(path[-1], keys)
+            allowed = f"Allowed: {', '.join(keys)}" if keys else "It has no options"
+            if hint:
+                parts.append(f"unknown key {key!r}{owner}. {allowed}.{hint}")
             else:
                 unknown.setdefault(allowed, []).append(repr(key))
         elif item["type"] == "missing":
@@ -137,14 +137,16 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
             expected = EXPECTED[item["type"]].format(**limits)
             wrong.setdefault(key, ([], item.get("input")))[0].append(expected)
         else:
-            said = item["msg"].removeprefix("Value error, ")
-            stop = "" if said.endswith(".") else "."
+            text = item["msg"].removeprefix("Value error, ")
+            stop = "" if text.endswith(".") else "."
             got = f" (got {_shown(item.get('input'))})"
-            parts.append(f"key {key!r}{owner}: {said}{got}{stop}" if path else said + stop)
+            parts.append(f"key {key!r}{owner}: {text}{got}{stop}" if path else text + stop)
     for allowed, keys in unknown.items():
         parts.append(f"unknown key{'s' * (len(keys) > 1)} {', '.join(keys)}{owner}. {allowed}.")
         if len(keys) > 2 and owner:
-            parts.append(f"Are they another's? `--set {prefix.rstrip('.')}=NAME` takes a component without options.")
+            parts.append(
+                f"If they belong to another component, `--set {prefix.rstrip('.')}=NAME` selects one without options."
+            )
     parts += [
         f"key {key!r}{owner}: must be {' or '.join(dict.fromkeys(expected))}, not {_shown(value)}"
         f"{_example(model, key.removeprefix(prefix), key, expected, value)}."
@@ -153,31 +155,31 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
     return " ".join(parts)
 
 
-def _hint(key: str, meant: Mapping[str, str], here: str, known: Collection[str]) -> str:
-    """Return what to write instead of a key, as a sentence with a space before it; "" where that is not known.
+def _hint(key: str, meant: Mapping[str, str], here: str, keys: Collection[str]) -> str:
+    """Return a sentence, after a blank, on what to write in place of a key; "" if there is no advice.
 
     Args:
-        key: what was written.
-        meant: what the section or component says of keys: one of its own, or a sentence.
-        here: the section, with a full stop, such as "train.".
-        known: keys of the section or component.
+        key: the wrong key.
+        meant: the right key, or a sentence, by wrong key; from the section or component.
+        here: prefix of the section, such as "train.".
+        keys: keys of the section or component.
     """
-    said = meant.get(key) or SAID.get(key, "")
-    if " " in said:
-        return f" {said}"
-    place = said or ELSEWHERE.get(key, "")
+    advice = meant.get(key) or ADVICE.get(key, "")
+    if " " in advice:
+        return f" {advice}"
+    place = advice or ELSEWHERE.get(key, "")
     own = place.removeprefix(here)
     if "." in own:
         own = place
-    elif own != place and own not in known:  # an option of other components of this kind
+    elif own != place and own not in keys:  # an option of other components of this kind
         own = ""
     return f" Did you mean {own!r}?" if own else ""
 
 
 def _example(model: type[Any], path: str, key: str, expected: list[str], value: Any) -> str:
-    """Return a single value in the list or section that its key holds, as an example; "" where there is none.
+    """Return an example: a single value wrapped in the list or section that its key needs; "" if there is none.
 
-    Of a text that YAML took for a mapping, as `query: `, the text in quotes.
+    For a text that YAML read as a mapping, such as `query: `, the example is the text in quotes.
     """
     form: Any = None
     if "text" in expected and isinstance(value, dict) and [*value.values()] == [None]:
@@ -191,7 +193,7 @@ def _example(model: type[Any], path: str, key: str, expected: list[str], value: 
 
 
 def _section(model: type[Any], path: list[str]) -> type[Any] | None:
-    """Return the section that a key holds, also where it may be null instead."""
+    """Return the section that a key holds, even if it may also be null."""
     for step in path:
         field = getattr(model, "model_fields", {}).get(step)
         kinds = () if field is None else (field.annotation, *get_args(field.annotation))
@@ -203,7 +205,7 @@ def _section(model: type[Any], path: list[str]) -> type[Any] | None:
 
 
 def _with_first(section: type[BaseModel], value: Any) -> dict[str, Any]:
-    """Return a value as a section's first key, or that key's default where it may not be the value."""
+    """Return {first key of the section: value}, with the key's default if the value is not valid for it."""
     name, field = next(iter(section.model_fields.items()))
     try:
         section.model_validate({name: value}, strict=True)

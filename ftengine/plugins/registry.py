@@ -1,4 +1,4 @@
-"""kind + name -> class. Duplicates and unknown names are errors with suggestions."""
+"""The registry of components by kind and name; duplicates and unknown names are errors with suggestions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ftengine import api
 from ftengine.errors import PluginError, RecipeError, SourceError, UnknownName, did_you_mean
 from ftengine.plugins.class_validation import AUTO, classes, described, fault, written
 from ftengine.plugins.discovery import PluginOrigin, Plugins, make_plugin_manager
-from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, instead
+from ftengine.plugins.distributions import BLOCK_VARIABLE, BUILT_IN, repair_hint
 from ftengine.plugins.option_errors import explain
 
 KINDS: dict[str, tuple[type[api.Component], str]] = {
@@ -48,7 +48,7 @@ RECIPE_KEYS = {
     "evaluator": "evaluate",
     "callback": "callbacks",
 }
-"""Where a recipe names components of a kind; audits and rules are not named, all that are installed are used."""
+"""Recipe keys of the kinds that a recipe names. Audits and rules are not named: all installed ones are used."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Entry:
 
     @property
     def needs_options(self) -> bool:
-        """Whether it has an option that must be given."""
+        """Whether it has a required option."""
         try:
             self.cls.Config.model_validate({})
         except ValidationError:
@@ -85,7 +85,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Factory:
-    """Builds one component as often as it is called, each time afresh.
+    """Builds a new object of a component on each call.
 
     Args:
         entry: the component's class and origin.
@@ -97,22 +97,22 @@ class Factory:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The component as a recipe writes it, with every option."""
+        """The component in the form of a recipe, with all options."""
         return {"name": self.entry.name, **self.config.model_dump(mode="json")}
 
     def __call__(self) -> Any:
-        """Build the component (PluginError: its own `__init__` leaves out the base class's)."""
+        """Build the component (PluginError: its `__init__` does not call that of its base)."""
         built = self.entry.cls(self.config)
         if not hasattr(built, "config"):
             raise PluginError(
-                f"{self.entry.kind} {self.entry.name!r} of {self.entry.origin} has no options once it is built: call "
-                "super().__init__(config) in its __init__."
+                f"{self.entry.kind} {self.entry.name!r} of {self.entry.origin} has no `config` after its __init__: "
+                "call super().__init__(config) there."
             )
         return built
 
 
 class Registry:
-    """All components of all loaded plugins, or those of some kinds."""
+    """The components of all loaded plugins, or those of the kinds in `only`."""
 
     def __init__(self, plugins: Plugins | None = None, only: Collection[str] = KINDS) -> None:
         self.plugins = plugins if plugins is not None else make_plugin_manager()
@@ -123,25 +123,25 @@ class Registry:
                 origin = self.plugins.origin(impl.plugin_name)
                 offered, wrong = classes(impl.function)
                 if wrong:
-                    raise PluginError(f"{hook_name} of {origin} {wrong}. {instead(origin.distribution)}")
+                    raise PluginError(f"{hook_name} of {origin} {wrong}. {repair_hint(origin.distribution)}")
                 for cls in offered:
                     self._add(kind, base, cls, origin)
 
     def _add(self, kind: str, base: type[api.Component], cls: Any, origin: PluginOrigin) -> None:
         wrong = fault(cls, base)
         if not wrong and kind not in RECIPE_KEYS and Entry(kind, cls, origin).needs_options:
-            wrong = f"it has an option without a default, and recipes give {article(kind)} {kind} none"
+            wrong = f"it has an option without a default, but recipes cannot set options of {article(kind)} {kind}"
         if wrong:
             what = f"{origin} offers {described(cls)} as {article(kind)} {kind}"
-            raise PluginError(f"{what}, but {wrong}. {instead(origin.distribution)}")
+            raise PluginError(f"{what}, but {wrong}. {repair_hint(origin.distribution)}")
         name = cls.name
-        known = self._entries[kind].get(name)
-        if known is not None:
-            both = f"{_class(known.cls)} of {known.origin}, and {_class(cls)} of {origin}"
-            other = known.origin if origin.distribution == BUILT_IN else origin
+        present = self._entries[kind].get(name)
+        if present is not None:
+            both = f"{_class(present.cls)} of {present.origin}, and {_class(cls)} of {origin}"
+            other = present.origin if origin.distribution == BUILT_IN else origin
             repair = f"Uninstall one, or block one with {BLOCK_VARIABLE}={other.distribution}."
-            if known.origin.distribution == origin.distribution:
-                repair = f"Give one of them another `name`. {instead(origin.distribution)}"
+            if present.origin.distribution == origin.distribution:
+                repair = f"Give one of them another `name`. {repair_hint(origin.distribution)}"
             raise PluginError(f"two {kind} plugins are named {name!r}: {both}. {repair}")
         self._entries[kind][name] = Entry(kind, cls, origin)
 
@@ -155,36 +155,40 @@ class Registry:
         Args:
             kind: one of `KINDS`.
             name: the component's name.
-            key: the recipe key, or the command's option ("--task"), that asked for it, for the message.
+            key: the recipe key or command option ("--task") that names it, for the message.
 
         Raises:
-            UnknownName: lists what is installed and the nearest name.
+            UnknownName: no such component; lists the installed ones and the nearest name.
         """
         entry = self._entries[kind].get(name)
         if entry is None:
-            asked = f"option {key.removesuffix('.name')}" if key.startswith("--") else f"recipe key {key}"
-            where = f" ({asked})" if key else ""
-            told = self._elsewhere(name) or f"{self._instead(kind, name)}{self.blocked()}"
-            raise UnknownName(f"no {kind} named {name!r}{where}.{told}")
+            origin = f"option {key.removesuffix('.name')}" if key.startswith("--") else f"recipe key {key}"
+            where = f" ({origin})" if key else ""
+            hint = self._elsewhere(name) or f"{self._suggestion(kind, name)}{self.blocked()}"
+            raise UnknownName(f"no {kind} named {name!r}{where}.{hint}")
         return entry
 
     def blocked(self) -> str:
-        """Say which distributions the user blocks, after a blank; "" where there are none."""
-        names = {one.distribution for one in self.plugins.origins.values() if one.status == "blocked"}
-        return f" Not loaded, as {BLOCK_VARIABLE} names it: {', '.join(sorted(names))}." if names else ""
+        """Return a sentence, after a blank, on the distributions that the user blocks; "" if there are none."""
+        names = {origin.distribution for origin in self.plugins.origins.values() if origin.status == "blocked"}
+        return f" Blocked by {BLOCK_VARIABLE}: {', '.join(sorted(names))}." if names else ""
 
     def _elsewhere(self, name: str) -> str:
-        """Say of which other kind a component of this name is; "" where there is none that a recipe names."""
+        """Return the recipe keys for components of other kinds with this name; "" if there are none."""
         kinds = [kind for kind in RECIPE_KEYS if name in self._entries[kind]]
-        said = " or ".join(f"{article(kind)} {kind}" for kind in kinds)
-        return f" {name!r} is {said}: put it under {' or '.join(RECIPE_KEYS[kind] for kind in kinds)}." if kinds else ""
+        kinds_of_name = " or ".join(f"{article(kind)} {kind}" for kind in kinds)
+        return (
+            f" {name!r} is {kinds_of_name}: put it under {' or '.join(RECIPE_KEYS[kind] for kind in kinds)}."
+            if kinds
+            else ""
+        )
 
-    def _instead(self, kind: str, name: str) -> str:
-        """Say which component of a kind may be meant, and which there are."""
+    def _suggestion(self, kind: str, name: str) -> str:
+        """Return which component of a kind may be meant, and the installed ones."""
         entries = self.entries(kind)
-        if kind == "evaluator" and (said := self._metrics_named(name)):
-            return said
-        # A head is called by the library's name, which people know better than the task's.
+        if kind == "evaluator" and (hint := self._metrics_named(name)):
+            return hint
+        # Users may know the library's name of a head better than the task's name.
         headed = [e.name for e in entries if issubclass(e.cls, api.Task) and e.cls.head == name]
         near = did_you_mean(name, self._entries[kind])
         if headed:
@@ -192,25 +196,25 @@ class Registry:
         return f"{near} Installed: {self.installed(kind)}."
 
     def installed(self, kind: str) -> str:
-        """List the names of a kind, each with its distribution unless it is in the box."""
+        """Return the names of a kind, with the distribution of those that are not ftengine's."""
         entries = self.entries(kind)
         shown = (e.name if e.origin.distribution == BUILT_IN else f"{e.name} ({e.origin})" for e in entries)
         return ", ".join(shown) or "none"
 
     def _metrics_named(self, name: str) -> str:
-        """Say which evaluators report metrics of this name, or of one that it is a part of, and when they do."""
-        asked, said = name.lower().replace("-", "_"), []
+        """Return which evaluators report a metric of this name, or one that contains it as a word; "" if none does."""
+        metric_name, descriptions = name.lower().replace("-", "_"), []
         for entry in self.entries("evaluator"):
             declared = entry.cls.metrics if issubclass(entry.cls, api.Evaluator) else {}
-            metrics = [metric for metric in declared if asked in (metric, *metric.split("_"))]
+            metrics = [metric for metric in declared if metric_name in (metric, *metric.split("_"))]
             if metrics:
                 tasks = [task.name for task in self.entries("task") if entry.name in _own_evaluators(task)]
-                runs = f", which runs of {' and '.join(tasks)} have without being asked" if tasks else ""
-                said.append(f"{' and '.join(map(repr, metrics))} of evaluator {entry.name!r}{runs}")
-        return f" It is a metric, not an evaluator: {'; '.join(said)}." if said else ""
+                runs = f", which runs of {' and '.join(tasks)} use by default" if tasks else ""
+                descriptions.append(f"{' and '.join(map(repr, metrics))} of evaluator {entry.name!r}{runs}")
+        return f" It is a metric, not an evaluator: {'; '.join(descriptions)}." if descriptions else ""
 
     def factory(self, kind: str, spec: str | Mapping[str, Any], key: str) -> Factory:
-        """Check a component's name and options, given as a name or as a mapping with `name` and its options.
+        """Validate a component, written as a name or as a mapping with `name` and options.
 
         Raises:
             UnknownName: no such component.
@@ -230,7 +234,7 @@ class Registry:
         return self.factory(kind, spec, key)()
 
     def usual(self, kind: str, spec: Mapping[str, Any], key: str) -> Factory:
-        """Do as `factory` does, where "auto" is the kind's default (`Traits.is_default`), ftengine's own first.
+        """Like `factory`, but "auto" is the kind's default (`Traits.is_default`), ftengine's own first.
 
         Raises:
             UnknownName, RecipeError: as `factory`.
@@ -244,16 +248,17 @@ class Registry:
     def loader_of(
         self, source: str, spec: Mapping[str, Any], key: str = "model.loader", *, leave_out: tuple[type, ...] = ()
     ) -> api.ModelLoader:
-        """Build the loader that is named, or the first by name that accepts a source.
+        """Build the named loader, or for "auto" the first by name that accepts the source.
 
         Args:
-            source: what is to be loaded.
-            spec: the loader as a recipe writes it; options of "auto" go to the one that is found.
+            source: `model.source` of a recipe.
+            spec: the loader in the form of a recipe; options of "auto" are passed to the chosen loader.
             key: the recipe's key, for messages.
-            leave_out: classes that "auto" does not stand for.
+            leave_out: classes that "auto" must not choose.
 
         Raises:
-            UnknownName, RecipeError, SourceError: no loader has that name or takes these options, or none accepts it.
+            UnknownName, RecipeError: no loader has that name, or it does not take these options.
+            SourceError: no loader accepts the source.
         """
         if spec["name"] != AUTO:
             return self.build("loader", spec, key)
@@ -261,7 +266,7 @@ class Registry:
         for name in names:
             if self.build("loader", name, key).accepts(source):
                 return self.build("loader", {**spec, "name": name}, key)
-        hint = "" if os.path.exists(source) else " There is no such file or folder here."
+        hint = "" if os.path.exists(source) else " No file or folder has this path."
         raise SourceError(
             f"no loader accepts model.source {source!r} (installed: {', '.join(names)}).{hint} Give a folder with "
             "config.json, a .gguf file, a hub id, package://NAME/FILE, timm://NAME or torchvision://NAME; name "
@@ -269,7 +274,7 @@ class Registry:
         )
 
     def buildable(self, kind: str) -> list[Entry]:
-        """Return the components of a kind, by name, that need no option: others are only there where they are named."""
+        """Return the components of a kind, by name, that can be built without options."""
         return [entry for entry in self.entries(kind) if not entry.needs_options]
 
     def build_all(self, kind: str) -> list[Any]:
@@ -278,32 +283,32 @@ class Registry:
 
 
 def article(word: str) -> str:
-    """Return "a" or "an", as the word wants it."""
+    """Return "a" or "an" for a word."""
     return "an" if word[0] in "aeiou" else "a"
 
 
 def registry_of(plugins: Mapping[str, object] | None = None) -> Registry:
-    """Return what is installed, and plugins given by hand (modules or objects, by name), for notebooks and tests."""
+    """Return the installed plugins and further ones (modules or objects by name), for notebooks and tests."""
     return Registry(make_plugin_manager(dict(plugins or {})))
 
 
 def _class(cls: type) -> str:
-    """Name a class, and where it is written."""
+    """Return a class's name with its file and line."""
     place = written(cls)
     return f"{cls.__qualname__}{place and f' ({place})'}"
 
 
 def _own_evaluators(task: Entry) -> tuple[str, ...]:
-    """Return the evaluators of a task with its default options; none where it has options that must be given."""
+    """Return the evaluators of a task with default options; empty if it has required options."""
     return () if task.needs_options else task.cls().evaluators  # type: ignore[attr-defined]
 
 
 def to_choose_from(error: ValidationError) -> str:
-    """Return which components there are for keys of a recipe that are missing; "" where no such key is."""
+    """Return the installed components for missing keys of a recipe; "" if no such key is missing."""
     missing = {item["loc"][0] for item in error.errors() if item["type"] == "missing" and len(item["loc"]) == 1}
     kinds = [kind for kind, key in RECIPE_KEYS.items() if key in missing]
     try:
         registry = Registry(only=kinds) if kinds else None
-    except PluginError:  # a broken plugin is told by what needs it
+    except PluginError:  # what needs the plugin reports that it is broken
         return ""
     return "".join(f" Installed for {RECIPE_KEYS[kind]}: {registry.installed(kind)}." for kind in kinds if registry)

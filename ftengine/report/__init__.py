@@ -1,1 +1,1 @@
-"""What a run came to, for people: findings, the verdict in plain words, and one self-contained page."""
+"""Results of a run for people: the verdict of the rules, and one self-contained HTML page."""

@@ -1,4 +1,4 @@
-"""The card of an exported model, in Markdown: what it was made of, what was measured, how it is loaded."""
+"""The model card of an exported model, in Markdown: its base and data, its figures, and how to load it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ftengine.text import NOTHING, number, one_line, probability, with_ends
 
 CARD = "README.md"
 UNREAD = "not read; the hub's page of the base states it"
-UNSTATED = "not stated where it was loaded from"
+UNSTATED = "not stated by its source"
 NOT_STATED = Provenance()
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PLAIN = re.compile(r"[a-z0-9][a-z0-9-]*")
 PATH = re.compile(r"(?<![\w.:/\\~-])(?:~?/|[A-Za-z]:[\\/])(?:[^\s/\\'\"`<>|]+[/\\])+[^\s/\\'\"`<>|,;:)]*")
-"""What looks like an absolute path, of two parts or more; labels and addresses of an API do so too."""
+"""Text that looks like an absolute path of two parts or more; labels and API addresses may also match."""
 ROOTS = {
     *("content", "data", "home", "kaggle", "media", "mnt", "opt", "private", "root", "scratch", "srv", "tmp", "usr"),
     *("Users", "var", "Volumes", "work"),
 }
-"""Folders in which such a path begins on machines of others; on this one all that are there."""
+"""First folders of paths on other machines; on this machine, all folders that exist count."""
 LICENSES = frozenset(
     re.findall(
         r"\S+",
@@ -42,7 +42,7 @@ LICENSES = frozenset(
     """,
     )
 )
-"""Licences that the hub has an identifier for; others are "other", by their name."""
+"""Identifiers of licences on the hub; any other licence is "other", with its name."""
 
 
 def card(
@@ -53,12 +53,12 @@ def card(
     base: Provenance = NOT_STATED,
     pipeline_tag: str = "",
 ) -> str:
-    """Return the card; whatever a run's files say is escaped, and of paths only the last part is shown.
+    """Return the model card; texts from the run's files are escaped, and paths shortened to their last part.
 
     Args:
-        exported: what the exporter says of the files.
-        base: what the base's source states of itself.
-        pipeline_tag: what the hub calls what such a model does; "" for nothing.
+        exported: the exporter's facts about the files.
+        base: licence and repository that the base's source states.
+        pipeline_tag: the hub's tag of the task; "" if it has none.
     """
     recipe, usage = run.recipe, exported.usage
     name = base.repository or _name_of(recipe.model.source)
@@ -66,7 +66,9 @@ def card(
     verdict = verdict.model_copy(
         update={
             "headline": _without_paths(verdict.headline, paths),
-            "findings": [one.model_copy(update={"text": _without_paths(one.text, paths)}) for one in verdict.findings],
+            "findings": [
+                finding.model_copy(update={"text": _without_paths(finding.text, paths)}) for finding in verdict.findings
+            ],
         }
     )
     made = made.model_copy(update={"unproven": _without_paths(made.unproven, paths)})
@@ -75,14 +77,14 @@ def card(
         f"# {_text(run.path.name)}",
         f"{_text(name)}, tuned by ftengine {_text(made.ftengine)} ({_text(made.strategy)}, task "
         f"{_text(recipe.task['name'])}), as {_text(made.format['name'])}.",
-        f"## What came of it\n\n**{_text(verdict.headline)}**",
+        f"## Results\n\n**{_text(verdict.headline)}**",
         _figures(run),
         _proof(made),
         "## Limits\n\n" + _limits(verdict),
         _data(run),
         f"## Base and licences\n\n- base: {_text(name)}, weights {_hash(made, run)}\n"
         f"- licence of the base: {_text(base.license) or (UNREAD if base.repository else UNSTATED)}\n"
-        "- licence of the data: not recorded; ask whoever the data is from",
+        "- licence of the data: not recorded; ask the source of the data",
         f"## How to load it\n\n```\n{usage}\n```" if usage else "",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -108,21 +110,21 @@ def _figures(run: RunRecords) -> str:
 
 def _proof(made: Manifest) -> str:
     if (proof := made.proof) is None:
-        return f"These files were not compared with the model that was measured: {_text(made.unproven)}."
-    few = ". That many rows are too few to tell them from the base beyond chance" * (proof.decision == "undecided")
+        return f"These files were not compared with the measured model: {_text(made.unproven)}."
+    few = ". These rows are too few to distinguish them from the base beyond chance" * (proof.decision == "undecided")
     what = "outputs, by their size, are" if proof.same_answers is None else "log-probabilities of a token are"
     same = f"{proof.same_answers} of {proof.questions:,} greedy answers are the tuned model's, and "
     return (
-        f"These files, asked by {_text(proof.runtime)} on {proof.questions:,} rows of {_text(proof.split)} and "
+        f"These files answered {proof.questions:,} rows of {_text(proof.split)} in {_text(proof.runtime)} and were "
         f"compared with the tuned model: {same * (proof.same_answers is not None)}the mean {what} "
-        f"{number(proof.from_tuned)} from the tuned model's, where {number(proof.noise)} is explained by rounding, and "
+        f"{number(proof.from_tuned)} from the tuned model's, where rounding explains {number(proof.noise)}, and "
         f"{number(proof.from_base)} from its base's{few}."
     )
 
 
 def _limits(verdict: Verdict) -> str:
-    limits = [f"- {one.level}: {_text(one.text)}" for one in verdict.findings if one.level != "good"]
-    return "\n".join(limits or ["- none that ftengine looks for was found"])
+    limits = [f"- {finding.level}: {_text(finding.text)}" for finding in verdict.findings if finding.level != "good"]
+    return "\n".join(limits or ["- none of those that ftengine checks for"])
 
 
 def _data(run: RunRecords) -> str:
@@ -139,19 +141,19 @@ def _hash(made: Manifest, run: RunRecords) -> str:
 
 
 def _hex(value: Any) -> str:
-    """Return a hash that a run's files hold; what is none is not shown."""
+    """Return a hash from a run's files in code marks; "not known" for any other value."""
     return f"`{value}`" if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{1,128}", value) else "not known"
 
 
 def _front(made: Manifest, exported: Exported, base: Provenance, name: str, pipeline_tag: str) -> str:
     """Return the metadata that the hub reads, in YAML between lines of dashes."""
     licence = re.sub(r"[^a-z0-9.+-]+", "-", base.license.lower()).strip("-")[:60]
-    known = licence in LICENSES
+    has_identifier = licence in LICENSES
     front = {
         "base_model": base.repository or re.sub(r"[^\w.-]+", "-", name).strip("-."),
         "library_name": exported.library,
-        "license": licence if known else "other" if licence else "",
-        "license_name": "" if known else licence,
+        "license": licence if has_identifier else "other" if licence else "",
+        "license_name": "" if has_identifier else licence,
         "pipeline_tag": pipeline_tag,
         "tags": ["ftengine", *([made.strategy] if PLAIN.fullmatch(made.strategy) else [])],
     }
@@ -160,17 +162,17 @@ def _front(made: Manifest, exported: Exported, base: Provenance, name: str, pipe
 
 
 def _name_of(source: str) -> str:
-    """Return how a source is called: a name of the hub as it is, of a path the last part."""
+    """Return a name of the hub unchanged, and the last part of a path."""
     of_hub = HUB_NAME.fullmatch(source) and not Path(source).exists()
     return source if of_hub else re.split(r"[/\\]", source.rstrip("/\\"))[-1]
 
 
 def _without_paths(text: str, paths: Iterable[str]) -> str:
-    """Return text in which of known paths, and of what looks like a path of a machine, the last part alone is left."""
+    """Return text with given paths, and what looks like an absolute path, shortened to the last part."""
 
-    def shortened(found: re.Match[str]) -> str:
-        first = found[0].split("/")[1] if found[0].startswith("/") else ""
-        return found[0] if first and first not in ROOTS and not Path("/", first).exists() else _name_of(found[0])
+    def shortened(match: re.Match[str]) -> str:
+        first = match[0].split("/")[1] if match[0].startswith("/") else ""
+        return match[0] if first and first not in ROOTS and not Path("/", first).exists() else _name_of(match[0])
 
     for path in sorted(paths, key=len, reverse=True):
         text = text.replace(path, _name_of(path))
@@ -178,17 +180,17 @@ def _without_paths(text: str, paths: Iterable[str]) -> str:
 
 
 def _paths(values: Any) -> Iterator[str]:
-    """Yield the texts with a separator of folders in a recipe that are there as files or folders."""
+    """Yield the texts of a recipe that contain a slash and exist as files or folders."""
     if isinstance(values, Mapping):
         values = list(values.values())
     if isinstance(values, (list, tuple)):
-        for one in values:
-            yield from _paths(one)
+        for inner in values:
+            yield from _paths(inner)
     elif isinstance(values, str) and re.search(r"[/\\]", values) and len(values) < 1000 and Path(values).exists():
         yield values
 
 
 def _text(value: Any) -> str:
-    """Return text on one line in which nothing is Markdown, HTML, a link or a mention."""
+    """Return text on one line with Markdown, HTML, links and mentions escaped."""
     escaped = re.sub(r"([\\`*_{}\[\]()<>#|~&!$:@])", r"\\\1", one_line(str(value)))
     return escaped.replace("www.", "www\\.")

@@ -11,33 +11,33 @@ from ftengine.api import Line, LineChart
 from ftengine.text import short_place
 
 FEWEST_SMOOTHED = 10
-"""Points below which a line is read as it is."""
+"""A line with fewer points is not smoothed."""
 
 Points = Iterable[tuple[float, float]]
 """(step, value); values that are not finite are left out."""
 
 
 def losses(steps: Points, validation: Points, training: Points, kept: int) -> LineChart:
-    """Draw the losses of batches, of the validation split, and of training examples measured like that."""
+    """Draw the losses of batches, of the validation split, and of training examples without dropout."""
     raw = _line("loss of the batches", steps, "faint")
-    held, seen = _line("validation", validation), _line("training examples", training)
+    validated, trained = _line("validation", validation), _line("training examples", training)
     mean, width = smoothed(raw.points)
-    alike = "Loss on training examples (as many as validation has, 256 at most) is measured as validation loss is, "
+    alike = "Loss on training examples (as many as validation has, at most 256) is measured like validation loss, "
     caption = f"The smoothed line is the mean of {width} neighbouring steps, fewer at the ends. " if mean else ""
-    caption += f"{alike}without dropout. " if seen.points else ""
+    caption += f"{alike}without dropout. " if trained.points else ""
     caption += "A validation loss that rises while the training loss falls is over-fitting."
     return LineChart(
         title="Losses",
         x_label="step",
         y_label="loss",
-        lines=_known(raw, _line("the same, smoothed", mean, "smooth"), held, seen),
-        mark=(kept, f"kept: step {kept:,}") if held.points else None,
+        lines=_drawable(raw, _line("the same, smoothed", mean, "smooth"), validated, trained),
+        mark=(kept, f"kept: step {kept:,}") if validated.points else None,
         caption=caption,
     )
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> tuple[list[tuple[float, float]], int]:
-    """Return the running mean of points, and of how many each mean is; ([], 0) of too few points to need it.
+    """Return the running mean of points and its width; ([], 0) for fewer than FEWEST_SMOOTHED points.
 
     A window is as wide to the left as to the right, and narrower at the ends, so that it does not flatten a slope.
     """
@@ -56,13 +56,13 @@ def learning_rate(steps: Points) -> LineChart:
         title="Learning rate",
         x_label="step",
         y_label="learning rate",
-        lines=_known(_line("", steps, "tuned")),
+        lines=_drawable(_line("", steps, "tuned")),
         caption="Learning rate of each step.",
     )
 
 
 def trade_off(points: Sequence[Mapping[str, Any]]) -> LineChart | None:
-    """Draw what a regularizer measured after training: numbers by name, over those of the first name."""
+    """Draw a regularizer's measurements after training: each number over the first one."""
     keys = [key for key, value in (points[0] if points else {}).items() if isinstance(value, (int, float))]
     if len(keys) < 2 or len(points) < 2:
         return None
@@ -73,28 +73,28 @@ def trade_off(points: Sequence[Mapping[str, Any]]) -> LineChart | None:
         title=f"Trade-off over {label}",
         x_label=label,
         y_label="loss",
-        lines=_known(*lines),
-        caption=f"What was measured at each {label}.",
+        lines=_drawable(*lines),
+        caption=f"Measurements at each {label}.",
     )
 
 
 def by_source(lines: Sequence[Mapping[str, Any]], prefix: str = "loss/") -> LineChart | None:
-    """Draw the losses of batches of each of several sources, smoothed; None where there is one source."""
+    """Draw the smoothed losses of batches by source; None if there is one source."""
     names = dict.fromkeys(key for line in lines for key in line if key.startswith(prefix))
     raw = {
         name.removeprefix(prefix): [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         for name in names
     }
-    known = _known(*(_line(short_place(name), smoothed(points)[0] or points) for name, points in raw.items()))
-    if not known:
+    drawable = _drawable(*(_line(short_place(name), smoothed(points)[0] or points) for name, points in raw.items()))
+    if not drawable:
         return None
     caption = "Loss of the batches, on the examples of each source; smoothed as above."
-    return LineChart(title="Losses by source", x_label="step", y_label="loss", lines=known, caption=caption)
+    return LineChart(title="Losses by source", x_label="step", y_label="loss", lines=drawable, caption=caption)
 
 
 def together(runs: Iterable[tuple[str, Points]]) -> LineChart | None:
     """Draw the validation losses of several runs, each a name and points; None where none has any."""
-    lines = _known(*(_line(name, points) for name, points in runs))
+    lines = _drawable(*(_line(name, points) for name, points in runs))
     if not lines:
         return None
     return LineChart(title="Validation loss of each run", x_label="step", y_label="validation loss", lines=lines)
@@ -104,5 +104,5 @@ def _line(name: str, points: Points, look: Any = "") -> Line:
     return Line(name=name, points=tuple((x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)), look=look)
 
 
-def _known(*lines: Line) -> tuple[Line, ...]:
+def _drawable(*lines: Line) -> tuple[Line, ...]:
     return tuple(line for line in lines if line.points)

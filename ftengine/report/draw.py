@@ -17,19 +17,19 @@ from ftengine.report.plot import MOST_LINES, line_svg, safe
 from ftengine.text import Figure, ends, known, number, with_interval
 
 MOST_POINTS = 200
-"""Points of a line that are drawn; more are averaged in groups of neighbours, which a small chart cannot tell apart."""
+"""Points drawn of a line; a longer line is averaged in groups of neighbours, which looks the same in a small chart."""
 MOST_ROWS = 40
-"""Points of a line in the table of numbers behind a chart."""
+"""Points of a line in the table of a chart's numbers."""
 SHADES = 8
 """Shades of a matrix, classes s1 to s8 of report.css."""
 WIDE = 6
-"""Columns from which a table takes the page's whole width."""
+"""A table of at least this many columns takes the full width of the page."""
 
-UNDEFINED = "A dash stands where there is nothing to compute a figure from."
-NO_POINT = "A dash stands where a line has no point."
+UNDEFINED = "A dash marks a figure that cannot be computed."
+NO_POINT = "A dash marks a missing point of a line."
 
 INTERVAL = re.compile(r"([^()]+) (\([^()]+ to [^()]+\))")
-"""A cell with an interval, "0.93 (0.90 to 0.96)", which goes onto a line of its own."""
+"""A cell with an interval, "0.93 (0.90 to 0.96)"; the interval is shown on its own line."""
 
 Cell = str | int | float | None
 Point = tuple[float, float]
@@ -43,7 +43,7 @@ def draw(display: Display) -> Markup:
 
 
 def merge_charts(base: Iterable[LineChart], tuned: Iterable[LineChart]) -> list[LineChart]:
-    """Join the charts of one title from base and tuned model into one, in the order of the tuned model's."""
+    """Join charts of base and tuned model that have one title, in the order of the tuned model's."""
     sides = {"base": {chart.title: chart for chart in base}, "tuned": {chart.title: chart for chart in tuned}}
     merged = []
     for title in dict.fromkeys(chain(sides["tuned"], sides["base"])):
@@ -63,18 +63,18 @@ def _of_side(line: Line, side: str, i: int, chart: LineChart) -> Line:
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """Return at most so many points: of each group of neighbours the last x and the mean of y."""
+    """Return at most `most` points: the last x and the mean y of each group of neighbours."""
     size = max(1, -(-len(points) // most))
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(group[-1][0], fmean(y for _, y in group)) for group in groups]
 
 
 def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Markup:
-    """Draw what base and tuned model reach, with intervals, on one scale: a ring and a diamond."""
-    sides = [(look, one) for look, one in (("base", base), ("tuned", tuned)) if known(one)]
+    """Draw a metric of base (a ring) and tuned model (a diamond) with their intervals on one scale."""
+    sides = [(look, figure) for look, figure in (("base", base), ("tuned", tuned)) if known(figure)]
     if not sides:
         return Markup("")
-    low, high = _scale([value for _, one in sides for value in (one.value, *(ends(one) or ()))])
+    low, high = _scale([value for _, figure in sides for value in (figure.value, *(ends(figure) or ()))])
     width, row = 220, 16
     height = row * len(sides) + 4
 
@@ -84,16 +84,16 @@ def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Marku
     parts = [f'<path class="track" d="M6 1V{height - 1}M{width - 6} 1V{height - 1}"/>']
     if low < 0 < high:
         parts.append(f'<path class="zero" d="M{x(0)} 0V{height}"/>')
-    for i, (look, one) in enumerate(sides):
+    for i, (look, figure) in enumerate(sides):
         y = 2 + row // 2 + row * i
         parts.append(f'<path class="track" d="M6 {y}H{width - 6}"/>')
-        if (interval := ends(one)) is not None:
+        if (interval := ends(figure)) is not None:
             left, right = map(x, interval)
             parts.append(f'<path class="whisker {look}" d="M{left} {y}H{right}M{left} {y - 4}v8M{right} {y - 4}v8"/>')
-        at = x(one.value)
+        at = x(figure.value)
         ring, diamond = f'circle cx="{at}" cy="{y}" r="4"', f'path d="M{at} {y - 5}l5 5l-5 5l-5 -5z"'
         parts.append(f'<{diamond if look == "tuned" else ring} class="marker {look}"/>')
-    title = f"{name}: " + ", ".join(f"{look} {with_interval(one)}" for look, one in sides)
+    title = f"{name}: " + ", ".join(f"{look} {with_interval(figure)}" for look, figure in sides)
     return Markup(
         '<svg class="interval" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
         "<title>{title}</title>{parts}</svg>"
@@ -101,7 +101,7 @@ def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Marku
 
 
 def _scale(values: Sequence[float]) -> Point:
-    """Return the ends of a scale: 0 and 1 where all values lie there, else their range with room."""
+    """Return the ends of a scale: 0 and 1 if all values lie between, else their range with a margin."""
     low, high = min(values), max(values)
     if low >= 0 and high <= 1:
         return 0.0, 1.0
@@ -110,8 +110,8 @@ def _scale(values: Sequence[float]) -> Point:
 
 
 def _table(table: Table) -> Markup:
-    undefined = any(cell is None for row in table.rows for cell in row)
-    caption = " ".join(filter(None, (table.caption, UNDEFINED if undefined else "")))
+    has_undefined = any(cell is None for row in table.rows for cell in row)
+    caption = " ".join(filter(None, (table.caption, UNDEFINED if has_undefined else "")))
     content = _grid(table.columns, _cells(table.rows), table.title, caption)
     return _scrolling(table.title, content, _width(len(table.columns)))
 
@@ -171,9 +171,9 @@ def _chart(chart: LineChart) -> Markup:
 
 
 def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float | None, ...]]]:
-    """Return the numbers behind a chart, columns and rows.
+    """Return a chart's numbers as columns and rows.
 
-    A column a line where lines share their x and have one point at each; else a row a point, led by the line's name.
+    There is one column for each line if the lines share their x values, else one row (line, x, y) for each point.
     """
     lines = [(line.name or chart.y_label, thinned(line.points, MOST_ROWS)) for line in chart.lines]
     by_x = [dict(points) for _, points in lines]
@@ -186,7 +186,7 @@ def numbers(chart: LineChart) -> tuple[tuple[str, ...], list[tuple[str | float |
 
 
 def text_of(chart: LineChart) -> str:
-    """Say what a chart shows, for those who do not see it."""
+    """Describe a chart in words, for screen readers."""
     sentences = [f"{chart.title}: {chart.y_label} by {chart.x_label}."]
     for line in chart.lines:
         if not line.points:
@@ -211,7 +211,7 @@ def _grid(
     caption: str = "",
     look: str = "",
 ) -> Markup:
-    """Return a table of (cell, CSS classes); a text that leads a row is its header."""
+    """Return a table of (cell, CSS classes); a text in the first column is the row's header."""
     rows = list(rows)
     kinds = [kind for _, kind in rows[0]] if rows else [""] * len(columns)
     head = Markup("").join(
@@ -239,7 +239,7 @@ def _cell(cell: Cell, kind: str, first: bool) -> Markup:
 
 
 def _scrolling(name: str, content: Markup, look: str = "") -> Markup:
-    """Return a box of its own that scrolls, by keyboard too, where a screen is narrower than the content."""
+    """Return a box that scrolls, also by keyboard, if the screen is narrower than its content."""
     box = Markup('<div class="{}" role="region" tabindex="0" aria-label="{}">{}</div>')
     return box.format(f"scroll {look}".rstrip(), _text(name), content)
 

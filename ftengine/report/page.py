@@ -1,4 +1,4 @@
-"""report.html: one page that needs no network, no script and no font, and in which all data is text."""
+"""report.html: one page without network access, scripts or fonts, in which all data is escaped text."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 LONGEST = 4000
-"""Characters of one text from data or models that the page holds; the files have the rest."""
+"""Characters shown of one text from data or models; the run's files have the rest."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What stands before the single runs.
+    """The part of a page about several runs, before those about each run.
 
     Args:
-        title: of the page; "" for how many runs there are.
-        lead: what the runs came to together, a paragraph each.
-        tables: their figures together, or what lies between them.
-        notes: what is to be known of that, a paragraph each.
-        folds: whether each run is measured on other examples because the data were divided so.
+        title: title of the page; "" for one made from the number of runs.
+        lead: paragraphs with the result of all runs.
+        tables: pooled figures of the runs, or their differences.
+        notes: paragraphs that explain the tables.
+        folds: whether the runs are folds, measured on different examples of the same data.
     """
 
     title: str = ""
@@ -64,7 +64,7 @@ class Overview:
 
 
 def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], overview: Overview | None = None) -> str:
-    """Return the page on one run, or on several side by side, with what they come to together."""
+    """Return the page of one run, or of several side by side with an overview."""
     shown = [_Shown(i, run, verdict, name) for i, ((run, verdict), name) in enumerate(zip(runs, names, strict=True), 1)]
     style = (resources("ftengine.report") / "templates" / "report.css").read_text(encoding="utf-8")
     overview = overview or Overview()
@@ -84,7 +84,7 @@ def render(runs: Sequence[tuple[RunRecords, Verdict]], names: Sequence[str], ove
 
 
 class _Shown:
-    """One run as the template reads it."""
+    """One run, prepared for the template."""
 
     def __init__(self, index: int, run: RunRecords, verdict: Verdict, name: str) -> None:
         self.run, self.verdict, self.name, self.id = run, verdict, name, f"run{index}"
@@ -98,14 +98,14 @@ class _Shown:
 
 
 def _beside(shown: Sequence[_Shown], overview: Overview) -> dict[str, Any]:
-    """Return what stands side by side: metrics, what lies between them, and the keys in which the recipes differ."""
-    evaluations = [one.run.evaluation for one in shown]
+    """Return the content of the comparison: metrics of all runs, their differences, and recipe keys that differ."""
+    evaluations = [run.run.evaluation for run in shown]
     declared = {name: metric for evaluation in evaluations for name, metric in evaluation.metrics.items()}
-    contents = {one.run.audit.contents.get(one.run.evaluation.split or "") for one in shown}
-    # One base has one set of figures on the same examples; its weights and theirs decide, not its name.
-    base = evaluations[0].base if len({str(one.base) for one in evaluations}) == 1 else None
+    contents = {run.run.audit.contents.get(run.run.evaluation.split or "") for run in shown}
+    # Bases are the same if their figures on these examples are, whatever their names.
+    base = evaluations[0].base if len({str(run.base) for run in evaluations}) == 1 else None
     rows = [
-        (declared[name].label, base and base.get(name), [one.tuned.get(name) for one in evaluations])
+        (declared[name].label, base and base.get(name), [run.tuned.get(name) for run in evaluations])
         for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.tuned)
     ]
     return {
@@ -113,8 +113,8 @@ def _beside(shown: Sequence[_Shown], overview: Overview) -> dict[str, Any]:
         "base": base is not None,
         "same_examples": len(contents) == 1 and None not in contents,
         "overview": overview,
-        "differing": beside([(one.name, one.run) for one in shown]),
-        "chart": together((one.name, [(v.step, v.validation_loss) for v in one.run.validations]) for one in shown),
+        "differing": beside([(run.name, run.run) for run in shown]),
+        "chart": together((run.name, [(v.step, v.validation_loss) for v in run.run.validations]) for run in shown),
     }
 
 
@@ -139,7 +139,9 @@ def _environment() -> Environment:
         "number": number,
         "duration": duration,
         "size": size,
-        "cut": lambda text, most: cut(redact(text), most),  # first, as half of a value is not recognised
+        "cut": lambda text, most: cut(
+            redact(text), most
+        ),  # redact before cutting, as half of a value is not recognised
         "thousands": lambda value: "–" if value is None else f"{value:,}",
     }
     environment.globals |= {"pair_plot": interval_plot, "draw": draw, "known": known}
@@ -149,7 +151,7 @@ def _environment() -> Environment:
 
 
 def _harmless(value: Any) -> Any:
-    """Mask likely personal data, and escape what steers a reader's direction of writing; jinja2 escapes the markup."""
+    """Redact likely personal data and escape control characters; jinja2 escapes the markup."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return cut(printable(redact(value)), LONGEST)

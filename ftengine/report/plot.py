@@ -1,7 +1,7 @@
-"""Line charts by matplotlib, as SVG that takes its colours and its type from the page's style sheet.
+"""Line charts by matplotlib, as SVG with colours and type of the page's style sheet.
 
-matplotlib lays out and draws on a renderer of paths and texts with presentation attributes: its own SVG has styles,
-which the page's Content-Security-Policy forbids, and ids, which several charts of a page would share.
+matplotlib draws on our own renderer, which writes paths and texts with presentation attributes. matplotlib's SVG has
+styles, which the page's Content-Security-Policy forbids, and ids, which would not be unique on a page of charts.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 440, 290
-"""Units of a drawing; a unit is a pixel on a wide screen, and 0.8 on a phone of 390."""
+"""Size of a chart in units; a unit is 1 pixel on a wide screen, and 0.8 on a phone 390 pixels wide."""
 MARGIN = 3
-"""Units around what is drawn."""
+"""Margin of a chart, in units."""
 TYPE = 13
-"""Units of the type; `svg text` in report.css has the same."""
+"""Size of the type in units; `svg text` in report.css has the same."""
 
 MOST_LINES = 6
-"""Lines of a chart; more cannot be told apart."""
+"""Lines drawn in a chart; more could not be distinguished."""
 MOST_MARKERS = 40
-"""Points of a line that get markers; more run into one another."""
+"""A line of more points has no markers, as they would overlap."""
 
 LOOKS: dict[str, tuple[tuple[int, ...], str, bool]] = {
     "tuned": ((), "D", True),
@@ -43,7 +43,7 @@ LOOKS: dict[str, tuple[tuple[int, ...], str, bool]] = {
     "fifth": ((12, 4), "v", False),
     "sixth": ((4, 2), "P", True),
 }
-"""Colour (a variable of report.css), dashes, marker and whether that is filled: what tells lines apart."""
+"""Looks of lines: colour (a variable of report.css), dashes, marker, and whether the marker is filled."""
 
 COLOURS = {f"#0000{i:02x}": f"var(--{name})" for i, name in enumerate(("quiet", "line", "paper", *LOOKS), 1)}
 """Colours that stand for the style sheet's variables while matplotlib draws."""
@@ -59,15 +59,15 @@ STYLE: dict[Any, Any] = {
 
 
 def line_svg(chart: LineChart, title: str) -> Markup:
-    """Draw the first six lines over common axes; `title` says what is drawn, for those who do not see it."""
-    import matplotlib  # when something is drawn, so that --help stays quick
+    """Draw the first MOST_LINES lines; `title` describes the chart for screen readers."""
+    import matplotlib  # imported here so that --help is quick
     from matplotlib.figure import Figure
 
     from ftengine.report.svg import Renderer
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # in matplotlib's font, which only measures here
-        matplotlib.rcdefaults()  # whatever a matplotlibrc says
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib's font only measures texts here
+        matplotlib.rcdefaults()  # ignore the user's matplotlibrc
         matplotlib.rcParams.update(STYLE)
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
         figure.patch.set_visible(False)
@@ -82,7 +82,7 @@ def line_svg(chart: LineChart, title: str) -> Markup:
 
 
 def safe(text: str, most: float = math.inf) -> str:
-    """Return text from data on one line, masked, without what steers a reader, at most so many letters wide."""
+    """Return text from data on one line, redacted, without control characters, at most `most` letters wide."""
     text = printable(redact(" ".join(text.split())), keep="")
     if _letters(text) <= most:
         return text
@@ -101,14 +101,14 @@ def _fill(figure: Figure, chart: LineChart) -> None:
     drawn = [_line(axes, line, line.look or free.pop(0)) for line in lines]
     if chart.mark is not None:
         _mark(axes, *chart.mark)
-    named = [(one, safe(line.name, 44)) for one, line in zip(drawn, lines, strict=True) if line.name]
+    named = [(handle, safe(line.name, 44)) for handle, line in zip(drawn, lines, strict=True) if line.name]
     if named:
         widest = max(_letters(name) for _, name in named)
         columns = max(1, min(len(named), int((WIDTH + 18) // (54 + 0.57 * TYPE * widest))))
         if any(not name.isascii() for _, name in named):
-            columns = 1  # its letters may be wider than matplotlib's font knows
+            columns = 1  # letters outside ASCII may be wider than matplotlib measures
         legend = figure.legend(
-            [one for one, _ in named],
+            [handle for handle, _ in named],
             ["name"] * len(named),  # matplotlib leaves out names that begin with an underscore
             loc="upper left",
             ncols=columns,
@@ -124,7 +124,7 @@ def _fill(figure: Figure, chart: LineChart) -> None:
 
 
 def _set_margins(figure: Figure, renderer: RendererBase) -> None:
-    """Give the axes the room that their texts and the legend leave; a constrained layout would draw all twice."""
+    """Set the margins to the size of texts and legend; a constrained layout would draw everything twice."""
     (axes,) = figure.axes
     inner = axes.get_window_extent(renderer)
     texts = axes.get_tightbbox(renderer) or inner
@@ -165,9 +165,9 @@ def _axes(axes: Axes, chart: LineChart, points: Sequence[tuple[float, float]]) -
     xs, ys = [x for x, _ in points], [y for _, y in points]
     axes.set_xlim(*_across(xs, chart.ends))
     axes.set_ylim(*_up(ys, chart.ends))
-    whole = all(x == round(x) for x in xs)  # such as steps
+    integers = all(x == round(x) for x in xs)  # such as steps
     for axis, label, most in ((axes.xaxis, chart.x_label, 52), (axes.yaxis, chart.y_label, 30)):
-        ticks, texts, unit = ticks_of(*axis.get_view_interval(), whole=whole and axis is axes.xaxis)
+        ticks, texts, unit = ticks_of(*axis.get_view_interval(), integers=integers and axis is axes.xaxis)
         axis.set_ticks(ticks, texts)
         axis.set_tick_params(which="both", length=0, pad=9 if axis is axes.yaxis else 6)  # beside the first marker
         axis.set_label_text(safe(label, most) + unit)
@@ -178,7 +178,7 @@ def _axes(axes: Axes, chart: LineChart, points: Sequence[tuple[float, float]]) -
 
 
 def _across(values: Sequence[float], ends: tuple[float, float] | None) -> tuple[float, float]:
-    """Return the ends of the horizontal axis: those of the points, and no less than what is asked for."""
+    """Return the ends of the horizontal axis: the range of the points, extended to `ends`."""
     low, high = min([*values, *(ends or ())], default=0.0), max([*values, *(ends or ())], default=1.0)
     if _alike(low, high):
         pad = max(0.5, 0.05 * abs(low))
@@ -187,7 +187,7 @@ def _across(values: Sequence[float], ends: tuple[float, float] | None) -> tuple[
 
 
 def _up(values: Sequence[float], ends: tuple[float, float] | None) -> tuple[float, float]:
-    """Return the ends of the vertical axis, from zero where that costs no more than half of it."""
+    """Return the ends of the vertical axis; it begins at 0 if the points keep at least half of it."""
     if ends:
         return _across(values, ends)
     low, high = min(values, default=0.0), max(values, default=1.0)
@@ -201,15 +201,15 @@ def _up(values: Sequence[float], ends: tuple[float, float] | None) -> tuple[floa
 
 
 def _alike(low: float, high: float) -> bool:
-    """Whether two numbers differ by no more than rounding."""
+    """Return whether two numbers differ by no more than rounding."""
     return high - low <= 1e-9 * max(abs(low), abs(high))
 
 
-def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[float], list[str], str]:
-    """Return round numbers (integers: `whole`) within [low, high], their texts, and their unit, as " × 10⁻⁴"."""
+def ticks_of(low: float, high: float, *, integers: bool = False) -> tuple[list[float], list[str], str]:
+    """Return round numbers within [low, high], their texts, and their unit, as " × 10⁻⁴"."""
     from matplotlib.ticker import MaxNLocator
 
-    locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=whole and high - low >= 2)
+    locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=integers and high - low >= 2)
     slack = 1e-6 * (high - low)
     ticks = [float(tick) for tick in locator.tick_values(low, high) if low - slack <= tick <= high + slack]
     top = max(abs(low), abs(high))
@@ -223,5 +223,5 @@ def ticks_of(low: float, high: float, *, whole: bool = False) -> tuple[list[floa
 
 
 def _letters(text: str) -> float:
-    """Return the width of a text in small Latin letters, roughly."""
+    """Return the approximate width of a text, in small Latin letters."""
     return sum(1.8 if unicodedata.east_asian_width(c) in "WF" else 1.5 if c.isupper() else 1.0 for c in text)

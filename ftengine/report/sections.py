@@ -1,4 +1,4 @@
-"""What each section of the page shows, taken out of a run's records. A section that has nothing is left out."""
+"""The content of each section of the page, from a run's records. An empty section is left out."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ftengine.run.records import RunRecords
 from ftengine.text import NOTHING, counted, duration, left_out, number, sample_size, size, speed
 
 MOST_FACTS = 40
-"""Facts of an evaluator that a page shows."""
+"""Facts shown of an evaluator."""
 SHOWN_PHASES = 6
-"""Phases of a run whose time a page shows."""
+"""Phases of a run whose times are shown."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page; a macro of `sections.html.jinja`, its `template`, shows its content.
+    """One section of the page, whose content the macro `template` of `sections.html.jinja` shows.
 
-    Findings of its kinds have a link to it.
+    Findings of these `kinds` link to it.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Section:
 
 
 def heading(run: RunRecords) -> list[tuple[str, str]]:
-    """Return what the run is, in a few facts."""
+    """Return the main facts about a run."""
     recipe, training = run.recipe, run.training
     rate = speed(training.examples_per_second, training.tokens_per_second)
     return [
@@ -84,14 +84,18 @@ def sections(run: RunRecords) -> list[Section]:
 
 def _figures(run: RunRecords) -> dict[str, Any]:
     evaluation = run.evaluation
-    seen = evaluation.training.tuned if evaluation.training is not None else {}
+    on_training = evaluation.training.tuned if evaluation.training is not None else {}
     one_n = len({tuned.n for tuned in evaluation.tuned.values()}) == 1
     first = next(iter(evaluation.tuned.values()), None)
     on = "" if first is None else sample_size(first.n, first.rows) + left_out(evaluation.leaks)
     if first is not None and first.rows is not None:
         on += f"; a group is the rows with one value of {run.recipe.data.group_column}, and their duplicates"
     tuned = quality_first(evaluation.tuned, evaluation.metrics)
-    return {"evaluation": evaluation, "tuned": tuned, "seen": seen, "one_n": one_n, "on": on} if tuned else {}
+    return (
+        {"evaluation": evaluation, "tuned": tuned, "on_training": on_training, "one_n": one_n, "on": on}
+        if tuned
+        else {}
+    )
 
 
 def _training(run: RunRecords) -> dict[str, Any]:
@@ -99,18 +103,18 @@ def _training(run: RunRecords) -> dict[str, Any]:
     if not steps:
         return {}
     regularizers = []
-    for one in run.training.regularizers:
-        tables = {key: value for key, value in one.items() if _is_table(value)}
-        plain = {key: value for key, value in one.items() if key not in {*tables, "needs_validation"}}
+    for regularizer in run.training.regularizers:
+        tables = {key: value for key, value in regularizer.items() if _is_table(value)}
+        plain = {key: value for key, value in regularizer.items() if key not in {*tables, "needs_validation"}}
         facts = [(key.replace("_", " "), value_text(value)) for key, value in flat(plain).items()]
         charts = [chart for value in tables.values() if (chart := trade_off(value)) is not None]
         if len(facts) > 1 or charts:
-            regularizers.append([_facts(str(one.get("name", "")), facts), *charts])
+            regularizers.append([_facts(str(regularizer.get("name", "")), facts), *charts])
     curves = [
         losses(
             [(step.step, step.loss) for step in steps],
-            [(one.step, one.validation_loss) for one in validations],
-            [(one.step, one.training_loss) for one in validations if one.training_loss is not None],
+            [(v.step, v.validation_loss) for v in validations],
+            [(v.step, v.training_loss) for v in validations if v.training_loss is not None],
             run.kept_step,
         ),
         *([chart] if (chart := by_source(run.lines)) is not None else []),
@@ -120,17 +124,21 @@ def _training(run: RunRecords) -> dict[str, Any]:
 
 
 def _displays(run: RunRecords) -> list[Display]:
-    """Return what evaluators draw, of base and tuned model side by side; not of a base with a fresh head."""
+    """Return evaluators' tables and charts of base and tuned model; without those of a base with an untrained head."""
     base = () if run.trained.new_modules else run.evaluation.displays.base
     sides = {"tuned": run.evaluation.displays.tuned, "base": base}
-    charts = merge_charts(*([one for one in sides[side] if isinstance(one, LineChart)] for side in ("base", "tuned")))
-    titles = dict.fromkeys(one.title for side in sides.values() for one in side if not isinstance(one, LineChart))
+    charts = merge_charts(
+        *([display for display in sides[side] if isinstance(display, LineChart)] for side in ("base", "tuned"))
+    )
+    titles = dict.fromkeys(
+        display.title for side in sides.values() for display in side if not isinstance(display, LineChart)
+    )
     others = [
-        one.model_copy(update={"title": f"{one.title}, {side} model"})
+        display.model_copy(update={"title": f"{display.title}, {side} model"})
         for title in titles
         for side, displays in sides.items()
-        for one in displays
-        if one.title == title and not isinstance(one, LineChart)
+        for display in displays
+        if display.title == title and not isinstance(display, LineChart)
     ]
     return [*others, *charts]
 
@@ -138,26 +146,26 @@ def _displays(run: RunRecords) -> list[Display]:
 def _slices(run: RunRecords) -> list[dict[str, Any]]:
     columns = []
     for name, column in run.evaluation.slices.items():
-        if column.metric is not None:  # else nothing says what worse would be
+        if column.metric is not None:  # else no metric declares which direction is worse
             declared = run.evaluation.metrics[column.metric]
-            behind = [one for one in column.slices if _is_behind(one, column, declared.higher_is_better)]
+            behind = [part for part in column.slices if _is_behind(part, column, declared.higher_is_better)]
             columns.append({"name": name, "column": column, "label": declared.label, "behind": behind})
     return columns
 
 
-def _is_behind(one: Slice, column: SlicedColumn, higher_is_better: bool | None) -> bool:
-    if one.gap is None or column.is_usual(one):
+def _is_behind(part: Slice, column: SlicedColumn, higher_is_better: bool | None) -> bool:
+    if part.gap is None or column.is_usual(part):
         return False
-    return is_beyond_chance(one.gap) and (one.gap.value < 0) == higher_is_better
+    return is_beyond_chance(part.gap) and (part.gap.value < 0) == higher_is_better
 
 
 INTROS = {
-    "leaks": "Held-out rows that are in training too; all other figures are without them.",
+    "leaks": "Held-out rows that the training split also has; all other figures leave them out.",
     "robustness": "The same examples with disturbed input.",
-    "benchmark": "Questions beside the recipe's data, which both models were asked.",
-    "forgetting": "What the base could do before: measured on other text, before and after tuning.",
+    "benchmark": "Questions that are not from the recipe's data, answered by both models.",
+    "forgetting": "Abilities of the base, measured on other text before and after tuning.",
 }
-"""What a kind of probe is, where its name does not say it."""
+"""Introductions to kinds of probes."""
 
 
 def _probes(run: RunRecords) -> list[Section]:
@@ -175,20 +183,20 @@ def _answers(run: RunRecords) -> dict[str, Any]:
         return {}
     items = [
         {
-            "place": one.place,
-            "shown": [(one.prompt, False), *([] if one.wanted is None else [(one.wanted, True)])],
+            "place": answer.place,
+            "shown": [(answer.prompt, False), *([] if answer.wanted is None else [(answer.wanted, True)])],
             "shared": [],
             "confidence": None,
             "sides": [
                 (side, [("", text if text.strip() else NOTHING)], None, None)
-                for side, text in (("base", one.base), ("tuned", one.tuned))
+                for side, text in (("base", answer.base), ("tuned", answer.tuned))
             ],
         }
-        for one in run.examples.answers
+        for answer in run.examples.answers
     ]
     options = ", ".join(f"{key} {value_text(value)}" for key, value in run.examples.answered_with.items())
-    intro = f"{len(items)} held-out prompts, drawn by the seed, and what both models answer to them."
-    intro += f" Asked for with {options}; a longer answer is cut off." if options else ""
+    intro = f"{len(items)} held-out prompts, drawn with the seed, and the answers of both models."
+    intro += f" Generated with {options}; longer answers are cut." if options else ""
     return {"intro": intro, "groups": {"": items}}
 
 
@@ -198,17 +206,17 @@ def _examples(run: RunRecords) -> dict[str, Any]:
     examples = run.examples
     groups = {"What improved most": examples.improved, "What got worse": examples.worse}
     if examples.mistakes:
-        groups["Wrong answers that the tuned model was surest of"] = examples.mistakes
+        groups["Wrong answers with the highest probability"] = examples.mistakes
     intro = f"Scores are those of evaluator {examples.evaluator}; a higher one is a better answer."
-    shown = {title: [_item(one) for one in items] for title, items in groups.items()}
+    shown = {title: [_item(example) for example in items] for title, items in groups.items()}
     return {"intro": intro if examples.evaluator else "", "groups": shown}
 
 
 def _item(example: ChangedExample) -> dict[str, Any]:
-    """Return an example with what both answers share (the truth) told once."""
+    """Return an example in which facts that both answers share, such as the reference, are shown once."""
     base, tuned = example.base, example.tuned
     shared = [key for key in base if key in tuned and base[key] == tuned[key]]
-    wanted = {text.strip() for text, target in example.shown if target}
+    targets = {text.strip() for text, target in example.shown if target}
     facts = [(key, value_text(base[key])) for key in shared]
 
     def own(answer: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -218,7 +226,7 @@ def _item(example: ChangedExample) -> dict[str, Any]:
         "place": example.place,
         "shown": example.shown,
         "confidence": example.confidence,
-        "shared": [(key, value) for key, value in facts if value.strip() not in wanted],
+        "shared": [(key, value) for key, value in facts if value.strip() not in targets],
         "sides": [
             ("base", own(base), example.base_right, example.base_score),
             ("tuned", own(tuned), example.tuned_right, example.tuned_score),
@@ -241,39 +249,47 @@ def _data(run: RunRecords) -> dict[str, Any]:
     audit = run.audit
     splits = Table(
         title="Splits",
-        columns=("split", "rows", "distinct", "exact copies", "near copies", "left out as malformed", "source"),
+        columns=("split", "rows", "distinct", "exact copies", "near copies", "malformed", "source"),
         rows=tuple(
-            (name, one.rows, one.distinct, one.duplicates, one.near_duplicates, one.skipped.count, one.source)
-            for name, one in audit.splits.items()
+            (
+                name,
+                counts.rows,
+                counts.distinct,
+                counts.duplicates,
+                counts.near_duplicates,
+                counts.skipped.count,
+                counts.source,
+            )
+            for name, counts in audit.splits.items()
         ),
     )
     return {"findings": audit.findings, "displays": [splits, *audit.displays]}
 
 
 def _details(run: RunRecords) -> list[Table]:
-    """Return what evaluators told beside metrics and displays, as facts by evaluator and model."""
+    """Return further facts of evaluators, a table for each evaluator and model."""
     tables = []
     for side in ("tuned", "base"):
         for name, details in getattr(run.evaluation.details, side).items():
             leaves = flat({key: value for key, value in details.items() if key != Baseline.FACT})
             plain = {key: value_text(value) for key, value in leaves.items() if not isinstance(value, list)}
             facts = [(key.replace("_", " ").replace(".", ", "), value) for key, value in plain.items()]
-            facts += _without_looking(run, Baseline.of(details))
+            facts += _baseline_facts(run, Baseline.of(details))
             if facts:
                 tables.append(_facts(f"{name}, {side}", facts[:MOST_FACTS]))
     return tables
 
 
-def _without_looking(run: RunRecords, baseline: Baseline | None) -> list[tuple[str, str]]:
-    """Return in words what is reached without looking at the inputs, and which answer the model gives most."""
+def _baseline_facts(run: RunRecords, baseline: Baseline | None) -> list[tuple[str, str]]:
+    """Return the figures of a baseline that ignores the inputs, and the model's most frequent answer."""
     if baseline is None:
         return []
     metrics = run.evaluation.metrics
     reached = [f"{metrics[name].label} {number(value)}" for name, value in baseline.figures.items() if name in metrics]
-    facts = [("best constant answer", baseline.answer or NOTHING), ("reached by that answer", ", ".join(reached))]
+    facts = [("best constant answer", baseline.answer or NOTHING), ("figures of that answer", ", ".join(reached))]
     if baseline.count:
         to = f"{baseline.count:,} of {counted(baseline.total, baseline.unit)}"
-        facts.append(("answer given most", f"{baseline.given or NOTHING}, to {to}"))
+        facts.append(("most frequent answer", f"{baseline.given or NOTHING}, to {to}"))
     return facts
 
 
@@ -283,7 +299,7 @@ def _facts(title: str, facts: Sequence[tuple[str, str]]) -> Table:
 
 def _environment(run: RunRecords) -> list[tuple[str, str]]:
     content = run.environment.to_json()
-    build, plugins = content.pop("build"), [_plugin(one) for one in content.pop("plugins")]
+    build, plugins = content.pop("build"), [_plugin(origin) for origin in content.pop("plugins")]
     content["base"] = {key: value for key, value in content["base"].items() if isinstance(value, str)}  # no settings
     facts = [(key, value_text(value)) for key, value in flat(content).items()]
     facts += [("plugins", "\n".join(plugins))] if plugins else []
@@ -291,7 +307,7 @@ def _environment(run: RunRecords) -> list[tuple[str, str]]:
 
 
 def _plugin(origin: Mapping[str, str]) -> str:
-    """Return a plugin on one line, as "ftengine 0.1.0 (builtins)", and what it is where it is not loaded."""
+    """Return a plugin on one line, as "ftengine 0.1.0 (builtins)", with its status if it is not loaded."""
     state = "" if origin["status"] == "loaded" else f", {origin['status']}"
     return f"{origin['distribution']} {origin['version']} ({origin['name']}){state}"
 
@@ -301,10 +317,10 @@ def _is_table(value: Any) -> bool:
 
 
 def beside(runs: Sequence[tuple[str, RunRecords]]) -> Table | None:
-    """Return the keys in which recipes of named runs differ, with each recipe's value; not output."""
+    """Return a table of the keys, except output, in which the recipes of named runs differ."""
     leaves = [flat(run.recipe.resolved()) for _, run in runs]
-    keys = list(dict.fromkeys(key for one in leaves for key in one if key != "output"))
-    rows = [(key, *(value_text(one[key]) if key in one else "no such key" for one in leaves)) for key in keys]
+    keys = list(dict.fromkeys(key for values in leaves for key in values if key != "output"))
+    rows = [(key, *(value_text(values[key]) if key in values else "no such key" for values in leaves)) for key in keys]
     differing = tuple(row for row in rows if len(set(row[1:])) > 1)
     if not differing:
         return None

@@ -1,4 +1,4 @@
-"""A renderer of matplotlib's that writes paths and texts with presentation attributes, and nothing else."""
+"""A matplotlib renderer that writes only paths and texts, with presentation attributes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Renderer(RendererBase):
     """Draws one figure.
 
     Args:
-        width, height: of the drawing, in points.
-        colours: what stands for a colour, such as a variable of a style sheet.
+        width, height: size of the drawing in points.
+        colours: replacements of colours, such as variables of a style sheet.
     """
 
     def __init__(self, width: float, height: float, colours: Mapping[str, str]) -> None:
@@ -59,7 +59,7 @@ class Renderer(RendererBase):
         self, gc: Any, x: float, y: float, s: str, prop: Any, angle: float, ismath: Any = False,
         mtext: Any = None,
     ) -> None:  # fmt: skip
-        """Anchor a text where matplotlib aligned it: the browser's font is wider or narrower than the measured one."""
+        """Anchor a text at matplotlib's alignment point, as the browser's font has other widths."""
         left, top = mtext.get_transform().transform(mtext.get_unitless_position())
         across, along = sin(radians(angle)), cos(radians(angle))
         beside = across * (x - left) + along * (y - (self._size[1] - top))

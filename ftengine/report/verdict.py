@@ -1,4 +1,4 @@
-"""The verdict: what the registered rules find in a run's records, causes before what they explain."""
+"""The verdict: findings of the registered rules on a run's records, causes before their effects."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     """Return the verdict on a run, by the rules of a registry or of all installed plugins."""
     findings = list[Finding]()
     for rule in sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order):
-        for finding in _found(rule, run):
+        for finding in _findings_of(rule, run):
             findings.append(finding if finding.source else finding.model_copy(update={"source": rule.name}))
     findings.sort(key=_gravity)
-    quality = next((one for one in findings if one.kind == "quality"), UNJUDGED)
+    quality = next((finding for finding in findings if finding.kind == "quality"), UNJUDGED)
     first = _first(quality, findings)
     lead = [quality] if first is None else [first, quality]
-    rest = [one for one in findings if all(one is not other for other in lead)]
-    rest = sorted((_explained(one, findings) for one in rest), key=lambda one: one.explained_by != "")
-    alarm = any(one.level == "alarm" and not one.explained_by for one in (*lead, *rest))
+    rest = [finding for finding in findings if all(finding is not other for other in lead)]
+    rest = sorted((_explained(finding, findings) for finding in rest), key=lambda finding: finding.explained_by != "")
+    alarm = any(finding.level == "alarm" and not finding.explained_by for finding in (*lead, *rest))
     return Verdict(
         headline=_headline(lead),
         level="alarm" if alarm else min(lead, key=_gravity).level,
-        findings=(*(_explained(one, findings) for one in lead), *rest),
+        findings=(*(_explained(finding, findings) for finding in lead), *rest),
     )
 
 
-def _found(rule: Rule, run: RunRecords) -> list[Finding]:
-    """Return a rule's findings (PluginError: it ends the process, which without a verdict is no success)."""
+def _findings_of(rule: Rule, run: RunRecords) -> list[Finding]:
+    """Return a rule's findings (PluginError: the rule ends the process, even with status 0)."""
     try:
         return list(each(rule, "judge", rule.judge(run), Finding))
     except SystemExit as error:
@@ -48,31 +48,31 @@ def _gravity(finding: Finding) -> int:
 
 
 def _first(quality: Finding, findings: Sequence[Finding]) -> Finding | None:
-    """Return what leads the headline before quality: its cause, or an alarm that is worse; None: quality itself does.
+    """Return the finding that joins quality in the headline: its cause, or another alarm; None if there is none.
 
-    A cause that is a note stands behind an alarm about anything else.
+    Another alarm goes before a cause that is only a note.
     """
     cause = _cause(quality, findings)
     if quality.level == "alarm" or (cause is not None and cause.level == "alarm"):
         return cause
-    alarms = [one for one in findings if one.level == "alarm" and _cause(one, findings) is None]
+    alarms = [finding for finding in findings if finding.level == "alarm" and _cause(finding, findings) is None]
     return alarms[0] if alarms else cause
 
 
 def _cause(finding: Finding, findings: Sequence[Finding]) -> Finding | None:
-    """Return the first finding that explains one, before those that are explained themselves; None: there is none."""
-    causes = [one for one in findings if _explains(one, finding)]
-    return min(causes, key=lambda one: any(_explains(other, one) for other in findings), default=None)
+    """Return the first finding that explains this one, preferably an unexplained one; None if there is none."""
+    causes = [candidate for candidate in findings if _explains(candidate, finding)]
+    return min(causes, key=lambda candidate: any(_explains(other, candidate) for other in findings), default=None)
 
 
-def _explains(one: Finding, other: Finding) -> bool:
-    if one is other or other.kind not in one.explains or one.level not in ("alarm", other.level):
+def _explains(cause: Finding, other: Finding) -> bool:
+    if cause is other or other.kind not in cause.explains or cause.level not in ("alarm", other.level):
         return False
-    return one.kind not in other.explains or other.kind == "quality"  # which is an effect rather than a cause
+    return cause.kind not in other.explains or other.kind == "quality"  # quality is an effect rather than a cause
 
 
 def _explained(finding: Finding, findings: Sequence[Finding]) -> Finding:
-    """Return the finding with what explains it; a second alarm about quality stands for itself."""
+    """Return the finding with its `explained_by`; a second alarm about quality has none."""
     cause = _cause(finding, findings)
     if cause is None or (finding.kind, finding.level) == ("quality", "alarm"):
         return finding
@@ -80,9 +80,9 @@ def _explained(finding: Finding, findings: Sequence[Finding]) -> Finding:
 
 
 def _headline(lead: Sequence[Finding]) -> str:
-    """Return one judgement in a sentence: of quality, or the cause of it, or the alarm in spite of it.
+    """Return the headline: quality alone, quality after its cause, or quality followed by another alarm.
 
-    That of quality begins with the figures of tuned model and base, and its `brief` is these figures.
+    A finding of quality begins with the figures of tuned model and base; its `brief` is only these figures.
     """
     *before, quality = lead
     if not before:

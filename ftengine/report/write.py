@@ -1,4 +1,4 @@
-"""What a run came to, for people: the verdict in plain words, and one self-contained page."""
+"""Writing and reading verdict.json and report.html."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPORT = "report.html"
 def conclude(run: RunDirectory, registry: Registry | None = None, figures: EvaluationResult | None = None) -> Verdict:
     """Write verdict.json and report.html of a run whose other files are complete; return the verdict.
 
-    New figures are written to evaluation.json once verdict and page on them are made.
+    New `figures` are written to evaluation.json after verdict and page are made from them.
     """
     records = sealed_records(run.path)
     if figures is not None:
@@ -36,19 +36,19 @@ def conclude(run: RunDirectory, registry: Registry | None = None, figures: Evalu
 
 
 def concluded(run: RunDirectory) -> bool:
-    """Say whether a run has its verdict and its report, and the seal that is written last."""
+    """Return whether a run has its verdict, its report, and the seal, which is written last."""
     return is_sealed(run) and all((run.path / name).is_file() for name in (Verdict.file, REPORT))
 
 
 def sealed_records(path: str | Path) -> RunRecords:
-    """Read a finished run (RunError as of `RunRecords.read`, or a record is not as it was when the run finished)."""
+    """Read a finished run (RunError as of `RunRecords.read`, or if a record changed after the run finished)."""
     records = RunRecords.read(path)
     require_sealed(RunDirectory(path))
     return records
 
 
 def verdict_of(path: str | Path) -> Verdict:
-    """Return the verdict on a finished run as it was written when it finished (RunError: it is not there to read)."""
+    """Return the recorded verdict on a finished run (RunError: it cannot be read, or was changed)."""
     run = RunDirectory(path)
     run.require_finished(Verdict.file)
     require_sealed(run)
@@ -56,7 +56,7 @@ def verdict_of(path: str | Path) -> Verdict:
 
 
 def runs_in(path: str | Path) -> list[Path]:
-    """Return a run's folder itself, or the finished runs in a folder of several, as `compare` makes it, by name."""
+    """Return a run's folder, or the finished runs in a folder of several runs (as `compare` writes it), by name."""
     path = Path(path)
     if RunDirectory(path).is_run() or not path.is_dir():
         return [path]
@@ -69,7 +69,7 @@ def runs_in(path: str | Path) -> list[Path]:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Return a name for each run: its folder's, with as many parents as tell it from the others."""
+    """Return a name for each run: its folder, with as many parents as make the names differ."""
     for depth in range(1, 6):
         names = ["/".join(path.resolve().parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
@@ -78,7 +78,7 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def write_report(runs: Sequence[str | Path], file: str | Path | None = None, overview: Overview | None = None) -> Path:
-    """Write the page on finished runs, by default as report.html into the folder of a single one.
+    """Write the page on finished runs; `file` is by default report.html in the folder of a single run.
 
     Raises:
         RunError: a folder holds no finished run, or the file cannot be written.

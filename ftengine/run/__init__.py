@@ -1,1 +1,1 @@
-"""A run: its recipe, its directory, its records, and what it ran on."""
+"""A run: its recipe, directory, records and environment."""

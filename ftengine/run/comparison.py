@@ -1,4 +1,4 @@
-"""comparison.json: what several strategies came to on the same held-out examples."""
+"""comparison.json: results of several strategies on the same held-out examples."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ftengine.run.record import Part, Record
 
 
 class Contender(Part):
-    """What one strategy came to.
+    """The result of one strategy.
 
     Args:
-        rate_from: where its learning rate is from.
-        quality: the figure of the metric that is compared; `figures` are all.
-        step_seconds: median of its steps.
-        disk_bytes: of its weights.
-        reused: whether its run was there already.
-        alarm: what its verdict says of its answers where that is an alarm; then it is not ranked.
+        rate_from: where its learning rate comes from.
+        quality: its value of the compared metric; `figures` has all metrics.
+        step_seconds: median time of a step.
+        disk_bytes: size of its trained part.
+        reused: whether its run existed already.
+        alarm: its verdict's alarm about the answers, if there is one; it is then not ranked.
     """
 
     label: str
@@ -42,7 +42,7 @@ class Contender(Part):
 
 @dataclass(frozen=True)
 class PairDifference(Difference):
-    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm), `supported` by the data or not."""
+    """The first strategy minus the second; `p_adjusted` is Holm's for all pairs, `supported` is the test's outcome."""
 
     first: str = ""
     second: str = ""
@@ -54,12 +54,12 @@ class PairDifference(Difference):
 
 
 class Comparison(Record):
-    """comparison.json: what strategies came to on the same held-out examples.
+    """comparison.json: results of strategies on the same held-out examples.
 
     Args:
-        metric: what quality means here; `higher_is_better` is None where the evaluator does not say.
-        examples: distinct ones; where rows come in groups, the groups, which have so many `rows` and are
-            `worth` so many groups of equal size.
+        metric: the compared metric; `higher_is_better` is None if the evaluator does not declare it.
+        examples: number of distinct examples, or of groups. Groups have so many `rows`, and are `worth` so many groups
+            of equal size.
         base: the untuned model's quality.
         against: "best": the best against each other strategy; "all": every pair.
         statement: which differences the data supports, in words.

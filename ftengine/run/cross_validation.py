@@ -1,4 +1,4 @@
-"""crossvalidation.json: what the folds of a cross-validation came to, alone and together."""
+"""crossvalidation.json: results of the folds of a cross-validation, by fold and pooled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftengine.run.record import Part, RedactedRecord
 
 
 class Spread(Part):
-    """A metric of the tuned models, fold by fold; nothing but the values where a fold has none."""
+    """A metric of the tuned models, fold by fold; only the values if a fold has none."""
 
     values: tuple[float | None, ...]
     mean: float | None = None
@@ -20,9 +20,9 @@ class Spread(Part):
 
 
 class Fold(Part):
-    """One fold: its folder, how many examples it held out, its figures, and whether it was there before.
+    """One fold: its run's folder, the examples held out, its figures, and whether the run existed already.
 
-    Examples are distinct ones; where rows come in groups, the groups, which have so many `rows`.
+    `examples` is the number of distinct examples, or of groups, which have so many `rows`.
     """
 
     fold: int
@@ -35,17 +35,17 @@ class Fold(Part):
 
 
 class CrossValidation(RedactedRecord, Figures):
-    """crossvalidation.json: what the folds came to.
+    """crossvalidation.json: results of the folds.
 
     Args:
-        examples: distinct ones, each held out once; where rows come in groups, the groups, which have so many `rows`
-            and are `worth` so many groups of equal size.
-        base, tuned, difference: over all examples; without metrics that hold for one model alone (`Metric.pooled`).
-        baselines: by evaluator, what one reaches over all examples who does not look at the inputs, and what the tuned
-            models answer most.
-        verdict: what the rules say of the quality of all answers together, as the headline of a run does.
-        spread: by metric the tuned model's value on each fold alone.
-        statement: what the intervals cover and what not, in words.
+        examples: number of distinct examples, or of groups, each held out once. Groups have so many `rows`, and are
+            `worth` so many groups of equal size.
+        base, tuned, difference: over all examples; without metrics that cannot be pooled (`Metric.pooled`).
+        baselines: by evaluator, the figures of a baseline that ignores the inputs, over all examples, and the tuned
+            models' most frequent answer.
+        verdict: the finding of the rules on the quality of all answers, as in a run's headline.
+        spread: the tuned model's value on each fold, by metric.
+        statement: what the intervals cover and what they do not, in words.
     """
 
     file: ClassVar[str] = "crossvalidation.json"

@@ -1,4 +1,4 @@
-"""The day that a run begins on; runs that belong together, as folds do, have that of the first."""
+"""The date of a run; runs of one command, such as folds, share the date of the first."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 from datetime import date
 
 DATE = "_FTENGINE_DATE"
-"""The variable by which a command gives its day to the runs that it starts."""
+"""Environment variable with which a command passes its date to the runs that it starts."""
 
 
 def current_date() -> date:
-    """Return the day on which a run that begins now begins."""
-    given = os.environ.get(DATE)
-    return date.fromisoformat(given) if given else date.today()
+    """Return the date of a run that begins now."""
+    value = os.environ.get(DATE)
+    return date.fromisoformat(value) if value else date.today()

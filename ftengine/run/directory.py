@@ -1,4 +1,4 @@
-"""A run directory: what is written where, atomically."""
+"""The directory of a run, whose files are written atomically."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from filelock import FileLock, Timeout
 from ftengine.errors import RunError, json_of_file, system_limit
 
 TRAINED = "adapter"
-"""Folder of the trained part, in its ecosystem's format."""
+"""Folder of the trained part, in the format of its ecosystem, such as peft's."""
 SIDECAR = "ftengine.json"
-"""ftengine's own facts beside the trained part."""
+"""File with ftengine's facts in the folder of the trained part."""
 PARTIAL = ".partial"
-"""Ending of what is still being written; such leftovers of a killed run are removed on resume."""
+"""Suffix of files that are being written; those that a killed run leaves are removed on resume."""
 LOCK = ".lock"
-"""Held while a process writes into the folder."""
+"""Lock file, held while a process writes into the folder."""
 BEFORE_RECIPE = ("audit.json", "environment.json", LOCK)
-"""What a run killed at its very start leaves; recipe.yaml, with which it can be resumed, comes after them."""
+"""Files written before recipe.yaml; a run that is killed before that cannot be resumed."""
 
 
 class RunDirectory:
-    """The files of one run. Everything is written beside its place and renamed."""
+    """The files of one run. Each file is written under a temporary name and renamed."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -47,7 +47,7 @@ class RunDirectory:
 
     @property
     def unchecked(self) -> str:
-        """Why it is not known that the trained part gives the tuned model back; "" where it is, or there is none."""
+        """Why the trained part is not checked to give the tuned model back; "" if it is, or if there is none."""
         try:
             facts = json_of_file(self.trained / SIDECAR)
         except (OSError, ValueError):
@@ -55,7 +55,7 @@ class RunDirectory:
         return str(facts.get("unchecked", "")) if isinstance(facts, dict) else ""
 
     def require_free(self, other: str = "another with --set output=DIR") -> None:
-        """Refuse a file, or a folder that holds something (RunError); `other` says how the user names another."""
+        """Refuse a file or a folder that is not empty (RunError); `other` tells the user how to choose another."""
         if self._holds_something():
             held = "a finished run" if self.finished else "an unfinished run" if self.is_run() else "other files"
             do = "Continue it with --resume, or" if held == "an unfinished run" else "Please"
@@ -68,7 +68,7 @@ class RunDirectory:
         )
 
     def locked(self) -> AbstractContextManager[None]:
-        """Hold the folder, which exists, for one process (RunError: another one writes into it)."""
+        """Lock the folder, which must exist, for this process (RunError: another process writes into it)."""
         return locked(self.path / LOCK, f"folder {str(self.path)!r}")
 
     def require_unlocked(self) -> None:
@@ -78,12 +78,12 @@ class RunDirectory:
                 pass
 
     def require_finished(self, *needed: str) -> None:
-        """Refuse what is no run, one whose training has not ended, or that lacks a file that is `needed` (RunError)."""
+        """Refuse a folder that is not a run, is not finished, or lacks one of the files `needed` (RunError)."""
         if not self.is_run():
             what = "does not exist" if not self.path.exists() else "holds no recipe.yaml"
-            hint = "`ftengine train` makes one."
+            hint = "`ftengine train` writes run directories."
             if (self.path / "config.json").is_file():
-                hint = f"It is a model: transformers opens it, and `model.source: {self.path}` in a recipe."
+                hint = f"It is a model: open it with transformers, or with `model.source: {self.path}` in a recipe."
             raise RunError(f"{str(self.path)!r} is not a run directory: it {what}. {hint}")
         missing = [name for name in needed if not (self.path / name).is_file()]
         if not (self.trained / SIDECAR).is_file():
@@ -94,7 +94,7 @@ class RunDirectory:
             )
             raise RunError(
                 f"run {str(self.path)!r} is not finished: {what.rstrip('.')}. "
-                "Continue it with `ftengine train RECIPE --resume` and the options that it was begun with."
+                "Continue it with `ftengine train RECIPE --resume` and the options that started it."
             )
 
     def is_run(self) -> bool:
@@ -129,7 +129,7 @@ class RunDirectory:
         """Write JSON atomically; see `write_text`."""
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            # Half of a surrogate pair, which JSON data may hold, is no text in UTF-8; as an escape it is.
+            # UTF-8 cannot hold half of a surrogate pair, which JSON data may have; as an escape it can.
             text = json.dumps(value, indent=2, allow_nan=False)
         return self.write_text(name, text + "\n")
 
@@ -148,12 +148,12 @@ class RunDirectory:
             raise RunError(f"{str(file)!r} cannot be read: {error}.") from None
 
     def clear_partial(self) -> None:
-        """Remove what a killed run left half-written (RunError: it cannot be removed)."""
+        """Remove half-written files of a killed run (RunError: one cannot be removed)."""
         for leftover in self.path.rglob("*" + PARTIAL):
             self.remove(leftover)
 
     def remove(self, path: Path) -> None:
-        """Remove one of the run's files or folders, where it is there (RunError: it cannot be removed)."""
+        """Remove one of the run's files or folders, if it exists (RunError: it cannot be removed)."""
         with writing(path):
             remove(path)
 
@@ -174,19 +174,21 @@ class RunDirectory:
                 content["step"] + 0
             except (ValueError, KeyError, TypeError, RecursionError):
                 if number < len(lines):
-                    raise RunError(f"{str(file)!r}: line {number} is damaged. Take it out, or restore it.") from None
+                    raise RunError(
+                        f"{str(file)!r}: line {number} is damaged. Remove it, or restore the file."
+                    ) from None
             else:
                 rows.append(content)
         return rows
 
     def keep_metrics(self, up_to_step: int) -> None:
-        """Drop the lines after a step, which a resumed run writes again."""
-        kept = [line for line in self.metrics() if line["step"] <= up_to_step]
-        self.write_text("metrics.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept))
+        """Drop the lines after a step; a resumed run writes them again."""
+        lines = [line for line in self.metrics() if line["step"] <= up_to_step]
+        self.write_text("metrics.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
-    """Fill a folder beside its place and rename it, replacing an older one (RunError: it cannot be; that one stays)."""
+    """Fill a temporary folder and rename it, replacing an older one (RunError: it fails, and the older one stays)."""
     partial = target.with_name(target.name + PARTIAL)
     with writing(target, partial):
         remove(partial)
@@ -205,7 +207,7 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def flush(path: Path, *, inside: bool = True) -> None:
-    """Have the system write a file, or a folder and with `inside` its files, to the disk: power may fail."""
+    """Flush a file, or a folder and with `inside` its files, to the disk, so that they survive a loss of power."""
     for file in (*(path.rglob("*") if inside and path.is_dir() else ()), path):
         opened = os.open(file, os.O_RDONLY)
         try:
@@ -215,7 +217,7 @@ def flush(path: Path, *, inside: bool = True) -> None:
 
 
 def follow_umask(path: Path) -> None:
-    """Give a file, or all files of a folder, the permissions of other new files; safetensors' own are the owner's."""
+    """Give files the permissions of the umask; safetensors makes files that only the owner can read."""
     probe = path.with_name(f"{path.name}.mode{PARTIAL}")
     probe.touch()
     mode = probe.stat().st_mode & 0o777
@@ -227,10 +229,10 @@ def follow_umask(path: Path) -> None:
 
 @contextmanager
 def locked(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock file, made here, for as long as the block runs; when the process dies, the lock ends with it.
+    """Create a lock file and hold it during the block; the lock ends with the process.
 
     Args:
-        what: that it stands for, as the error names it.
+        what: name of the locked thing in the error.
 
     Raises:
         RunError: another process holds it, or the file cannot be made.
@@ -246,25 +248,25 @@ def locked(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # a disk that has become read-only; a file that nobody holds locks nothing
+        with suppress(OSError):  # the disk may have become read-only; a file without a holder locks nothing
             file.unlink(missing_ok=True)
         lock.release()
 
 
 @contextmanager
 def writing(target: Path, partial: Path | None = None) -> Iterator[None]:
-    """Turn failures of the file system into one error, and remove what is half-written."""
+    """Turn errors of the file system into a RunError, and remove the half-written file."""
     try:
         yield
     except BaseException as error:
         if partial is not None:
-            with suppress(OSError):  # the first error is told
+            with suppress(OSError):  # the first error is raised
                 remove(partial)
         if not isinstance(error, OSError):
             raise
         limit = system_limit(error)
         reason = f"{limit[0]}. {limit[1]}" if limit else (error.strerror or str(error))
-        raise RunError(f"cannot write {str(target)!r}: {reason}. What was complete before is kept.") from None
+        raise RunError(f"cannot write {str(target)!r}: {reason}. Complete files are kept.") from None
 
 
 def remove(path: Path) -> None:

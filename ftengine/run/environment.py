@@ -1,4 +1,4 @@
-"""What a run ran on: versions, plugins, hardware. Read by `doctor` and recorded in every run."""
+"""The environment of a run: versions, plugins, hardware. `doctor` prints it, and every run records it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the installed versions of what matters, None for what is absent."""
+    """Return the versions of Python and of the packages in PACKAGES; None if one is not installed."""
     return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
 
 
-@cache  # each run asks several times, and a package's whole description is parsed for it
+@cache  # called several times a run, and each call parses a package's metadata
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -32,18 +32,18 @@ def _version(package: str) -> str | None:
 
 
 def required_versions(distribution: str) -> dict[str, str | None]:
-    """Return the installed versions of what a distribution asks for, extras included, None for what is absent."""
+    """Return the installed versions of a distribution's requirements, with extras; None if one is not installed."""
     from packaging.requirements import Requirement
 
     try:
         required = metadata.requires(distribution) or ()
     except metadata.PackageNotFoundError:
         return {}
-    return {name: _version(name) for name in sorted({Requirement(one).name for one in required})}
+    return {name: _version(name) for name in sorted({Requirement(requirement).name for requirement in required})}
 
 
 def hardware() -> dict[str, Any]:
-    """Return what the machine offers to torch."""
+    """Return processor, cores, memory and GPUs, as torch sees them."""
     import psutil
     import torch
 
@@ -64,15 +64,15 @@ def hardware() -> dict[str, Any]:
 
 
 def build() -> dict[str, Any]:
-    """Return how the compiled kernels were built, or why they were not; asks no torch.
+    """Return how the compiled kernels were built, or why they were not; does not import torch.
 
-    `line` says it in one line. `features` is what the kernels' instruction sets ask for, and whether it is there.
+    `line` is a summary. `features` are the CPU features that the kernels need, and whether this CPU has them.
     """
     record = Path(__file__).parents[1] / "build.json"  # the build writes it
     if not record.is_file():
-        return {"line": "nothing is known of how this copy of ftengine was built: it was not installed"}
+        return {"line": "unknown, as this copy of ftengine was not installed"}
     build = json.loads(record.read_text(encoding="utf-8"))
-    with suppress(ModuleNotFoundError):  # nothing was compiled, or without Python's headers
+    with suppress(ModuleNotFoundError):  # not compiled, for example without Python's headers
         build["features"] = import_module("ftengine._native").cpu_features()
     return build
 
@@ -87,11 +87,11 @@ def plugin_origins(plugins: Plugins) -> list[dict[str, str]]:
 
 
 _earlier_peak = 0
-"""The most that was held before `restart_peak`."""
+"""The peak before the last `restart_peak`, in bytes."""
 
 
 def restart_peak() -> None:
-    """Begin to look for a new peak of memory, where the system can; `peak_memory_bytes` remembers the one before."""
+    """Reset the peak of memory, if the system can; `peak_memory_bytes` still counts the earlier one."""
     import torch
 
     global _earlier_peak
@@ -104,9 +104,9 @@ def restart_peak() -> None:
 
 
 def peak_memory_bytes(*, restarted: bool = False) -> int:
-    """Return the most memory that this process held: on the GPU where one is used, else resident memory.
+    """Return the peak memory of this process in bytes: on the GPU if it uses one, else resident memory.
 
-    With `restarted`, since `restart_peak`.
+    With `restarted`, only the peak since `restart_peak`.
     """
     return max(_peak_bytes(), 0 if restarted else _earlier_peak)
 
@@ -117,7 +117,7 @@ def _peak_bytes() -> int:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
     with suppress(OSError, ValueError):  # not Linux
-        # Of this program alone: getrusage counts what the process held that started it.
+        # Only of this program: getrusage includes the process that started it.
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return int(peak) * 1024
@@ -128,7 +128,7 @@ def _peak_bytes() -> int:
 
 
 def _processor() -> str:
-    with suppress(OSError, StopIteration):  # not Linux; nothing there of a name
+    with suppress(OSError, StopIteration):  # not Linux, or no line with a name
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""evaluation.json and examples.json: what base and tuned model came to on the same examples."""
+"""evaluation.json and examples.json: results of base and tuned model on the same examples."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ Differences = dict[str, UndefinedAsNan[Difference]]
 
 
 def quality_first(figures: Estimates, metrics: Mapping[str, Metric]) -> Estimates:
-    """Return figures as tables have them: those of other kinds, such as calibration, stand behind those of quality."""
+    """Return figures in the order of tables: those of quality first, then other kinds such as calibration."""
     return dict(sorted(figures.items(), key=lambda pair: pair[0] in metrics and metrics[pair[0]].kind != "quality"))
 
 
 class Figures(Part):
-    """Figures of two models on the same examples, and what lies between them, by metric."""
+    """Figures of two models on the same examples, and their differences, by metric."""
 
     base: Estimates
     tuned: Estimates
@@ -44,14 +44,14 @@ class Figures(Part):
 
 
 class Details(Part):
-    """Facts that evaluators tell beside their metrics: of each model, by evaluator and name, JSON values."""
+    """Facts that evaluators report beside their metrics: for each model, JSON values by evaluator and name."""
 
     base: dict[str, dict[str, Any]] = Field(default_factory=dict)
     tuned: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 
 class Displays(Part):
-    """Tables and charts of evaluators, of each model."""
+    """Tables and charts of evaluators, for each model."""
 
     base: tuple[Display, ...] = ()
     tuned: tuple[Display, ...] = ()
@@ -69,7 +69,7 @@ class Paired(Part):
 
 
 class Judged(Part):
-    """Training examples judged one by one: (score, right, place) each; None where unknown."""
+    """Training examples judged one by one, as (score, right, place); None if unknown."""
 
     evaluator: str
     rows: tuple[tuple[float | None, bool | None, str], ...]
@@ -79,8 +79,8 @@ class OnTraining(Part):
     """Figures on a sample of n training rows.
 
     Args:
-        gap, base_gap: of the tuned model and its base, the figure on training rows minus that on held-out ones.
-        grown: by how much more tuning changed a figure on training rows than on held-out ones.
+        gap, base_gap: a figure on training rows minus that on held-out ones, of the tuned model and of its base.
+        grown: how much more tuning changed a figure on training rows than on held-out ones.
     """
 
     n: int
@@ -96,8 +96,8 @@ class OnTraining(Part):
 class Slice(Part):
     """The examples of one value of a column; `small` ones are not compared with the others.
 
-    `difference` is tuned minus base within it, `gap` the tuned model's figure minus that of all other examples; their
-    `p_adjusted` is for all slices of all columns, None where they are not tested.
+    `difference` is tuned minus base within the slice, `gap` the tuned model's figure minus that of all other examples.
+    Their `p_adjusted` is for all slices of all columns, None if they are not tested.
     """
 
     value: str
@@ -110,17 +110,17 @@ class Slice(Part):
 
 
 USUAL = 0.9
-"""Share of the examples from which a slice is what is usual: where it is behind, the others are the exception."""
+"""A slice with at least this share of the examples is the usual case; the other slices are exceptions to it."""
 
 
 class SlicedColumn(Part):
     """The held-out examples divided by a column.
 
     Args:
-        metric: what gaps are of; None where nothing says what is worse.
-        slices: the one most surely behind first, those not compared last.
-        worst: the first that does not hold nearly all examples; `base_gap` is the gap of the base there.
-        left_out: examples with other values.
+        metric: the metric of the gaps; None if no metric declares which direction is worse.
+        slices: strongest evidence of being worse first; slices that are not compared last.
+        worst: the first slice that is not the usual one; `base_gap` is the base's gap there.
+        left_out: number of examples with other values.
     """
 
     metric: str | None
@@ -131,23 +131,23 @@ class SlicedColumn(Part):
 
     @property
     def examples(self) -> int:
-        """All examples, whatever slice they are in."""
-        return sum(one.examples for one in self.slices) + self.left_out
+        """Number of all examples, whatever their slice."""
+        return sum(part.examples for part in self.slices) + self.left_out
 
-    def is_usual(self, one: Slice) -> bool:
-        """Say whether a slice holds nearly all examples."""
-        return one.examples >= USUAL * self.examples
+    def is_usual(self, part: Slice) -> bool:
+        """Return whether a slice holds nearly all examples."""
+        return part.examples >= USUAL * self.examples
 
 
 class Probe(Figures):
-    """What was measured beside the held-out examples.
+    """A measurement on other examples than the plain held-out ones.
 
     Args:
         kind: "leaks", "robustness", "forgetting", "memorisation", "refusal" or "benchmark".
-        name, data: what was done to the examples, or who asked them, and where they are from.
-        examples: how many.
-        against: tuned against the reference: undisturbed examples, or held-out ones.
-        held_out: figures of the reference, where there are such; by model.
+        name, data: the augmenter or evaluator that made the examples, and where they come from.
+        examples: number of examples.
+        against: the tuned model's difference from the reference: undisturbed examples, or held-out ones.
+        held_out: figures of the reference by model, if there are any.
     """
 
     kind: str
@@ -164,14 +164,14 @@ class EvaluationResult(RedactedRecord):
     """evaluation.json.
 
     Args:
-        split: the held-out split; None without one, and then there are no figures.
-        metrics: declarations, by name.
+        split: the held-out split; None if there is none, and so no figures.
+        metrics: declarations by name.
         base, tuned, difference: figures by metric, the task's first metric first.
-        details, displays: what evaluators tell beside them.
-        paired: example by example; None where nothing is right or wrong.
-        training: the same figures on training rows; None where none were measured.
-        slices: by column.
-        probes: whatever else was measured.
+        details, displays: facts, tables and charts of evaluators.
+        paired: right and wrong answers of both models; None if answers are not right or wrong.
+        training: the same figures on training rows; None if they were not measured.
+        slices: held-out figures by slice, for each column.
+        probes: further measurements.
     """
 
     file: ClassVar[str] = "evaluation.json"
@@ -195,18 +195,18 @@ class EvaluationResult(RedactedRecord):
 
     @property
     def headline_metric(self) -> str | None:
-        """The first metric that is declared to decide, else the task's first; None without held-out figures."""
+        """The first metric declared `primary`, else the task's first; None without held-out figures."""
         deciding = (name for name in self.tuned if name in self.metrics and self.metrics[name].primary)
         return next(deciding, next(iter(self.tuned), None))
 
     @property
     def leaked(self) -> Probe | None:
-        """Held-out examples that are in training too, which no other figure is made on; None where none are known."""
+        """The held-out examples that training also has, which all other figures leave out; None if there are none."""
         return next((probe for probe in self.probes if probe.kind == "leaks"), None)
 
     @property
     def leaks(self) -> int:
-        """How many these are."""
+        """Number of held-out examples that training also has."""
         return self.leaked.examples if self.leaked is not None else 0
 
 
@@ -215,10 +215,10 @@ class ChangedExample(Part):
 
     Args:
         place: e.g. "train.jsonl:17".
-        shown: (text, is wanted) pieces.
-        base, tuned: the answers, as a reader should see them.
-        base_score, tuned_score, base_right, tuned_right: how they were judged; None where unknown.
-        confidence: the probability that the tuned model gave to what is wrong in its answer; None where not asked for.
+        shown: (text, is target) pieces.
+        base, tuned: the answers, ready to be shown.
+        base_score, tuned_score, base_right, tuned_right: how an evaluator judged them; None if unknown.
+        confidence: probability that the tuned model gave to the wrong part of its answer; None if not computed.
     """
 
     place: str
@@ -233,7 +233,7 @@ class ChangedExample(Part):
 
 
 class Answered(Part):
-    """A held-out prompt, what was to be answered (None where nothing says), and what both models answered."""
+    """A held-out prompt, the reference answer (`wanted`; None if there is none), and the answers of both models."""
 
     place: str
     prompt: str
@@ -246,12 +246,12 @@ class Examples(Record):
     """examples.json: single held-out examples, for people to look at.
 
     Args:
-        evaluator: by whose scores examples changed; None where none judges single ones.
-        improved, worse: those that tuning changed most.
-        mistakes: wrong answers of the tuned model, those with the highest probability first.
+        evaluator: the evaluator whose scores are compared; None if no evaluator judges single examples.
+        improved, worse: the examples that tuning changed most.
+        mistakes: wrong answers of the tuned model, highest probability first.
         writes: whether models of the task write text.
-        answers: what both models write, where it is to be read.
-        answered_with: options by which they were asked, such as the most tokens.
+        answers: texts of both models.
+        answered_with: options of generation, such as max_new_tokens.
     """
 
     file: ClassVar[str] = "examples.json"

@@ -1,4 +1,4 @@
-"""manifest.json: what an exported folder holds, and how it is known to be the tuned model."""
+"""manifest.json: the content of an exported folder, and the proof that it is the tuned model."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ MANIFEST = "manifest.json"
 
 
 class Proof(Part):
-    """The artifact, asked by its format's own program, beside the tuned model and its base.
+    """Answers of the artifact in the program of its format, compared with those of the tuned model and its base.
 
     Args:
         runtime: the program and its version.
-        questions: held-out rows that were asked, of the split `split`.
-        decision: "tuned", or "undecided": within the noise of the tuned model, but too few rows tell it from its base.
-        from_tuned, from_base: mean distance of the log-probabilities of a token of the tuned model's greedy answers;
-            where there are no answers, of raw outputs, by their size.
-        closer: from_base - from_tuned, paired by row; `low` and `high` its 95 % interval, `p` of no difference.
-        noise: the largest distance from the tuned model that rounding to the format's numbers explains, in the mean;
-            `furthest` is that of a single row.
-        same_answers: rows of the same greedy answer; None where there are no answers.
-        needed: rows with which the test would decide; None where it does, or that is not known.
+        questions: number of rows of the split `split` that were answered.
+        decision: "tuned", or "undecided": within the noise of the tuned model, but too few rows to exclude its base.
+        from_tuned, from_base: mean distance of log-probabilities per token of the tuned model's greedy answers; for a
+            task without answers, mean relative distance of raw outputs.
+        closer: from_base - from_tuned, paired by row; `low` and `high` are its 95 % interval, `p` tests no difference.
+        noise: the largest mean distance that rounding to the format's numbers explains; `furthest` is that of a
+            single row.
+        same_answers: number of rows with the same greedy answer; None for a task without answers.
+        needed: number of rows with which the test would decide; None if it decides already, or if unknown.
     """
 
     runtime: str
@@ -44,14 +44,14 @@ class Proof(Part):
 
 
 class Manifest(Record):
-    """What `ftengine export` wrote.
+    """The record of an `ftengine export`.
 
     Args:
-        format: the exporter and its options; `facts` is what it says of the artifact.
+        format: the exporter and its options; `facts` are its facts about the artifact.
         run, base, strategy: the run's folder, its base's source, its strategy.
         trained: hash of the trained part's files.
-        proof: None where there is none, and `unproven` says why.
-        cannot_tell: whether there is none as the program that was asked timed out or ended.
+        proof: None if there is none; `unproven` is then the reason.
+        cannot_tell: whether there is no proof because the other program timed out or failed.
         files: SHA-256 of each file by its path in the folder.
     """
 

@@ -1,7 +1,7 @@
-"""Whether a computation is of ftengine's own code, and which code that is: for what is kept of its outcome.
+"""Keys for cached results of ftengine's own code.
 
-What other code runs and reads beside its own file (a helper of another package, a list of words, a variable of the
-environment) is not known, so nothing tells whether it would do the same again.
+Results of other code are not cached: it may depend on more than its own file (a helper in another package, a list of
+words, an environment variable), so nothing shows whether it would do the same again.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ftengine.plugins.distributions import BUILT_IN, normalised, offers
 from ftengine.run.environment import required_versions, versions
 
 GROUP = "ftengine"
-"""The entry points of plugins."""
+"""The entry-point group of plugins."""
 LIBRARIES = frozenset({*PACKAGES, *sys.stdlib_module_names, "pydantic"})
-"""Packages that are known by their versions."""
+"""Packages whose versions identify their code."""
 
 
 def code_of(classes: Iterable[type]) -> dict[str, Any] | None:
-    """Return what classes of ftengine's own, or of libraries that it asks for, run: for keys of what is kept.
+    """Return a key for the code of classes of ftengine or of libraries that it requires.
 
     Returns:
-        A hash of every file of ftengine's packages, whose authors work on it without a new version, and the versions of
-        the libraries; None where a class, or a base of it, is of other code.
+        A hash of every file of ftengine's packages (which may change without a new version), and the versions of the
+        libraries; None if a class, or a base of it, comes from other code.
     """
     every = {base for cls in classes for base in cls.__mro__}
     if any("<locals>" in cls.__qualname__ or not _is_known(package_of(cls)) for cls in every):
@@ -42,14 +42,14 @@ def code_of(classes: Iterable[type]) -> dict[str, Any] | None:
 
 
 def package_of(cls: type) -> str:
-    """Return the outermost package, or the module, that a class lies in."""
+    """Return the top-level package or module of a class."""
     return cls.__module__.partition(".")[0]
 
 
 @cache
 def own_packages() -> frozenset[str]:
-    """Return the packages of ftengine and of the plugins that it ships."""
-    own = (one.entry_point.module for one in offers(GROUP) if normalised(one.distribution) == BUILT_IN)
+    """Return the packages of ftengine and of the plugins in its distribution."""
+    own = (offer.entry_point.module for offer in offers(GROUP) if normalised(offer.distribution) == BUILT_IN)
     return frozenset({BUILT_IN, *(module.partition(".")[0] for module in own)})
 
 
@@ -63,4 +63,4 @@ def _is_known(package: str) -> bool:
 def _files(folder: str) -> Iterator[str]:
     for path, folders, files in os.walk(folder):
         folders.sort()
-        yield from (os.path.join(path, one) for one in sorted(files) if one.endswith((".py", ".so")))
+        yield from (os.path.join(path, file) for file in sorted(files) if file.endswith((".py", ".so")))

@@ -1,4 +1,4 @@
-"""A process that trains for another one ends with it, also where that one is killed."""
+"""A training process that another process started ends with it, even if that is killed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import signal
 import threading
 
 PARENT = "_FTENGINE_PARENT"
-"""Set for such a process; its standard input is a pipe that nothing is written to, and that ends with the other one."""
+"""Environment variable of such a process. Its standard input is a pipe that closes when the parent ends."""
 
 
 def end_with_parent() -> None:
-    """Where this process trains for another one, let it end as by SIGTERM once that one is gone."""
+    """If another process started this one to train, send SIGTERM to this process when that ends."""
     if os.environ.pop(PARENT, None):
         threading.Thread(target=_watch, daemon=True).start()
 

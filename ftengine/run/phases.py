@@ -1,4 +1,4 @@
-"""How long the phases of a run took."""
+"""Durations of the phases of a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ftengine.api import Listener
 
 
 class TimedPhases:
-    """A listener that hands on what it is told, and counts the seconds of each phase.
+    """A listener that forwards all events to another one, and measures the seconds of each phase.
 
     Args:
-        listener: is told all of it.
+        listener: receives the events.
     """
 
     def __init__(self, listener: Listener) -> None:

@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from ftengine.api import Listener
 
 DELAY = 2.0
-"""Seconds that a phase may take before it gets a bar."""
+"""A phase gets a bar after this many seconds."""
 LOG_DELAY = 10.0
-"""Least seconds between two lines of a phase in a log."""
+"""Minimum of seconds between two lines of a phase in a log."""
 
 
 def is_main_process() -> bool:
-    """Say whether this process does the talking; torchrun and accelerate number their processes."""
+    """Return whether this process prints; torchrun and accelerate set RANK."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def announce(doing: str) -> None:
-    """Say on a terminal what a command does before it can tell how far it is, as the first imports take seconds."""
+    """Print on a terminal what a command does, before the first imports, which take seconds."""
     if is_main_process() and sys.stderr.isatty():
         click.echo(printable(f"{doing} …"), err=True)
 
 
 @contextmanager
 def listening(*, bars: bool = True) -> Iterator[Listener]:
-    """Give a listener that suits stderr; without bars where results stream to stdout, which may be one terminal."""
+    """Yield a listener for stderr; pass `bars=False` if results stream to stdout, which may be the same terminal."""
     from ftengine.api import SilentListener
 
     if not is_main_process():
@@ -50,7 +50,7 @@ def listening(*, bars: bool = True) -> Iterator[Listener]:
 
 
 class Pace:
-    """How far a phase is, and how fast; `total` is its number of steps, where that is known."""
+    """Progress and speed of a phase; `total` is its number of steps, or None."""
 
     def __init__(self, name: str, total: int | None) -> None:
         self.name, self.total, self.done = name, total, 0
@@ -65,11 +65,11 @@ class Pace:
         self._tokens += figures.pop("tokens", 0.0)
         self._memory = figures.pop("memory", self._memory)
         self.figures = figures
-        if self._first is None:  # a resumed phase starts with a jump, which says nothing about speed
+        if self._first is None:  # a resumed phase begins with a jump, which must not count as speed
             self._first = (time.monotonic(), self.done)
 
     def describe(self) -> str:
-        """Say how far it is, the time that is left, the latest figures and the speed."""
+        """Return steps done, the remaining time, the latest figures and the speed."""
         parts = [f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"]
         since, before = self._first or (self.started, 0)
         seconds, steps = time.monotonic() - since, self.done - before
@@ -79,15 +79,15 @@ class Pace:
         parts += [f"{name.replace('_', ' ')} {number(value)}" for name, value in self.figures.items()]
         if moving:
             rates = {" examples/s": self._examples, " tokens/s": self._tokens}
-            known = {unit: rate for unit, rate in rates.items() if rate} or {"/s": steps}
-            parts += [f"{number(rate / seconds)}{unit}" for unit, rate in known.items()]
+            shown = {unit: rate for unit, rate in rates.items() if rate} or {"/s": steps}
+            parts += [f"{number(rate / seconds)}{unit}" for unit, rate in shown.items()]
         if self._memory:
             parts.append(f"{size(int(self._memory))} at the peak")
         return ", ".join(parts)
 
 
 class LineListener:
-    """For logs: a line a phase, and one about every tenth of those that take long."""
+    """For logs: prints one line a phase, and one for each tenth of a long phase."""
 
     _pace: Pace | None = None
 
@@ -111,7 +111,7 @@ class LineListener:
 
 
 class TerminalListener:
-    """Shows one bar, of a `rich.progress.Progress`, for the phase that goes on."""
+    """For terminals: shows one bar of a `rich.progress.Progress` for the current phase."""
 
     _pace: Pace | None = None
     _task: Any = None
@@ -137,7 +137,7 @@ class TerminalListener:
         self._bars.console.print(Text(one_line(text)))
 
     def close(self) -> None:
-        """Take the phase's bar away; what took long leaves a line."""
+        """Remove the phase's bar; a long phase leaves a line."""
         if self._pace is None:
             return
         self._bars.remove_task(self._task)
@@ -149,7 +149,7 @@ class TerminalListener:
 
 @contextmanager
 def terminal_listener(console: Console | None = None) -> Iterator[TerminalListener]:
-    """Give a listener whose bars show a phase once it has taken a while."""
+    """Yield a listener that shows a bar for each phase longer than DELAY."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 

@@ -1,4 +1,4 @@
-"""What a user writes: the recipe, read from YAML, with unknown keys forbidden."""
+"""The recipe that a user writes, read from YAML; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class ModelSection(_Section):
-    """Which model, and how it is loaded."""
+    """The model and how to load it."""
 
     source: Place = Field(
         description="hub id, folder, .gguf file, package://NAME/FILE; with loader: callable, module:function",
@@ -40,7 +40,7 @@ By = Literal["random", "stratified", "group", "time"]
 
 
 class SplitSection(_Section):
-    """How rows of data.train are divided where validation or test is a fraction, or there are folds."""
+    """How rows of data.train are split if validation or test is a fraction, or there are folds."""
 
     meant: ClassVar[Mapping[str, str]] = dict.fromkeys(("kind", "method", "name", "strategy", "type"), "by")
 
@@ -54,14 +54,14 @@ class SplitSection(_Section):
         "together", description="together keeps equal and near-equal rows in one split; apart lets them fall into any"
     )
     folds: int | None = Field(None, ge=2, description="divide train into so many folds, of which one is the test split")
-    fold: int = Field(0, ge=0, description="which one, from 0")
+    fold: int = Field(0, ge=0, description="the fold that is the test split, from 0")
 
     @model_validator(mode="after")
     def _columns_and_folds(self) -> SplitSection:
         if self.by in ("group", "time") and self.column is None:
-            raise ValueError(f"by: {self.by} needs column, the name of the column to go by")
+            raise ValueError(f"by: {self.by} needs column, the name of the column to split by")
         if self.by in ("random", "stratified") and self.column is not None:
-            raise ValueError(f"column has no meaning with by: {self.by}; set by to group or time, or take it out")
+            raise ValueError(f"column has no meaning with by: {self.by}; set by to group or time, or remove column")
         if self.folds is None and self.fold:
             raise ValueError("fold has no meaning without folds; set folds too")
         if self.folds is not None and self.fold >= self.folds:
@@ -80,7 +80,7 @@ class DataSection(_Section):
 
     train: Sources = Field(
         description=".jsonl .json .csv .tsv .parquet .arrow .txt, a folder of images, or a hub id; or several: "
-        "[{source, weight, reader, columns}, …], weight being a source's share of an epoch"
+        "[{source, weight, reader, columns}, …], weight is a source's share of an epoch"
     )
     reader: Named = Field({"name": "auto"}, description="auto takes the first reader that accepts the source")
     validation: HeldOut = Field(0.1, description="a fraction of train, a file, or null for none")
@@ -110,35 +110,37 @@ class DataSection(_Section):
     @property
     def weighted(self) -> bool:
         """Whether sources have weights."""
-        return any(one.weight is not None for one in listed(self.train))
+        return any(source.weight is not None for source in listed(self.train))
 
     @property
     def group_column(self) -> str | None:
-        """None where each row stands for itself."""
+        """The column of groups; None if rows are not grouped."""
         return self.split.column if self.split.by == "group" else self.group
 
     @model_validator(mode="after")
     def _one_group(self) -> DataSection:
         if self.split.by == "group" and self.group not in (None, self.split.column):
-            told = f"group is {self.group!r} and split.column {self.split.column!r}; rows are grouped by one column"
-            raise ValueError(f"{told}. Take group out, or set split.by to random")
+            problem = f"group is {self.group!r} and split.column {self.split.column!r}; rows have one column of groups"
+            raise ValueError(f"{problem}. Remove group, or set split.by to random")
         return self
 
     @model_validator(mode="after")
     def _something_left(self) -> DataSection:
         taken = sum(part for part in (self.validation, self.test) if isinstance(part, float))
         if taken >= 1:
-            raise ValueError(f"validation and test together take {taken:g} of the data; leave some for training")
+            raise ValueError(
+                f"validation and test together take {taken:g} of the data; set them so that some is left for training"
+            )
         if self.split.folds is not None and self.test is not None:
             raise ValueError(
                 "with data.split.folds the test split is one of the folds; set data.test to null (--set "
                 "data.test=null); a test file stays untouched for the model that you train in the end"
             )
-        # Of files held out, groups and times are compared with those of training; labels need no look at them.
+        # Groups and times of held-out files are compared with those of training; labels are not.
         files = self.split.by in ("group", "time") and (self.validation is not None or self.test is not None)
         if self.split.by != "random" and self.split.folds is None and not taken and not files:
             raise ValueError(
-                f"data.split.by: {self.split.by} has nothing to divide; set data.validation or data.test to a fraction"
+                f"data.split.by: {self.split.by} splits nothing; set data.validation or data.test to a fraction"
             )
         return self
 
@@ -160,16 +162,19 @@ class TrainSection(_Section):
     batch_size: int = Field(8, ge=1, description="examples per micro-batch, on each device")
     batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
         "auto",
-        description="most tokens in a micro-batch, padding included (a longer example goes alone); null: no limit",
+        description="most tokens in a micro-batch, with padding (a longer example is a batch of one); null: no limit",
     )
     sampling: Literal["shuffle", "balanced"] = Field(
-        "shuffle", description="an epoch has each example once; balanced: as many, each label drawn as often"
+        "shuffle",
+        description="shuffle: each example once an epoch; balanced: as many draws, equally often from each label",
     )
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")
-    weight_decay: float = Field(0.0, ge=0, le=1e6, description="of matrices; vectors (biases, norms) have none")
-    schedule: Named = Field({"name": "auto"}, description="of the learning rate; auto takes the usual one")
+    weight_decay: float = Field(
+        0.0, ge=0, le=1e6, description="weight decay of matrices; vectors (biases, norms) have none"
+    )
+    schedule: Named = Field({"name": "auto"}, description="schedule of the learning rate; auto takes the usual one")
     warmup: float = Field(0.03, ge=0, description="share of all steps if below 1, else a number of steps")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; null for no clipping")
     validate_every: int | None = Field(
@@ -187,11 +192,14 @@ class TrainSection(_Section):
         description="recompute activations in the backward pass to save memory; auto: if memory_limit asks for it",
     )
     memory_limit: Bytes | None = Field(
-        None, description="memory limit per process, such as 6 GB; null: what is free, for auto"
+        None, description="memory limit per process, such as 6 GiB; null: the free memory, for auto"
     )
-    fast_paths: Choice = Field("auto", description="what computes faster: auto, all that suit; off, none; or names")
+    fast_paths: Choice = Field(
+        "auto", description="faster computations: auto for all that suit, off for none, or names"
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="what several processes hold: ddp the whole model each, fsdp a part of each parameter"
+        "ddp",
+        description="with several processes: ddp, each has the whole model; fsdp, each has a part of every parameter",
     )
 
 
@@ -199,8 +207,8 @@ def usual_learning_rate(of_strategy: float | None, share: float) -> float:
     """Return the learning rate that `init` and `compare` give a strategy.
 
     Args:
-        of_strategy: its usual one (`StrategyTraits.learning_rate`); None: the recipe's default.
-        share: of it that the task usually takes (`TaskTraits.learning_rate_share`).
+        of_strategy: the strategy's usual rate (`StrategyTraits.learning_rate`); None for the recipe's default.
+        share: factor of the task (`TaskTraits.learning_rate_share`).
     """
     rate = (of_strategy or TrainSection.model_fields["learning_rate"].default) * share
     return float(f"{rate:.3g}")
@@ -223,13 +231,13 @@ FurtherData = Annotated[
 
 
 class Memorisation(_Section, extra="allow"):
-    """How memorisation is probed; further keys are options of the evaluator that serves it."""
+    """How memorisation is measured; further keys are options of its evaluator."""
 
     examples: int = Field(100, ge=2, description="at most this many training examples, and as many held-out ones")
 
 
 class Generation(_Section, extra="allow"):
-    """How answers are made for evaluators that read them; further keys are options of the task's predictions."""
+    """How answers are generated for evaluators; further keys are options of the task's predictions."""
 
     limit: int | None = Field(200, ge=1, description="answer at most this many examples, sampled with seed; null: all")
 
@@ -240,26 +248,28 @@ class Generation(_Section, extra="allow"):
 
 
 class EvaluationSection(_Section):
-    """How figures are made, and what is measured beside the held-out split."""
+    """How figures are computed, and further measurements."""
 
-    batch_size: int | None = Field(None, ge=1, description="null: train.batch_size, more of shorter ones")
+    batch_size: int | None = Field(None, ge=1, description="rows at a time; null: train.batch_size, more of short rows")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
     training_sample: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
-        "auto", description="training rows that are measured too; auto: as many as are held out, 50 to 200; null: none"
+        "auto", description="training rows that are also measured; auto: as many as are held out, 50 to 200; null: none"
     )
-    slices: list[str] = Field([], description="columns whose values divide the held-out split")
-    small_slice: int = Field(30, ge=1, description="examples below which a slice is called small")
+    slices: list[str] = Field([], description="columns by whose values held-out figures are sliced")
+    small_slice: int = Field(30, ge=1, description="slices with fewer examples are marked as small")
     robustness: NamedList = Field([], description="augmenters that disturb the held-out split, to measure robustness")
     forgetting: FurtherData = Field(None, description="general examples of the same task: a file, or {data, limit}")
     memorisation: Memorisation | None = Field(
         None, description="{examples: 100, …} to test whether training rows are reproduced; null: no"
     )
-    refusal: FurtherData = Field(None, description="requests that should or should not be refused: as forgetting")
+    refusal: FurtherData = Field(
+        None, description="requests that should or should not be refused: a file, or {data, limit}"
+    )
     generate: Generation = Generation()  # type: ignore[call-arg]
-    answers: int | None = Field(12, ge=1, description="held-out prompts that both models answer to be read; null: none")
+    answers: int | None = Field(12, ge=1, description="held-out prompts whose answers the report shows; null: none")
     reuse_base: bool = Field(
         True,
-        description="reuse the base model's outputs of an earlier run; evaluators judge them anew",
+        description="reuse the base model's outputs of an earlier run; evaluators judge them again",
     )
 
 
@@ -273,10 +283,10 @@ class Recipe(_Section):
     augment: NamedList = Field([], description="augmenters of the training split, in order")
     regularize: NamedList = Field([], description="regularizers of the loss")
     train: TrainSection = TrainSection()  # type: ignore[call-arg]
-    callbacks: NamedList = Field([], description="what follows a run's steps, validations and figures: trackers, …")
+    callbacks: NamedList = Field([], description="callbacks on steps, validations and figures, such as trackers")
     evaluate: NamedList = Field([], description="evaluators beyond the task's defaults")
     evaluation: EvaluationSection = EvaluationSection()  # type: ignore[call-arg]
-    seed: int = Field(0, ge=0, lt=2**32, description="of splits, batches, dropout and fresh weights")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of splits, batches, dropout and new weights")
     output: Place = Field("runs/run", description="the run's folder; new or empty")
 
     _beside: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -284,32 +294,34 @@ class Recipe(_Section):
 
     @property
     def origin(self) -> str:
-        """The file that it was read from, and what was set beside it; "" where it was made otherwise."""
+        """The file and the overrides that it was read from; "" if it was not read from a file."""
         return self._origin
 
     @property
     def beside(self) -> dict[str, str]:
-        """Paths, by key, that were found in the recipe's folder and not from the working directory."""
+        """Paths, by key, that were found in the recipe's folder and not in the working directory."""
         return self._beside
 
     @model_validator(mode="after")
     def _one_way_to_draw(self) -> Recipe:
         if self.train.sampling == "balanced" and self.data.weighted:
-            raise ValueError("train.sampling is balanced, and sources have weights; take one of them out")
+            raise ValueError("train.sampling is balanced and sources have weights; remove one of the two")
         return self
 
     @model_validator(mode="after")
     def _something_to_stop_on(self) -> Recipe:
         if self.train.early_stopping is not None and self.data.validation is None:
-            raise ValueError("train.early_stopping needs a validation split; set data.validation, or take it out")
+            raise ValueError(
+                "train.early_stopping needs a validation split; set data.validation, or remove early_stopping"
+            )
         return self
 
     @classmethod
     def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         """Read a recipe file.
 
-        Paths in it (data, model folder, output) are taken relative to the working directory, as the
-        shell would. Data files and model folders that are not there are looked for in the recipe's folder.
+        Its paths (data, model folder, output) are relative to the working directory. Data files and model folders that
+        do not exist there are looked for in the recipe's folder.
 
         Args:
             overrides: "train.max_steps=40": dotted key, then a YAML value.
@@ -319,14 +331,16 @@ class Recipe(_Section):
         """
         path = Path(path)
         content, beside = found_beside(path, apply_overrides(_content(path), overrides))
-        origin = " ".join([str(path), *(["with"] if overrides else []), *(f"--set {one}" for one in overrides)])
+        origin = " ".join(
+            [str(path), *(["with"] if overrides else []), *(f"--set {override}" for override in overrides)]
+        )
         recipe = cls.make(content, origin=origin)
         recipe._beside, recipe._origin = beside, origin
         return recipe
 
     @classmethod
     def make(cls, content: Mapping[str, Any], overrides: Sequence[str] = (), origin: str = "recipe") -> Recipe:
-        """Validate a mapping after applying `key=value` overrides (RecipeError names key, value, what is allowed)."""
+        """Validate a mapping with `key=value` overrides (RecipeError names the key, its value and what is allowed)."""
         content = apply_overrides(content, overrides)
         require_bounded(content, origin)
         try:
@@ -340,11 +354,11 @@ class Recipe(_Section):
 
 
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
-"""Of files that hold data and never a recipe."""
+"""Suffixes of data files, which are never recipes."""
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Return what a recipe file holds (RecipeError: it is missing, or no YAML mapping)."""
+    """Return the content of a recipe file (RecipeError: it is missing, or no YAML mapping)."""
     if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
         raise RecipeError(
             f"{path} is a data file (by its suffix), not a recipe; `ftengine init --data {path}` makes a recipe."

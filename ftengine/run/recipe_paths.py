@@ -1,4 +1,4 @@
-"""Paths of a recipe that lie beside it and not in the working directory."""
+"""Paths of a recipe that exist in its folder and not in the working directory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluation.forgetting", "evaluation.refusal")
-"""Keys of files that may lie beside the recipe."""
+"""Keys whose paths may be relative to the recipe's folder."""
 
 
 def found_beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Look in a recipe's folder for what its paths do not find from here; a run's own recipe needs no such look.
+    """Resolve paths that exist only in the recipe's folder; a run's own recipe is left as it is.
 
-    Returns the content with such paths as seen from here, and those paths by key.
+    Returns the content with these paths relative to the working directory, and the paths by key.
     """
     folder, beside = recipe.parent, dict[str, str]()
     if folder.resolve() == Path.cwd() or (folder / "environment.json").exists():
@@ -37,8 +37,8 @@ def found_beside(recipe: Path, content: dict[str, Any]) -> tuple[dict[str, Any],
 
 
 def _in_list(train: Any) -> list[tuple[Any, Any]]:
-    """Return where in a recipe's `data.train`, as it is written, paths stand: (mapping or list, key)."""
+    """Return the places of paths in a recipe's `data.train`, as (mapping or list, key)."""
     if not isinstance(train, list):
         return []
-    of = [(train, i) if isinstance(one, str) else (one, "source") for i, one in enumerate(train)]
-    return [(holder, key) for holder, key in of if isinstance(holder, (list, dict))]
+    places = [(train, i) if isinstance(entry, str) else (entry, "source") for i, entry in enumerate(train)]
+    return [(holder, key) for holder, key in places if isinstance(holder, (list, dict))]

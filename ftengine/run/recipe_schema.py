@@ -1,8 +1,8 @@
-"""The recipe as a JSON schema, with the components that are installed, so that editors complete and check recipes.
+"""The JSON schema of recipes with the installed components, with which editors complete and check recipes.
 
-What the schema accepts is a recipe, but for what an option's own validator refuses (a pattern that is no regular
-expression) and for keys that contradict each other. The reverse does not hold: a recipe may also write a number as
-text, say.
+Everything that the schema accepts is a recipe, except for values that an option's own validator refuses (an invalid
+regular expression) and for keys that contradict each other. A recipe may also be valid where the schema is stricter,
+for example with a number written as text.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TITLE = "ftengine recipe"
 
 PLACES = {**{key: kind for kind, key in RECIPE_KEYS.items()}, "evaluation.robustness": "augmenter"}
-"""Recipe keys that hold components, and of which kind."""
+"""Recipe keys that hold components, with the kind of each."""
 
 LENGTHS = (("minLength", "minItems"), ("maxLength", "maxItems"))
 
 
 class _Plain(GenerateJsonSchema):
-    """Without titles, which only repeat the keys; what JSON schema has no words for may be anything."""
+    """Generates a schema without titles, which repeat the keys; a type without a JSON schema allows any value."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -55,25 +55,25 @@ def recipe_schema(registry: Registry) -> dict[str, Any]:
 
 
 def _of(model: type[BaseModel], prefix: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a model's schema and the definitions it refers to, whose names begin with a prefix."""
+    """Return a model's schema and its definitions, whose names begin with a prefix."""
     schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}", schema_generator=_Plain)
     definitions = {f"{prefix}{name}": part for name, part in schema.pop("$defs", {}).items()}
     for part in (schema, *definitions.values()):
         part.pop("title", None)
         for key in part.get("properties", {}).values():
-            # Of a text or a list pydantic gives the limit of the text alone.
+            # For a text or a list, pydantic writes only the limit of the text.
             key |= {other: key[word] for word, other in LENGTHS if word in key and "anyOf" in key}
     return schema, definitions
 
 
 def _reference(part: dict[str, Any]) -> str:
-    """Return the name of the definition that a key refers to, which other choices may stand beside."""
+    """Return the name of the definition that a key refers to, alone or among other choices."""
     choices = (part, *part.get("anyOf", ()))
     return next(choice["$ref"] for choice in choices if "$ref" in choice).removeprefix("#/$defs/")
 
 
 def _named(key: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return a key of the recipe that holds a component, or several, in place of the one that knows no names."""
+    """Return the schema of a key that holds a component or a list of components, with the installed names."""
     component: dict[str, Any] = {"$ref": f"#/$defs/{kind}"}
     if isinstance(key.get("default"), str):
         words = {"enum": [key["default"], "off", False]}  # YAML reads `off` as false
@@ -87,7 +87,7 @@ def _components(kind: str, entries: Iterable[Entry], left: str | None) -> dict[s
     """Return the definitions of a kind and of its components: a name, or a mapping with it and the options.
 
     Args:
-        left: the name by which a recipe leaves the choice to the engine, with the options of whichever is chosen.
+        left: the name that leaves the choice to the engine ("auto"), which takes the options of each component.
     """
     others = [] if left is None else [left]
     definitions: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def _components(kind: str, entries: Iterable[Entry], left: str | None) -> dict[s
             "required": ["name", *required],
         }
         mappings.append({"$ref": f"#/$defs/{place}"})
-    # A component with options that must be given is no name alone. Descriptions of names are read by editors.
-    told = ["the one that suits" for _ in others] + [entry.summary for entry in bare]
-    names = {"enum": [*others, *(entry.name for entry in bare)], "enumDescriptions": told}
+    # A component with required options needs a mapping. Editors show descriptions of names.
+    descriptions = ["the one that suits" for _ in others] + [entry.summary for entry in bare]
+    names = {"enum": [*others, *(entry.name for entry in bare)], "enumDescriptions": descriptions}
     return {**definitions, kind: {"anyOf": [names, *mappings]}}

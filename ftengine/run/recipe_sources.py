@@ -1,4 +1,4 @@
-"""What `data.train` holds: one source, or several with their weights."""
+"""The value of `data.train`: one source, or several with their weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _READER = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}, {"ty
 
 
 class TrainSource(BaseModel, extra="forbid", allow_inf_nan=False):
-    """One of several sources of training."""
+    """One of several sources of training rows."""
 
-    source: Place = Field(description="as data.train has one alone")
+    source: Place = Field(description="a file, folder or hub id, as in data.train")
     weight: float | None = Field(
         None, gt=0, le=1e6, description="its share of an epoch's examples, relative to the others'; null: each row once"
     )
@@ -26,25 +26,25 @@ class TrainSource(BaseModel, extra="forbid", allow_inf_nan=False):
 
 
 def _sources(value: Any) -> Any:
-    """Read the sources of a list one by one, so that an error names the one that is wrong."""
+    """Validate the sources of a list one by one, so that an error names the wrong one."""
     if not isinstance(value, list) or not value:
         return value
     sources = list[TrainSource]()
-    for number, one in enumerate(value):
+    for number, entry in enumerate(value):
         try:
-            one = {"source": one} if isinstance(one, str) else one
-            sources.append(one if isinstance(one, TrainSource) else TrainSource.model_validate(one))
+            content = {"source": entry} if isinstance(entry, str) else entry
+            sources.append(content if isinstance(content, TrainSource) else TrainSource.model_validate(content))
         except ValidationError as error:
             raise ValueError(explain(error, TrainSource, f"data.train.{number}.")) from None
-    known = dict[str, TrainSource]()
-    for one in sources:
-        other = known.setdefault(f"{_real(one.source)} {_own(one)}", one)
-        if other is not one:
-            spelt = "" if other.source == one.source else f", as {other.source!r} too"
-            raise ValueError(f"the source {one.source!r} is named twice{spelt}; name it once, with a weight")
-    without = [one.source for one in sources if one.weight is None]
+    unique = dict[str, TrainSource]()
+    for source in sources:
+        other = unique.setdefault(f"{_real(source.source)} {_own(source)}", source)
+        if other is not source:
+            spelt = "" if other.source == source.source else f", also as {other.source!r}"
+            raise ValueError(f"the source {source.source!r} is named twice{spelt}; name it once, with a weight")
+    without = [source.source for source in sources if source.weight is None]
     if 0 < len(without) < len(sources):
-        raise ValueError(f"{without[0]!r} has no weight, and others have; give every source one, or none")
+        raise ValueError(f"{without[0]!r} has no weight, but other sources have; set it for all sources or for none")
     return sources
 
 
@@ -52,38 +52,38 @@ Sources = Annotated[
     Place | Annotated[list[TrainSource], Field(min_length=1)],
     BeforeValidator(_sources, json_schema_input_type=Text | Annotated[list[Text | TrainSource], Field(min_length=1)]),
 ]
-"""A source, or several."""
+"""One source or a list of sources."""
 
 
 def listed(train: str | Sequence[TrainSource]) -> Sequence[TrainSource]:
-    """Return the sources of training, also where there is one."""
+    """Return the sources of training as a sequence, even if there is one."""
     return (TrainSource.model_validate({"source": train}),) if isinstance(train, str) else train
 
 
 def names(train: str | Sequence[TrainSource]) -> list[str]:
-    """Return what sources are called: where several are of one file, each with how it is read."""
+    """Return the names of sources; those that read one file differently have their options behind it."""
     sources = listed(train)
-    files = [_real(one.source) for one in sources]
+    files = [_real(source.source) for source in sources]
     several = {file for file in files if files.count(file) > 1}
     return [
-        f"{one.source} ({own})" if file in several and (own := _own(one)) else one.source
-        for file, one in zip(files, sources, strict=True)
+        f"{source.source} ({own})" if file in several and (own := _own(source)) else source.source
+        for file, source in zip(files, sources, strict=True)
     ]
 
 
 def name_of(train: str | Sequence[TrainSource]) -> str:
-    """Return sources in words."""
+    """Return the names of sources, joined."""
     return " + ".join(names(train))
 
 
 def _real(source: str) -> str:
-    """Return a source, of a file or folder its one path."""
+    """Return the real path of a file or folder; another source normalised."""
     path = os.path.expanduser(source)
     return os.path.realpath(path) if os.path.exists(path) else os.path.normpath(source)
 
 
-def _own(one: TrainSource) -> str:
-    """Return in words how a source is read that is said of it alone."""
-    reader = one.reader or {}
-    options = {"reader": reader.get("name"), **reader, "columns": one.columns}
+def _own(source: TrainSource) -> str:
+    """Return a source's own reader and columns, in words."""
+    reader = source.reader or {}
+    options = {"reader": reader.get("name"), **reader, "columns": source.columns}
     return ", ".join(f"{key} {value}" for key, value in options.items() if key != "name" and value is not None)

@@ -1,4 +1,4 @@
-"""Values of a recipe that may be written in more than one way."""
+"""Types of recipe values that may be written in several forms."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def _named(value: Any) -> Any:
 Named = Annotated[dict[str, Any], BeforeValidator(_named)]
 """A component: a name, or a mapping with `name` and its options."""
 
-NamedList = Annotated[list[Named], BeforeValidator(lambda one: [one] if isinstance(one, (str, Mapping)) else one)]
-"""Components; one may stand without a list around it."""
+NamedList = Annotated[
+    list[Named], BeforeValidator(lambda value: [value] if isinstance(value, (str, Mapping)) else value)
+]
+"""A list of components, or one component without a list."""
 
 
 Choice = Annotated[
@@ -29,19 +31,21 @@ Choice = Annotated[
     Field(union_mode="left_to_right"),
     BeforeValidator(lambda value: "off" if value is False else value),
 ]
-"""Components, those that suit (auto), or none; YAML reads `off` as false."""
+"""Components; "auto" for all that suit, "off" for none. YAML reads `off` as false."""
 
 
 def possible(value: str) -> str:
-    """Return a path (ValueError: a part of it is longer than any file's name)."""
+    """Return a path (ValueError: a part of it is longer than NAME_BYTES)."""
     longest = max((len(part.encode(errors="replace")) for part in value.split("/")), default=0)
     if longest > NAME_BYTES:
-        raise ValueError(f"a name of {longest:,} bytes; no file or folder has one of more than {NAME_BYTES}")
+        raise ValueError(
+            f"a name of {longest:,} bytes is too long for a file or folder; at most {NAME_BYTES} are allowed"
+        )
     return value
 
 
 NAME_BYTES = 255
-"""What file systems allow for the name of a file or folder."""
+"""The longest name that file systems allow."""
 
 Place = Annotated[str, Field(min_length=1), AfterValidator(possible)]
 """A path, or another name of a source."""
@@ -49,7 +53,7 @@ Place = Annotated[str, Field(min_length=1), AfterValidator(possible)]
 _TEXT = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[KMGTkmgt]?i?[bB]?$"}
 _NUMBER = {"type": "integer", "exclusiveMinimum": 0}
 Bytes = Annotated[ByteSize, Field(gt=0), WithJsonSchema({"anyOf": [_TEXT, _NUMBER]})]
-"""A number of bytes, or text such as "6 GB" or "5.5GiB"."""
+"""A number of bytes, or text such as "6 GiB" or "500 MB"."""
 
 _SHARE = re.compile(r"(\d*[.,]?\d+) ?(%?)")
 
@@ -62,7 +66,7 @@ def _held_out(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, bool) or value == "":
         raise ValueError("write a fraction between 0 and 1, a file, or null")
     if isinstance(value, (int, float)) and not 0 < value < 1:
-        raise ValueError("a fraction lies between 0 and 1 (exclusive)")
+        raise ValueError("a fraction must be above 0 and below 1")
     return possible(value) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""A file of a run as a frozen model: one class writes and reads it."""
+"""JSON files of a run as frozen pydantic models, which write and read them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Part(BaseModel):
 
 
 class Record(Part):
-    """A JSON file of a run; what is undefined is nan in Python and null in the file."""
+    """A JSON file of a run; an undefined number is nan in Python and null in the file."""
 
     file: ClassVar[str]
     """Its name in the run's folder."""
@@ -51,7 +51,7 @@ class Record(Part):
 
 
 class RedactedRecord(Record):
-    """A file that people read: likely personal data of the data set, such as in names of labels, is redacted in it."""
+    """A file that people read; likely personal data in it, such as in names of labels, is redacted."""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values, redacted."""
@@ -64,14 +64,14 @@ def validated(model: type[Model], content: Any, file: Path) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole"
+        field = ".".join(map(str, first["loc"])) or "content"
         raise RunError(
             f"{str(file)!r}: {field}: {first['msg']}. The file is damaged, or another version of ftengine wrote it."
         ) from None
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of a nested mapping by dotted key; lists and empty mappings are left whole."""
+    """Return the leaves of a nested mapping by dotted key; lists and empty mappings are leaves."""
     leaves: dict[str, Any] = {}
     for key, value in content.items():
         nested = isinstance(value, Mapping) and value
@@ -87,11 +87,11 @@ def each(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _whole_characters(value: Any) -> Any:
-    """Put a replacement character for half of a surrogate pair, which data may hold."""
-    whole = not isinstance(value, str) or value.isascii()
-    return value if whole else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    """Replace halves of surrogate pairs, which data may hold, by the replacement character."""
+    is_valid = not isinstance(value, str) or value.isascii()
+    return value if is_valid else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def without_nan(value: Any) -> Any:
-    """Return null for a number that JSON lacks."""
+    """Return None for NaN and infinity, which JSON lacks."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What a run writes down, a frozen model for each file, and all of them together."""
+"""The files of a run, each a frozen model, and `RunRecords`, which reads all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ftengine.run.record import Model, Part, Record, RedactedRecord, validated
 
 
 class Skipped(Part):
-    """Malformed rows that were left out: how many, and place and reason of the first."""
+    """Malformed rows that were skipped: their number, and places and reasons of the first."""
 
     count: int
     first: tuple[str, ...]
@@ -29,7 +29,7 @@ class SplitCounts(Part):
     """The rows of one split, as read from its source.
 
     Args:
-        distinct: rows without the copies, which are its duplicates.
+        distinct: number of rows without copies; `duplicates` counts the copies.
         near_duplicates: distinct rows that nearly repeat another of the split.
         skipped: malformed rows that were left out.
     """
@@ -49,15 +49,15 @@ def _with_training(splits: dict[str, Any]) -> dict[str, Any]:
 
 
 class AuditResult(RedactedRecord):
-    """audit.json: what a run's data holds, and what is wrong with it.
+    """audit.json: counts and findings about a run's data.
 
     Args:
-        split: how rows were divided, as the recipe says.
-        encoded: for each split what the model gets: numbers of examples and tokens, percentiles of length, and a hash
-            of the content, by which other data are noticed.
-        findings: what the audits found, alarms first.
+        split: the recipe's section on how rows are split.
+        encoded: for each split, the encoded examples: numbers of examples and tokens, percentiles of length, and a
+            hash of the content, which shows a change of the data.
+        findings: findings of the audits, alarms first.
         displays: tables and charts of the audits.
-        facts: what reading and dividing found, by name.
+        facts: facts from reading and splitting, by name.
     """
 
     file: ClassVar[str] = "audit.json"
@@ -75,7 +75,7 @@ class AuditResult(RedactedRecord):
 
 
 class Computation(Part):
-    """In what precision was computed, and why."""
+    """The precision of a run, and why it was chosen."""
 
     compute: str
     frozen_weights: str
@@ -83,7 +83,7 @@ class Computation(Part):
 
 
 class Memory(Part):
-    """Whether activations are computed twice, and why; what a process was expected to hold at most, and its limit."""
+    """Whether activations are recomputed, and why; the expected peak of a process, and its limit."""
 
     gradient_checkpointing: bool
     reason: str
@@ -92,7 +92,7 @@ class Memory(Part):
 
 
 class FastPathUse(Part):
-    """Whether a fast path was active, what it replaced and how many of that, and why it was not."""
+    """Whether a fast path was active, how many modules of each kind it replaced, or why it was not active."""
 
     active: bool
     replaced: dict[str, int] = Field(default_factory=dict)
@@ -100,21 +100,20 @@ class FastPathUse(Part):
 
 
 class Environment(Record):
-    """environment.json: what a run ran on.
+    """environment.json: the environment of a run.
 
     Args:
-        versions: of what matters, None for what is absent.
-        plugins: distribution, version and status of each.
-        hardware, build: of the machine and of the compiled kernels.
-        device, processes, precision: of the training.
-        strategy: what the strategy says of how it computes.
+        versions: versions of Python and packages; None for one that is not installed.
+        plugins: distribution, version and status of each plugin.
+        hardware, build: facts about the machine and the compiled kernels.
+        device, processes, precision: where and how training computes.
+        strategy: facts of the strategy about how it computes.
         base: source and fingerprint of the base model.
-        launch: torchrun's name of the launch that began the run, None for no torchrun.
-        memory: whether activations are computed twice, and why; None in runs of before there was a choice.
-        fast_paths: what each fast path did, by name; none with `train.fast_paths: off`.
-        code: a hash of each file of the user's code that measures answers, by its name; None in runs of before.
-        date: the day on which it began, which the model's chat template writes wherever its models are asked; None in
-            runs of before.
+        launch: torchrun's id of the launch that began the run; None without torchrun.
+        memory: whether activations are recomputed, and why; None in runs of older versions.
+        fast_paths: the use of each fast path by name; empty with `train.fast_paths: off`.
+        code: hashes of the files of the user's code that judges answers, by name; None in runs of older versions.
+        date: the day on which the run began, which chat templates write into prompts; None in runs of older versions.
     """
 
     file: ClassVar[str] = "environment.json"
@@ -135,18 +134,18 @@ class Environment(Record):
 
 
 class TrainingResult(Record):
-    """training.json: what training came to.
+    """training.json: the result of training.
 
     Args:
-        steps, planned_steps: optimiser steps done, and those that the recipe asked for.
-        stopped_early: whether early stopping ended it.
-        best_step, best_loss: of the lowest validation loss; None without validation.
+        steps, planned_steps: optimiser steps done, and those that the recipe asks for.
+        stopped_early: whether early stopping ended training.
+        best_step, best_loss: step and value of the lowest validation loss; None without validation.
         seconds: training time, validation included.
-        regularizers: what each regularizer did to the weights that are kept, under its name.
-        peak_memory_bytes: the most that the process held.
+        regularizers: facts of each regularizer about the final weights, with its name.
+        peak_memory_bytes: peak memory of the process.
         examples_per_second, tokens_per_second: over all steps, without validations; None in runs of older versions.
-        kernels: what computes, where the strategy says so (`Strategy.environment`).
-        phases: seconds of each phase of the command that finished the run, up to the check of what was saved.
+        kernels: the kernels in use, if the strategy reports them (`Strategy.environment`).
+        phases: seconds of each phase of the command that finished the run, up to the check of the saved part.
     """
 
     file: ClassVar[str] = "training.json"
@@ -167,20 +166,20 @@ class TrainingResult(Record):
 
 
 class TrainedPart(Record):
-    """adapter/ftengine.json: how a trained part is loaded again; it lies in the trained part's own folder.
+    """adapter/ftengine.json: how to load a trained part, in the folder of the trained part.
 
     Args:
         ftengine: version.
         base: source and fingerprint of the base model.
         strategy, task: names and options.
-        labels: what the task learnt; None where it has no labels.
+        labels: labels of the task; None if it has none.
         new_modules: modules that were newly initialised.
-        calibration: what the task fitted on the validation split, by which `predict --calibrated` answers.
-        uncalibrated: why there is nothing of that; "" where there is.
-        files: SHA-256 of the trained part's other files, as they were checked, by name.
-        check: whether the files were opened on a fresh base and gave the tuned model back: "passed", "failed", or
-            "pending", where the run ended before that.
-        unchecked: why the check failed or was not made; "" where it passed.
+        calibration: parameters that the task fitted on the validation split, for `predict --calibrated`.
+        uncalibrated: why there is no calibration; "" if there is one.
+        files: SHA-256 of the trained part's other files, by name, as they were checked.
+        check: whether the files, loaded on a fresh base, gave the tuned model back: "passed", "failed", or "pending"
+            if the run ended before.
+        unchecked: why the check failed or is pending; "" if it passed.
     """
 
     file: ClassVar[str] = SIDECAR
@@ -200,8 +199,8 @@ class TrainedPart(Record):
 class Verdict(RedactedRecord):
     """verdict.json: a headline, its level, and all findings.
 
-    First those that the headline is made of, up to the first of kind "quality", then alarms first; last those that
-    follow from another one (`explained_by`).
+    The findings of the headline come first, up to the first of kind "quality"; the others follow, alarms first, and
+    those that another finding explains (`explained_by`) last.
     """
 
     file: ClassVar[str] = "verdict.json"
@@ -211,17 +210,17 @@ class Verdict(RedactedRecord):
 
     @property
     def lead(self) -> tuple[Finding, ...]:
-        """The findings that the headline is made of: that of quality, and before it what explains it."""
-        return self.findings[: 1 + next((i for i, one in enumerate(self.findings) if one.kind == "quality"), 0)]
+        """The findings of the headline: the finding of quality, preceded by those that explain it."""
+        return self.findings[: 1 + next((i for i, finding in enumerate(self.findings) if finding.kind == "quality"), 0)]
 
     @property
     def quality(self) -> Finding:
-        """The worst that is true of the model's quality."""
+        """The finding of kind "quality": the worst that holds."""
         return self.lead[-1]
 
     @property
     def rest(self) -> tuple[Finding, ...]:
-        """The findings behind the headline's."""
+        """The findings after those of the headline."""
         return self.findings[len(self.lead) :]
 
 
@@ -236,7 +235,7 @@ class Step(BaseModel, frozen=True):
 
 
 class Validation(BaseModel, frozen=True):
-    """A line of metrics.jsonl: a validation, and the loss on training examples measured likewise."""
+    """A line of metrics.jsonl: the loss on validation examples, and in the same way on training examples."""
 
     step: int
     validation_loss: float
@@ -245,14 +244,14 @@ class Validation(BaseModel, frozen=True):
 
 @dataclass(frozen=True)
 class RunRecords:
-    """All that a finished run wrote.
+    """All files of a finished run.
 
     Args:
         path: the run's folder.
         recipe: recipe.yaml.
         environment, audit, training, evaluation: the JSON files of these names.
         trained: adapter/ftengine.json.
-        lines: metrics.jsonl, a mapping a line.
+        lines: metrics.jsonl, one mapping for each line.
         examples: examples.json; None without held-out examples.
     """
 
@@ -268,7 +267,7 @@ class RunRecords:
 
     @classmethod
     def read(cls, path: str | Path) -> RunRecords:
-        """Read a run's folder (RunError: there is no finished run, or a file is damaged or of another version)."""
+        """Read a run's folder (RunError: the run is not finished, or a file is damaged or of another version)."""
         run = RunDirectory(path)
         run.require_finished("audit.json", "environment.json", "metrics.jsonl", "training.json", "evaluation.json")
         try:
@@ -277,7 +276,9 @@ class RunRecords:
             raise RunError(str(error)) from None
         audit = AuditResult.read(run)
         if "train" not in audit.encoded:
-            raise RunError(f"{str(run.path / AuditResult.file)!r}: encoded: there is no training split. It is damaged.")
+            raise RunError(
+                f"{str(run.path / AuditResult.file)!r}: encoded: there is no training split. The file is damaged."
+            )
         return cls(
             path=run.path,
             recipe=recipe,
@@ -311,5 +312,5 @@ class RunRecords:
 
     @property
     def headline_metric(self) -> str | None:
-        """The metric that the verdict goes by; None without held-out figures."""
+        """The metric of the verdict; None without held-out figures."""
         return self.evaluation.headline_metric

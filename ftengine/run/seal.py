@@ -1,4 +1,4 @@
-"""Hashes by which a run's files are known again: those of its trained part, and the seal on its records."""
+"""Hashes that show changes of a run's files: those of its trained part, and the seal of its records."""
 
 from __future__ import annotations
 
@@ -24,8 +24,14 @@ from ftengine.run.records import (
 
 PREDICTIONS, MISSING = "predictions", "is missing"
 RECORDS = (AuditResult, Environment, TrainingResult, EvaluationResult, Examples, Verdict)
-SEALED = ("recipe.yaml", *(one.file for one in RECORDS), "metrics.jsonl", f"{PREDICTIONS}/*", f"{TRAINED}/{SIDECAR}")
-"""What a run is read from. The page is only shown, and a checkpoint has hashes of its own."""
+SEALED = (
+    "recipe.yaml",
+    *(record.file for record in RECORDS),
+    "metrics.jsonl",
+    f"{PREDICTIONS}/*",
+    f"{TRAINED}/{SIDECAR}",
+)
+"""Files that ftengine reads from a run. The report is not read, and checkpoints have their own hashes."""
 
 
 class Seal(Record):
@@ -42,39 +48,39 @@ def seal(run: RunDirectory) -> None:
 
 
 def unseal(run: RunDirectory) -> None:
-    """Take the seal off a run that is written again (RunError: the file cannot be removed)."""
+    """Remove the seal of a run that will be written again (RunError: the file cannot be removed)."""
     run.remove(run.path / Seal.file)
 
 
 def is_sealed(run: RunDirectory) -> bool:
-    """Say whether a run has a seal; one that is not finished, and those of older versions, have none."""
+    """Return whether a run has a seal; unfinished runs and those of older versions have none."""
     return (run.path / Seal.file).is_file()
 
 
 @contextmanager
 def resealed(run: RunDirectory) -> Iterator[None]:
-    """Take the seal off while ftengine itself writes records of a run, whose seal was looked at before."""
+    """Remove the seal while ftengine writes records, and seal the run again; check the seal before."""
     sealed = is_sealed(run)
     unseal(run)
     try:
         yield
     finally:
         if sealed:
-            with suppress(RunError):  # a run without a seal opens as well; what failed before is reported
+            with suppress(RunError):  # a run without a seal can be opened; the earlier error is reported
                 seal(run)
 
 
 def changes_since_seal(run: RunDirectory) -> list[str]:
-    """Return the records that are no longer as they were when the run finished, as "NAME has changed".
+    """Return a text "NAME has changed" or "NAME is missing" for each record that changed since the run finished.
 
-    Tables of predictions may be removed: whatever reads them says so.
+    Removed tables of predictions are not listed; commands that need them report it.
     """
     changes = _changes(run.path, Seal.read(run).sha256) if is_sealed(run) else []
-    return [one for one in changes if not (one.startswith(f"{PREDICTIONS}/") and one.endswith(MISSING))]
+    return [change for change in changes if not (change.startswith(f"{PREDICTIONS}/") and change.endswith(MISSING))]
 
 
 def report_state(run: RunDirectory, facts: TrainedPart, listener: Listener) -> None:
-    """Report what a run that is opened has unlike others: a trained part that is not checked, records that changed.
+    """Report an unchecked trained part and changed records of a run that is opened.
 
     Raises:
         RunError: the trained part failed its check.
@@ -84,48 +90,48 @@ def report_state(run: RunDirectory, facts: TrainedPart, listener: Listener) -> N
     if facts.check == "pending":
         listener.message(
             f"the trained part of run {str(run.path)!r} is not checked: {facts.unchecked.rstrip('.')}; "
-            "`ftengine train RECIPE --resume` checks it, without training again"
+            "`ftengine train RECIPE --resume` checks it without training again"
         )
     for change in changes_since_seal(run):
-        listener.message(f"run {str(run.path)!r} is not as it was when it finished: {change}")
+        listener.message(f"run {str(run.path)!r} was changed after it finished: {change}")
 
 
 def require_sealed(run: RunDirectory) -> None:
-    """Refuse a run whose records are no longer as they were when it finished (RunError names the first)."""
+    """Refuse a run whose records changed after it finished (RunError names the first)."""
     if changed := changes_since_seal(run):
         raise RunError(
-            f"run {str(run.path)!r} is not as it was when it finished: {changed[0]}. Restore it from a copy; "
-            f"without {Seal.file}, its records are taken as they are."
+            f"run {str(run.path)!r} was changed after it finished: {changed[0]}. Restore the file from a copy, or "
+            f"remove {Seal.file} to accept the records as they are."
         )
 
 
 def require_saved(folder: Path) -> None:
-    """Refuse a trained part whose files, or facts, are no longer as they were when it was saved and checked (RunError).
+    """Refuse a trained part whose files or facts changed after it was saved and checked (RunError).
 
-    Other folders, and trained parts of versions that kept no hashes, are taken as they are.
+    Other folders, and trained parts of older versions without hashes, are accepted.
     """
     if not (folder / SIDECAR).is_file():
         return
     changed, run = _changes(folder, TrainedPart.read(RunDirectory(folder)).files), RunDirectory(folder.parent)
     name = f"{TRAINED}/{SIDECAR}"
     if not changed and folder.name == TRAINED and is_sealed(run):
-        changed = _changes(run.path, {key: one for key, one in Seal.read(run).sha256.items() if key == name})
+        changed = _changes(run.path, {key: digest for key, digest in Seal.read(run).sha256.items() if key == name})
     if changed:
         raise RunError(
-            f"the trained part {str(folder)!r} is not as it was saved and checked: {changed[0]}. Restore it from "
-            "a copy, or train again."
+            f"the trained part {str(folder)!r} was changed after it was saved and checked: {changed[0]}. Restore it "
+            "from a copy, or train again."
         )
 
 
 def _changes(folder: Path, hashes: Mapping[str, str]) -> list[str]:
-    found = []
+    changes = []
     for name, expected in hashes.items():
         try:
             now = file_hash(folder / name)
         except FileNotFoundError:
-            found.append(f"{name} {MISSING}")
+            changes.append(f"{name} {MISSING}")
         except OSError as error:
             raise RunError(f"{str(folder / name)!r} cannot be read: {error.strerror or error}.") from None
         else:
-            found += [] if now == expected else [f"{name} has changed"]
-    return found
+            changes += [] if now == expected else [f"{name} has changed"]
+    return changes

@@ -1,4 +1,4 @@
-"""YAML that may come from anywhere: what it can do beside saying what it says."""
+"""Reading `key=value` options, and a limit on YAML whose aliases multiply."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import yaml
 from ftengine.errors import RecipeError, load_yaml
 
 MOST_VALUES = 100_000
-"""Values of a recipe; aliases that repeat aliases make billions of a few lines."""
+"""Most values of a recipe; aliases of aliases can make billions of values from a few lines."""
 
 
 def key_and_value(pair: str, option: str, example: str) -> tuple[str, Any]:
-    """Read `key=value` of a command's option, the value in YAML (RecipeError: there is no key, or it is no YAML)."""
+    """Read `key=value` of a command's option, the value in YAML (RecipeError: no key, or invalid YAML)."""
     key, equals, raw = pair.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"{option} {pair!r}: write key=value, for example {example}.")
@@ -26,9 +26,11 @@ def key_and_value(pair: str, option: str, example: str) -> tuple[str, Any]:
 
 def require_bounded(content: Any, origin: str) -> None:
     """Refuse a recipe with too many values (RecipeError)."""
-    left, seen = [content], 0
+    left, count = [content], 0
     while left:
-        value, seen = left.pop(), seen + 1
-        if seen > MOST_VALUES:
-            raise RecipeError(f"{origin}: more than {MOST_VALUES:,} values, as aliases repeat them. Write it out.")
+        value, count = left.pop(), count + 1
+        if count > MOST_VALUES:
+            raise RecipeError(
+                f"{origin}: more than {MOST_VALUES:,} values, as aliases repeat them. Write the recipe without aliases."
+            )
         left += value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()

@@ -1,4 +1,4 @@
-"""Text for people and text from data: numbers with their intervals, counts and lists, personal data, equal texts.
+"""Wording of messages, and text from data: numbers with intervals, counts and lists, personal data, equal texts.
 
 Everything here is open to plugins. Nothing here imports torch.
 """

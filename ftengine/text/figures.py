@@ -1,4 +1,4 @@
-"""Figures as words: every number with the digits that its interval supports, and with the interval."""
+"""Wording of figures: each number with the digits that its interval supports, and with the interval."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from ftengine.api.metric import Test
 
 FEW = 6
-"""Distinct examples below which a bootstrap of 1,000 resamples resolves no interval."""
+"""A bootstrap of 1,000 resamples needs at least this many distinct examples for an interval."""
 
 FEW_GROUPS = 20
-"""Groups of rows below which intervals and tests rest on too few. From 20 on, tests raised a false alarm in at most
-6.5 % of 1,000 simulated sets (docs/evaluation.md)."""
+"""Intervals and tests of fewer groups of rows are marked as approximate. With 20 or more, tests raised a false alarm in
+at most 6.5 % of 1,000 simulated sets (docs/evaluation.md)."""
 
 
 class Figure(Protocol):
@@ -36,22 +36,22 @@ Known = TypeVar("Known", bound=Figure)
 
 
 def known(figure: Known | None) -> TypeGuard[Known]:
-    """Say whether there is a figure and it is defined."""
+    """Return whether a figure exists and is a finite number."""
     return figure is not None and math.isfinite(figure.value)
 
 
 def ends(figure: Figure | None) -> tuple[float, float] | None:
-    """Return the ends of a figure's interval; None where it has none."""
+    """Return the ends of a figure's interval; None if it has none."""
     if figure is None or figure.low is None or figure.high is None:
         return None
     return figure.low, figure.high
 
 
 def decimals(figure: Figure) -> int:
-    """Return how many decimals a figure deserves: two significant digits of its interval's width.
+    """Return the number of decimals of a figure: two significant digits of its interval's width.
 
-    More, up to six, where an end would be rounded to 0 although the interval leaves 0 out. Without an interval, three,
-    fewer from 10 on: three digits in all. Below 0 where not even the units are known.
+    There are more, up to six, if an end would round to 0 although the interval excludes 0. Without an interval, figures
+    below 10 have three decimals, larger ones three digits. The number is negative if even the units are uncertain.
     """
     low, high = ends(figure) or (0.0, 0.0)
     if not high > low:
@@ -64,7 +64,7 @@ def decimals(figure: Figure) -> int:
 
 
 def plain(figure: Figure | None, *, sign: bool = False) -> str:
-    """Return a figure's value alone: "0.938"."""
+    """Return a figure's value without its interval: "0.938"."""
     if not known(figure):
         return "–"
     text = number(figure.value, decimals(figure))
@@ -72,25 +72,25 @@ def plain(figure: Figure | None, *, sign: bool = False) -> str:
 
 
 def against(tuned: Figure, base: Figure) -> str:
-    """Return "1.67 against 2.24": two values of one metric, with the decimals that the more precise one deserves.
+    """Return "1.67 against 2.24": two values of one metric, with the decimals of the more precise one.
 
-    With more, where they would look the same: what was measured on the same examples may differ by less.
+    There are more decimals if the values would look the same, as figures on the same examples may differ by little.
     """
     if not known(tuned) or not known(base):
         return f"{plain(tuned)} against {plain(base)}"
     return " against ".join(_distinct(tuned, base))
 
 
-def _distinct(one: Figure, other: Figure) -> tuple[str, str]:
-    """Return two values with as many decimals as tell them apart, up to six."""
-    places = max(decimals(one), decimals(other))
-    while number(one.value, places) == number(other.value, places) and one.value != other.value and places < 6:
+def _distinct(first: Figure, second: Figure) -> tuple[str, str]:
+    """Return two values with enough decimals to differ, up to six."""
+    places = max(decimals(first), decimals(second))
+    while number(first.value, places) == number(second.value, places) and first.value != second.value and places < 6:
         places += 1
-    return number(one.value, places), number(other.value, places)
+    return number(first.value, places), number(second.value, places)
 
 
 def interval(figure: Figure | None, *, sign: bool = False) -> str:
-    """Return a figure's interval: "0.910 to 0.959", or "" where there is none."""
+    """Return a figure's interval: "0.910 to 0.959"; "" if it has none."""
     limits = ends(figure)
     if not known(figure) or limits is None:
         return ""
@@ -105,15 +105,15 @@ def with_interval(figure: Figure | None, *, sign: bool = False) -> str:
 
 
 def with_ends(figure: Figure | None, *, sign: bool = False) -> str:
-    """Return "0.938 (0.910 to 0.959)", for where there is little room."""
+    """Return "0.938 (0.910 to 0.959)", for tables."""
     between = interval(figure, sign=sign)
     return f"{plain(figure, sign=sign)} ({between})" if between else plain(figure, sign=sign)
 
 
 def value_of(metric: Metric, figure: Figure | None, places: int = 0) -> str:
-    """Return a metric's value as people say it: "82 %" of a proportion, with so many decimals at least, or "1.67".
+    """Return a metric's value: "82 %" for a proportion, with at least `places` decimals, or "1.67".
 
-    A proportion near 0 or 1 gets as many as tell it from them.
+    A proportion near 0 or 1 gets enough decimals not to be shown as 0 % or 100 %.
     """
     if not known(figure):
         return "undefined"
@@ -126,7 +126,7 @@ def value_of(metric: Metric, figure: Figure | None, places: int = 0) -> str:
 
 
 def tuned_and_base(metric: Metric, tuned: Figure, base: Figure | None, *, untrained: bool = False) -> str:
-    """Return "accuracy 82 %, base 17 %", what a user asks first; `untrained` where the base has a fresh head."""
+    """Return "accuracy 82 %, base 17 %"; `untrained` marks a base with an untrained head."""
     if base is None:
         return f"{metric.label} {value_of(metric, tuned)}"
     if not known(tuned) or not known(base):
@@ -142,7 +142,7 @@ def tuned_and_base(metric: Metric, tuned: Figure, base: Figure | None, *, untrai
 
 
 def change_of(metric: Metric, difference: Difference) -> str:
-    """Return a difference with its interval: "+28.0 points (95 % interval +25.0 to +31.0)" of a proportion."""
+    """Return a difference with its interval: "+28.0 points (95 % interval +25.0 to +31.0)" for a proportion."""
     if not metric.proportion:
         return with_interval(difference, sign=True)
     low, high = (None if end is None else 100 * end for end in (difference.low, difference.high))
@@ -152,49 +152,54 @@ def change_of(metric: Metric, difference: Difference) -> str:
 
 
 def no_interval(metric: str, metrics: Mapping[str, Metric], figures: Mapping[str, Estimate]) -> str:
-    """Say why a metric's difference has no interval, by all declarations and all figures of one model."""
+    """Return why a metric's difference has no interval, given all metrics and all figures of one model."""
     if metric in figures and too_few(figures[metric]):
         return "too few examples to tell"
-    instead = metrics[metric].fallback if metric in metrics else ""
-    return f"no interval (see {metrics[instead].label})" if instead in metrics and instead in figures else "no interval"
+    fallback = metrics[metric].fallback if metric in metrics else ""
+    return (
+        f"no interval (see {metrics[fallback].label})" if fallback in metrics and fallback in figures else "no interval"
+    )
 
 
 def too_few(figure: Estimate) -> bool:
-    """Say whether a figure rests on too few examples, or groups by what they are worth, for an interval."""
+    """Return whether a figure has too few examples, or groups of too little worth, for an interval."""
     return (figure.n if figure.worth is None else figure.worth) < FEW
 
 
 def sample_size(n: int, rows: int | None, kind: str = "distinct example") -> str:
-    """Return "92 distinct examples", or where rows come in groups "20 groups (160 rows)"."""
+    """Return "92 distinct examples", or for grouped rows "20 groups (160 rows)"."""
     return counted(n, kind) if rows is None else f"{counted(n, 'group')} ({counted(rows, 'row')})"
 
 
 def left_out(leaked: int) -> str:
-    """Say that figures are made without so many examples; "" where there are none."""
-    return f", without the {leaked:,} that training has too" if leaked else ""
+    """Return that figures leave out so many leaked examples; "" for none."""
+    return f", without the {leaked:,} that are also in training" if leaked else ""
 
 
 def few_groups(n: int, worth: float | None) -> str:
-    """Say that a figure rests on too few groups of rows, by how many of equal size they are worth; "" where not."""
+    """Return a warning about too few groups of rows, by their `worth` in groups of equal size; "" if they suffice."""
     if worth is None or worth >= FEW_GROUPS:
         return ""
     equal = f" of unequal size, worth {math.floor(worth)} equal ones" if n >= FEW_GROUPS else ""
     return (
-        f"Intervals and p-values of so few groups are approximate: {counted(n, 'group')}{equal}, and they were checked "
-        f"by simulation from {FEW_GROUPS} on."
+        f"Intervals and p-values are approximate with {counted(n, 'group')}{equal}: simulations confirm them for "
+        f"{FEW_GROUPS} or more."
     )
 
 
 def at_zero(metric: Metric | None, figure: Figure | None) -> str:
-    """Return what it means that a metric is 0; "" where it is not, or means what it says."""
+    """Return what a value of 0 means for a metric; "" for other values, or if 0 has no special meaning."""
     return metric.at_zero if metric is not None and known(figure) and figure.value == 0 else ""
 
 
 def untested_slices(column: str, values: str, examples: int, least: int, *, grouped: bool = False) -> str:
-    """Say that no slice by a column, which has so many `values` in words, can be tested, and what to do.
+    """Return that no slice by a column can be tested, and what to do.
 
-    `examples` are held out all together, `least` are those of a slice that is tested; `grouped` where they come in
-    groups, which are worth `FEW_GROUPS` then.
+    Args:
+        values: number of the column's values, in words.
+        examples: number of held-out examples.
+        least: examples that a tested slice needs.
+        grouped: whether rows come in groups, of which a tested slice needs FEW_GROUPS.
     """
     groups = f" of {FEW_GROUPS} groups" if grouped else ""
     cure = "hold out more examples" if examples < 2 * least else "slice by a column with few values"
@@ -212,6 +217,6 @@ def probability(p: float | None) -> str:
 
 
 def test_name(test: Test | None) -> str:
-    """Return what a p-value was made by, in words."""
+    """Return the name of the test behind a p-value."""
     names = {"mcnemar": "McNemar's exact test", "newcombe": "Newcombe's interval", "sign": "sign test"}
     return {**names, "t": "Student's t-test", "welch": "Welch's t-test"}.get(test or "", "")

@@ -1,6 +1,6 @@
-"""Likely personal data in text, found and redacted by its form, so both misses and false alarms are possible.
+"""Likely personal data in text, recognised by its form, so both misses and false alarms are possible.
 
-Engine and command line redact where text leaves: pages, reports and the files of a run that people read.
+Engine and command line redact output for people: terminal, reports and the readable files of a run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PERSONAL = {
 }
 
 _EMAIL = re.compile(r"[\w.%+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w@])")
-# Blanks, of which those that break no line are written as escapes.
+# Blanks; non-breaking ones are written as escapes.
 _BLANK = r"[ \u00a0\u2007\u202f]"
 _BLANKS = re.compile(_BLANK)
 _IBAN = re.compile(
@@ -40,11 +40,11 @@ _ISSUER = re.compile(
     """,
     re.VERBOSE,
 )
-"""First digits and lengths of the large issuers. Any number has the right last digit with a probability of a tenth."""
+"""First digits and lengths of the large issuers. The check digit alone would accept every tenth number."""
 _REGIONS = ("US", "GB", "DE", "FR")
-"""Countries whose national way of writing telephone numbers is known; international numbers are found of all."""
+"""Countries whose national telephone numbers are recognised; international numbers are recognised for all countries."""
 _GAP = r"[\s#▁Ġ]*"
-"""What a tokenizer may put between the characters of a text that it decodes: "jane. doe @ example. org"."""
+"""Characters that a tokenizer may insert into decoded text: "jane. doe @ example. org"."""
 
 
 def find_personal(text: str) -> Iterator[tuple[str, str]]:
@@ -77,7 +77,7 @@ def _is_card(value: str) -> bool:
 
 
 def _is_phone(value: str) -> bool:
-    """Look a number up in the numbering plans; one of digits alone could be anything, "713.816 (1645" is two."""
+    """Check a number against the numbering plans, but not plain digits, nor two numbers such as "713.816 (1645"."""
     if value.isdigit() or ("(" in value[1:] and ")" not in value):
         return False
     from phonenumbers import Leniency, PhoneNumberMatcher
@@ -94,23 +94,23 @@ def _is_iban(value: str) -> bool:
 
 
 def redact(text: str, also: Iterable[str] = ()) -> str:
-    """Return a text with likely personal data redacted, and values known from elsewhere (`also`).
+    """Return a text with likely personal data and the values in `also` redacted.
 
-    Those are found whatever case and spaces a tokenizer gave them.
+    Values in `also` are recognised in any case and with any spaces that a tokenizer inserted.
     """
     return redact_pieces([(text, False)], also)[0][0]
 
 
 def redact_pieces(pieces: Sequence[tuple[str, bool]], also: Iterable[str] = ()) -> list[tuple[str, bool]]:
-    """Redact a text that comes in (text, is target) pieces, so that a value is found where pieces divide it."""
+    """Redact a text in (text, is target) pieces, including values that pieces divide."""
     also, result = list(also), list(pieces)
     for side in (False, True):
         places = [i for i, (_, target) in enumerate(pieces) if target is side]
-        whole = "".join(pieces[i][0] for i in places)
-        spans, start = _spans(whole, also), 0
+        joined = "".join(pieces[i][0] for i in places)
+        spans, start = _spans(joined, also), 0
         for i in places if spans else ():
             end = start + len(pieces[i][0])
-            result[i] = _redacted_between(whole, spans, start, end), side
+            result[i] = _redacted_between(joined, spans, start, end), side
             start = end
     return result
 
@@ -127,9 +127,9 @@ def redact_json(value: Any, also: Iterable[str] = ()) -> Any:
 
 
 def redact_short(value: Any) -> str:
-    """Return a value as JSON of at most 60 characters, with likely personal data redacted, to quote it in a message."""
+    """Return a value as redacted JSON of at most 60 characters, to quote it in a message."""
     try:
-        # Redacted before it is cut, as half of a value is not recognised.
+        # Redact before cutting, as half of a value is not recognised.
         text = redact(json.dumps(value, ensure_ascii=False, default=str).encode(errors="backslashreplace").decode())
     except RecursionError:
         return "deeply nested lists"
@@ -137,7 +137,7 @@ def redact_short(value: Any) -> str:
 
 
 def redacted_names(names: Iterable[str], also: Iterable[str] = ()) -> dict[str, str]:
-    """Return for each name how it is shown: names that differ stay different, the second as "j…om (2)"."""
+    """Return the redacted form of each name; different names stay different, the second as "j…om (2)"."""
     also, shown, taken = list(also), {}, set()
     for name in dict.fromkeys(names):
         text, number = redact(name, also), 1
@@ -149,7 +149,7 @@ def redacted_names(names: Iterable[str], also: Iterable[str] = ()) -> dict[str, 
 
 
 def _spans(text: str, also: Iterable[str]) -> list[tuple[int, int]]:
-    """Return where values stand, in order; those that overlap are one."""
+    """Return the (start, end) of values in order; overlapping ones are merged."""
     spans = [match.span() for _, match in _matches(text)]
     for value in also:
         pattern = _GAP.join(re.escape(character) for character in "".join(value.split()))
@@ -164,7 +164,7 @@ def _spans(text: str, also: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def _redacted_between(text: str, spans: Sequence[tuple[int, int]], start: int, end: int) -> str:
-    """Return a part of a text; a value is shown where it begins, by its first character and its last two: "j…om"."""
+    """Return a part of a text with values redacted to first and last characters, "j…om", where they begin."""
     parts, at = [], start
     for first, last in spans:
         if last <= start or first >= end:

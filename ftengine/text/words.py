@@ -1,4 +1,4 @@
-"""Text for people: counts, lists and quotations, safe to print, and sizes and times as they are said."""
+"""Wording of messages: counts, lists, quotations, sizes and times, safe to print."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*")
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories that move the cursor, change colours, or turn the direction of writing."""
+"""Unicode categories that can move the cursor, change colours or reverse the direction of writing."""
 JOINERS = "\u200c\u200d"
-"""Format characters that writing systems and emoji need, and that do no harm."""
+"""Harmless format characters that writing systems and emoji need."""
 MOST = 60
-"""Characters that are shown of a text from the data, or of a path."""
+"""Characters shown of a text from the data, or of a path."""
 NOTHING = "(nothing but blanks)"
-"""An answer in which there is nothing to see."""
+"""Shown in place of an empty answer."""
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """Return text with whatever could steer a terminal written as an escape, but for control characters to keep."""
+    """Return text with characters that could control a terminal escaped, except those in `keep`."""
     if text.isascii() and text.isprintable():
         return text
     keep += JOINERS
@@ -48,12 +48,12 @@ def listed(words: Sequence[str], conjunction: str = "and") -> str:
 
 
 def capitalized(text: str) -> str:
-    """Return text as a sentence begins; a word that has capitals of its own, as nDCG, stays as it is."""
+    """Return text with a capital at its beginning; a first word with capitals, such as nDCG, stays as it is."""
     return text if any(map(str.isupper, text.partition(" ")[0])) else f"{text[:1].upper()}{text[1:]}"
 
 
 def uncapitalized(text: str) -> str:
-    """Return a sentence as it stands within another; a first word with further capitals stays as it is."""
+    """Return text with a small letter at its beginning; a first word with further capitals stays as it is."""
     return text if any(map(str.isupper, text.partition(" ")[0][1:])) else f"{text[:1].lower()}{text[1:]}"
 
 
@@ -87,19 +87,19 @@ def _short_path(text: str) -> str:
     return f"{folders[:room]}…/{name}"
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
+def counted(count: int, singular: str, plural: str | None = None) -> str:
     """Return "1 example", "2 examples", "1,200 examples"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
 LARGE = 1e6
-"""From here on a number has a power of ten: the mean squared error of prices in thousands has ten digits."""
+"""Numbers from here on are written with a power of ten, as a mean squared error of prices may have ten digits."""
 
 
 def number(value: float | None, places: int | None = None) -> str:
-    """Return a number with so many decimals, or with four digits: 0.9512, 12.3, 1,234; "–" where there is none.
+    """Return a number with `places` decimals, or with four digits: 0.9512, 12.3, 1,234; "–" for None, NaN and infinity.
 
-    Those from LARGE on have three digits, "3.57e9", or as many as decimals below 0 leave: 4 of 3,566,206,268 at -6.
+    Numbers from LARGE on have three digits, "3.57e9", or more with negative `places`: 3,566,206,268 has 4 at -6.
     """
     if value is None or not math.isfinite(value):
         return "–"
@@ -117,26 +117,26 @@ def number(value: float | None, places: int | None = None) -> str:
 
 
 def percent(value: float) -> str:
-    """Return a share as people read it: "78 %", below ten "3.2 %"."""
+    """Return a share in percent: "78 %", below ten "3.2 %"."""
     share = 100 * value
     return f"{share:.0f} %" if share >= 10 or share == 0 else f"{share:.2g} %"
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: "0.4 s", "12 s", "1 min 20 s", "2 h 5 min"."""
+    """Return seconds in words: "0.4 s", "12 s", "1 min 20 s", "2 h 5 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
 
 
 def speed(examples: float | None, tokens: float | None) -> str:
-    """Return how much is done in a second: "26 examples/s, 1,664 tokens/s"; what is not known is left out."""
+    """Return rates: "26 examples/s, 1,664 tokens/s"; one that is None or 0 is left out."""
     rates = {"examples": examples, "tokens": tokens}
     return ", ".join(f"{number(rate)} {what}/s" for what, rate in rates.items() if rate)
 
@@ -151,7 +151,7 @@ def size(count: float) -> str:
 
 
 def size_in(variable: str, default: str) -> float:
-    """Return the bytes that an environment variable gives, as in 5GB (InputError: it is no size)."""
+    """Return the bytes of an environment variable such as 5GB (InputError: it is not a size)."""
     text = os.environ.get(variable) or default
     match = _SIZE.fullmatch(text.upper())
     if match is None:
@@ -160,11 +160,11 @@ def size_in(variable: str, default: str) -> float:
 
 
 def cut(text: str, most: int) -> str:
-    """Return text of at most so many characters, and say how many more there were."""
+    """Return at most `most` characters of a text, followed by the number of those left out."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} characters more)"
 
 
 def cut_middle(text: str, most: int) -> str:
-    """Return text of at most so many characters, its beginning and its end."""
+    """Return the beginning and the end of a text, at most `most` characters."""
     half = (most - 3) // 2
     return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"

@@ -234,10 +234,10 @@ def test_a_strategy_that_saves_nothing_ends_the_command_with_its_name(ftengine, 
 
 def test_no_advice_is_to_block_ftengine_itself(distribution):
     from ftengine.cli.external import conflict
-    from ftengine.plugins.distributions import Offer, instead
+    from ftengine.plugins.distributions import Offer, repair_hint
 
-    assert "BLOCK" not in instead("ftengine")
-    assert instead("ftengine", "acme", "acme").endswith("FTENGINE_BLOCK_PLUGINS=acme.")
+    assert "BLOCK" not in repair_hint("ftengine")
+    assert repair_hint("ftengine", "acme", "acme").endswith("FTENGINE_BLOCK_PLUGINS=acme.")
     offers = [Offer("acme", "1", None, False), Offer("ftengine", "1", None, False)]
     assert conflict("bench", offers).endswith("FTENGINE_BLOCK_PLUGINS=acme.")
     distribution(plugin("strategy").replace("'thing'\n", "'lora'\n"), ENTRY, name="acme")

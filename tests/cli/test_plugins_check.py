@@ -8,7 +8,7 @@ import pytest
 from cli_samples import ENTRY, strategy
 
 from ftengine.plugins.distributions import offers
-from ftengine.plugins.import_effects import import_effects, look
+from ftengine.plugins.import_effects import import_and_compare, import_effects
 
 RESULTS = [
     SimpleNamespace(check="something_trains", outcome="passed", reason=""),
@@ -205,7 +205,7 @@ def test_modules_of_libraries_are_named_whole(distribution, tmp_path, monkeypatc
     (tmp_path / "thing_library").mkdir()
     (tmp_path / "thing_library" / "part.py").write_text("")
     distribution(f"import thing_library.part\n{strategy()}", ENTRY)
-    found = look(["ftengine-thing"], [])["imported"]
+    found = import_and_compare(["ftengine-thing"], [])["imported"]
     for name in ("thing_library", "thing_library.part"):
         monkeypatch.delitem(sys.modules, name)
         assert name in found

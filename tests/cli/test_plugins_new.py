@@ -188,7 +188,7 @@ def test_what_cannot_name_a_plugin_is_refused(ftengine, tmp_path, monkeypatch, n
         ("ftengine-shout", "stratgy", "Did you mean 'strategy'?"),
         ("shout", "strategy=lora", "there is a strategy named 'lora' already (of ftengine 0"),
         ("shout", "preference-loss=preference", "there is a task named 'preference' already (of ftengine 0"),
-        ("shout", "command=train", "there is a command named 'train' already"),
+        ("shout", "command=train", "a command named 'train' exists already"),
         ("shout", "strategy=Mine", "'Mine' cannot name a plugin"),
         ("shout", "audit=shout audit", "'shout' twice"),
     ],

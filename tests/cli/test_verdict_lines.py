@@ -71,7 +71,7 @@ def test_train_prints_the_metrics_that_decide_and_counts_the_others():
     result = EvaluationResult.model_validate(
         {"split": "test", "metrics": metrics, **sides, "details": {}, "displays": {}}
     )
-    lines = printed(lambda out: show_figures(out, result, whole=False))
+    lines = printed(lambda out: show_figures(out, result, all_metrics=False))
     assert [line.split()[0] for line in lines[2:-1]] == ["macro_f1", "accuracy", "auc", "brier", "nll"]
     assert lines[-1] == "4 more metrics in report.html"
     assert len(printed(lambda out: show_figures(out, result))) == 2 + len(figures)

@@ -122,7 +122,7 @@ def test_a_scoring_function_that_has_changed_is_named(build_chat_recipe, tmp_pat
     assert (status, found["first"], found["step"]) == (4, "code", None)
     assert (found["outcome"], found["metric"], found["same_weights"]) == ("different", "pass_at_1", True)
     again = CliRunner().invoke(main, ["reproduce", str(run.path), "--trust-code", "--output", str(tmp_path / "new")])
-    assert "the same weights in every bit, whose answers were measured otherwise" in " ".join(again.stdout.split())
+    assert "the same weights in every bit" in " ".join(again.stdout.split())
 
 
 def test_a_record_whose_own_part_has_changed_is_refused(record):

@@ -164,7 +164,7 @@ def test_no_dash_stands_without_its_reason(tmp_path):
     assert len(dashes) > 5
     for start in dashes:
         caption = text[text.rfind("<table", 0, start) : start].partition("</caption>")[0]
-        assert re.match(r'>\s*–<span class="ends">\w', text[start:]) or "A dash stands where" in caption
+        assert re.match(r'>\s*–<span class="ends">\w', text[start:]) or "A dash marks a" in caption
     assert '<td class="num"><span class="value">0.9</span><span class="ends">(0.8 to 1.0)</span></td>' in text
 
 
