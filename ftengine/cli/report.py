@@ -24,7 +24,7 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
     """Write an HTML report on finished runs, and print their verdicts.
 
     RUN is one run, several runs side by side (with --output), or a folder of runs that compare or cross-validate made.
-    The page is one file that loads nothing from elsewhere. With --json, only the verdicts are printed.
+    The page is one file that loads nothing from elsewhere. With --json, the verdicts are printed as JSON.
 
     \b
     Examples:

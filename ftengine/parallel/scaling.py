@@ -107,7 +107,7 @@ def advice(scales: Sequence[Scale], accumulate: int, examples: int, bandwidth: f
     lines.append(
         f"limited by the network: {percent(1 - last.efficiency)} of a step of {last.processes:,} processes waits for "
         f"gradients. train.accumulate={accumulate * times} (a step then holds {last.examples_a_step * times:,} "
-        f"examples) or {number(enough)} Gb/s would reduce that to a tenth; a larger train.batch_size, or a strategy that "
-        "trains fewer parameters, may do so too"
+        f"examples) or {number(enough)} Gb/s would reduce that to a tenth; so may a larger train.batch_size, or a "
+        "strategy that trains fewer parameters"
     )
     return lines

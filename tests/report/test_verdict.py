@@ -234,7 +234,9 @@ def test_figures_are_of_the_rows_that_do_not_leak_and_the_others_are_reported(ve
     (told,) = found(said, "data", "note")
     assert told.figures["leaked"]["value"] == 0.99
     assert told.text.endswith("accuracy 0.930 on new rows, 0.990 on these.")
-    assert said.headline.endswith(" of the test split, without the 40 that are also in training (accuracy 99 % on those).")
+    assert said.headline.endswith(
+        " of the test split, without the 40 that are also in training (accuracy 99 % on those)."
+    )
     said = verdict(*leaking, put("evaluation.metrics.accuracy.relative", True))  # few rows are ranked more easily
     assert not any("0.990" in text or "99 %" in text for text in (said.headline, found(said, "data", "note")[0].text))
 
