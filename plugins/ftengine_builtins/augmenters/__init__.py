@@ -1,4 +1,4 @@
-"""Augmenters: what makes another training example of one, without changing what is to be answered."""
+"""Augmenters: they make further training examples from one, without changing its answer."""
 
 from ftengine_builtins.augmenters.back_translation import BackTranslation
 from ftengine_builtins.augmenters.characters import Keyboard, Ocr

@@ -11,7 +11,7 @@ from ftengine.errors import SourceError
 from ftengine_builtins.augmenters.seldom import SeldomConfig
 
 CACHED_TEXTS = 100_000
-"""Back-translations that are kept in memory; of a text of 1,000 characters that is 0.1 GB."""
+"""Back-translations kept in memory: 100 MB for texts of 1,000 characters."""
 
 
 class BackTranslation(TextAugmenter):
@@ -51,10 +51,10 @@ class BackTranslation(TextAugmenter):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._known: dict[int, str] = {}  # the oldest first
+        self._cache: dict[int, str] = {}  # the oldest first
 
     def check_options(self) -> None:
-        """Raise SourceError where a model is missing, incomplete or no encoder-decoder; no weights are read."""
+        """Check both models without reading weights (SourceError: missing, incomplete, or not an encoder-decoder)."""
         from ftengine_builtins.augmenters.translator import check_translator
 
         for option in ("forward", "backward"):
@@ -65,15 +65,15 @@ class BackTranslation(TextAugmenter):
 
     def change(self, text: str, rng: RandomSource) -> str:
         variant = rng.randrange(self.config.variants)
-        # What is beam-searched has one back-translation only.
+        # Beam search always gives the same back-translation.
         key = f"{variant if self.config.temperature else 0} {text}".encode("utf-8", "surrogatepass")
         seed = int.from_bytes(blake2b(key, digest_size=8).digest(), "big") >> 1  # 63 bits, the same in every process
-        if seed not in self._known:
+        if seed not in self._cache:
             there, back = self._translators
-            self._known[seed] = back(there(text, seed), seed)
-            if len(self._known) > CACHED_TEXTS:
-                del self._known[next(iter(self._known))]
-        return self._known[seed]
+            self._cache[seed] = back(there(text, seed), seed)
+            if len(self._cache) > CACHED_TEXTS:
+                del self._cache[next(iter(self._cache))]
+        return self._cache[seed]
 
     @cached_property
     def _translators(self) -> tuple[Any, Any]:

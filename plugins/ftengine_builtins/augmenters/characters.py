@@ -1,4 +1,4 @@
-"""Characters mistaken for others: by a finger on a keyboard, by optical character recognition."""
+"""Wrong characters, as from typing errors or optical character recognition."""
 
 import unicodedata
 from collections.abc import Callable
@@ -14,13 +14,13 @@ LAYOUTS = {
     "qwertz": ("qwertzuiopü", "asdfghjklöä", "yxcvbnm"),
     "azerty": ("azertyuiop", "qsdfghjklm", "wxcvbn"),
 }
-"""The rows of letters, from the top."""
+"""Rows of letters of keyboard layouts, from the top."""
 
 OFFSETS = (0.0, 0.25, 0.75)
-"""How far to the right each row begins, in keys."""
+"""Shift of each row to the right, in keys."""
 
 REACH = 1.26
-"""Keys whose centres are this near are neighbours: left and right, and two above and below."""
+"""Keys with centres within this distance are neighbours: left and right, two above and two below."""
 
 
 class Keyboard(TextAugmenter):
@@ -50,7 +50,7 @@ class Keyboard(TextAugmenter):
         return at < len(text) and text[at] in neighbours(self.config.layout) and stands_alone(text, at + 1)
 
     def _typed(self, text: str, at: int, rng: RandomSource) -> tuple[str, int]:
-        """Return what is typed, and how many letters of the text it stands for."""
+        """Return the typed text, and the number of letters that it replaces."""
         letter = text[at]
         if not self._is_key(text, at) or rng.random() >= self.config.rate:
             return letter, 1
@@ -61,12 +61,12 @@ class Keyboard(TextAugmenter):
             return near + letter, 1
         if kind == "swap" and self._is_key(text, at + 1) and text[at + 1] != letter:
             return text[at + 1] + letter, 2
-        return near, 1  # also where there is no other letter to swap with
+        return near, 1  # also if there is no other letter to swap with
 
 
 @cache
 def neighbours(layout: str) -> dict[str, str]:
-    """Return for each letter, in both cases, those on the keys around it."""
+    """Return for each letter, in both cases, the letters on neighbouring keys."""
     places = {
         letter: (column + offset, row)
         for row, (letters, offset) in enumerate(zip(LAYOUTS[layout], OFFSETS, strict=True))
@@ -84,10 +84,10 @@ ALIKE = (
     ("Z", "2"), ("z", "2"), ("G", "6"), ("b", "6"), ("g", "9"), ("q", "g"), ("T", "7"), ("e", "c"), ("h", "b"),
     ("n", "u"), ("f", "t"), ("i", "j"), ("v", "y"), ("rn", "m"), ("cl", "d"), ("vv", "w"), ("li", "h"), ("ri", "n"),
 )  # fmt: skip
-"""Pairs that look alike in print; each is taken for the other."""
+"""Pairs that look alike in print; each may be recognised as the other."""
 
-DOUBLES = {one: [b for pair in ALIKE for b in pair if one in pair and b != one] for pair in ALIKE for one in pair}
-"""What each may be taken for."""
+DOUBLES = {a: [b for pair in ALIKE for b in pair if a in pair and b != a] for pair in ALIKE for a in pair}
+"""For each character or pair, what it may be recognised as."""
 
 
 class Ocr(TextAugmenter):
@@ -102,34 +102,34 @@ class Ocr(TextAugmenter):
         rate: float = Field(0.05, ge=0, le=1, description="share of characters with a double that are mistaken for it")
 
     def change(self, text: str, rng: RandomSource) -> str:
-        return changed_at(text, lambda at: self._seen(text, at, rng))
+        return changed_at(text, lambda at: self._recognised(text, at, rng))
 
-    def _seen(self, text: str, at: int, rng: RandomSource) -> tuple[str, int]:
-        """Return what is recognised, and how many characters of the text it stands for."""
+    def _recognised(self, text: str, at: int, rng: RandomSource) -> tuple[str, int]:
+        """Return the recognised text, and the number of characters that it replaces."""
         source = next((text[at : at + n] for n in (2, 1) if text[at : at + n] in DOUBLES), None)
         if source and stands_alone(text, at + len(source)) and rng.random() < self.config.rate:
             return rng.choice(DOUBLES[source]), len(source)
         return text[at], 1
 
 
-# Characters that may be changed without tearing apart what a reader sees as one.
+# Boundaries of characters as readers see them.
 
 _TIED = {"\u200d", *map(chr, range(0x1F3FB, 0x1F400))}
 """The joiner and the skin tones of emoji sequences."""
 
 
 def is_tied(character: str) -> bool:
-    """Say whether a character belongs to the one before it: an accent, a vowel sign, an emoji's joiner."""
+    """Return whether a character belongs to the one before it, as accents, vowel signs and emoji joiners do."""
     return character in _TIED or unicodedata.category(character).startswith("M")
 
 
 def stands_alone(text: str, stop: int) -> bool:
-    """Say whether what ends before `stop` is a whole character as a reader sees it."""
+    """Return whether no combining character follows at `stop`."""
     return stop >= len(text) or not is_tied(text[stop])
 
 
 def changed_at(text: str, change: Callable[[int], tuple[str, int]]) -> str:
-    """Return a text of what `change` gives at each position: a piece, and how many characters it stands for."""
+    """Return the text joined from `change`, which gives a piece and the number of characters that it replaces."""
     pieces, at = [], 0
     while at < len(text):
         piece, size = change(at)

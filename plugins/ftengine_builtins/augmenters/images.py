@@ -1,4 +1,4 @@
-"""Changes of images, by torchvision's transforms on images of PIL."""
+"""Augmenters of images, by torchvision's transforms on PIL images."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,17 +12,17 @@ from ftengine_builtins.augmenters.seldom import SeldomConfig
 
 
 class ImageAugmenter(InputAugmenter):
-    """Changes images by a transform of torchvision, which a subclass makes."""
+    """Changes images by a torchvision transform that a subclass makes."""
 
     modality = "image"
 
     def check_options(self) -> None:
-        """Raise RecipeError where torchvision is not installed."""
+        """Raise RecipeError if torchvision is not installed."""
         if find_spec("torchvision") is None:
             raise RecipeError(f"augmenter {self.name!r} needs torchvision. Install it: pip install 'ftengine[vision]'.")
 
     def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
-        """Return what changes the image, of `v2` (torchvision.transforms.v2); it draws from torch's generator."""
+        """Return a transform of `v2` (torchvision.transforms.v2) that draws from torch's generator."""
         raise NotImplementedError
 
     def change(self, value: Any, rng: RandomSource) -> Any:
@@ -50,8 +50,8 @@ class Flip(ImageAugmenter):
     def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
         import torch
 
-        way = {"horizontal": 1, "vertical": 2}.get(self.config.direction) or int(torch.randint(1, 4, ()))
-        return v2.Compose([v2.RandomHorizontalFlip(way & 1), v2.RandomVerticalFlip(way >> 1)])
+        directions = {"horizontal": 1, "vertical": 2}.get(self.config.direction) or int(torch.randint(1, 4, ()))
+        return v2.Compose([v2.RandomHorizontalFlip(directions & 1), v2.RandomVerticalFlip(directions >> 1)])
 
 
 class Crop(ImageAugmenter):

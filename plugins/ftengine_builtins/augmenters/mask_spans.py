@@ -47,8 +47,8 @@ class MaskSpans(TextAugmenter):
         if self.config.masks == "word":
             return join([self._mask if h else w for w, h in zip(words, hidden, strict=True)], gaps)
         shown = [i for i, h in enumerate(hidden) if not h or i == 0 or not hidden[i - 1]]
-        kept = [self._mask if hidden[i] else words[i] for i in shown]
-        return join(kept, [*(gaps[i] for i in shown), gaps[-1]])
+        pieces = [self._mask if hidden[i] else words[i] for i in shown]
+        return join(pieces, [*(gaps[i] for i in shown), gaps[-1]])
 
     def _hidden(self, count: int, rng: RandomSource) -> list[bool]:
         """Choose words to hide: `rate` · `count` of them on average, in spans."""
@@ -58,7 +58,7 @@ class MaskSpans(TextAugmenter):
         while budget > 0:
             at = rng.randrange(len(free))
             free[at], free[-1] = free[-1], free[at]
-            start = stop = free.pop()  # each word that is not hidden yet with the same probability
+            start = stop = free.pop()  # every remaining word has the same probability
             if hidden[start]:
                 continue
             end = min(start + min(self._length(rng), budget), count)

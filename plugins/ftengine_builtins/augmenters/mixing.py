@@ -1,4 +1,4 @@
-"""Images of a batch mixed with one another, and their labels with them."""
+"""Augmenters that mix the images of a batch, and their labels."""
 
 from __future__ import annotations
 
@@ -25,14 +25,16 @@ class Mixing(Augmenter):
         alpha: float = Field(0.2, gt=0, description="both parameters of the Beta distribution of an image's share")
 
     def check_mix(self, task: Task) -> None:
-        """Raise RecipeError where the task has no labels to mix beside the images."""
+        """Raise RecipeError if the task has no labels to mix."""
         if task.labels is None:
-            raise RecipeError(f"augmenter {self.name!r} mixes labels, and task {task.name!r} has none. Take it out.")
+            raise RecipeError(
+                f"augmenter {self.name!r} mixes labels, but task {task.name!r} has none. Remove it from the recipe."
+            )
 
     def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
         """Return the batch with every image and its label mixed with another's.
 
-        Labels of one class an example become (examples, classes) fp32 that sum to 1, also where nothing is mixed.
+        Labels of one class an example become (examples, classes) fp32 that sum to 1, even if the batch is not mixed.
         """
         import torch
 
@@ -42,18 +44,18 @@ class Mixing(Augmenter):
         name, pixels = self._images(batch)
         if rng.random() >= self.config.probability:
             return {**batch, "labels": labels}
-        drawn = random.Random(rng.randrange(2**63))  # has the distributions that `rng` need not have
+        drawn = random.Random(rng.randrange(2**63))  # has distributions that `rng` may lack
         partners = drawn.sample(range(len(pixels)), len(pixels))
         share = drawn.betavariate(self.config.alpha, self.config.alpha)
         mixed, share = self.mixed(pixels, partners, share, drawn)
         return {**batch, name: mixed, "labels": share * labels + (1 - share) * labels[partners]}
 
     def mixed(self, pixels: Tensor, partners: list[int], share: float, rng: random.Random) -> tuple[Tensor, float]:
-        """Return the mixed images and the share of each that is its own, at first `share` (0 to 1).
+        """Return the mixed images and the share of each image's own pixels, about `share` (0 to 1).
 
         Args:
             pixels: (examples, channels, height, width).
-            partners: for each example the one that it is mixed with.
+            partners: for each example, the index of the one that it is mixed with.
         """
         raise NotImplementedError
 
@@ -64,7 +66,7 @@ class Mixing(Augmenter):
                 return key, value
         raise InputError(
             f"augmenter {self.name!r} finds no images (examples, channels, height, width) in the batch, only "
-            f"{', '.join(map(repr, batch))}. Take it out of the recipe."
+            f"{', '.join(map(repr, batch))}. Remove it from the recipe."
         )
 
 
@@ -96,12 +98,12 @@ class CutMix(Mixing):
         alpha: float = Field(1.0, gt=0, description="both parameters of the Beta distribution of an image's share")
 
     def check_mix(self, task: Task) -> None:
-        """Raise RecipeError where there are no labels, or numbers, of which no area has a share."""
+        """Raise RecipeError if the task has no labels, or predicts numbers, which have no share by area."""
         super().check_mix(task)
         if task.labels.kind == "regression":
             raise RecipeError(
-                f"augmenter {self.name!r} mixes labels by area, which means nothing for numbers (regression). Take it "
-                "out of the recipe, or use mixup."
+                f"augmenter {self.name!r} mixes labels by area, which is not defined for numbers (regression). "
+                "Remove it from the recipe, or use mixup."
             )
 
     def mixed(self, pixels: Tensor, partners: list[int], share: float, rng: random.Random) -> tuple[Tensor, float]:
@@ -114,7 +116,7 @@ class CutMix(Mixing):
 
 
 def box_side(size: int, share: float, middle: float) -> tuple[int, int]:
-    """Return where a box with √(1 - share) of a side begins and ends; `middle` is a fraction of the side."""
+    """Return start and end of a box with √(1 - share) of a side; `middle` is a fraction of the side."""
     length = int(size * (1 - share) ** 0.5)
     at = int(middle * size)
     return max(0, at - length // 2), min(size, at + length // 2)

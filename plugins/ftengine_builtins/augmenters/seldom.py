@@ -1,4 +1,4 @@
-"""Options of changes that leave nothing of an example as it was."""
+"""Options of augmenters that change a whole example."""
 
 from pydantic import Field
 
@@ -6,6 +6,6 @@ from ftengine.api import AugmenterConfig
 
 
 class SeldomConfig(AugmenterConfig):
-    """Half of the examples stay as they are."""
+    """Change only a share of the examples, by default half."""
 
     probability: float = Field(0.5, ge=0, le=1, description="share of examples that are changed, drawn in every epoch")

@@ -1,4 +1,4 @@
-"""Words replaced from a list that the user gives."""
+"""Words replaced from a user's list."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ class Synonyms(TextAugmenter):
         both_ways: bool = Field(False, description="words of a line may each replace the others")
 
     def check_options(self) -> None:
-        """Read the word list. Raises DataError where it is missing or malformed."""
+        """Read the word list (DataError: it is missing or malformed)."""
         _ = self._list
 
     @cached_property
@@ -64,17 +64,17 @@ class Synonyms(TextAugmenter):
         return "".join([*pieces, text[at:]])
 
     def _find(self, text: str, spans: list[tuple[int, int]], i: int) -> tuple[int, list[str]]:
-        """Return how many words the longest phrase of the list at word i has, and its replacements."""
+        """Return the number of words of the longest listed phrase at word i, and its replacements."""
         for count in range(min(self._longest, len(spans) - i), 0, -1):
             phrase = spans[i : i + count]
-            apart = all(text[a[1] : b[0]].isspace() for a, b in pairwise(phrase))
-            if apart and (others := self._list.get(lookup_key(text[phrase[0][0] : phrase[-1][1]]))):
+            is_phrase = all(text[a[1] : b[0]].isspace() for a, b in pairwise(phrase))
+            if is_phrase and (others := self._list.get(lookup_key(text[phrase[0][0] : phrase[-1][1]]))):
                 return count, others
         return 0, []
 
 
 def in_case_of(word: str, other: str) -> str:
-    """Write `other` in upper case, or with a capital, where `word` is; else as it stands."""
+    """Return `other` in the case of `word`: upper case, with a capital, or unchanged."""
     if word.isupper() and len(word) > 1:
         return other.upper()
     return other[:1].upper() + other[1:] if word[:1].isupper() else other
@@ -96,10 +96,10 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
     for where, group in _entries(Path(path).expanduser(), path):
         if len(group) < 2 or not all(text.strip() for text in group):
             raise DataError(f"{where}: {group[0]!r} needs a word and at least one replacement, none of them empty.")
-        for one in group if both_ways else group[:1]:
-            replacements = word_list.setdefault(lookup_key(one, where), [])
+        for word in group if both_ways else group[:1]:
+            replacements = word_list.setdefault(lookup_key(word, where), [])
             replacements += [
-                x.strip() for x in group if lookup_key(x) != lookup_key(one) and x.strip() not in replacements
+                x.strip() for x in group if lookup_key(x) != lookup_key(word) and x.strip() not in replacements
             ]
     if not any(word_list.values()):
         raise DataError(f"word list {path!r} holds no word with a replacement.")
@@ -107,17 +107,17 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
 
 
 def lookup_key(text: str, where: str = "") -> str:
-    """Return a word as it is looked up, whatever its case and blanks (DataError: with `where`, it is no word)."""
+    """Return a word without case and extra blanks (DataError: with `where`, if it is not a word)."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     if where and " ".join(LEXICAL.findall(text)) != text:
         raise DataError(
-            f"{where}: {text!r} is not a word or words (letters, digits, _ and, inside of a word, ' and -)."
+            f"{where}: {text!r} is not a word or phrase. Use letters, digits, _ and, inside a word, ' and -."
         )
     return text.casefold()
 
 
 def _entries(path: Path, shown: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each place with a word (or a phrase) and what may replace it."""
+    """Yield places, each with a word (or phrase) and its replacements."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise DataError(f"word list {shown!r} has the suffix {suffix!r}. Allowed: {', '.join(FORMATS)}.")
@@ -125,7 +125,7 @@ def _entries(path: Path, shown: str) -> Iterator[tuple[str, list[str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(
-            f"there is no word list {shown!r} (option file, taken relative to the working directory). It is a .tsv, "
+            f"word list {shown!r} does not exist (option file, relative to the working directory). Give a .tsv, "
             ".csv or .txt with a word and its replacements on each line, or a .json with {word: [replacements]}."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -143,7 +143,7 @@ def _from_json(text: str, shown: str) -> Iterator[tuple[str, list[str]]]:
     for word, others in content.items():
         others = [others] if isinstance(others, str) else others
         if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
-            raise DataError(f"{shown}: {word!r} has {shown_value(others)}, which must be a list of texts.")
+            raise DataError(f"{shown}: {word!r} has {shown_value(others)}; it must be a list of texts.")
         yield shown, [word, *others]
 
 
@@ -154,7 +154,7 @@ def _from_lines(text: str, shown: str, suffix: str) -> Iterator[tuple[str, list[
         for cells in reader:
             if not any(cell.strip() for cell in cells) or cells[0].startswith("#"):
                 continue
-            while not cells[-1].strip():  # tables fill their last columns
+            while not cells[-1].strip():  # tables pad rows with empty cells
                 cells.pop()
             yield f"{shown}:{reader.line_num}", cells
     except csv.Error as error:

@@ -16,18 +16,18 @@ from ftengine_builtins.loaders.transformers import TransformersLoader
 HEAD = "seq2seq-lm"
 
 SENTENCES = 16
-"""Sentences translated at one time."""
+"""Sentences translated at once."""
 
 LONGEST = 256
-"""Tokens of a sentence, where neither recipe nor models say less: what translation models are trained on."""
+"""Default limit of tokens in a sentence, as translation models are trained on such lengths."""
 
 _LINE = regex.compile(r"[^\n]+")
 _END = regex.compile(r"[.!?…]++[\"'”’)\]]*+\s++|[。！？]++[”’」』）]*+")
-"""Where a sentence ends inside of a line: Chinese and Japanese need no blank after it."""
+"""Ends of sentences inside a line; Chinese and Japanese have no blank after them."""
 
 
 def find_sentences(text: str) -> list[tuple[int, int]]:
-    """Return where the sentences of a text begin and end, without the blanks around them."""
+    """Return start and end of each sentence of a text, without blanks around it."""
     spans = []
     for line in _LINE.finditer(text):
         start = line.start()
@@ -41,7 +41,7 @@ def find_sentences(text: str) -> list[tuple[int, int]]:
 
 
 def check_translator(source: str) -> None:
-    """Raise SourceError where a model is missing, incomplete or no encoder-decoder; its weights are not read."""
+    """Raise SourceError if a model is missing, incomplete or not an encoder-decoder; reads no weights."""
     loader = TransformersLoader()
     if not loader.accepts(source):
         raise SourceError(f"{source!r} is neither a folder with a model nor the name of a hub model (owner/name).")
@@ -54,10 +54,10 @@ def check_translator(source: str) -> None:
 
 def load_translator(source: str, device: str) -> LoadedModel:
     """Load a model (safetensors, no code of its own) and its tokenizer, for use without gradients."""
-    with seeded(0):  # the random numbers of the run stay as they are
+    with seeded(0):  # keep the random state of the run
         loaded = TransformersLoader().load(LoadRequest(source, HEAD, dtype="float32"))
-    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    loaded.module.requires_grad_(False).eval().to(torch.device(wanted))
+    resolved = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    loaded.module.requires_grad_(False).eval().to(torch.device(resolved))
     return loaded
 
 
@@ -71,17 +71,17 @@ class Translator:
         sampling = config.temperature > 0
         own = loaded.module.generation_config
         self._generation = GenerationConfig(
-            **{k: v for k, v in own.to_dict().items() if k in KEPT and v is not None},
-            max_new_tokens=self._limit - 1,  # the token that the decoder begins with counts too
+            **{k: v for k, v in own.to_dict().items() if k in TOKEN_SETTINGS and v is not None},
+            max_new_tokens=self._limit - 1,  # the decoder's start token counts too
             do_sample=sampling,
             num_beams=config.beams,
             **({"temperature": config.temperature, "top_p": config.top_p, "top_k": 0} if sampling else {}),
         )
 
     def __call__(self, text: str, seed: int) -> str:
-        """Translate a text; what is drawn is a function of the text and the seed.
+        """Translate a text; the result depends only on the text and the seed.
 
-        A sentence whose translation is empty, or that cannot be cut to a length that the model reads, stays.
+        A sentence stays as it is if its translation is empty, or if it cannot be split to the model's limit.
         """
         spans = [part for span in find_sentences(text) for part in self._parts(text, *span)]
         device = next(self._loaded.module.parameters()).device
@@ -95,7 +95,7 @@ class Translator:
         return "".join([*pieces, text[at:]])
 
     def _parts(self, text: str, start: int, stop: int) -> list[tuple[int, int]]:
-        """Cut a sentence in halves at blanks until each fits; leave out what has no blank to cut at."""
+        """Split a sentence at blanks until each part fits; leave out parts that are too long and have no blank."""
         if len(self._ids(text[start:stop])) <= self._limit:
             return [(start, stop)]
         blanks = [i for i in range(start + 1, stop - 1) if text[i].isspace()]
@@ -117,8 +117,8 @@ class Translator:
         return self._tokenizer.batch_decode(output, skip_special_tokens=True)
 
 
-KEPT = (
+TOKEN_SETTINGS = (
     "bad_words_ids", "bos_token_id", "decoder_start_token_id", "eos_token_id", "forced_bos_token_id",
     "forced_eos_token_id", "pad_token_id", "suppress_tokens",
 )  # fmt: skip
-"""What of a model's own generation settings says which tokens it uses; how to choose among them is the recipe's."""
+"""Generation settings about tokens, taken from the model; settings of sampling come from the recipe."""

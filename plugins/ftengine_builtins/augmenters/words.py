@@ -1,4 +1,4 @@
-"""Words left out or in other places, marks put between them, and texts in another case."""
+"""Augmenters that delete or swap words, insert punctuation, or change case."""
 
 import unicodedata
 from itertools import pairwise
@@ -12,11 +12,11 @@ from ftengine_builtins.augmenters.characters import stands_alone
 from ftengine_builtins.augmenters.seldom import SeldomConfig
 
 # Chinese and Japanese are written without blanks; each of their characters is a word here.
-_ALONE = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
-_WORD = regex.compile(rf"{_ALONE}\p{{M}}*|(?:(?!{_ALONE})\S)+")
+_CHARACTER = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
+_WORD = regex.compile(rf"{_CHARACTER}\p{{M}}*|(?:(?!{_CHARACTER})\S)+")
 
 LEXICAL = regex.compile(r"[\p{L}\p{N}\p{M}_\u200c\u200d]+(?:[’'\-][\p{L}\p{N}\p{M}_]+)*")
-"""A word as a dictionary has it: without the punctuation around it."""
+"""A word without the punctuation around it."""
 
 EDA = "Wei and Zou 2019, arXiv:1901.11196"
 
@@ -46,13 +46,13 @@ class DeleteWords(TextAugmenter):
 
     def change(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
-        kept = [i for i in range(len(words)) if rng.random() >= self.config.rate]
-        if len(kept) == len(words):
+        left = [i for i in range(len(words)) if rng.random() >= self.config.rate]
+        if len(left) == len(words):
             return text
-        kept = kept or [rng.randrange(len(words))]
-        # Between two words that stay, the gap with most line breaks stays: paragraphs remain apart.
-        inner = [max(gaps[a + 1 : b + 1], key=lambda gap: (gap.count("\n"), len(gap))) for a, b in pairwise(kept)]
-        return join([words[i] for i in kept], [gaps[0], *inner, gaps[-1]])
+        left = left or [rng.randrange(len(words))]
+        # Keep the gap with most line breaks between two remaining words, so that paragraphs stay separate.
+        inner = [max(gaps[a + 1 : b + 1], key=lambda gap: (gap.count("\n"), len(gap))) for a, b in pairwise(left)]
+        return join([words[i] for i in left], [gaps[0], *inner, gaps[-1]])
 
 
 class SwapWords(TextAugmenter):
@@ -76,7 +76,7 @@ class SwapWords(TextAugmenter):
         for _ in range(max(1, round(self.config.rate * len(words)))):
             a = rng.randrange(len(words))
             reach = self.config.distance or len(words)
-            # One fewer than there are, as `a` itself is left out.
+            # One fewer choice, as `a` itself is excluded.
             b = rng.randrange(max(0, a - reach), min(len(words) - 1, a + reach))
             b += b >= a
             words[a], words[b] = words[b], words[a]
@@ -155,5 +155,5 @@ def split_words(text: str) -> tuple[list[str], list[str]]:
 
 
 def join(words: list[str], gaps: list[str]) -> str:
-    """Put a text together again."""
+    """Join words and gaps to a text."""
     return "".join(part for pair in zip(gaps, [*words, ""], strict=True) for part in pair)

@@ -21,6 +21,7 @@ from ftengine.api import Config, Exported, Exporter, ExportSource, Runtime
 from ftengine.equivalence import distance
 from ftengine.errors import ExportDiffers, NoRuntime, NotExportable, json_of_file
 from ftengine.model import measured_settings, read_tensors, save_model
+from ftengine.text import number
 from ftengine_builtins.exporters import gguf_tokenizer
 from ftengine_builtins.exporters.llama_cpp import served
 from ftengine_builtins.exporters.peft import folded_pairs, read_lora_config, source_of_pairs
@@ -36,19 +37,19 @@ ARCHITECTURES = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
-"""Classes of transformers, and what llama.cpp calls their computation. Each is answered by llama.cpp in the tests."""
+"""Classes of transformers, with llama.cpp's names of their architectures. Tests run each in llama.cpp."""
 
 NOISE = {"F32": 5e-3, "F16": 1e-2, "BF16": 5e-2, "Q8_0": 1e-1}
-"""What a token's log-probability may differ by, in the mean: llama.cpp keeps keys and values in half precision, and
-rounds what each layer reads to the dtype of its weights. docs/serving.md has what was measured."""
+"""Allowed mean difference of a token's log-probability by dtype: llama.cpp keeps keys and values in half precision, and
+rounds the inputs of each layer to the dtype of its weights. docs/serving.md has measurements."""
 
 SAMPLING = "general.sampling."
-"""Beginning of the keys of what llama.cpp draws answers with, where it is not asked otherwise."""
+"""Prefix of the keys of llama.cpp's default sampling settings."""
 
 ROUNDED_AGAIN = 1.1
-"""So many times as far from the merged weights as rounding takes them a tensor may be; of Q8_0 that was Q5 it is 8."""
+"""A tensor's error may be at most this many times that of rounding; for Q8_0 made from Q5 it is 8 times."""
 EXACT = float(np.finfo(np.float32).eps)
-"""How far a tensor may be that is stored as it is, by its size."""
+"""Allowed relative error of a tensor that is stored without rounding."""
 
 
 class GgufConfig(Config):
@@ -59,13 +60,13 @@ class GgufConfig(Config):
 
 
 class GgufExporter(Exporter):
-    """A GGUF file for llama.cpp and what rests on it: the merged model, or its LoRA alone."""
+    """A GGUF file for llama.cpp and programs that use it: the merged model, or only its LoRA."""
 
     name = "gguf"
     Config = GgufConfig
 
     def check(self, source: ExportSource) -> None:
-        """Refuse architectures, settings and tokenizers that are not known to be llama.cpp's."""
+        """Refuse architectures, settings and tokenizers that llama.cpp is not known to support."""
         check_architecture(source)
         if self.config.lora:
             read_lora_config(source.trained)
@@ -80,14 +81,14 @@ class GgufExporter(Exporter):
         return write_model(source, folder / FILE, self.config.dtype)
 
     def check_artifact(self, folder: Path, source: ExportSource) -> None:
-        """Refuse tensors that are coarser than the file says, and other settings of sampling than were measured."""
+        """Refuse tensors coarser than their dtype, and sampling settings other than the measured ones."""
         if not self.config.lora:
             require_precision(source, folder / FILE, self.config.dtype)
             require_sampling(source, folder / FILE)
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
-        """Have llama.cpp serve the file; a LoRA on the base, written beside it for the time being."""
+        """Serve the file with llama.cpp; a LoRA is served on its base, which is written to a temporary folder."""
         if not self.config.lora:
             with served(folder / FILE, source) as runtime:
                 yield runtime
@@ -95,7 +96,7 @@ class GgufExporter(Exporter):
         try:
             gguf_tokenizer.check(source)
         except NotExportable as error:
-            raise NoRuntime(f"its base cannot be written as GGUF, to run it on: {error}") from None
+            raise NoRuntime(f"its base, needed to run it, cannot be written as GGUF: {error}") from None
         with TemporaryDirectory() as place:
             loaded = source.load_base()
             save_model(loaded.module.float(), loaded.processor, Path(place) / "base")
@@ -106,12 +107,12 @@ class GgufExporter(Exporter):
 
 
 def check_architecture(source: ExportSource) -> None:
-    """Refuse (NotExportable) what is not known to compute the same in llama.cpp."""
+    """Refuse a model that is not known to compute the same in llama.cpp (NotExportable)."""
     name, config = type(source.module).__name__, getattr(source.module, "config", None)
     if name not in ARCHITECTURES:
         raise NotExportable(
-            f"{name} is not written as GGUF. Known are {', '.join(ARCHITECTURES)}; for others, export to transformers "
-            "and convert that with llama.cpp's convert_hf_to_gguf.py."
+            f"{name} cannot be exported as GGUF. Supported are {', '.join(ARCHITECTURES)}; for others, export to "
+            "transformers and convert that with llama.cpp's convert_hf_to_gguf.py."
         )
     rope = getattr(config, "rope_parameters", None) or {}
     faults = {
@@ -121,13 +122,13 @@ def check_architecture(source: ExportSource) -> None:
     }
     if fault := next((text for text, there in faults.items() if there), None):
         raise NotExportable(
-            f"{name} with {fault} is not written as GGUF. Export to transformers and convert that with llama.cpp's "
+            f"{name} with {fault} cannot be exported as GGUF. Export to transformers and convert that with llama.cpp's "
             "convert_hf_to_gguf.py."
         )
 
 
 def write_model(source: ExportSource, file: Path, dtype: str) -> Exported:
-    """Write the merged model; facts say how many matrices have which dtype."""
+    """Write the merged model; the facts count its tensors by dtype."""
     import gguf
 
     merged = source.merged("float32")
@@ -146,7 +147,7 @@ def write_model(source: ExportSource, file: Path, dtype: str) -> Exported:
 
 
 def sampling(source: ExportSource) -> dict[str, float | int]:
-    """Return what answers were measured with, as llama.cpp calls it; a temperature of 0 takes the likeliest token."""
+    """Return the measured generation settings under llama.cpp's names; temperature 0 is greedy decoding."""
     own = json_of_file(file) if (file := source.merged("float32") / "generation_config.json").is_file() else {}
     settings = measured_settings(own, source.generation)
     penalty = float(settings.get("repetition_penalty") or 1.0)
@@ -161,32 +162,33 @@ def sampling(source: ExportSource) -> dict[str, float | int]:
 
 
 def require_sampling(source: ExportSource, file: Path) -> None:
-    """Refuse (ExportDiffers) a file with other settings of sampling than were measured."""
+    """Refuse a file with sampling settings other than the measured ones (ExportDiffers)."""
     fields = read_gguf(file).fields
-    found = {key.removeprefix(SAMPLING): one.contents() for key, one in fields.items() if key.startswith(SAMPLING)}
-    wanted = {key: float(np.float32(one)) for key, one in sampling(source).items()}
-    require_settings(file.name, {key: float(one) for key, one in found.items()}, wanted)
+    stored = {key.removeprefix(SAMPLING): field.contents() for key, field in fields.items() if key.startswith(SAMPLING)}
+    measured = {key: float(np.float32(value)) for key, value in sampling(source).items()}
+    require_settings(file.name, {key: float(value) for key, value in stored.items()}, measured)
 
 
 def require_precision(source: ExportSource, file: Path, dtype: str) -> None:
-    """Refuse (ExportDiffers) a file of which a tensor is not the merged one as a dtype rounds it, but coarser."""
+    """Refuse a file with a tensor whose error exceeds the rounding of its dtype (ExportDiffers)."""
     import gguf
 
-    held = {one.name: one for one in read_gguf(file).tensors}
+    written = {entry.name: entry for entry in read_gguf(file).tensors}
     for name, tensor in _tensors(source.merged("float32")).items():
-        exact, one = rearranged(source, name, tensor), held.get(gguf_name(source, name))
+        exact, entry = rearranged(source, name, tensor), written.get(gguf_name(source, name))
         stored, kind = _stored(exact, dtype)
-        own = np.empty(0) if one is None else gguf.dequantize(one.data, one.tensor_type)
-        found, explained = (distance(x.ravel(), exact.ravel()) for x in (own, gguf.dequantize(stored, kind)))
-        if not (np.isfinite(explained) and found <= ROUNDED_AGAIN * explained + EXACT):
+        own = np.empty(0) if entry is None else gguf.dequantize(entry.data, entry.tensor_type)
+        error, allowed = (distance(x.ravel(), exact.ravel()) for x in (own, gguf.dequantize(stored, kind)))
+        if not (np.isfinite(allowed) and error <= ROUNDED_AGAIN * allowed + EXACT):
             raise ExportDiffers(
-                f"{name!r} in {file.name} is off by {found:.3g} of its size, and rounding to {kind.name} explains "
-                f"{explained:.3g}: it is coarser than the file says, or another. Nothing was written."
+                f"{name!r} in {file.name} has a relative error of {number(error)}, but rounding to "
+                f"{kind.name} explains {number(allowed)}: the tensor is coarser than its dtype, or a different one. "
+                "Nothing was written."
             )
 
 
 def write_lora(source: ExportSource, file: Path) -> Exported:
-    """Write the adapter with scale 1, which llama.cpp applies as alpha / rank."""
+    """Write the adapter with alpha = rank, as llama.cpp multiplies it by alpha / rank."""
     import gguf
 
     pairs, rank = folded_pairs(source.trained)
@@ -205,11 +207,11 @@ def write_lora(source: ExportSource, file: Path) -> Exported:
 
 
 def gguf_name(source: ExportSource, name: str) -> str:
-    """Return llama.cpp's name of a tensor (NotExportable: it has none)."""
+    """Return llama.cpp's name of a tensor (NotExportable: there is none)."""
     names = _names(ARCHITECTURES[type(source.module).__name__], source.module.config.num_hidden_layers)
     named = names.get_name(name, try_suffixes=(".weight", ".bias"))
     if named is None:
-        raise NotExportable(f"llama.cpp has no place for {name!r}. Export to transformers instead.")
+        raise NotExportable(f"llama.cpp has no tensor for {name!r}. Export to transformers.")
     return named
 
 
@@ -222,7 +224,7 @@ def _names(architecture: str, layers: int) -> Any:
 
 
 def rearranged(source: ExportSource, name: str, tensor: np.ndarray) -> np.ndarray:
-    """Return rows of Llama's queries and keys in llama.cpp's order, which rotates neighbours; others as they are."""
+    """Return Llama's query and key rows in llama.cpp's order, which rotates neighbours; other tensors unchanged."""
     config = source.module.config
     if ARCHITECTURES[type(source.module).__name__] != "llama" or not (".q_proj." in name or ".k_proj." in name):
         return tensor
@@ -262,7 +264,7 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _stored(tensor: np.ndarray, dtype: str) -> tuple[np.ndarray, Any]:
-    """Return a tensor as the file has it, and its type: vectors stay float32, rows that Q8_0 cannot divide are F16."""
+    """Return a tensor as stored in the file, and its type: vectors are F32, rows that Q8_0 cannot divide are F16."""
     import gguf
 
     kind = gguf.GGMLQuantizationType[dtype]

@@ -1,4 +1,4 @@
-"""The tokenizer's part of a GGUF file: copied from a base that is one, else made where llama.cpp is known to agree."""
+"""The tokenizer of a GGUF file: copied from a GGUF base, else written if llama.cpp is known to support it."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ PRE = (
     ("qwen2", [_split(QWEN), NO_REGEX]),
     ("llama-bpe", [_split(LLAMA3), NO_REGEX]),
 )
-"""How byte-level tokenizers divide a text before they merge, and what llama.cpp calls it."""
+"""Pre-tokenizers of byte-level BPE, by llama.cpp's names."""
 
 COPIED = "tokenizer."
 OURS = ("tokenizer.chat_template",)
-"""Keys that are the run's own, whatever the base says."""
+"""Keys that are written from the run, not copied from the base."""
 
 
 def check(source: ExportSource) -> None:
-    """Refuse (NotExportable) a tokenizer that llama.cpp is not known to have."""
+    """Refuse a tokenizer that llama.cpp is not known to support (NotExportable)."""
     if (file := base_file(source)) is not None:
-        held = len(read_gguf(file).get_field("tokenizer.ggml.tokens").data)
-        if held != source.module.config.vocab_size:
+        size = len(read_gguf(file).get_field("tokenizer.ggml.tokens").data)
+        if size != source.module.config.vocab_size:
             raise NotExportable(
-                f"the model has {source.module.config.vocab_size:,} tokens, and its base file {held:,}: the vocabulary "
-                "has grown. Export to transformers and convert that with llama.cpp's convert_hf_to_gguf.py."
+                f"the model has {source.module.config.vocab_size:,} tokens, but its base file has {size:,}: the "
+                "vocabulary has grown. Export to transformers and convert that with llama.cpp's convert_hf_to_gguf.py."
             )
     else:
         _pre(source)
@@ -59,7 +59,7 @@ def write(writer: Any, source: ExportSource) -> None:
 
 
 def base_file(source: ExportSource) -> Path | None:
-    """Return the GGUF file that is the base; None where it is something else."""
+    """Return the base's GGUF file; None if the base has another format."""
     path = resolve(source.base) if source.base.startswith(SCHEME) else Path(source.base)
     return path if path.suffix.lower() == ".gguf" and path.is_file() else None
 
@@ -77,17 +77,17 @@ def _content(source: ExportSource) -> dict[str, Any]:
 
 
 def _pre(source: ExportSource) -> str:
-    """Return what llama.cpp calls the tokenizer's division into words (NotExportable: nothing that is known)."""
+    """Return llama.cpp's name of the tokenizer's pre-tokenizer (NotExportable: it has none)."""
     content = _content(source)
     model, division = content.get("model") or {}, content.get("pre_tokenizer") or {}
     parts = division.get("pretokenizers") or [division]
-    plain = [{key: one for key, one in part.items() if key != "trim_offsets"} for part in parts]
+    plain = [{key: value for key, value in part.items() if key != "trim_offsets"} for part in parts]
     normal = content.get("normalizer") in (None, {"type": "NFC"})
-    pre = next((name for name, known in PRE if plain == known), None)
+    pre = next((name for name, steps in PRE if plain == steps), None)
     if model.get("type") != "BPE" or model.get("byte_fallback") or not normal or pre is None:
         raise NotExportable(
-            f"the tokenizer of {source.base!r} ({model.get('type', 'without a tokenizer.json')}) is not one that is "
-            "written as GGUF: byte-level BPE that divides texts as GPT-2, SmolLM, Qwen2 or Llama 3 do. Export to "
+            f"the tokenizer of {source.base!r} ({model.get('type', 'without a tokenizer.json')}) cannot be written "
+            "as GGUF. Supported is byte-level BPE with the pre-tokenizer of GPT-2, SmolLM, Qwen2 or Llama 3. Export to "
             "transformers and convert that with llama.cpp's convert_hf_to_gguf.py."
         )
     return pre
@@ -109,14 +109,16 @@ def _make(writer: Any, source: ExportSource) -> None:
     writer.add_tokenizer_pre(_pre(source))
     writer.add_token_list(tokens)
     writer.add_token_types([int(kind) for kind in kinds])
-    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in content["model"]["merges"]])
+    writer.add_token_merges(
+        [entry if isinstance(entry, str) else " ".join(entry) for entry in content["model"]["merges"]]
+    )
     own = (("bos", processor.bos_token_id), ("eos", processor.eos_token_id), ("pad", processor.pad_token_id))
     for name, token in own:
         if token is not None:
             getattr(writer, f"add_{name}_token_id")(token)
     begins = processor.bos_token_id is not None and processor("")["input_ids"][:1] == [processor.bos_token_id]
     writer.add_add_bos_token(begins)
-    others = [one for one in reversed(source.stop) if one != processor.eos_token_id]
-    if len(source.stop) > 1:  # a file has room for two more: of a turn, and of a message, as a call of a tool
+    others = [token for token in reversed(source.stop) if token != processor.eos_token_id]
+    if len(source.stop) > 1:  # the format has two more end tokens: of a turn, and of a message such as a tool call
         for add, token in zip((writer.add_eot_token_id, writer.add_eom_token_id), others, strict=False):
             add(token)

@@ -1,4 +1,4 @@
-"""llama.cpp's own server in a process of its own, by the package xllamacpp, as it answers from a GGUF file."""
+"""llama.cpp's server for a GGUF file, run by the package xllamacpp in a separate process."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ from ftengine.api import ExportSource, Prompt, Runtime
 from ftengine.errors import ExportDiffers, NoRuntime, ProgramFailed
 from ftengine.text import one_line
 
-TOLD = 100
-"""The likeliest tokens of which the server tells log-probabilities."""
+TOP = 100
+"""The server reports log-probabilities of this many likeliest tokens."""
 PATIENCE = 600
-"""Seconds for one answer, and for opening a file."""
+"""Time limit in seconds for one answer, and for opening a file."""
 
 SERVER = """import json, sys, xllamacpp
 
-given = json.loads(sys.argv[1])
+options = json.loads(sys.argv[1])
 settings = xllamacpp.CommonParams()
-settings.model.path = given["model"]
-settings.n_ctx = given["context"]
+settings.model.path = options["model"]
+settings.n_ctx = options["context"]
 settings.n_parallel = 1
 settings.warmup = False
 settings.ui = False
 settings.port = 0
 settings.verbosity = -1
-settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = given["threads"]
-if given["lora"]:
-    settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(given["lora"], 1.0)]
+settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options["threads"]
+if options["lora"]:
+    settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(options["lora"], 1.0)]
 server = xllamacpp.Server(settings)
 print("listening at", server.listening_address, flush=True)
 sys.stdin.read()
 """
-"""What the other process runs, until its input is closed: a file that ends llama.cpp does not end this process."""
+"""The program of the server's process, which runs until its input is closed. A file that crashes llama.cpp ends only
+that process."""
 
 
 class LlamaCpp(Runtime):
@@ -62,22 +63,24 @@ class LlamaCpp(Runtime):
         return self._ask("tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
 
     def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> list[float]:
-        """Ask for one token behind each part of the answer: of longer ones half a character's tokens are not told."""
+        """Request one token after each prefix of the answer; longer answers lack tokens of half characters."""
         log_probabilities = []
-        for at, wanted in enumerate(answer):
-            asked = {"prompt": [*ids, *answer[:at]], "n_predict": 1, "temperature": 0, "n_probs": TOLD}
-            steps = self._ask("completion", {**asked, "ignore_eos": True}).get("completion_probabilities")
-            told = {one["id"]: one["logprob"] for one in steps[0]["top_logprobs"]} if steps else {wanted: math.nan}
-            log_probabilities.append(told.get(wanted, min(told.values())))
+        for at, token in enumerate(answer):
+            request = {"prompt": [*ids, *answer[:at]], "n_predict": 1, "temperature": 0, "n_probs": TOP}
+            steps = self._ask("completion", {**request, "ignore_eos": True}).get("completion_probabilities")
+            reported = (
+                {entry["id"]: entry["logprob"] for entry in steps[0]["top_logprobs"]} if steps else {token: math.nan}
+            )
+            log_probabilities.append(reported.get(token, min(reported.values())))
         return log_probabilities
 
     def answer(self, prompt: Prompt, max_new_tokens: int, options: Mapping[str, Any] | None = None) -> str:
-        asked: dict[str, Any] = {"temperature": 0, "max_tokens": max_new_tokens, "n_predict": max_new_tokens}
-        asked |= options or {}
+        request: dict[str, Any] = {"temperature": 0, "max_tokens": max_new_tokens, "n_predict": max_new_tokens}
+        request |= options or {}
         if prompt.messages is None:
-            return self._ask("completion", {**asked, "prompt": prompt.text})["content"]
-        told = self._ask("v1/chat/completions", {**asked, "messages": list(prompt.messages)})
-        return told["choices"][0]["message"]["content"] or ""
+            return self._ask("completion", {**request, "prompt": prompt.text})["content"]
+        reply = self._ask("v1/chat/completions", {**request, "messages": list(prompt.messages)})
+        return reply["choices"][0]["message"]["content"] or ""
 
     def _ask(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         request = Request(f"{self.address}/{path}", json.dumps(content).encode(), {"Content-Type": "application/json"})
@@ -85,25 +88,25 @@ class LlamaCpp(Runtime):
             with urlopen(request, timeout=PATIENCE) as reply:
                 return json.load(reply)
         except HTTPError as error:
-            raise ExportDiffers(f"llama.cpp refuses {path!r} of the exported file: {error}.") from None
-        except (OSError, HTTPException, ValueError) as error:  # of the connection, or an answer that is cut off
-            said = one_line(str(error)) or type(error).__name__
-            raise ProgramFailed(f"llama.cpp does not answer {path!r} (in at most {PATIENCE} s): {said}.") from None
+            raise ExportDiffers(f"llama.cpp refuses request {path!r} for the exported file: {error}.") from None
+        except (OSError, HTTPException, ValueError) as error:  # the connection failed, or the reply is incomplete
+            reason = one_line(str(error)) or type(error).__name__
+            raise ProgramFailed(f"llama.cpp did not answer request {path!r} within {PATIENCE} s: {reason}.") from None
 
 
 @contextmanager
 def served(file: Path, source: ExportSource, lora: Path | None = None) -> Iterator[LlamaCpp]:
-    """Serve a file on this machine alone, for the time being.
+    """Serve a file on this machine during the block.
 
     Raises:
         NoRuntime: xllamacpp is not installed.
-        ProgramFailed: it ends, or takes too long, before it has opened the file.
+        ProgramFailed: llama.cpp ended, or took longer than PATIENCE, before it opened the file.
     """
     import torch
 
     if importlib.util.find_spec("xllamacpp") is None:
         raise NoRuntime("xllamacpp, which runs GGUF files, is not installed: pip install xllamacpp.")
-    given = {
+    settings = {
         "model": str(file),
         "context": min(source.max_length or 2048, 4096),
         "threads": torch.get_num_threads(),
@@ -111,7 +114,7 @@ def served(file: Path, source: ExportSource, lora: Path | None = None) -> Iterat
     }
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, json.dumps(given)],
+            [sys.executable, "-c", SERVER, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -125,7 +128,7 @@ def served(file: Path, source: ExportSource, lora: Path | None = None) -> Iterat
 
 
 def _address(process: subprocess.Popen[str], log: Any) -> str:
-    """Return where a server that was started listens, once it does (ProgramFailed: it ended, or takes too long)."""
+    """Wait for a server to listen and return its address (ProgramFailed: it ended, or took too long)."""
     assert process.stdout is not None
     too_long = Timer(PATIENCE, process.kill)
     too_long.start()
@@ -138,5 +141,5 @@ def _address(process: subprocess.Popen[str], log: Any) -> str:
     status = process.wait()
     log.seek(0)
     last = [one_line(line) for line in log.read().splitlines() if line.strip()][-1:]
-    said = f": {last[0]}" if last else ""
-    raise ProgramFailed(f"llama.cpp ended before it had opened the exported file (status {status}){said}.")
+    reason = f": {last[0]}" if last else ""
+    raise ProgramFailed(f"llama.cpp ended before it opened the exported file (status {status}){reason}.")

@@ -19,13 +19,13 @@ NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 @dataclass(frozen=True)
 class Modelfile:
-    """What a Modelfile says.
+    """The content of a Modelfile.
 
     Args:
-        model: the file that FROM names.
-        template: in Go's template language.
-        system: the message in front of a conversation that begins with none; "" for none.
-        parameters: by name; of `stop`, a sorted list.
+        model: the file of FROM.
+        template: the prompt template, in Go's template language.
+        system: the system message of a conversation that has none; "" for none.
+        parameters: parameters by name; `stop` is a sorted list.
     """
 
     model: str
@@ -36,11 +36,11 @@ class Modelfile:
     @classmethod
     def read(cls, text: str) -> Modelfile:
         """Read a Modelfile's text."""
-        said: dict[str, str] = {}
+        instructions: dict[str, str] = {}
         parameters: dict[str, Any] = {}
         for name, long, short in INSTRUCTION.findall(text):
             if name.upper() != "PARAMETER":
-                said[name.upper()] = long or short
+                instructions[name.upper()] = long or short
                 continue
             key, _, value = short.strip().partition(" ")
             value = value.strip().removeprefix('"').removesuffix('"')
@@ -48,13 +48,15 @@ class Modelfile:
                 parameters["stop"] = sorted([*parameters.get("stop", []), value])
             else:
                 parameters[key] = float(value) if NUMBER.fullmatch(value) else value
-        return cls(said.get("FROM", ""), said.get("TEMPLATE", ""), said.get("SYSTEM", ""), parameters)
+        return cls(
+            instructions.get("FROM", ""), instructions.get("TEMPLATE", ""), instructions.get("SYSTEM", ""), parameters
+        )
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Return what the template writes of a conversation, up to the assistant's answer.
+        """Return the template's text of a conversation, up to the assistant's answer.
 
         Raises:
-            ExportDiffers: the template does something else than to write roles and contents in a loop.
+            ExportDiffers: the template does more than write roles and contents in a loop.
         """
         if self.system and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self.system}, *messages]
@@ -71,19 +73,19 @@ class Modelfile:
                 raise ExportDiffers(f"the Modelfile's template has an unknown {action!r}. Nothing was written.")
             part.append(text)
         turns = (
-            "".join({"{{.Role}}": turn["role"], "{{.Content}}": turn["content"]}.get(one, one) for one in loop)
+            "".join({"{{.Role}}": turn["role"], "{{.Content}}": turn["content"]}.get(piece, piece) for piece in loop)
             for turn in messages
         )
         return "".join([*before, *turns, *after])
 
     def _pieces(self) -> Iterator[tuple[str, str]]:
-        """Yield each action with the text behind it, without the blanks that its marks and the next one's trim."""
-        found = list(ACTION.finditer(self.template))
-        ends = [*(one.start() for one in found), len(self.template)]
-        trims = [*(one[1] for one in found), ""]
+        """Yield each action with the text after it, without blanks that trim markers remove."""
+        actions = list(ACTION.finditer(self.template))
+        ends = [*(action.start() for action in actions), len(self.template)]
+        trims = [*(action[1] for action in actions), ""]
         yield "", _trimmed(self.template[: ends[0]], "", trims[0])
-        for one, end, trim in zip(found, ends[1:], trims[1:], strict=True):
-            yield one[2], _trimmed(self.template[one.end() : end], one[3], trim)
+        for action, end, trim in zip(actions, ends[1:], trims[1:], strict=True):
+            yield action[2], _trimmed(self.template[action.end() : end], action[3], trim)
 
 
 def _trimmed(text: str, before: str, behind: str) -> str:

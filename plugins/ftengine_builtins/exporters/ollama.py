@@ -1,4 +1,4 @@
-"""Ollama: a GGUF file and the Modelfile by which `ollama create` takes it."""
+"""Ollama: a GGUF file and a Modelfile for `ollama create`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARAMETERS = {
     "penalty_repeat": "repeat_penalty",
     "penalty_last_n": "repeat_last_n",
 }
-"""llama.cpp's names of what answers are drawn with, and Ollama's."""
+"""Sampling settings: llama.cpp's names, and Ollama's."""
 
 SHORT = "Hi."
 PROBES: tuple[tuple[tuple[str, str], ...], ...] = (
@@ -47,7 +47,7 @@ PROBES: tuple[tuple[tuple[str, str], ...], ...] = (
     (("system", " \n"), ("user", SHORT)),
     (("user", SHORT), ("assistant", "<think>\nA thought.\n</think>\n\nHello."), ("user", "Go on.")),
 )
-"""Conversations in which templates differ: blanks at ends, a system message or none, thoughts, signs of templates."""
+"""Conversations that show differences of templates: blanks, system messages, thoughts, template syntax."""
 
 
 class OllamaExporter(GgufExporter):
@@ -57,11 +57,11 @@ class OllamaExporter(GgufExporter):
     Config: ClassVar[type[GgufConfig]] = GgufConfig
 
     def check(self, source: ExportSource) -> None:
-        """Refuse also a chat template that is not ChatML, and a LoRA alone."""
+        """Also refuse a chat template that is not ChatML, and a LoRA without its base."""
         super().check(source)
         if self.config.lora:
             raise NotExportable(
-                "Ollama takes LoRA of few architectures. Leave lora out: the merged model runs everywhere."
+                "Ollama supports LoRA only for few architectures. Leave lora out to export the merged model."
             )
         default_system(source)
 
@@ -71,13 +71,13 @@ class OllamaExporter(GgufExporter):
         return Exported(made.noise, {**made.facts, "template": "ChatML, equal on 10 conversations"}, USAGE, "gguf")
 
     def check_artifact(self, folder: Path, source: ExportSource) -> None:
-        """Refuse also a Modelfile with other parameters, template or system message."""
+        """Also refuse a Modelfile with another template, system message or other parameters."""
         super().check_artifact(folder, source)
         require_measured(read_modelfile(folder), source)
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
-        """Have llama.cpp serve the GGUF file as the Modelfile says."""
+        """Serve the GGUF file with llama.cpp, with the Modelfile's template and parameters."""
         with super().open(folder, source) as served:
             yield AsOllama(read_modelfile(folder), served)
 
@@ -97,9 +97,9 @@ class AsOllama(Runtime):
 
     def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
         own = self.modelfile.parameters
-        # What is drawn is compared greedily; that it is drawn as was measured has been compared before.
-        given = {name: own[name] for name in ("stop", "repeat_penalty", "repeat_last_n") if name in own}
-        return self._served.answer(self._as_text(prompt), max_new_tokens, given)
+        # Answers are compared greedily; `check_artifact` compares the sampling settings.
+        options = {name: own[name] for name in ("stop", "repeat_penalty", "repeat_last_n") if name in own}
+        return self._served.answer(self._as_text(prompt), max_new_tokens, options)
 
     def _as_text(self, prompt: Prompt) -> Prompt:
         text = prompt.text if prompt.messages is None else self.modelfile.render(prompt.messages)
@@ -111,13 +111,15 @@ def read_modelfile(folder: Path) -> Modelfile:
     return Modelfile.read((folder / MODELFILE).read_text(encoding="utf-8"))
 
 
-def require_measured(said: Modelfile, source: ExportSource) -> None:
-    """Refuse (ExportDiffers) a Modelfile with other parameters, or that writes other conversations, than measured."""
-    wanted = Modelfile.read(modelfile(source))
-    require_settings(MODELFILE, {"FROM": said.model, **said.parameters}, {"FROM": wanted.model, **wanted.parameters})
+def require_measured(written: Modelfile, source: ExportSource) -> None:
+    """Refuse a Modelfile whose parameters or conversations differ from the measured ones (ExportDiffers)."""
+    expected = Modelfile.read(modelfile(source))
+    require_settings(
+        MODELFILE, {"FROM": written.model, **written.parameters}, {"FROM": expected.model, **expected.parameters}
+    )
     for probe in PROBES:
         messages = [{"role": role, "content": content} for role, content in probe]
-        theirs, ours = (one.render(messages) for one in (said, wanted))
+        theirs, ours = (file.render(messages) for file in (written, expected))
         if theirs != ours:
             at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(theirs, ours, strict=False)))
             start = max(0, at - 12)
@@ -129,7 +131,7 @@ def require_measured(said: Modelfile, source: ExportSource) -> None:
 
 
 def modelfile(source: ExportSource) -> str:
-    """Return the Modelfile: all that Ollama would otherwise set to defaults of its own."""
+    """Return the Modelfile, with every setting that Ollama would otherwise choose itself."""
     system, turns = default_system(source), source.processor.convert_ids_to_tokens(list(source.stop))
     sampled = sampling(source)
     parameters: list[tuple[str, Any]] = [("stop", f'"{token}"') for token in turns]
@@ -140,21 +142,21 @@ def modelfile(source: ExportSource) -> str:
 
 
 def default_system(source: ExportSource) -> str:
-    """Return the system message that the model's template writes by itself, "" for none.
+    """Return the default system message of the model's template; "" if it has none.
 
     Raises:
-        NotExportable: the template is not ChatML (a probe conversation has other tokens in it), or writes the day.
+        NotExportable: the template is not ChatML (a conversation of PROBES has other tokens), or writes the date.
     """
     from ftengine.chat import has_template, render
 
     processor = source.processor
     if not has_template(processor):
         raise NotExportable(
-            f"the tokenizer of {source.base!r} has no chat template, so Ollama would have to guess one."
+            f"the tokenizer of {source.base!r} has no chat template, and Ollama would guess one. Export to gguf."
         )
     if "strftime_now" in str(processor.chat_template):
         raise NotExportable(
-            f"the chat template of {source.base!r} writes today's date, which a Modelfile would fix. Export to "
+            f"the chat template of {source.base!r} writes today's date, but a Modelfile is fixed. Export to "
             "gguf and serve that with llama.cpp, which runs the template itself."
         )
     try:
@@ -168,7 +170,7 @@ def default_system(source: ExportSource) -> str:
             ids = [processor(text, add_special_tokens=False)["input_ids"] for text in (ours, written.render(messages))]
             if ids[0] != ids[1]:
                 raise NotExportable(
-                    f"the chat template of {source.base!r} is not ChatML, the only one that is known to be the same in "
+                    f"the chat template of {source.base!r} is not ChatML, the only one that this exporter can write in "
                     f"Go: it writes {ours!r}. Export to gguf and serve that with llama.cpp, which runs the template "
                     "itself."
                 )

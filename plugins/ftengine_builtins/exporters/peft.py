@@ -1,4 +1,4 @@
-"""A LoRA adapter in PEFT's format that servers apply as it was trained."""
+"""A LoRA adapter in PEFT's format with rank and scale in the plain form that servers support."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NOISE = 1e-3
-"""Folding scales into B rounds at other places, which is all that differs; in float32."""
+"""Allowed mean difference of log-probabilities in float32: scales folded into B round at other places."""
 
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM's --max-lora-rank takes."""
+"""Values that vLLM's --max-lora-rank allows."""
 
 MERGE = "Merge it: `ftengine export RUN --to transformers OUT`."
 PAIR = re.compile(r"(?P<path>.+)\.lora_A\.weight")
@@ -32,12 +32,12 @@ model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")"""
 
 
 class PeftExporter(Exporter):
-    """The LoRA adapter in PEFT's format, of one rank and scale 1, for servers that ignore rsLoRA and patterns."""
+    """The LoRA adapter in PEFT's format, with one rank and scale 1, for servers that ignore rsLoRA and patterns."""
 
     name = "peft"
 
     def check(self, source: ExportSource) -> None:
-        """Refuse what no server takes: other methods, DoRA, modules that train whole, embeddings."""
+        """Refuse adapters that servers do not support: other methods, DoRA, fully trained modules, embeddings."""
         read_lora_config(source.trained)
         source_of_pairs(source.trained)
 
@@ -47,13 +47,13 @@ class PeftExporter(Exporter):
         config = read_lora_config(source.trained)
         folded, rank = folded_pairs(source.trained)
         names = {path: (f"{path}.lora_A.weight", f"{path}.lora_B.weight") for path in folded}
-        tensors = {key: one for path, pair in folded.items() for key, one in zip(names[path], pair, strict=True)}
+        tensors = {key: tensor for path, pair in folded.items() for key, tensor in zip(names[path], pair, strict=True)}
         save_tensors(tensors, folder / WEIGHTS)
         plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
         text = json.dumps({**config, **plain, "lora_dropout": 0.0}, indent=2, sort_keys=True)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
         source.processor.save_pretrained(folder)
-        served = next((one for one in VLLM_RANKS if one >= rank), None)
+        served = next((limit for limit in VLLM_RANKS if limit >= rank), None)
         return Exported(NOISE, {"rank": rank, "layers": len(folded), "vllm_max_lora_rank": served}, USAGE, "peft")
 
     @contextmanager
@@ -66,14 +66,14 @@ class PeftExporter(Exporter):
         loaded = source.load_base()
         loaded.module.float()
         module: Any = PeftModel.from_pretrained(loaded.module, folder)
-        # transformers' `generate` of a PEFT model has the base's settings, as an adapter has none itself.
+        # An adapter has no generation settings; transformers' `generate` uses those of the base.
         module.generation_config = _as_measured(loaded.module.generation_config, source)
         loaded.module = module
         yield Runtime(model=loaded)
 
 
 def _as_measured(settings: Any, source: ExportSource) -> Any:
-    """Return generation settings of the base with what a server of an adapter is asked for: ends, no sampling, …"""
+    """Return the base's generation settings with the measured ones: end tokens, greedy decoding, …"""
     from ftengine.model import measured_settings
 
     measured = measured_settings(settings.to_dict(), source.generation)
@@ -83,15 +83,15 @@ def _as_measured(settings: Any, source: ExportSource) -> Any:
 
 
 def read_lora_config(adapter: Path) -> dict[str, Any]:
-    """Return adapter_config.json of a LoRA that servers take (NotExportable says what stands against it)."""
+    """Return adapter_config.json of a LoRA (NotExportable: servers do not support it, with the reason)."""
     file = adapter / CONFIG
     if not file.is_file():
-        raise NotExportable(f"{str(adapter)!r} holds no adapter of PEFT. {MERGE}")
+        raise NotExportable(f"{str(adapter)!r} has no {CONFIG}, so it is not a PEFT adapter. {MERGE}")
     config = json_of_file(file)
     faults = {
-        f"it is {config.get('peft_type')}, and servers take LoRA alone": config.get("peft_type") != "LORA",
-        "it is DoRA, which servers refuse": config.get("use_dora"),
-        f"modules train whole ({', '.join(config.get('modules_to_save') or ())}), which servers refuse": config.get(
+        f"it is {config.get('peft_type')}, but servers support only LoRA": config.get("peft_type") != "LORA",
+        "it is DoRA, which servers do not support": config.get("use_dora"),
+        f"servers do not support its modules_to_save ({', '.join(config.get('modules_to_save') or ())})": config.get(
             "modules_to_save"
         ),
     }
@@ -101,23 +101,23 @@ def read_lora_config(adapter: Path) -> dict[str, Any]:
 
 
 def source_of_pairs(adapter: Path) -> list[str]:
-    """Return the paths of the adapted layers (NotExportable: one of them is no linear layer)."""
+    """Return the paths of the adapted layers (NotExportable: one is not a linear layer)."""
     from safetensors import safe_open
 
     with safe_open(adapter / WEIGHTS, framework="pt") as file:
         keys = list(file.keys())
     paths = sorted(match["path"] for key in keys if (match := PAIR.fullmatch(key)))
-    known = {f"{path}.lora_{side}.weight" for path in paths for side in "AB"}
-    if other := sorted(set(keys) - known):
+    expected = {f"{path}.lora_{side}.weight" for path in paths for side in "AB"}
+    if other := sorted(set(keys) - expected):
         raise NotExportable(
-            f"the adapter in {str(adapter)!r} cannot be served: {other[0]!r} is no part of a linear layer's update, "
-            f"and servers take these alone. {MERGE}"
+            f"the adapter in {str(adapter)!r} cannot be served: {other[0]!r} does not belong to a linear layer, "
+            f"and servers support only these. {MERGE}"
         )
     return paths
 
 
 def folded_pairs(adapter: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], int]:
-    """Return A (r, in) and B (out, r) of each layer, with its scale in B and zeros up to the highest rank, and that."""
+    """Return A (r, in) and B (out, r) of each layer, and r: scales are folded into B, ranks padded with zeros to r."""
     import torch
 
     from ftengine.model import read_tensors
@@ -135,8 +135,10 @@ def folded_pairs(adapter: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], int]:
 
 
 def scale_of(config: Mapping[str, Any], path: str, rank: int) -> float:
-    """Return what a layer's update is multiplied by, as PEFT says it: alpha / r, or alpha / √r of rsLoRA."""
+    """Return the scale of a layer's update in PEFT: alpha / r, or alpha / √r for rsLoRA."""
     name = path.removeprefix("base_model.model.")
     patterns = config.get("alpha_pattern") or {}
-    alpha = next((one for key, one in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), config["lora_alpha"])
+    alpha = next(
+        (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), config["lora_alpha"]
+    )
     return alpha / rank**0.5 if config.get("use_rslora") else alpha / rank

@@ -20,7 +20,7 @@ from ftengine_builtins.tasks.reranking_rows import asked_of
 from ftengine_builtins.tasks.sentence_transformers import drop_chat_template
 
 NOISE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
-"""What rounding the weights is taken to explain of a vector, or a score, by its size."""
+"""Relative difference of vectors or scores that rounding of the weights may explain, by dtype."""
 
 SETTINGS = (
     "modules.json",
@@ -30,7 +30,7 @@ SETTINGS = (
 )
 """Files of an encoder's settings."""
 LONGEST = "model_max_length"
-"""Key of a reranker's longest pair, in tokenizer_config.json."""
+"""Key of a reranker's maximum length in tokenizer_config.json."""
 
 ENCODER = """from sentence_transformers import SentenceTransformer
 
@@ -49,7 +49,7 @@ class SentenceTransformersExporter(TransformersExporter):
     name = "sentence-transformers"
 
     def check(self, source: ExportSource) -> None:
-        """Refuse what is neither: other tasks than embedding, and classifiers that are no rerankers."""
+        """Refuse tasks other than embedding, and classifiers that are not rerankers."""
         if not isinstance(source.task, Embedding) and not is_reranker(source.task):
             raise NotExportable(
                 f"a model of task {source.task.name!r} is neither an encoder (task embedding) nor a reranker (task "
@@ -72,23 +72,23 @@ class SentenceTransformersExporter(TransformersExporter):
         return Exported(NOISE[dtype], {"dtype": dtype, "max_seq_length": longest}, usage, self.name)
 
     def asks(self, source: ExportSource) -> Sequence[Mapping[str, Any]]:
-        """Return each text of a row with both prompts and as plain `encode` reads it; a reranker has no prompts."""
+        """Return the proof's options: each text of a row with both prompts and with none; a reranker has no prompts."""
         task: Any = source.task
         if not isinstance(task, Embedding):
             return [{}]
         plain = {"prompt": "none"} if task.config.rows in PAIRED else {}
-        ways = {"prompt": "query"}, {"prompt": "document"}, plain
-        return [{"column": column, **way} for column in PARTS[task.config.rows] for way in ways]
+        prompts = {"prompt": "query"}, {"prompt": "document"}, plain
+        return [{"column": column, **prompt} for column in PARTS[task.config.rows] for prompt in prompts]
 
     def check_artifact(self, folder: Path, source: ExportSource) -> None:
-        """Refuse also other modules, pooling, prompts or another longest text."""
+        """Also refuse other modules, pooling, prompts or another maximum length."""
         super().check_artifact(folder, source)
         if not isinstance(source.task, Embedding):
-            found, longest = read(folder / "tokenizer_config.json").get(LONGEST), _longest(source)
-            require_settings("tokenizer_config.json", {LONGEST: found}, {LONGEST: longest})
+            written, longest = read(folder / "tokenizer_config.json").get(LONGEST), _longest(source)
+            require_settings("tokenizer_config.json", {LONGEST: written}, {LONGEST: longest})
             return
         for name in SETTINGS:
-            both = (_by_key(read(one / name)) for one in (folder, source.merged(self.config.dtype)))
+            both = (_by_key(read(place / name)) for place in (folder, source.merged(self.config.dtype)))
             require_settings(name, *both)
 
     @contextmanager
@@ -104,18 +104,18 @@ class SentenceTransformersExporter(TransformersExporter):
 
 
 def _longest(source: ExportSource) -> int:
-    """Return the longest pair of a reranker in tokens."""
+    """Return the maximum length of a reranker's pair in tokens."""
     task: Any = source.task
     return task.limit(source.max_length)
 
 
 def _by_key(settings: Any) -> dict[str, Any]:
-    """Return a JSON file's keys; of a list, its items by their place."""
-    return settings if isinstance(settings, dict) else {str(i): one for i, one in enumerate(settings)}
+    """Return a JSON file's content as a mapping; a list's items by their index."""
+    return settings if isinstance(settings, dict) else {str(i): item for i, item in enumerate(settings)}
 
 
 class _Encoder(Runtime):
-    """What encodes texts; blanks at their ends are left out, as in training."""
+    """Encodes texts without blanks at their ends, as in training."""
 
     def __init__(self, folder: Path, task: Any, library: Any) -> None:
         self._task, self.name = task, f"sentence-transformers {library.__version__}"
@@ -123,13 +123,13 @@ class _Encoder(Runtime):
 
     def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[dict[str, Any]]:
         texts = [self._task.asked(row, options)[1].strip() for row in rows]
-        ways = {"query": self._opened.encode_query, "document": self._opened.encode_document}
-        encode = ways.get(options.get("prompt", ""), self._opened.encode)
+        encoders = {"query": self._opened.encode_query, "document": self._opened.encode_document}
+        encode = encoders.get(options.get("prompt", ""), self._opened.encode)
         return [{"vector": vector} for vector in encode(texts, show_progress_bar=False)]
 
 
 class _Reranker(Runtime):
-    """What scores pairs of query and document."""
+    """Scores pairs of query and document."""
 
     def __init__(self, folder: Path, task: Any, library: Any) -> None:
         self._task, self.name = task, f"sentence-transformers {library.__version__}"
@@ -137,18 +137,18 @@ class _Reranker(Runtime):
 
     def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[dict[str, Any]]:
         if isinstance(self._task, Reranking):
-            asked = [asked_of(row) for row in rows]
-            return answers(asked, self._scores(pairs_of(asked)))
+            queries = [asked_of(row) for row in rows]
+            return answers(queries, self._scores(pairs_of(queries)))
         columns = self._task.columns()
         scores = self._scores([(row[columns["text"]], row[columns["pair"]]) for row in rows])
         return [{"scores": {RELEVANT: score}} for score in scores]
 
     def _scores(self, pairs: list[tuple[str, str]]) -> list[float]:
-        return [float(one) for one in self._opened.predict(pairs, show_progress_bar=False)]
+        return [float(score) for score in self._opened.predict(pairs, show_progress_bar=False)]
 
 
 def is_reranker(task: Task) -> bool:
-    """Say whether a task scores how relevant a document is to a query."""
+    """Return whether a task scores the relevance of a document to a query."""
     return isinstance(task, Reranking) or (
         isinstance(task, TextClassification) and task.config.kind == RELEVANCE and task.config.pair is not None
     )

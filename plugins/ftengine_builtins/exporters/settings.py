@@ -1,4 +1,4 @@
-"""Settings of an exported folder, compared with those of the model that was measured."""
+"""Comparison of an exported folder's settings with those of the measured model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from ftengine.errors import ExportDiffers
 
 
-def require_settings(file: str, found: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
-    """Refuse a file of which settings are not those that were measured.
+def require_settings(file: str, written: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+    """Refuse a file whose settings differ from the measured ones.
 
     Raises:
-        ExportDiffers: the message names each setting that differs, its value and the one that was measured.
+        ExportDiffers: names each setting that differs, with its value and the measured one.
     """
     differing = [
-        f"{key} is {_shown(found, key)}, measured {_shown(measured, key)}"
-        for key in sorted(found.keys() | measured.keys())
-        if found.get(key) != measured.get(key)
+        f"{key} is {_shown(written, key)}, measured {_shown(measured, key)}"
+        for key in sorted(written.keys() | measured.keys())
+        if written.get(key) != measured.get(key)
     ]
     if differing:
         raise ExportDiffers(
-            f"{file} has other settings than were measured: {'; '.join(differing)}. Nothing was written."
+            f"{file} has settings that differ from the measured ones: {'; '.join(differing)}. Nothing was written."
         )
 
 

@@ -1,4 +1,4 @@
-"""A plain transformers folder, as transformers, vLLM, SGLang and TGI serve it."""
+"""A plain transformers folder for transformers, vLLM, SGLang and TGI."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftengine.errors import ExportDiffers, NotExportable
 from ftengine_builtins.exporters.settings import require_settings
 
 NOISE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
-"""What rounding the weights is taken to explain of a token's log-probability, in the mean."""
+"""Mean difference of a token's log-probability that rounding of the weights may explain, by dtype."""
 
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -31,17 +31,17 @@ class TransformersConfig(Config):
 
 
 class TransformersExporter(Exporter):
-    """The merged model as a plain transformers folder, with every end token, and the template where servers read it."""
+    """The merged model as a plain transformers folder, with all end tokens and the chat template."""
 
     name = "transformers"
     Config = TransformersConfig
 
     def check(self, source: ExportSource) -> None:
-        """Refuse a model of another library, and a strategy that has no merged form."""
+        """Refuse a model of another library, and a strategy that cannot be merged."""
         if not hasattr(source.module, "save_pretrained"):
             raise NotExportable(
-                f"{type(source.module).__name__} is no model of transformers. Use `ftengine merge`, which writes it as "
-                "its own library opens it."
+                f"{type(source.module).__name__} is not a transformers model. Use `ftengine merge`, which writes it in "
+                "the format of its own library."
             )
         source.check_merge()
 
@@ -50,21 +50,21 @@ class TransformersExporter(Exporter):
         shutil.copytree(merged, folder, copy_function=_linked, dirs_exist_ok=True)
         if source.stop:
             write_generation(folder / "generation_config.json", source)
-        if (folder / TEMPLATE_FILE).is_file():  # older programs read it in tokenizer_config.json alone
+        if (folder / TEMPLATE_FILE).is_file():  # older programs read it only from tokenizer_config.json
             template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
             rewrite(folder / "tokenizer_config.json", {"chat_template": template})
         dtype = read(folder / "config.json").get("dtype", "float32")
         return Exported(NOISE[dtype], {"dtype": dtype, "end_tokens": list(source.stop)}, usage(source), self.name)
 
     def check_artifact(self, folder: Path, source: ExportSource) -> None:
-        """Refuse other tensors, and another config.json, than those of the merged model."""
+        """Refuse tensors and a config.json that differ from the merged model's."""
         merged = source.merged(self.config.dtype)
-        require_settings("config.json", *(read(one / "config.json") for one in (folder, merged)))
+        require_settings("config.json", *(read(place / "config.json") for place in (folder, merged)))
         require_tensors(folder, merged)
 
     @contextmanager
     def open(self, folder: Path, source: ExportSource) -> Iterator[Runtime]:
-        """Open the folder with transformers alone."""
+        """Open the folder with plain transformers."""
         import torch
         from transformers import AutoConfig
 
@@ -72,13 +72,15 @@ class TransformersExporter(Exporter):
 
         module, wrong = open_model(folder, torch.float32)
         if wrong:
-            raise NotExportable(f"{str(folder)!r} lacks, or holds beyond the model, {len(wrong):,} keys: {wrong[0]!r}.")
+            raise NotExportable(
+                f"{str(folder)!r} has {len(wrong):,} missing or unexpected tensors, such as {wrong[0]!r}."
+            )
         AutoConfig.from_pretrained(folder, local_files_only=True)  # as every server does first
         yield Runtime(model=LoadedModel(module, processor_of(folder, source.processor), str(folder), source.head))
 
 
 def write_generation(file: Path, source: ExportSource) -> None:
-    """Write the generation settings that were measured, and every token that ends an answer."""
+    """Write the measured generation settings with all end tokens."""
     from ftengine.model import measured_settings
 
     settings = {**measured_settings(read(file), source.generation), "eos_token_id": _one_or_all(source.stop)}
@@ -86,7 +88,7 @@ def write_generation(file: Path, source: ExportSource) -> None:
 
 
 def usage(source: ExportSource) -> str:
-    """Return Python that loads the folder."""
+    """Return Python code that loads the folder."""
     kind, processor = type(source.module).__name__, _processor_kind(source.processor)
     return (
         f'from transformers import {processor}, {kind}\n\nmodel = {kind}.from_pretrained("FOLDER")\n'
@@ -95,7 +97,7 @@ def usage(source: ExportSource) -> str:
 
 
 def require_tensors(folder: Path, merged: Path) -> None:
-    """Refuse (ExportDiffers) a folder of which a tensor is not that of the merged one, to the bit."""
+    """Refuse a folder with a tensor that is not bitwise equal to the merged one (ExportDiffers)."""
     import torch
 
     from ftengine.model import read_tensors
@@ -104,15 +106,15 @@ def require_tensors(folder: Path, merged: Path) -> None:
         own = folder / file.name
         if own.is_file() and own.samefile(file):
             continue
-        found, wanted = read_tensors(own) if own.is_file() else {}, read_tensors(file)
-        for name, tensor in wanted.items():
-            other = found.get(name)
+        written, expected = read_tensors(own) if own.is_file() else {}, read_tensors(file)
+        for name, tensor in expected.items():
+            other = written.get(name)
             if other is None or other.dtype != tensor.dtype or not torch.equal(other, tensor):
-                raise ExportDiffers(f"{name!r} in {file.name} is not that of the merged model. Nothing was written.")
+                raise ExportDiffers(f"{name!r} in {file.name} differs from the merged model's. Nothing was written.")
 
 
 def processor_of(folder: Path, like: Any) -> Any:
-    """Open the tokenizer, or image processor, that lies in a folder."""
+    """Open the tokenizer or image processor in a folder; `like` is the run's."""
     import transformers
 
     return getattr(transformers, _processor_kind(like)).from_pretrained(folder, local_files_only=True)
@@ -127,7 +129,7 @@ def _one_or_all(tokens: tuple[int, ...]) -> int | list[int]:
 
 
 def _linked(source: str, target: str) -> None:
-    """Have a file in a second place, without a second copy where the file system can; JSON is rewritten, so copied."""
+    """Hard-link safetensors files if the file system can, and copy other files, as JSON will be rewritten."""
     if source.endswith(".safetensors"):
         try:
             os.link(source, target)
@@ -138,11 +140,11 @@ def _linked(source: str, target: str) -> None:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return a JSON file's keys; none where there is no such file."""
+    """Return a JSON file's content; {} if the file does not exist."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def rewrite(file: Path, settings: dict[str, Any]) -> None:
-    """Set keys of a JSON file; the others stay."""
+    """Set keys of a JSON file; other keys stay."""
     text = json.dumps({**read(file), **settings}, indent=2, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8")

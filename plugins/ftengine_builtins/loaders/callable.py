@@ -1,4 +1,4 @@
-"""Models that the user's own Python code builds."""
+"""Models that the user's Python code builds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 class CallableLoader(ModelLoader):
-    """Call module:function for the model; runs your code, so only where the recipe says `loader: callable`.
+    """Call module:function for the model. It runs your code, so the recipe must set `loader: callable`.
 
     The function is called as `function(request)` if it takes one argument (a `LoadRequest`), else as `function()`. It
     returns a torch module, or (module, processor), or a `LoadedModel`. One that takes the request is first called for
@@ -38,33 +38,33 @@ class CallableLoader(ModelLoader):
         self._waiting: dict[str, Any] = {}
 
     def accepts(self, source: str) -> bool:
-        """Accept nothing by itself: running code takes `loader: callable`."""
+        """Return False, as running code requires `loader: callable`."""
         return False
 
     def check_source(self, source: str) -> None:
-        """Look at the spelling and for the module, without importing it."""
+        """Check the spelling, and find the module without importing it."""
         if not SHAPE.fullmatch(source):
             raise SourceError(f"{source!r}: loader callable takes module:function, for example my_models:small.")
         top = source.partition(":")[0].partition(".")[0]
         with _working_directory_importable():
             if top not in sys.modules and importlib.util.find_spec(top) is None:
-                raise SourceError(f"{source!r}: there is no module {top!r}, neither installed nor in {os.getcwd()!r}.")
+                raise SourceError(f"{source!r}: module {top!r} is neither installed nor in {os.getcwd()!r}.")
 
     def runs_code(self, source: str) -> str:
         return f"the function {source}"
 
     def load_processor(self, source: str) -> Any:
-        """Return the processor that comes with the model, or None where it comes alone."""
+        """Return the processor that the function returns with the model; None if it returns only a model."""
         self.check_source(source)
         function = _find(source)
         result = _call(function, LoadRequest(source, head=""))
         _, processor = _parts(result, source)
-        if not _wants_request(function, source):  # nothing else to be had from a second call
+        if not _wants_request(function, source):  # a second call would return the same
             self._waiting[source] = result
         return processor
 
     def load(self, request: LoadRequest) -> LoadedModel:
-        # Each model is handed out once: the next caller must not meet one that was trained.
+        # Each model is returned once, so that no caller gets one that was trained.
         self.check_source(request.source)
         waiting = self._waiting.pop(request.source, None)
         result = waiting if waiting is not None else _call(_find(request.source), request)
@@ -73,13 +73,15 @@ class CallableLoader(ModelLoader):
             limit = longest_input(module, processor)
             result = LoadedModel(module, processor, request.source, request.head, max_length=limit)
         if result.head != request.head:
-            raise SourceError(f"{request.source!r} has the head {result.head!r}; the task needs {request.head!r}.")
+            raise SourceError(
+                f"{request.source!r} returned a model with head {result.head!r}; the task needs {request.head!r}."
+            )
         if result.labels not in (None, request.labels):
             raise SourceError(
                 f"{request.source!r} returned a model for {result.labels}; the data has {request.labels}. "
                 "Take the labels, and their order, from the request."
             )
-        # Not the classes of the model alone decide what it is.
+        # The fingerprint includes the code of the module, as the model's classes may come from elsewhere.
         code = {"code": fingerprint_code(request.source.partition(":")[0])}
         own = {**result.fingerprint, **code}
         return replace(result, source=request.source, labels=request.labels, fingerprint=own)
@@ -99,7 +101,7 @@ def _find(source: str) -> Callable[..., Any]:
 
 
 def _wants_request(function: Callable[..., Any], source: str) -> bool:
-    """Say whether to pass the request: a parameter of that name, or exactly one that has to be given."""
+    """Return whether to pass the request: to a parameter of that name, or to the only required one."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # built-in callables have no signature
@@ -108,7 +110,7 @@ def _wants_request(function: Callable[..., Any], source: str) -> bool:
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(needed) > 1 or (needed and needed[0] not in positional):
         names = ", ".join(p.name for p in needed)
-        raise SourceError(f"{source!r} needs the arguments {names}; it may take one, the LoadRequest, or none.")
+        raise SourceError(f"{source!r} requires the arguments {names}; it must require at most one, the LoadRequest.")
     return bool(needed) or bool(positional and positional[0].name == "request")
 
 
@@ -132,7 +134,7 @@ def _parts(result: Any, source: str) -> tuple[nn.Module, Any]:
 
 @contextmanager
 def _running(failure: str) -> Iterator[None]:
-    """Run the user's code, which may raise anything; `failure` is what the error begins with."""
+    """Run the user's code, which may raise anything; `failure` is the beginning of the message."""
     with _working_directory_importable():
         try:
             yield

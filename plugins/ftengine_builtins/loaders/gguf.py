@@ -1,4 +1,4 @@
-"""Models in llama.cpp's GGUF files, unpacked into a plain transformers model.
+"""Models in llama.cpp's GGUF files, dequantised into a plain transformers model.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -33,16 +33,16 @@ from ftengine_builtins.loaders.pretrained import (
 from ftengine_builtins.loaders.quiet import cause, reading
 
 ADDRESSES = ("repo_url", "url", "source.repo_url", "source.url")
-"""Keys under which a file may state where it, or what it was converted from, lies."""
+"""Keys with which a file may state its own address or that of its source."""
 ON_HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)/?(?:$|tree/)")
 COUNTED = re.compile(r"\.(block|expert)_count$")
 VOCABULARY = "tokenizer.ggml."
 UNPACKED = 1 << 17
-"""Bytes of packed weights that are unpacked at once: SmolLM2-135M takes 0.2 s, where 16 rows at once take 0.6."""
+"""Bytes of quantised weights that are dequantised at once. SmolLM2-135M takes 0.2 s; with 16 rows at once, 0.6 s."""
 
 
 class GgufLoader(ModelLoader):
-    """Load a GGUF file; its weights are unpacked, and what is trained saves as an ordinary model."""
+    """Load a GGUF file. Its weights are dequantised, and the tuned model is saved as an ordinary one."""
 
     name = "gguf"
 
@@ -56,21 +56,21 @@ class GgufLoader(ModelLoader):
         """Accept an existing file whose name ends in .gguf."""
         try:
             return source.lower().endswith(".gguf") and Path(source).is_file()
-        except (OSError, ValueError):  # no path at all: too long, a null byte
+        except (OSError, ValueError):  # not a path: too long, or with a null byte
             return False
 
     def provenance(self, source: str) -> Provenance:
-        """Return the licence that the file states, and the hub's address of what it was made of."""
+        """Return the licence that the file states, and the name on the hub of its source."""
         file = read_gguf(Path(source))
         stated = {key: file.value(f"general.{key}") for key in ("license", "license.name", *ADDRESSES)}
         text = {key: value for key, value in stated.items() if isinstance(value, str)}
-        found = next(filter(None, (ON_HUB.match(text.get(key, "")) for key in ADDRESSES)), None)
+        address = next(filter(None, (ON_HUB.match(text.get(key, "")) for key in ADDRESSES)), None)
         own = text.get("license", "")
         license = text.get("license.name", own) if own in ("", "other") else own
-        return Provenance(found[1] if found else "", license)
+        return Provenance(address[1] if address else "", license)
 
     def check_source(self, source: str) -> None:
-        """Read the header: a damaged, truncated or split file is found before anything is loaded."""
+        """Read the header, to refuse damaged, truncated and split files before loading."""
         path = Path(source)
         if not path.is_file():
             raise SourceError(f"no file {source!r}. A GGUF source is the path of one .gguf file.")
@@ -81,12 +81,14 @@ class GgufLoader(ModelLoader):
             cure = "Join them first: llama-gguf-split --merge FIRST_PART OUT.gguf."
             raise SourceError(f"{source!r} is one of {parts} parts. {cure}")
         if not file.tensors or not file.value("general.architecture"):
-            raise SourceError(f"{source!r} holds no model: {len(file.tensors)} tensors and no usable metadata.")
+            raise SourceError(
+                f"{source!r} holds no model: {len(file.tensors)} tensors and no usable metadata. Choose another file."
+            )
         require_possible({key: file.value(key) for key in file.fields if COUNTED.search(key)}, source)
         self._parsed = {path.absolute(): file}
 
     def check_head(self, source: str, head: str) -> None:
-        """Ask transformers by the file's metadata."""
+        """Check that transformers has this head for the architecture in the file's metadata."""
         auto_class(head, self._config(source), source)
 
     def load_processor(self, source: str) -> Any:
@@ -97,7 +99,7 @@ class GgufLoader(ModelLoader):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
                 end = self._parsed[path].value("tokenizer.ggml.eos_token_id")
                 if isinstance(end, int) and tokenizer.eos_token_id != end and 0 <= end < len(tokenizer):
-                    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)  # older versions take another
+                    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)  # older versions set another token
                 self._tokenizers[path] = pad_with_eos(tokenizer)
         return self._tokenizers[path]
 
@@ -107,8 +109,8 @@ class GgufLoader(ModelLoader):
         file = self._parsed.pop(path, None) or read_gguf(path)
         file.fields = {key: value for key, value in file.fields.items() if not key.startswith(VOCABULARY)}  # known
         with parsed_once(file):
-            # Plain weights without a mark of quantisation on them, so that the model saves and reloads as any other.
-            # Versions of transformers without GgufConfig know nothing else.
+            # Dequantised weights, so that the model can be saved and loaded as any other. Versions of transformers
+            # without GgufConfig always dequantise.
             packing = getattr(transformers, "GgufConfig", None)
             options = {} if packing is None else {"quantization_config": packing(dequantize=True)}
             return load_pretrained(request, path.parent, config, tokenizer, gguf_file=str(path), **options)
@@ -118,10 +120,10 @@ class GgufLoader(ModelLoader):
         tokenizer = self.load_processor(request.source) if request.processor else None
         path = Path(request.source).absolute()
         file = self._parsed.get(path) or read_gguf(path)
-        return build_skeleton(request, config, tokenizer, held=sum(int(one.n_elements) for one in file.tensors))
+        return build_skeleton(request, config, tokenizer, held=sum(int(tensor.n_elements) for tensor in file.tensors))
 
     def _config(self, source: str) -> Any:
-        path = Path(source).absolute()  # links stay: what they lead to may have no suffix, by which it is known
+        path = Path(source).absolute()  # do not resolve links: their targets may lack the suffix
         if path not in self._configs:
             with self._reading(source, path) as where:
                 self._configs[path] = transformers.AutoConfig.from_pretrained(**where, trust_remote_code=False)
@@ -129,19 +131,19 @@ class GgufLoader(ModelLoader):
 
     @contextmanager
     def _reading(self, source: str, path: Path) -> Iterator[dict[str, Any]]:
-        """Let transformers read metadata of the file, which is parsed once; yield where that is."""
+        """Let transformers read the file's metadata, which is parsed once; yield its arguments."""
         if path not in self._parsed:
             self.check_source(source)
         with reading(source), parsed_once(self._parsed[path]):
-            # The whole path goes in: transformers prefers a file of that bare name in the working directory.
+            # Pass the full path: transformers prefers a file with the bare name in the working directory.
             yield {"pretrained_model_name_or_path": path.parent, "gguf_file": str(path)}
 
 
 class GgufFile(gguf.GGUFReader):
-    """A GGUFReader that refuses to read beyond the file's end, where the package returns less than it was asked for.
+    """A faster GGUFReader that raises at the end of a truncated file, where the package returns fewer items.
 
-    It takes a slice for each entry of the vocabulary, three times slower on a memmap than on a plain array, and ten
-    times slower by a call for each than in one loop.
+    The package slices the file for each entry of the vocabulary. That is three times faster on a plain array than on a
+    memmap, and ten times faster in one loop than with one call for each entry.
     """
 
     @property
@@ -155,11 +157,11 @@ class GgufFile(gguf.GGUFReader):
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
         end = int(offset) + np.dtype(dtype).itemsize * int(count)
         if end > len(self._plain):
-            raise EOFError(f"{len(self._plain):,} bytes, where its header names at least {end:,}")
+            raise EOFError(f"it has {len(self._plain):,} bytes, but its header requires at least {end:,}")
         return super()._get(offset, dtype, count, override_order)
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
-        """Return what the package returns: an array for each item of a list, before a text's bytes its length."""
+        """Return the same as the package: an array for each item of a list, for texts their length before the bytes."""
         kind, start = gguf.GGUFValueType, int(orig_offs)
         if raw_type != kind.ARRAY or self.byte_order != "I":  # not the machine's own
             return super()._get_field_parts(orig_offs, raw_type)
@@ -182,39 +184,39 @@ class GgufFile(gguf.GGUFReader):
         return at - start, parts, list(range(3, len(parts), 2)), [kind.ARRAY, *[item] * bool(count)]
 
     def value(self, key: str) -> Any:
-        """Return a number or text of the metadata, None where it has no such key (SourceError: no text of UTF-8)."""
+        """Return a number or text of the metadata; None if the key is missing (SourceError: text that is not UTF-8)."""
         field = self.get_field(key)
         try:
             return None if field is None else field.contents()
         except UnicodeDecodeError as error:
-            raise SourceError(f"a GGUF file has no text under {key!r}: {error}. Fetch it again.") from None
+            raise SourceError(f"a GGUF file has invalid text under {key!r}: {error}. Download it again.") from None
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read metadata and tensor table, 0.1 s for a vocabulary of 50,000 (SourceError: no GGUF, damaged, cut short)."""
+    """Read metadata and tensor table (SourceError: not GGUF, damaged or truncated); 0.1 s for 50,000 tokens."""
     try:
         return GgufFile(path)
     except EOFError as error:
-        raise SourceError(f"{str(path)!r} is cut short or damaged: {error}. Fetch it again.") from None
-    # Lengths and offsets of a damaged file point anywhere; the package stumbles over them in every way.
+        raise SourceError(f"{str(path)!r} is truncated or damaged: {error}. Download it again.") from None
+    # Lengths and offsets of a damaged file are arbitrary, and the package may raise anything.
     except Exception as error:
-        raise SourceError(f"{str(path)!r} is no GGUF file that can be read: {cause(error)} Fetch it again.") from None
+        raise SourceError(f"{str(path)!r} cannot be read as GGUF: {cause(error)} Download it again.") from None
 
 
 @contextmanager
 def parsed_once(file: GgufFile) -> Iterator[None]:
-    """Let transformers use a parsed file, build its name map once, decode texts and unpack quickly, and draw no bar.
+    """Let transformers use a parsed file, cache its name map, decode and dequantise quickly, and show no bar.
 
-    It parses the file anew for config, tokenizer and weights, and builds the same name map for every
-    submodule. Both are pure functions of an unchanged file, so remembering them changes nothing but
-    the time: 20 s become 5 s for a model of 135M parameters in 30 layers.
+    transformers parses the file again for config, tokenizer and weights, and builds the name map for every submodule.
+    Both are pure functions of the file, so caching saves only time: 20 s become 5 s for a model of 135M parameters in
+    30 layers.
     """
-    from transformers import modeling_gguf_pytorch_utils  # half a second of importing, which lists do without
+    from transformers import modeling_gguf_pytorch_utils  # half a second of imports, which lists do not need
 
     names = functools.lru_cache(maxsize=1)(gguf.get_tensor_name_map)
     parse = modeling_gguf_pytorch_utils._gguf_parse_value
 
-    def value_of(part: np.ndarray, types: Any) -> Any:  # it copies a text byte by byte
+    def value_of(part: np.ndarray, types: Any) -> Any:  # transformers copies a text byte by byte
         return bytes(part).decode() if types[-1:] == [gguf.GGUFValueType.STRING] else parse(part, types)
 
     with (
@@ -227,16 +229,16 @@ def parsed_once(file: GgufFile) -> Iterator[None]:
         # Under Python 3.10, some versions find the package and not its version (fixed in 5.20).
         patch.object(modeling_gguf_pytorch_utils, "is_gguf_available", lambda: True, create=True),
     ):
-        with suppress(ImportError):  # newer versions read metadata by themselves, text by text from a memmap
+        with suppress(ImportError):  # newer versions have their own reader of metadata, on a memmap
             reader = import_module("transformers.integrations.gguf.reader")
             newer.enter_context(patch.object(reader, "_mapped", lambda _: file.data))
         yield
 
 
 def unpack(packed: np.ndarray, kind: Any) -> np.ndarray:
-    """Return (…, N) float32, what the package makes of packed weights, (…, bytes) of a kind.
+    """Return quantised weights (…, bytes) of a kind as (…, N) float32, the same as the package.
 
-    It takes 16 rows at a time. A row is whole blocks, so several behind each other are one, and so is what comes out.
+    The package dequantises 16 rows at a time. Rows consist of whole blocks, so several are joined into a longer one.
     """
     (*shape, width), count = packed.shape, packed.size // max(1, packed.shape[-1])
     most = max(1, UNPACKED // (16 * max(1, packed.itemsize * width)))

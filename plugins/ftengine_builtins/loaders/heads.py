@@ -1,4 +1,4 @@
-"""Heads: which class of transformers a name means, how its outputs meet the labels, and what of it begins afresh."""
+"""Heads: the transformers class of each, the order of its outputs for the labels, and its newly initialised modules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ftengine.api import Labels
 from ftengine.errors import SourceError, did_you_mean
 from ftengine_builtins.loaders.on_demand import imported_on_demand, models_listed_once
 
-with suppress(ImportError), imported_on_demand():  # what needs more of them imports them later on
+with suppress(ImportError), imported_on_demand():  # other functions are imported when needed
     from transformers import image_utils  # noqa: F401
     from transformers.loss import loss_utils  # noqa: F401
-with suppress(ImportError, AttributeError), models_listed_once():  # other versions list them in another way
+with suppress(ImportError, AttributeError), models_listed_once():  # other versions list models differently
     import transformers.models
 
 Shape = tuple[int, ...]
@@ -33,10 +33,10 @@ HEADS = {
 """The transformers class behind each head."""
 
 GENERATIVE = frozenset({"causal-lm", "seq2seq-lm"})
-"""Heads over the vocabulary: a checkpoint brings them, nobody trains them afresh on a small data set."""
+"""Heads over the vocabulary, which must come from the checkpoint: small data cannot train new ones."""
 
 HEADLESS = "feature-extraction"
-"""The base alone: its hidden states are what a task reads."""
+"""No head: the task reads the hidden states of the base."""
 
 PROBLEM_TYPES = {
     "single": "single_label_classification",
@@ -44,51 +44,51 @@ PROBLEM_TYPES = {
     "regression": "regression",
     "tags": "single_label_classification",
 }
-"""What transformers calls each kind of `Labels`."""
+"""transformers' problem type for each kind of `Labels`."""
 
 
 def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool = False) -> Any:
-    """Return the auto class for a head (SourceError: no such head, or the architecture has none of that kind)."""
+    """Return the auto class of a head (SourceError: unknown head, or one that the architecture lacks)."""
     if head not in HEADS:
-        raise SourceError(f"no loader knows the head {head!r}. Known: {', '.join(HEADS)}." + did_you_mean(head, HEADS))
+        raise SourceError(f"unknown head {head!r}. Heads are: {', '.join(HEADS)}." + did_you_mean(head, HEADS))
     auto = getattr(transformers, HEADS[head])
     remote = trust_remote_code and HEADS[head] in (getattr(config, "auto_map", None) or {})
     if type(config) not in auto._model_mapping and not remote:
         fitting = [name for name, cls in HEADS.items() if type(config) in getattr(transformers, cls)._model_mapping]
         raise SourceError(
-            f"{source!r} is a {config.model_type} model; transformers has no {head} head for it. "
-            f"Heads it has: {', '.join(fitting) or 'none that ftengine uses'}."
+            f"{source!r} is a {config.model_type} model, for which transformers has no {head} head. "
+            f"It has: {', '.join(fitting) or 'none that ftengine uses'}."
         )
     if head == HEADLESS and config.is_encoder_decoder:
         raise SourceError(
-            f"{source!r} is a {config.model_type} model, which reads one text and writes another; there is no usual "
-            "vector of a text of it. Use an encoder (MiniLM, BERT, …) or a decoder (Llama, Qwen, …)."
+            f"{source!r} is a {config.model_type} model, an encoder-decoder, which has no usual "
+            "vector for a text. Use an encoder (MiniLM, BERT, …) or a decoder (Llama, Qwen, …)."
         )
     masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping and not config.is_encoder_decoder
     if head == "causal-lm" and masked and getattr(config, "is_decoder", None) is False:
         raise SourceError(
-            f"{source!r} is a {config.model_type} encoder: each token sees the next one, so there is nothing to "
-            "learn in predicting it. Use a decoder (GPT-2, Llama, …) or a classification task."
+            f"{source!r} is a {config.model_type} encoder: each token sees the next one, so it cannot learn to "
+            "predict it. Use a decoder (GPT-2, Llama, …) or a classification task."
         )
     return auto
 
 
 def is_decoder(config: Any) -> bool:
-    """Say whether a model's tokens see only those before them."""
+    """Return whether each token of a model attends only to the tokens before it."""
     kind, masked = type(config), transformers.AutoModelForMaskedLM._model_mapping
     causal = kind in transformers.AutoModelForCausalLM._model_mapping
     return causal and (kind not in masked or bool(getattr(config, "is_decoder", False)))
 
 
 def rows_of(names: Sequence[str], labels: Labels) -> list[int] | None:
-    """Find the output of each label in a checkpoint's own order; None where it has other labels."""
+    """Return the checkpoint's output index for each label; None if it has other labels."""
     return [names.index(name) for name in labels.names] if sorted(names) == sorted(labels.names) else None
 
 
 def checkpoint_rows(config: Any, labels: Labels) -> list[int] | None:
-    """Find the output row of each label, in their order, in a checkpoint's own numbering; `config` is as it was read.
+    """Return the checkpoint's output index for each label, from its unchanged `config`.
 
-    None where the checkpoint's head answers another question.
+    None if the checkpoint's head was trained for other labels or another problem type.
     """
     problem = PROBLEM_TYPES[labels.kind]
     if (config.problem_type or problem) != problem:
@@ -101,49 +101,49 @@ def checkpoint_rows(config: Any, labels: Labels) -> list[int] | None:
 
 
 def output_layer(module: Any, size: int) -> tuple[str, nn.Linear] | None:
-    """Find the layer that gives the logits: the last linear map outside the base with `size` outputs."""
+    """Return the layer of the logits: the last linear layer outside the base with `size` outputs."""
     prefix = f"{module.base_model_prefix}."
     layers = [(name, x) for name, x in module.named_modules() if isinstance(x, nn.Linear) and x.out_features == size]
     return next((named for named in reversed(layers) if not named[0].startswith(prefix)), None)
 
 
 def fresh_modules(module: Any, keys: Iterable[str], source: str, *, head_may_be_new: bool) -> tuple[str, ...]:
-    """Name the modules that begin afresh, the fewest that cover `keys`, which the checkpoint does not hold so.
+    """Return the fewest modules that cover `keys`, parameters that the checkpoint lacks and that are newly initialised.
 
-    A head may begin afresh where the task teaches it (`head_may_be_new`), and so may a pooler, which belongs to the
-    head though it lives in the base. Any other missing weight would be noise in the model (SourceError).
+    A head may be new if the task trains it (`head_may_be_new`), and so may a pooler, which belongs to the head although
+    it is in the base. Any other missing weight would stay random (SourceError).
     """
     keys = set(keys)
     allowed = {key for key in keys if head_may_be_new and "." in key and not _in_base(module, key)}
     if lacking := sorted(keys - allowed):
         some = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         raise SourceError(
-            f"{source!r} does not hold {len(lacking)} of the weights that {type(module).__name__} needs ({some}), or "
-            "in another shape. Its config.json and weights do not belong together, or it was saved for another task."
+            f"{source!r} lacks {len(lacking)} of the weights that {type(module).__name__} needs ({some}), or has "
+            "them in another shape. Its config.json and weights do not match, or it was saved for another task."
         )
     return tuple(sorted({_outermost(module, key, keys) for key in keys}))
 
 
 def predicted_fresh(module: Any, saved_config: Any, stored: Mapping[str, Shape | None] | None = None) -> set[str]:
-    """Tell which parameters of a model on the meta device a checkpoint lacks, without reading it.
+    """Return the parameters of a model on the meta device that a checkpoint lacks, without reading its weights.
 
     Args:
-        saved_config: the checkpoint's config before labels were written into it.
-        stored: the shape of each tensor that the checkpoint holds, None where only its name is known. Without it, they
-            are assumed to be those of the class that the config says it was saved from.
+        saved_config: the checkpoint's config, without the task's labels.
+        stored: the shapes of the checkpoint's tensors by name; None for an unknown shape. By default they are those of
+            the class in the config's `architectures`.
     """
-    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     prefix = f"{module.base_model_prefix}."
     saved = _saved_shapes(saved_config)
     if stored is not None:
         bare = {key.removeprefix(prefix): shape for key, shape in stored.items()}
         saved = {key: saved.get(key) if shape is None else shape for key, shape in bare.items()}
-    lacking = {key for key, shape in wanted.items() if saved.get(key.removeprefix(prefix)) != shape}
+    lacking = {key for key, shape in expected.items() if saved.get(key.removeprefix(prefix)) != shape}
     return {key for key in lacking if not _in_base(module, key)}
 
 
 def _saved_shapes(config: Any) -> dict[str, Shape | None]:
-    """Return parameter shapes, base prefix left out, of the class that wrote a checkpoint; none where unknown."""
+    """Return parameter shapes, without base prefix, of the class that saved a checkpoint; {} if unknown."""
     cls = getattr(transformers, (getattr(config, "architectures", None) or [""])[0], None)
     if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
         return {}
@@ -160,7 +160,7 @@ def _in_base(module: Any, key: str) -> bool:
 
 
 def _outermost(module: Any, key: str, fresh: set[str]) -> str:
-    """Climb from a parameter to the outermost module, short of the model itself, that is fresh throughout."""
+    """Return the outermost module around a parameter, below the model, that has only new parameters."""
     name = key.rpartition(".")[0]
     while "." in name:
         parent = name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""What transformers and torchvision do as they are imported, and most programs have no need of."""
+"""Faster imports of transformers and torchvision, without work that most programs do not need."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
-SELDOM_CALLED = {
+RARELY_CALLED = {
     "torch._dynamo": (),
     "torch._dynamo.utils": ("is_compile_supported",),  # of torchvision.ops.roi_align
     "scipy.optimize": ("linear_sum_assignment",),  # of losses of object detection
 }
-"""Modules that take 0.1 to 1 s to import, and the functions for which these packages import them."""
+"""Modules that take 0.1 to 1 s to import, with the functions that these packages use."""
 
 
 @contextmanager
 def imported_on_demand() -> Iterator[None]:
-    """Let torchvision and transformers be imported without `SELDOM_CALLED`, which a call of its functions imports.
+    """Import torchvision and transformers without the modules in RARELY_CALLED; a call of their functions imports them.
 
-    What else of these modules is asked for meanwhile fails (ImportError), and can be tried again outside.
+    Other attributes of these modules raise ImportError during the block; try again outside it.
     """
-    ours = {name: _StandIn(name, functions) for name, functions in SELDOM_CALLED.items() if name not in sys.modules}
+    ours = {name: _Placeholder(name, functions) for name, functions in RARELY_CALLED.items() if name not in sys.modules}
     sys.modules |= ours
     try:
         yield
@@ -36,21 +36,21 @@ def imported_on_demand() -> Iterator[None]:
                 sys.modules.pop(name)
 
 
-class _StandIn(ModuleType):
-    """A module that has little of the one in whose place it is."""
+class _Placeholder(ModuleType):
+    """A placeholder of a module, with only some of its functions."""
 
     def __init__(self, name: str, functions: tuple[str, ...]) -> None:
         super().__init__(name)
-        self.__spec__ = ModuleSpec(name, None)  # which importlib.util.find_spec asks for
-        self.__path__: list[str] = []  # without any other module
+        self.__spec__ = ModuleSpec(name, None)  # importlib.util.find_spec requires it
+        self.__path__: list[str] = []  # no submodules
         vars(self).update((function, _deferred(name, function)) for function in functions)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python asks for these, and goes on without
+        if name.startswith("__"):  # Python looks them up, and continues without them
             raise AttributeError(name)
         if sys.modules.get(self.__name__) is self:
-            raise ImportError(f"{self.__name__}.{name} is not imported yet, only what is seldom called")
-        return getattr(import_module(self.__name__), name)  # whoever has it in its own hands goes on with the real one
+            raise ImportError(f"{self.__name__}.{name} is not imported yet: this is a placeholder")
+        return getattr(import_module(self.__name__), name)  # a kept reference to the placeholder uses the real module
 
 
 def _deferred(module: str, name: str) -> Callable[..., Any]:
@@ -62,9 +62,9 @@ def _deferred(module: str, name: str) -> Callable[..., Any]:
 
 @contextmanager
 def models_listed_once() -> Iterator[None]:
-    """Let `transformers.models` be imported without reading the files of all models, as `transformers` just has.
+    """Import `transformers.models` without reading the files of all models again, which saves 0.2 s.
 
-    Its cache knows what it found by the folder, and is asked by the file in it: 0.2 s.
+    The cache's keys are folders, but it is called with a file.
     """
     from transformers.utils import import_utils
 

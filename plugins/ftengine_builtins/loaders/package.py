@@ -1,4 +1,4 @@
-"""Models that travel as files of an installed Python package."""
+"""Models in the files of an installed Python package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEME = "package://"
 
 
 class PackageLoader(ModelLoader):
-    """Load a model that an installed package carries: package://NAME/PATH, with a folder or a GGUF file as PATH.
+    """Load a model from an installed package: package://NAME/PATH, where PATH is a folder or a GGUF file.
 
     NAME is the package's import name or its name on the package index. The package is not imported.
     """
@@ -29,11 +29,11 @@ class PackageLoader(ModelLoader):
         self._folders, self._files = TransformersLoader(), GgufLoader()
 
     def accepts(self, source: str) -> bool:
-        """Accept whatever begins with package://."""
+        """Accept every source that begins with package://."""
         return source.startswith(SCHEME)
 
     def check_source(self, source: str) -> None:
-        """Find the package and the path in it, then check what lies there."""
+        """Find the path in the package, then check the model there."""
         path, loader = self._resolved(source)
         loader.check_source(str(path))
 
@@ -65,7 +65,7 @@ class PackageLoader(ModelLoader):
 
 
 def resolve(source: str) -> Path:
-    """Find what package://NAME/PATH means here, without importing the package (SourceError: it is not there)."""
+    """Return the path of package://NAME/PATH without importing the package (SourceError: it does not exist)."""
     name, _, inside = source.removeprefix(SCHEME).partition("/")
     parts = PurePosixPath(inside).parts
     if not source.startswith(SCHEME) or not name or not parts or "\\" in inside:
@@ -74,7 +74,7 @@ def resolve(source: str) -> Path:
             f"PATH inside of it, for example {SCHEME}my_models/small.gguf."
         )
     if ".." in parts or PurePosixPath(inside).is_absolute():
-        raise SourceError(f"{source!r} leads out of the package; PATH stays inside it.")
+        raise SourceError(f"{source!r} leads out of the package; PATH must stay inside it.")
     roots = package_folders(name)
     if existing := next((place for root in roots if (place := root.joinpath(*parts)).exists()), None):
         return existing
@@ -82,13 +82,13 @@ def resolve(source: str) -> Path:
 
 
 def package_folders(name: str) -> list[Path]:
-    """Return the folders of a package, by its import or distribution name (SourceError: there are none)."""
+    """Return the folders of a package, by its import or distribution name (SourceError: it has none)."""
     modules = [name] if name.isidentifier() and _spec(name) else _modules_of(name)
     if not modules:
-        # A misspelt name may be somebody else's package, so it is not said to be installed where another is near.
+        # A misspelt name may be another author's package, so do not propose to install it if a similar one exists.
         near = did_you_mean(name, metadata.packages_distributions())
-        instead = near or f" Install it: pip install {name.replace('_', '-')}."
-        raise SourceError(f"package {name!r} is not installed.{instead}")
+        hint = near or f" Install it: pip install {name.replace('_', '-')}."
+        raise SourceError(f"package {name!r} is not installed.{hint}")
     places = (place for module in modules for place in _spec(module).submodule_search_locations or ())
     folders = [Path(place) for place in places if Path(place).is_dir()]
     if not folders:
@@ -97,7 +97,7 @@ def package_folders(name: str) -> list[Path]:
 
 
 def _spec(module: str) -> Any:
-    # Of a name without dots, find_spec runs no code of the package. A module that was run as a script has none.
+    # find_spec runs no code of a package for a name without dots. A module run as a script has no spec.
     try:
         return importlib.util.find_spec(module)
     except ValueError:
@@ -115,7 +115,7 @@ def _modules_of(name: str) -> list[str]:
 
 
 def _present(roots: list[Path], parts: tuple[str, ...]) -> str:
-    """Say what lies at the deepest part of the path that exists."""
+    """List the content of the deepest folder of the path that exists."""
     for depth in range(len(parts) - 1, -1, -1):
         folders = [folder for root in roots if (folder := root.joinpath(*parts[:depth])).is_dir()]
         names = sorted(

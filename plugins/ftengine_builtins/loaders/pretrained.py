@@ -1,4 +1,4 @@
-"""From a folder or GGUF file that transformers reads to a `LoadedModel`."""
+"""Loading a `LoadedModel` from a folder or GGUF file that transformers reads."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from ftengine_builtins.loaders.quiet import reading
 from ftengine_builtins.strategies.adapter_config import CONFIG_FILE, OWN_CONFIG_FILE
 
 MOST_LAYERS, COUNTS_LAYERS = 10_000, re.compile("layer|block|depth|expert")
-"""Layers and experts at most, and what the keys of their numbers have in them."""
+"""Most layers and experts, and words in the keys of their numbers."""
 DROPS = re.compile("drop(out)?(_p|_prob|_probability|_rate)?$")
 """Keys of probabilities: attention_dropout, hidden_dropout_prob, attn_pdrop, layerdrop."""
 MOST_PACKED, ROOM = 16, 10**7
-"""Parameters at most in one stored number (eight of 4 bits in an integer, twice that), and of a new head."""
+"""Most parameters in one stored number (twice eight of 4 bits in an integer), and of a new head."""
 UNLIMITED = 10**9
-"""Tokenizers without a limit state one beyond this."""
+"""Tokenizers without a limit state a larger one than this."""
 
 
 def load_pretrained(
@@ -44,7 +44,7 @@ def load_pretrained(
 ) -> LoadedModel:
     """Load the model that `request` asks for, with the checkpoint's `config`, which is not modified.
 
-    `from_pretrained` finds its weights in `folder` (SourceError: the head is unknown, or weights are missing).
+    The weights are in `folder` (SourceError: the head is unknown, or weights are missing).
     """
     auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
     with reading(request.source):
@@ -53,7 +53,7 @@ def load_pretrained(
             config=_with_labels(config, request),
             dtype=request.dtype,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # a head of another size begins afresh; anything else is refused below
+            ignore_mismatched_sizes=True,  # a head of another size is initialised; anything else is refused below
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
             **options,
@@ -73,8 +73,8 @@ def build_skeleton(
 ) -> LoadedModel:
     """Build the model that `load_pretrained` would load, on the meta device.
 
-    `stored` is what the weights hold, where that is known (`predicted_fresh`), `held` how many numbers that is
-    (SourceError: the config describes a model that is far larger).
+    `stored` has the shapes of the weights, if known (`predicted_fresh`), and `held` is the number of stored values
+    (SourceError: the config describes a far larger model).
     """
     auto = auto_class(request.head, config, request.source, trust_remote_code=trust_remote_code)
     dtype = config.dtype or torch.float32 if request.dtype == "auto" else request.dtype
@@ -86,8 +86,8 @@ def build_skeleton(
     size = sum(parameter.numel() for parameter in module.parameters())
     if held and size > MOST_PACKED * held + ROOM:
         raise SourceError(
-            f"the configuration of {request.source!r} describes a model of {size:,} parameters, and its weights hold "
-            f"{held:,} numbers. They do not belong together; fetch both again."
+            f"the configuration of {request.source!r} describes a model of {size:,} parameters, but its weights hold "
+            f"{held:,} numbers. They do not match; download both again."
         )
     return _loaded(request, module, config, processor, fresh)
 
@@ -101,23 +101,23 @@ def _with_labels(config: Any, request: LoadRequest) -> Any:
 
 
 def _loaded(request: LoadRequest, module: Any, config: Any, processor: Any, fresh: set[str]) -> LoadedModel:
-    """Fit head, special tokens and limits to the task; `config` is the checkpoint's own, `fresh` the keys it lacks."""
+    """Adapt head, special tokens and limits to the task; `config` is the checkpoint's, `fresh` has keys it lacks."""
     if request.labels is not None:
         fresh |= _fit_output_layer(module, fresh, config, request)
     new = fresh_modules(module, fresh, request.source, head_may_be_new=request.head not in GENERATIVE)
     if request.head == HEADLESS:
         new = _without_unread(module, new)
-        if made_for := sentence_encoder(Path(config._name_or_path), request.source):
-            module.config.sentence_encoder = made_for  # not in its folder any more, once it is saved
+        if encoder := sentence_encoder(Path(config._name_or_path), request.source):
+            module.config.sentence_encoder = encoder  # its own files are not saved with the model
     _agree_on_special_tokens(module, processor)
     limit = longest_input(module, processor)
     return LoadedModel(module, processor, request.source, request.head, new, request.labels, max_length=limit)
 
 
 def _without_unread(module: Any, new: tuple[str, ...]) -> tuple[str, ...]:
-    """Return no module: the pooler, which alone may begin afresh here, is read by nobody, and made the same each time.
+    """Set a new pooler, the only module that may be new here, to zeros and return no module: nothing reads it.
 
-    It stays, as readers of the saved model expect it.
+    It stays in the model, as readers of the saved model expect it.
     """
     for name in new:
         for parameter in module.get_submodule(name).parameters():
@@ -126,71 +126,74 @@ def _without_unread(module: Any, new: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def sentence_encoder(folder: Path, source: str) -> dict[str, Any]:
-    """Return what sentence-transformers makes of a folder: "pooling", "prompts", "max_length"; {} where it is no such.
+    """Return a sentence-transformers folder's "pooling", "prompts" and "max_length"; {} for another folder.
 
-    Pooling is "mean", "cls" or "last"; prompts are those of "query", "document" and by "default", where there are some.
+    Pooling is "mean", "cls" or "last". Prompts are those of "query" and "document", and the "default" one.
 
     Raises:
-        SourceError: it pools in another way, or has a module beside pooling and normalisation.
+        SourceError: it has another pooling, or a module other than pooling and normalisation.
     """
     file = folder / "modules.json"
     if file.is_file():
         modules = _json(file, source)
-        kinds = [str(one.get("type")).rpartition(".")[2] for one in modules] if _mappings(modules) else [shown(modules)]
+        kinds = (
+            [str(module.get("type")).rpartition(".")[2] for module in modules]
+            if _mappings(modules)
+            else [shown(modules)]
+        )
         if other := [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]:
             raise SourceError(
-                f"{source!r} has a module {other[0]} (modules.json), and vectors would be others without it; ftengine "
-                "has pooling and normalisation alone. Take another base, or, to go without it, a copy of the folder "
-                "that has no modules.json."
+                f"{source!r} has a module {other[0]} (modules.json), but ftengine supports only pooling and "
+                "normalisation. Choose another base, or, to do without it, a copy of the folder without modules.json."
             )
-    made_for: dict[str, Any] = {}
+    encoder: dict[str, Any] = {}
     pooling: Mapping[str, Any] = {}
     if (file := folder / "1_Pooling" / "config.json").is_file():
         pooling = read_json(file, source)
-        made_for["pooling"] = _pooling(pooling, source)
+        encoder["pooling"] = _pooling(pooling, source)
     if (file := folder / "config_sentence_transformers.json").is_file():
-        told = read_json(file, source)
-        prompts = told.get("prompts") if isinstance(told.get("prompts"), Mapping) else {}
-        usual = prompts.get(told.get("default_prompt_name"), "")
+        settings = read_json(file, source)
+        prompts = settings.get("prompts") if isinstance(settings.get("prompts"), Mapping) else {}
+        usual = prompts.get(settings.get("default_prompt_name"), "")
         document = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), usual)
         if pooling.get("include_prompt") is False and any(prompts.values()):
             raise SourceError(
                 f"{source!r} leaves prompts out of the mean over tokens (include_prompt in 1_Pooling/config.json), and "
-                "vectors would be others with them. Take another base."
+                "vectors would be others with them. Choose another base."
             )
-        made_for["prompts"] = {"query": prompts.get("query", usual), "document": document, "default": usual}
+        encoder["prompts"] = {"query": prompts.get("query", usual), "document": document, "default": usual}
     if (file := folder / "sentence_bert_config.json").is_file():
         longest = read_json(file, source).get("max_seq_length")
-        made_for |= {"max_length": longest} if isinstance(longest, int) and 0 < longest < UNLIMITED else {}
-    return made_for
+        encoder |= {"max_length": longest} if isinstance(longest, int) and 0 < longest < UNLIMITED else {}
+    return encoder
 
 
-def _pooling(told: Mapping[str, Any], source: str) -> str:
-    old = [name for name, on in told.items() if name.startswith("pooling_mode_") and on is True]
-    mode = told.get("pooling_mode", old[0].removeprefix("pooling_mode_") if len(old) == 1 else old)
-    known = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls", "lasttoken": "last"}
-    if not isinstance(mode, str) or mode not in known:
+def _pooling(settings: Mapping[str, Any], source: str) -> str:
+    old = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
+    mode = settings.get("pooling_mode", old[0].removeprefix("pooling_mode_") if len(old) == 1 else old)
+    modes = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls", "lasttoken": "last"}
+    if not isinstance(mode, str) or mode not in modes:
         raise SourceError(
-            f"{source!r} pools tokens by {shown(mode)} (1_Pooling/config.json); by mean, cls or last token is what "
-            "ftengine has."
+            f"{source!r} has pooling {shown(mode)} (1_Pooling/config.json); ftengine supports mean, cls and last "
+            "token. Choose another base."
         )
-    return known[mode]
+    return modes[mode]
 
 
 def _mappings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, Mapping) for one in value)
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
 def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: LoadRequest) -> set[str]:
-    """Make a head that came with the checkpoint answer the task's labels; return parameters that begin afresh."""
+    """Reorder or reset the checkpoint's head for the task's labels; return its newly initialised parameters."""
     rows = checkpoint_rows(saved_config, request.labels)
     head = output_layer(module, len(request.labels.names))
     if head is None:
         if fresh or rows == sorted(rows or []):
             return set()
         raise SourceError(
-            f"cannot tell which layer of {request.source!r} ({type(module).__name__}) gives the logits, so its head "
-            f"cannot be fitted to the labels {', '.join(request.labels.names)}."
+            f"cannot tell which layer of {request.source!r} ({type(module).__name__}) computes the logits, so its "
+            f"head cannot be adapted to the labels {', '.join(request.labels.names)}."
         )
     name, layer = head
     keys = {f"{name}.{key}" for key, _ in layer.named_parameters()}
@@ -206,9 +209,9 @@ def _fit_output_layer(module: Any, fresh: set[str], saved_config: Any, request: 
 
 
 def pad_with_eos(tokenizer: Any) -> Any:
-    """Give a tokenizer without a padding token the one that ends a text; the attention mask tells them apart.
+    """Use the end token as padding if a tokenizer has none; the attention mask distinguishes them.
 
-    It is tried on a text: some read their files and fail only then.
+    The tokenizer is called once, as some read their files, and fail, only then.
     """
     tokenizer("a")
     if getattr(tokenizer, "pad_token", "") is None:
@@ -217,10 +220,10 @@ def pad_with_eos(tokenizer: Any) -> Any:
 
 
 def _agree_on_special_tokens(module: Any, processor: Any) -> None:
-    """Let config and generation config name the tokenizer's padding and end.
+    """Set padding and end token of config and generation config to the tokenizer's.
 
-    Only after the model is built: a config that names the padding token freezes its embedding row. And
-    not where positions are counted from the padding token: there the config's own is part of the model.
+    This is done after the model is built, as a config with a padding token freezes its embedding row. The config keeps
+    its own if positions are counted from the padding token.
     """
     pad, eos = getattr(processor, "pad_token_id", None), getattr(processor, "eos_token_id", None)
     if pad is not None and not _tables_counted_from_padding(module):
@@ -236,14 +239,14 @@ def _agree_on_special_tokens(module: Any, processor: Any) -> None:
 
 
 def longest_input(module: Any, processor: Any) -> int | None:
-    """Return the most tokens that model and tokenizer accept, or None where neither has a limit."""
+    """Return the most tokens that model and tokenizer accept; None if neither has a limit."""
     limits = [getattr(processor, "model_max_length", None)]
     config = getattr(module, "config", None)
     if hasattr(config, "get_text_config"):
         limits.append(getattr(config.get_text_config(), "max_position_embeddings", None))
     limits += [table.num_embeddings - table.padding_idx - 1 for table in _tables_counted_from_padding(module)]
-    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNLIMITED]
-    return min(known, default=None)
+    valid = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNLIMITED]
+    return min(valid, default=None)
 
 
 def _tables_counted_from_padding(module: Any) -> list[nn.Embedding]:
@@ -261,15 +264,17 @@ def require_possible(config: Mapping[str, Any], source: str) -> None:
         if isinstance(value, Mapping):
             require_possible(value, source)
         elif isinstance(value, (int, float)) and DROPS.search(key) and not 0 <= value <= 1:
-            raise SourceError(f"{source!r} has {key} {value:g}; a probability is from 0 to 1. Correct the file.")
+            raise SourceError(f"{source!r} has {key} {value:g}; a probability must be from 0 to 1. Correct the file.")
         elif value is None and DROPS.search(key) and key.startswith("att"):  # a classifier's may be null
-            raise SourceError(f"{source!r} has {key} null; a probability is from 0 to 1. Correct the file.")
+            raise SourceError(f"{source!r} has {key} null; a probability must be from 0 to 1. Correct the file.")
         elif isinstance(value, int) and value > MOST_LAYERS and COUNTS_LAYERS.search(key):
-            raise SourceError(f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are built. Fetch it again.")
+            raise SourceError(
+                f"{source!r} has {key} {value:,}; at most {MOST_LAYERS:,} are allowed. Download it again."
+            )
 
 
 def refuse_adapter(folder: Path, source: str) -> None:
-    """Refuse a folder with an adapter in it, which transformers would apply unasked (SourceError: names its base)."""
+    """Refuse a folder with an adapter, which transformers would apply silently (SourceError names its base)."""
     for file in (folder / CONFIG_FILE, folder / OWN_CONFIG_FILE):
         if file.exists():
             about = read_json(file, source)
@@ -288,19 +293,19 @@ def stored_tensors(file: Path, source: str) -> dict[str, Shape]:
         with safe_open(file, framework="np") as handle:
             return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise SourceError(f"{source!r}: there are no weights {str(file)!r}.") from None
+        raise SourceError(f"{source!r}: the weights {str(file)!r} do not exist.") from None
     except (OSError, SafetensorError) as error:
         raise SourceError(
-            f"{file.name} of {source!r} is damaged or no safetensors file: {error}. Fetch it again. Pickled weights "
-            "can run code when read; convert them first (torch.load with weights_only=True, then safetensors)."
+            f"{file.name} of {source!r} is damaged or not in safetensors format: {error}. Download it again. Pickled "
+            "weights can run code; convert them first (torch.load with weights_only=True, then safetensors)."
         ) from None
 
 
 def read_json(file: Path, source: str) -> dict[str, Any]:
-    """Read a JSON object. Raises SourceError where the file is no JSON object."""
+    """Read a JSON object (SourceError: the file is not one)."""
     content = _json(file, source)
     if not isinstance(content, dict):
-        raise SourceError(f"{file.name} of {source!r} holds a {type(content).__name__}; it has to be a JSON object.")
+        raise SourceError(f"{file.name} of {source!r} holds a {type(content).__name__}; it must hold a JSON object.")
     return content
 
 

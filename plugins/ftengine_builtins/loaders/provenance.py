@@ -1,4 +1,4 @@
-"""What a model's own card, in its folder or in the hub's cache on this machine, states of its licence and its name."""
+"""Licence and name of a model, from its card in its folder or in the local cache of the hub."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ftengine.api import Provenance
 
 CARD = "README.md"
 SNAPSHOT = re.compile(r"models--([\w.-]+?)--([\w.-]+)")
-"""The hub's cache calls the folder of a model by its name."""
+"""Name of a model's folder in the hub's cache."""
 
 
 def of_folder(folder: Path) -> Provenance:
-    """Return what the card in a folder states; the name on the hub is known of a folder of the hub's cache."""
+    """Return the licence of the card in a folder, and the name on the hub if the folder is in the hub's cache."""
     cached = next(filter(None, (SNAPSHOT.fullmatch(part) for part in folder.absolute().parts)), None)
     return Provenance("/".join(cached.groups()) if cached else "", _license(folder / CARD))
 
 
 def of_hub(name: str) -> Provenance:
-    """Return what the card of a model of the hub states, where it is on this machine."""
+    """Return the licence of a hub model's card, if the card is in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, CARD)
-    return Provenance(name, _license(Path(found)) if isinstance(found, str) else "")
+    file = try_to_load_from_cache(name, CARD)
+    return Provenance(name, _license(Path(file)) if isinstance(file, str) else "")
 
 
 def _license(file: Path) -> str:
-    """Return the licence that a card states, its name where that is "other"; "" where it states none."""
+    """Return the licence of a card, or its name if it is "other"; "" if the card states none."""
     if not file.is_file():
         return ""
     match = re.match(r"---\r?\n(.*?)\r?\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)

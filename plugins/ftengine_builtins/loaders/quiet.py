@@ -1,4 +1,4 @@
-"""Loading without chatter: transformers reports by table and progress bar what ftengine reports itself."""
+"""Loading without the tables and progress bars of transformers; errors of libraries become ftengine's."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LONGEST_CAUSE = 240
 
 @contextmanager
 def reading(source: str, failure: type[FtengineError] = SourceError) -> Iterator[None]:
-    """Turn whatever a library raises over a damaged or unknown model into an error that names the source."""
+    """Turn any error of a library about a damaged or unknown model into one that names the source."""
     try:
         with quiet_transformers():
             yield
     except (FtengineError, MemoryError):
         raise
-    # Libraries answer damaged files with errors of every class; each means that this source cannot be read.
+    # Libraries raise errors of every class for damaged files; each means that this source cannot be read.
     except BaseException as error:
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
@@ -28,7 +28,7 @@ def reading(source: str, failure: type[FtengineError] = SourceError) -> Iterator
 
 
 def cause(error: BaseException) -> str:
-    """Say an error's class and message in one line of bearable length."""
+    """Return an error's class and message on one line of limited length."""
     text = " ".join(str(error).split()).rstrip(".: ")
     text = text if len(text) <= LONGEST_CAUSE else text[:LONGEST_CAUSE] + "…"
     return f"{type(error).__name__}: {text}." if text else f"{type(error).__name__}."

@@ -15,9 +15,9 @@ PREPROCESSING = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop
 class TimmLoader(VisionLoader):
     """Load an image classifier of timm: timm://NAME with `weights`, or a folder in timm's format.
 
-    NAME may say which of timm's weights are meant (resnet18.a1_in1k), which decides the preprocessing as well. A
-    folder holds config.json and model.safetensors, as timm's models on the hub do and as merging writes it; timm
-    reads it as `local-dir:FOLDER`.
+    NAME may include a tag of timm's weights (resnet18.a1_in1k), which also decides the preprocessing. A folder holds
+    config.json and model.safetensors, as timm's models on the hub do and as `ftengine merge` writes them; timm reads it
+    as `local-dir:FOLDER`.
     """
 
     name = "timm"
@@ -48,7 +48,7 @@ class TimmLoader(VisionLoader):
         return timm.create_model(architecture, pretrained=True).state_dict()  # reads weights only
 
     def heads(self, module: nn.Module, classes: int) -> list[str]:
-        """Name the classifier; distilled models have two."""
+        """Return the names of the classifiers; distilled models have two."""
         classifier: Any = module.get_classifier()
         layers = classifier if isinstance(classifier, tuple) else (classifier,)
         return [name for name, layer in module.named_modules() if any(layer is head for head in layers)]

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from ftengine_builtins.loaders.vision import ImageTransform, VisionLoader
 
 SEVERAL_OUTPUTS = frozenset({"googlenet", "inception_v3"})
-"""Models that return further logits in training, which no task reads; timm has both without them."""
+"""Models with auxiliary logits in training, which tasks do not support; timm has both without them."""
 
 
 class TorchvisionLoader(VisionLoader):
-    """Load an image classifier of torchvision: torchvision://NAME with `weights`, or a folder that merging wrote.
+    """Load an image classifier of torchvision: torchvision://NAME with `weights`, or a folder that `merge` wrote.
 
     Images are prepared as torchvision does for its own best weights of the architecture.
     """
@@ -51,17 +51,17 @@ class TorchvisionLoader(VisionLoader):
 
         weights: Any = models.get_model_weights(architecture).DEFAULT
         preset = weights.transforms()
-        known = {
+        preprocessing = {
             "crop_size": preset.crop_size,
             "resize_size": preset.resize_size,
             "mean": preset.mean,
             "std": preset.std,
             "interpolation": preset.interpolation.value,
         }
-        known |= saved.get("preprocessing") or {}
+        preprocessing |= saved.get("preprocessing") or {}
         if self.config.image_size:
-            known |= {"crop_size": [self.config.image_size], "resize_size": [self.config.image_size]}
-        settings = {**known, "interpolation": InterpolationMode(known["interpolation"])}
-        settings |= {key: known[key][0] for key in ("crop_size", "resize_size")}
-        config = {"library": self.library, "architecture": architecture, "preprocessing": known}
+            preprocessing |= {"crop_size": [self.config.image_size], "resize_size": [self.config.image_size]}
+        settings = {**preprocessing, "interpolation": InterpolationMode(preprocessing["interpolation"])}
+        settings |= {key: preprocessing[key][0] for key in ("crop_size", "resize_size")}
+        config = {"library": self.library, "architecture": architecture, "preprocessing": preprocessing}
         return ImageTransform(type(preset)(**settings), config)

@@ -34,21 +34,21 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 VOCABULARIES = ("tokenizer.json", "vocab.*", "tokenizer.model*", "spiece.model", "*.bpe.model", "tekken.json")
 IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 NOT_FETCHED: Mapping[type[Exception], str] = {
-    errors.GatedRepoError: "the hub gives {source!r} only to those who accepted its terms. Accept them on its page, "
+    errors.GatedRepoError: "the hub requires that you accept the terms of {source!r}. Accept them on its page, "
     "then log in with `hf auth login` or set HF_TOKEN.",
     errors.RevisionNotFoundError: "the hub's {source!r} has no revision {revision!r}. Correct model.loader.revision.",
-    errors.RepositoryNotFoundError: "the hub has no model {source!r}, or shows it only to its owners. Check the "
+    errors.RepositoryNotFoundError: "the hub has no model {source!r}, or it is private. Check the "
     "spelling; for a private model log in with `hf auth login` or set HF_TOKEN.",
     **dict.fromkeys(
         (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled),
-        "the hub cannot be reached and its cache on this machine does not hold a model of that name. Give a folder, "
-        "check the connection (HF_HUB_OFFLINE must not be set), or fetch it where there is one.",
+        "the hub cannot be reached and its cache on this machine has no model of that name. Give a folder, "
+        "or check the connection (HF_HUB_OFFLINE must not be set).",
     ),
 }
-"""Why a hub model did not come, and what to do; the first class that fits counts."""
+"""Why a hub model could not be downloaded, and what to do, by class of the error; the first match counts."""
 UNKNOWN_FAILURE = (
-    "no hub model of that name could be fetched: {cause} Check the spelling, the connection, and for gated models the "
-    "access token."
+    "no hub model of that name could be downloaded: {cause} Check the spelling, the connection, and for gated models "
+    "the access token."
 )
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -73,25 +73,25 @@ class TransformersLoader(ModelLoader):
         trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 
     def accepts(self, source: str) -> bool:
-        """Accept a folder that holds a model (or tries to), and whatever is spelt like a hub id."""
+        """Accept a folder with a config, adapter config or weights, and every source in the form of a hub id."""
         place = Path(source)
         try:
             if place.is_dir():
                 inside = self._inside(place)
                 return any((inside / name).exists() for name in ("config.json", "adapter_config.json", WEIGHTS))
             exists = place.exists()
-        except (OSError, ValueError):  # no path at all: too long, a null byte
+        except (OSError, ValueError):  # not a path: too long, or with a null byte
             return False
         return not exists and place.suffix.lower() != ".gguf" and HUB_ID.fullmatch(source) is not None
 
     def check_source(self, source: str) -> None:
-        """Look for config and weights; of a hub model only the small files are fetched."""
+        """Check config and weights; for a hub model, only small files are downloaded."""
         folder = self._folder(source, weights=False)
         if Path(source).is_dir():
             check_weights(folder, source)
 
     def check_head(self, source: str, head: str) -> None:
-        """Ask transformers by the configuration, and sentence-transformers' files where vectors are asked for."""
+        """Check that transformers has the head for this config, and for vectors the sentence-transformers files."""
         request = LoadRequest(source, head, processor=False)
         config, _ = self._beside_weights(self._folder(source, weights=False), request)
         auto_class(head, config, source, **self._code)
@@ -102,25 +102,25 @@ class TransformersLoader(ModelLoader):
         return of_folder(Path(source)) if Path(source).is_dir() else of_hub(source)
 
     def runs_code(self, source: str) -> str | None:
-        """Say that code of the model runs, where the option asks for it."""
+        """Return what code runs, if `trust_remote_code` is set."""
         return "Python code that comes with the model" if self.config.trust_remote_code else None
 
     def load_processor(self, source: str) -> Any:
-        """Load the tokenizer, or the image processor of a model that has none (or on request)."""
+        """Load the tokenizer, or the image processor if the model has no tokenizer or the option asks for it."""
         folder = self._folder(source, weights=False)
-        wanted = self.config.processor
+        requested = self.config.processor
         texts = _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists()
-        if texts and wanted != "image":
+        if texts and requested != "image":
             with reading(source):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **self._code)
-                # Without its files transformers builds an empty tokenizer, silently; byte-level ones need none.
+                # Without files transformers silently builds an empty tokenizer; byte-level ones need none.
                 if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
                     return pad_with_eos(tokenizer)
-        elif wanted != "tokenizer" and _holds(folder, IMAGE_PROCESSORS):
+        elif requested != "tokenizer" and _holds(folder, IMAGE_PROCESSORS):
             from transformers import AutoImageProcessor  # imports torchvision and much of torch
 
             with reading(source):
-                # One backend whatever else is installed: torchvision resizes to other pixels than Pillow.
+                # Always use one backend: torchvision and Pillow resize differently.
                 return AutoImageProcessor.from_pretrained(folder, backend="pil", **self._code)
         raise SourceError(
             f"{source!r} has no tokenizer vocabulary and no image processor. Put the model's tokenizer.json and "
@@ -138,13 +138,13 @@ class TransformersLoader(ModelLoader):
         return build_skeleton(request, *self._beside_weights(folder, request), stored=stored, **self._code)
 
     def _beside_weights(self, folder: Path, request: LoadRequest) -> tuple[Any, Any]:
-        """Return config and, where it is wanted, processor."""
+        """Return the config and, if requested, the processor."""
         attention = self.config.attention
         chosen = {} if attention == "auto" else {"attn_implementation": attention}
         if attention == "flash_attention_2" and not transformers.utils.is_flash_attn_2_available():
             raise SourceError(
-                "model.loader.attention flash_attention_2 needs an NVIDIA GPU and the package flash-attn; not both are "
-                "here. Set it to auto, sdpa or eager."
+                "model.loader.attention flash_attention_2 needs an NVIDIA GPU and the package flash-attn, and one is "
+                "missing. Set it to auto, sdpa or eager."
             )
         with reading(request.source):
             config = transformers.AutoConfig.from_pretrained(folder, **self._code, **chosen)
@@ -155,11 +155,13 @@ class TransformersLoader(ModelLoader):
         return {"trust_remote_code": self.config.trust_remote_code}
 
     def _folder(self, source: str, *, weights: bool) -> Path:
-        """Return the folder that holds the model, fetched into the hub's cache where it is not local, and checked."""
+        """Return the checked folder of the model, downloaded into the hub's cache if it is not local."""
         place = Path(source)
         local = place.is_dir()
         if local and self.config.revision is not None:
-            raise SourceError(f"{source!r} is a folder; only hub models have a revision ({self.config.revision!r}).")
+            raise SourceError(
+                f"{source!r} is a folder, but only hub models have revisions. Remove {self.config.revision!r}."
+            )
         if not local and (place.exists() or not HUB_ID.fullmatch(source)):
             raise SourceError(f"{source!r} is neither a folder nor the name of a hub model (owner/name).")
         folder = self._inside(place if local else Path(self._fetch(source, weights=weights)))
@@ -181,7 +183,7 @@ class TransformersLoader(ModelLoader):
                 allow_patterns=[prefix + pattern for pattern in patterns],
                 ignore_patterns=[f"{prefix}[!1]*/*"],  # `*` matches across folders; 1_Pooling says how to pool
             )
-        # The hub client raises its own, httpx's and the system's errors; all mean that the model did not come.
+        # The hub client raises its own, httpx's and the system's errors; all mean that the download failed.
         except Exception as error:
             why = next((why for cls, why in NOT_FETCHED.items() if isinstance(error, cls)), UNKNOWN_FAILURE)
             text = why.format(source=source, revision=self.config.revision, cause=cause(error))
@@ -200,18 +202,18 @@ class TransformersLoader(ModelLoader):
         require_possible(config, source)
         kind = config.get("model_type")
         if kind is not None and not isinstance(kind, str):
-            raise SourceError(f"config.json of {source!r} has model_type {shown(kind)}; it must be a name.")
+            raise SourceError(f"config.json of {source!r} has model_type {shown(kind)}; it must be a text.")
         if kind is None and "pretrained_cfg" in config:
             raise SourceError(
                 f"{source!r} is a model of timm. Give it as a folder, or write timm://{config.get('architecture')} "
                 "with model.loader: {name: timm, weights: library}."
             )
         remote = "auto_map" in config
-        known = transformers.CONFIG_MAPPING
-        if kind is not None and kind not in known and not (remote and self.config.trust_remote_code):
-            cure = did_you_mean(kind, known)
+        types = transformers.CONFIG_MAPPING
+        if kind is not None and kind not in types and not (remote and self.config.trust_remote_code):
+            cure = did_you_mean(kind, types)
             if remote:
-                cure = " Its code comes with it; read that, then write `loader: {name: transformers, "
+                cure = " It brings its own code; review that, then write `loader: {name: transformers, "
                 cure += "trust_remote_code: true}` to run it."
             raise SourceError(f"{source!r} has model_type {kind!r}, unknown to this version of transformers.{cure}")
         named = config.get("transformers_weights")
@@ -220,7 +222,7 @@ class TransformersLoader(ModelLoader):
 
 
 def check_weights(folder: Path, source: str) -> None:
-    """Read the headers of a folder's safetensors weights (SourceError: they are missing, damaged, or pickled)."""
+    """Read the headers of a folder's safetensors weights (SourceError: missing, damaged or pickled)."""
     shards = sorted(_shards(folder, source))
     if not shards:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
@@ -257,7 +259,7 @@ def stored_shapes(folder: Path, source: str) -> dict[str, Shape | None] | None:
 
 
 def _shards(folder: Path, source: str) -> dict[str, list[str]]:
-    """Return a folder's weight files with the tensors that the index names in each; none where there are none."""
+    """Return a folder's weight files with the tensors that the index lists in each; {} if there are none."""
     if (folder / WEIGHTS).exists():
         return {WEIGHTS: []}
     if not (folder / INDEX).exists():
@@ -269,7 +271,7 @@ def _shards(folder: Path, source: str) -> dict[str, list[str]]:
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise SourceError(
-                f"{INDEX} of {source!r} names {shown(shard)} for {name!r}; a shard is a .safetensors file beside it."
+                f"{INDEX} of {source!r} names {shown(shard)} for {name!r}; shards must be .safetensors files beside it."
             )
         shards.setdefault(shard, []).append(name)
     return shards

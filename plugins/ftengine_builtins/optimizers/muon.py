@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for whatever else trains, as one optimiser."""
+"""Muon for matrices and AdamW for other parameters, as one optimiser."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Muon(Optimizer):
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:
         config = self.config
-        matrices, others = (_only(param_groups, wanted) for wanted in (True, False))
+        matrices, others = (_only(param_groups, is_matrix) for is_matrix in (True, False))
         parts: list[torch.optim.Optimizer] = []
         if matrices:
             muon = {"momentum": config.momentum, "nesterov": config.nesterov, "ns_steps": config.iterations}
@@ -42,7 +42,7 @@ class Muon(Optimizer):
 
 
 class Combined(torch.optim.Optimizer):
-    """Several optimisers, each over groups of its own, as one: one list of groups, one state."""
+    """Several optimisers with their own groups, combined to one list of groups and one state."""
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         self.parts = parts
@@ -50,12 +50,12 @@ class Combined(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step of each."""
+        """Take a step of each optimiser."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # Given anew each time: `load_state_dict` replaces the groups and the state.
+        # Assign them in every step, as `load_state_dict` replaces groups and state.
         groups = iter(self.param_groups)
         for part in self.parts:
             part.param_groups = [next(groups) for _ in part.param_groups]
@@ -65,6 +65,6 @@ class Combined(torch.optim.Optimizer):
 
 
 def _only(param_groups: Groups, matrices: bool) -> Groups:
-    """Return the groups with their matrices alone, or with all else."""
+    """Return the groups with only their matrices, or only their other parameters."""
     groups = [{**group, "params": [p for p in group["params"] if (p.ndim == 2) is matrices]} for group in param_groups]
     return [group for group in groups if group["params"]]

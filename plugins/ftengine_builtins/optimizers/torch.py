@@ -1,4 +1,4 @@
-"""Optimisers that torch has."""
+"""Optimisers of torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AdamConfig(Config):
     @classmethod
     def _below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError("each lies between 0 and 1 (1 excluded)")
+            raise ValueError("each beta must be at least 0 and below 1")
         return betas
 
 
@@ -54,7 +54,7 @@ class SGD(Optimizer):
         @classmethod
         def _ahead_of_something(cls, nesterov: bool, info: ValidationInfo) -> bool:
             if nesterov and not info.data.get("momentum", True):
-                raise ValueError("there is nothing to look ahead along; set momentum above 0, or nesterov to false")
+                raise ValueError("nesterov needs momentum; set momentum above 0, or nesterov to false")
             return nesterov
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 _MAGIC = b"ARROW1"
 _HEAD = 8
-"""Bytes of a file before its first message: the magic number, padded."""
+"""Bytes before the first message of a file: the padded magic number."""
 
 MOST_ROWS, LEAST_ROWS = 16_384, 64
 BATCH_BYTES = 128 << 20
-"""Rows of Parquet that are unfolded at one time, and the bytes that these are to take at most."""
+"""Rows of Parquet that are decompressed at once, and a limit on their bytes."""
 
 
 class ParquetReader(FileReader):
@@ -50,19 +50,19 @@ class ArrowReader(FileReader):
         import pyarrow as pa
 
         with open(source, "rb") as file:
-            whole = file.read(len(_MAGIC)) == _MAGIC
+            is_file = file.read(len(_MAGIC)) == _MAGIC
         with _readable("Arrow"):
-            check_unfolded(source, sum(map(unfolded_bytes, _messages(source, whole))))
-            content = (pa.ipc.open_file if whole else pa.ipc.open_stream)(pa.OSFile(source))
-            batches = map(content.get_batch, range(content.num_record_batches)) if whole else content
+            check_unfolded(source, sum(map(unfolded_bytes, _messages(source, is_file))))
+            content = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.OSFile(source))
+            batches = map(content.get_batch, range(content.num_record_batches)) if is_file else content
             return _batches("Arrow", content.schema, batches)
 
 
 def _rows_at_once(group: parquet.RowGroupMetaData) -> int:
-    """Return how many rows of a row group to unfold at one time.
+    """Return how many rows of a row group to decompress at once.
 
-    A value that is repeated is stored once, in a dictionary page, so that a group may take far more bytes than it says:
-    each row is taken to have the largest value that its dictionaries could hold.
+    A repeated value is stored once, in a dictionary page, so a group may need far more bytes than it states. Each row
+    is assumed to have the largest value that its dictionaries could hold.
     """
     width = group.total_byte_size / max(group.num_rows, 1)
     for column in map(group.column, range(group.num_columns)):
@@ -72,12 +72,12 @@ def _rows_at_once(group: parquet.RowGroupMetaData) -> int:
     return int(min(max(BATCH_BYTES / max(width, 1), LEAST_ROWS), MOST_ROWS))
 
 
-def _messages(source: str, whole: bool) -> Iterator[pa.Message]:
-    """Yield the messages of an Arrow file without unfolding any."""
+def _messages(source: str, is_file: bool) -> Iterator[pa.Message]:
+    """Yield the messages of an Arrow file without decompressing them."""
     import pyarrow as pa
 
     with pa.memory_map(source) as file:
-        file.seek(_HEAD if whole else 0)
+        file.seek(_HEAD if is_file else 0)
         reader = pa.ipc.MessageReader.open_stream(file)
         with suppress(StopIteration):
             while True:
@@ -89,7 +89,7 @@ def _batches(kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) ->
 
     _require_one_of_each([field.name for field in schema], "columns")
     for field in schema:
-        for _, type_ in _parts(field):  # decodes all names, of which Arrow does not ask before they are read
+        for _, type_ in _parts(field):  # decodes all names, which Arrow does only when they are read
             if pa.types.is_struct(type_):
                 _require_one_of_each([type_.field(i).name for i in range(type_.num_fields)], f"parts of {field.name!r}")
     return pa.RecordBatchReader.from_batches(schema, _read(kind, batches))
@@ -97,21 +97,21 @@ def _batches(kind: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) ->
 
 def _require_one_of_each(names: Sequence[str], what: str) -> None:
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise BrokenRow("", f"has two {what} that are named {twice!r}; rename one")
+        raise BrokenRow("", f"has two {what} named {twice!r}; rename one")
 
 
 def _read(kind: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches; a file may turn out to be damaged only here."""
+    """Yield batches; damage of a file may show only here."""
     with _readable(kind):
         for batch in batches:
-            batch.validate(full=True)  # Arrow trusts the offsets that it finds, and the process would die of wrong ones
+            batch.validate(full=True)  # Arrow does not check offsets, and wrong ones crash the process
             for field, column in zip(batch.schema, batch.columns, strict=True):
                 _check_times(field, column)
             yield batch
 
 
 def _check_times(field: pa.Field, column: pa.Array) -> None:
-    """Refuse dates, times and zones that Python has none for, such as the year 20000."""
+    """Refuse dates, times and zones that Python cannot represent, such as the year 20000."""
     import pyarrow as pa
 
     if not any(pa.types.is_temporal(kind) for _, kind in _parts(field)):
@@ -119,12 +119,12 @@ def _check_times(field: pa.Field, column: pa.Array) -> None:
     try:
         column.to_pylist()
     except (ArithmeticError, LookupError, ValueError) as error:
-        reason = f"has a date or time in column {field.name!r} that Python cannot hold: {error}"
+        reason = f"has a date or time in column {field.name!r} that Python cannot represent: {error}"
         raise BrokenRow("", reason) from None
 
 
 def _parts(field: pa.Field) -> Iterator[tuple[str, pa.DataType]]:
-    """Yield name and type of a field and of all that it is made of."""
+    """Yield name and type of a field and of its nested fields."""
     import pyarrow as pa
 
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
@@ -140,5 +140,5 @@ def _readable(kind: str) -> Iterator[None]:
 
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # also of Arrow, for what it cannot decode
-        raise BrokenRow("", f"is no {kind} file that can be read: {str(error).strip().rstrip('.')}") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # Arrow raises it for invalid text
+        raise BrokenRow("", f"cannot be read as {kind}: {str(error).strip().rstrip('.')}") from None

@@ -1,6 +1,6 @@
-"""How many bytes a message of Arrow's format takes when it is unfolded, read from its head alone.
+"""The decompressed size of an Arrow message, read only from its header.
 
-The head is a flatbuffer, `Message` of Arrow's Message.fbs; pyarrow does not say what stands in it.
+The header is a flatbuffer, `Message` in Arrow's Message.fbs, which pyarrow does not expose.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 _HEADER = 2
 _RECORD_BATCH, _DICTIONARY_BATCH = "record batch", "dictionary"
 _DATA = 1
-"""Of a dictionary's head, the field that holds a record batch."""
+"""The field of a dictionary's header with its record batch."""
 _BUFFERS, _COMPRESSION = 2, 3
 _LENGTH = struct.Struct("<q")
 
 
 def unfolded_bytes(message: pa.Message) -> int:
-    """Return the bytes that a message's buffers take; of a compressed one its first eight bytes say so."""
+    """Return the bytes of a message's buffers; the first eight bytes of a compressed buffer are its size."""
     body = message.body
     if message.type not in (_RECORD_BATCH, _DICTIONARY_BATCH) or body is None:
         return 0
@@ -35,18 +35,18 @@ def unfolded_bytes(message: pa.Message) -> int:
         start, length = struct.unpack_from("<qq", head, at + 4 + 16 * i)
         if length >= _LENGTH.size:
             unfolded = _LENGTH.unpack_from(memoryview(body), start)[0]
-            total += length if unfolded < 0 else unfolded  # -1: this one is not compressed
+            total += length if unfolded < 0 else unfolded  # -1: this buffer is not compressed
     return total
 
 
 def _table(head: memoryview, table: int, field: int) -> int:
-    """Return where the table or vector begins that a field of a table refers to."""
+    """Return the start of the table or vector to which a field of a table refers."""
     at = _field(head, table, field)
     return at + _unsigned(head, at)
 
 
 def _field(head: memoryview, table: int, number: int) -> int:
-    """Return where a field of a table stands, 0 where the table does not have it."""
+    """Return the offset of a field of a table; 0 if the table lacks it."""
     entries = table - struct.unpack_from("<i", head, table)[0]
     if 4 + 2 * number >= struct.unpack_from("<H", head, entries)[0]:
         return 0

@@ -36,7 +36,7 @@ class DataFolderReader(Reader):
     name = "data-folder"
 
     def accepts(self, source: str) -> bool:
-        with suppress(OSError, ValueError):  # no folder, or one that cannot be listed; no path at all
+        with suppress(OSError, ValueError):  # not a folder, not readable, or not a path
             entries = visible(source)
             names = [entry.name.lower() for entry in entries]
             images = any(name.endswith(IMAGES) for name in names) or any(entry.is_dir() for entry in entries)
@@ -49,20 +49,22 @@ class DataFolderReader(Reader):
         for name, kind in kinds.items():
             if kind is None:
                 raise BrokenRow(
-                    f"/{name}", "is not a data file; a folder of data holds nothing else. Move it elsewhere"
+                    f"/{name}", "is not a data file; a folder of data must hold only data files. Move it elsewhere"
                 )
         first, kind = next(iter(kinds.items()))
         for name, other in kinds.items():
             if other is not kind:
-                both = f"is read as {other.name if other else ''}, and {first} beside it as {kind.name}"
-                raise BrokenRow(f"/{name}", f"{both}; a folder holds files of one kind. Put others into another folder")
+                both = f"is read as {other.name if other else ''}, but {first} beside it as {kind.name}"
+                raise BrokenRow(
+                    f"/{name}", f"{both}; a folder must hold files of one kind. Put others into another folder"
+                )
         if issubclass(kind, (ArrowReader, ParquetReader)):
             return _batches(source, names, kind())
         return _rows(source, names, kind())
 
 
 def kind_of(name: str) -> type[FileReader] | None:
-    """Return what reads a file of this name."""
+    """Return the reader of files with this suffix; None if there is none."""
     return next((kind for kind in KINDS if name.lower().endswith(kind.suffixes)), None)
 
 
@@ -72,13 +74,13 @@ def _rows(source: str, names: list[str], reader: FileReader) -> Iterator[Row | B
     for name in names:
         columns: set[str] = set()
         try:
-            for one in reader.read(os.path.join(source, name)):
-                place = place_of(f"/{name}", one.place)
-                if isinstance(one, BrokenRow):
-                    yield BrokenRow(place, one.reason, one.repair)
+            for row in reader.read(os.path.join(source, name)):
+                place = place_of(f"/{name}", row.place)
+                if isinstance(row, BrokenRow):
+                    yield BrokenRow(place, row.reason, row.repair)
                 else:
-                    columns.update(one.values)
-                    yield Row(place, one.values)
+                    columns.update(row.values)
+                    yield Row(place, row.values)
         except BrokenRow as error:
             raise BrokenRow(place_of(f"/{name}", error.place), error.reason, error.repair) from None
         expected = expected or columns
@@ -97,7 +99,7 @@ def _batches(source: str, names: list[str], reader: ArrowReader | ParquetReader)
         for name in names[1:]:
             stream = reader.read(os.path.join(source, name))
             if not stream.schema.equals(first.schema):
-                shown = ([f"{field.name} ({field.type})" for field in one.schema] for one in (stream, first))
+                shown = ([f"{field.name} ({field.type})" for field in reader.schema] for reader in (stream, first))
                 raise _other_columns(name, next(shown), names[0], next(shown))
             yield from stream
 
@@ -105,5 +107,7 @@ def _batches(source: str, names: list[str], reader: ArrowReader | ParquetReader)
 
 
 def _other_columns(name: str, columns: list[str], first: str, expected: list[str]) -> BrokenRow:
-    told = f"has columns {', '.join(columns)}, and {first} beside it has {', '.join(expected)}"
-    return BrokenRow(f"/{name}", f"{told}; files of one folder have the same. Rename them, or use a folder each")
+    problem = f"has columns {', '.join(columns)}, but {first} beside it has {', '.join(expected)}"
+    return BrokenRow(
+        f"/{name}", f"{problem}; files of one folder must have the same. Rename columns, or use separate folders"
+    )

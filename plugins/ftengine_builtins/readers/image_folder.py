@@ -1,4 +1,4 @@
-"""A folder of images as rows: what lies in a subfolder has the subfolder's name as its label."""
+"""A folder of images as rows; the label of an image is the name of its subfolder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ftengine.api import BrokenRow, Reader, Row
 from ftengine.text import counted
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Suffixes of files that are taken for images."""
+"""Suffixes of images."""
 
 LITTER = frozenset({"thumbs.db", "desktop.ini"})
-"""What file managers leave behind, beside names that begin with a dot; such files are not looked at."""
+"""Files of file managers, which are ignored like hidden files."""
 
 
 class ImageFolderReader(Reader):
@@ -30,19 +30,20 @@ class ImageFolderReader(Reader):
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
         images, others = _listed(Path(source))
         for name in others:
-            yield BrokenRow(f"/{name}", "no image by its suffix")
+            yield BrokenRow(f"/{name}", "not an image, by its suffix")
         for name, label in images:
             yield Row(f"/{name}", {"image": name} if label is None else {"image": name, "label": label})
 
 
 def _listed(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
-    """List the images of a folder by name: (path relative to it, label) of each, and the paths of other files.
+    """Return the images of a folder as (relative path, label), and the paths of other files.
 
-    There must be images, and none beside the subfolders, as it would have no label (BrokenRow).
+    Raises:
+        BrokenRow: there are no images, or some beside the subfolders, which would have no label.
     """
     try:
         files = [(path.relative_to(folder).as_posix(), label) for path, label in _labelled(folder)]
-    except OSError as error:  # no permission, or links that lead in a circle
+    except OSError as error:  # no permission, or circular links
         raise BrokenRow("", f"cannot be listed: {error.strerror} ({error.filename!r})") from None
     images = [(name, label) for name, label in files if name.lower().endswith(IMAGES)]
     others = [name for name, _ in files if not name.lower().endswith(IMAGES)]
@@ -58,14 +59,14 @@ def _listed(folder: Path) -> tuple[list[tuple[str, str | None]], list[str]]:
 
 
 def visible(folder: str | Path) -> list[os.DirEntry[str]]:
-    """List what is in a folder by name, without what is hidden and what file managers leave behind."""
+    """Return the entries of a folder by name, without hidden files and those of file managers."""
     with os.scandir(folder) as entries:
         shown = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
     return sorted(shown, key=lambda entry: entry.name)
 
 
 def _labelled(folder: Path, label: str | None = None) -> Iterator[tuple[Path, str | None]]:
-    """Yield the files of a folder by name, with the label or that of the subfolder in which they lie."""
+    """Yield the files of a folder by name, each with `label`, or else the name of its subfolder."""
     for entry in visible(folder):
         if entry.is_dir():
             yield from _labelled(Path(entry.path), label or entry.name)

@@ -1,4 +1,4 @@
-"""JSON: an object a line, or one list of objects."""
+"""JSON: one object per line, or one list of objects."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class JsonLinesReader(FileReader):
                 except RecursionError:
                     yield BrokenRow(line, _TOO_DEEP)
                 except ValueError as error:  # JSONDecodeError, or a number with thousands of digits
-                    known = isinstance(error, json.JSONDecodeError)
-                    hint = _LIST if line == 1 and text[0] == "[" else _cause(text, error.pos) if known else ""
-                    column = f" at column {error.colno}" if known else ""
+                    is_decode_error = isinstance(error, json.JSONDecodeError)
+                    hint = _LIST if line == 1 and text[0] == "[" else _cause(text, error.pos) if is_decode_error else ""
+                    column = f" at column {error.colno}" if is_decode_error else ""
                     yield BrokenRow(line, f"not valid JSON: {getattr(error, 'msg', error)}{column}{hint}")
 
 
 class JsonReader(FileReader):
-    """JSON: one list of objects, of which no more is held than one."""
+    """JSON: one list of objects, read one by one."""
 
     name = "json"
     suffixes = (".json", ".json.gz")
@@ -58,31 +58,31 @@ _LIST = " (a file that is one list has the suffix .json)"
 
 
 def _cause(text: str, at: int) -> str:
-    """Say what makes a line no JSON, where that is one of the usual things."""
+    """Return a frequent cause of invalid JSON, in brackets; "" if none applies."""
     before, rest = text[:at].rstrip(), text[at:].strip()
     if before.endswith(",") and rest[:1] in ("}", "]"):
-        return " (a comma stands before the closing bracket)"
+        return " (remove the comma before the closing bracket)"
     if rest == ",":
-        return " (no comma stands between lines)"
+        return " (remove the comma between lines)"
     if before.endswith("}") and rest.startswith("{"):
-        return " (a second object on the line; each has a line of its own)"
+        return " (a second object on the line; write one object per line)"
     if rest.startswith(("'", "None", "True", "False")):
-        return " (Python's form; JSON has double quotes, null, true and false)"
-    return " (the line breaks off)" if not rest else ""
+        return " (Python's notation; JSON has double quotes, null, true and false)"
+    return " (the line is incomplete)" if not rest else ""
 
 
 def _row(place: int | str, values: Any) -> Row | BrokenRow:
     if isinstance(values, dict):
         return Row(place, values)
     hint = _LIST if isinstance(values, list) and place == 1 else ""
-    return BrokenRow(place, f"a row is an object {{…}}, not {redact_short(values)}{hint}")
+    return BrokenRow(place, f"a row must be an object {{…}}, not {redact_short(values)}{hint}")
 
 
 def _json_list(text: _JsonWindow) -> Iterator[Row | BrokenRow]:
     if not text.peek():
         return
     if text.peek() != "[":
-        reason = f"a .json file is one list of objects, this one begins with {text.peek()!r} "
+        reason = f"a .json file must be one list of objects, but this one begins with {text.peek()!r} "
         raise BrokenRow(text.line, reason + "(a file with one object a line has the suffix .jsonl)")
     text.skip(1)
     separator = text.peek()
@@ -90,20 +90,20 @@ def _json_list(text: _JsonWindow) -> Iterator[Row | BrokenRow]:
         text.skip(1)
     number = 0
     while separator != "]":
-        text.peek()  # go to where the object begins, for its line
+        text.peek()  # go to the beginning of the object, for its line
         value, problem = text.value()
         yield BrokenRow(f"[{number}]", problem) if problem else _row(f"[{number}]", value)
         number += 1
         separator = text.peek()
         if separator not in (",", "]"):
-            raise BrokenRow(text.line, f"not valid JSON: {separator or 'end of file'!r} where ',' or ']' must stand")
+            raise BrokenRow(text.line, f"not valid JSON: {separator or 'end of file'!r} where ',' or ']' is expected")
         text.skip(1)
     if text.peek():
         raise BrokenRow(text.line, f"not valid JSON: {text.peek()!r} after the end of the list")
 
 
 class _JsonWindow:
-    """A window on a JSON text that grows until the next value fits, so that no file is held as a whole."""
+    """A window on a JSON text that grows until the next value fits, so that files are not read into memory."""
 
     SIZE = 1 << 20
 
@@ -117,7 +117,7 @@ class _JsonWindow:
         self.at += count
 
     def peek(self) -> str:
-        """Pass over white space and return the next character, "" at the end."""
+        """Skip white space and return the next character; "" at the end."""
         while True:
             self.skip(_SPACE.match(self.text, self.at).end() - self.at)  # type: ignore[union-attr]
             if self.at < len(self.text) or self.ended:
@@ -125,17 +125,17 @@ class _JsonWindow:
             self._grow()
 
     def value(self) -> tuple[Any, str]:
-        """Pass over one JSON value and return it, and what is wrong with it though it is JSON, or ""."""
+        """Read one JSON value; return it with a problem such as a repeated key, or ""."""
         decoder, problem = _STRICT, ""
         while True:
             try:
                 value, end = decoder.raw_decode(self.text, self.at)
-                # A number at the window's edge may go on behind it.
+                # A number at the end of the window may be incomplete.
                 if end < len(self.text) or self.ended:
                     self.skip(end - self.at)
                     return value, problem
             except _Doubled as error:
-                decoder, problem = _DECODER, str(error)  # where the value ends is still to be found
+                decoder, problem = _DECODER, str(error)  # read on to find the end of the value
                 continue
             except RecursionError:
                 raise BrokenRow(self.line, _TOO_DEEP) from None
@@ -146,7 +146,7 @@ class _JsonWindow:
             self._grow()
 
     def _grow(self) -> None:
-        # At least doubled, so that a value of any size is parsed in linear time.
+        # Double at least, so that a value of any size is parsed in linear time.
         chunk = self.file.read(max(self.SIZE, len(self.text) - self.at))
         self.ended = not chunk
         try:
@@ -157,14 +157,14 @@ class _JsonWindow:
 
 
 class _Doubled(Exception):
-    """An object has a key twice, of which JSON's readers silently keep one value."""
+    """An object has a key twice; the json module would silently keep one of the values."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         count = Counter(key for key, _ in pairs)
-        raise _Doubled(f"the key {shown(next(key for key in count if count[key] > 1))} stands twice in one object")
+        raise _Doubled(f"the key {shown(next(key for key in count if count[key] > 1))} occurs twice in one object")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Chat data in a layout that is named: files of rows as other tools wrote them, read into `messages`."""
+"""Readers of chat data in the layouts of other tools, which a recipe names; rows get `messages`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ftengine_builtins.readers.data_folder import kind_of
 
 
 class LayoutReader(Reader):
-    """Reads files of any format whose rows are in one layout. `data.reader` names it; without, tasks go by the keys."""
+    """Reads files of any format whose rows have one layout. `data.reader` must name it; else tasks go by the keys."""
 
     traits = ReaderTraits(by_name=True)
 
@@ -26,32 +26,32 @@ class LayoutReader(Reader):
         """Return a row with `messages` (DataError: it is not in this layout)."""
 
     def answers(self, messages: Sequence[Any]) -> list[Any]:
-        """Return messages of an answer, written under this layout's keys, with `role` and `content`."""
+        """Return an answer's messages, which have this layout's keys, with `role` and `content`."""
         return sharegpt(messages)
 
     def converted(self, row: Example) -> Example:
-        """Return a row with `messages`; of a preference, with `prompt`, `chosen` and `rejected`."""
+        """Return a row with `messages`, or for a preference with `prompt`, `chosen` and `rejected`."""
         converted = self.convert(row)
         return converted if pair_of(converted) is None else preference(converted, self.answers)
 
     def accepts(self, source: str) -> bool:
-        with suppress(Exception):  # what is no data file, or not in this layout
-            first = self.converted(next(one for one in rows_of(source) if isinstance(one, Row)).values)
+        with suppress(Exception):  # not a data file, or not in this layout
+            first = self.converted(next(row for row in rows_of(source) if isinstance(row, Row)).values)
             return bool(first.get("messages") or first["prompt"])
         return False
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
-        for one in rows_of(source):
+        for row in rows_of(source):
             try:
-                yield Row(one.place, self.converted(one.values)) if isinstance(one, Row) else one
+                yield Row(row.place, self.converted(row.values)) if isinstance(row, Row) else row
             except DataError as error:
-                yield BrokenRow(one.place, str(error).rstrip("."))
+                yield BrokenRow(row.place, str(error).rstrip("."))
 
 
 def rows_of(source: str) -> Iterator[Row | BrokenRow]:
-    """Yield the rows of a file of any format (BrokenRow: it is of none)."""
+    """Yield the rows of a file of any format (BrokenRow: its suffix is unknown)."""
     if (kind := kind_of(source)) is None:
-        raise BrokenRow("", "is of no format that rows are read from; name it .jsonl, .json, .csv, .parquet, …")
+        raise BrokenRow("", "has no known suffix; name it .jsonl, .json, .csv, .parquet, …")
     content = kind().read(source)
     if not hasattr(content, "schema"):
         yield from content

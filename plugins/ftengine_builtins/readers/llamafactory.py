@@ -1,4 +1,4 @@
-"""LlamaFactory's dataset_info.json as a source: which file, which layout, which columns and tags."""
+"""LlamaFactory's dataset_info.json as a source: it names files, layouts, columns and tags."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ class LlamaFactoryReader(Reader):
         name, info = self._info(source)
         columns, tags = info.get("columns") or {}, {**TAGS, **(info.get("tags") or {})}
         file = self._file(source, name, info)
-        for number, one in enumerate(rows_of(file)):
+        for number, row in enumerate(rows_of(file)):
             if number == info.get("num_samples"):
                 return
-            place = place_of(f" ({info['file_name']})", one.place)
-            if isinstance(one, BrokenRow):
-                yield BrokenRow(place, one.reason, one.repair)
+            place = place_of(f" ({info['file_name']})", row.place)
+            if isinstance(row, BrokenRow):
+                yield BrokenRow(place, row.reason, row.repair)
                 continue
             try:
-                yield Row(place, _converted(one.values, info, columns, tags))
+                yield Row(place, _converted(row.values, info, columns, tags))
             except DataError as error:
                 yield BrokenRow(place, str(error).rstrip("."))
 
@@ -69,48 +69,48 @@ class LlamaFactoryReader(Reader):
         return [self._file(source, *self._info(source))]
 
     def _info(self, source: str) -> tuple[str, Mapping[str, Any]]:
-        """Return the data set's name and what is said of it (BrokenRow: that is malformed)."""
+        """Return the data set's name and entry (BrokenRow: the entry is malformed)."""
         try:
             sets = json_of_file(Path(source))
         except (OSError, ValueError) as error:
-            raise BrokenRow("", f"is no list of data sets: {error}") from None
+            raise BrokenRow("", f"cannot be read as a list of data sets: {error}") from None
         if not isinstance(sets, dict) or not all(isinstance(info, dict) for info in sets.values()) or not sets:
-            raise BrokenRow("", "is no list of data sets; it must be an object {name: {file_name, …}, …}")
+            raise BrokenRow("", "is not a list of data sets; it must be an object {name: {file_name, …}, …}")
         name = self.config.dataset or next(iter(sets))
         if name not in sets or (self.config.dataset is None and len(sets) > 1):
-            names = listed([repr(one) for one in list(sets)[:5]])
+            names = listed([repr(data_set) for data_set in list(sets)[:5]])
             several = f"lists {len(sets)} data sets, {'such as ' * (len(sets) > 5)}{names}."
             missing = f"has no data set {name!r}.{did_you_mean(name, sets)} It {several}"
-            asked = several if name in sets else missing
+            problem = several if name in sets else missing
             example = f"{{name: llamafactory, dataset: {next(iter(sets))}}}"
-            raise BrokenRow("", f"{asked} Name one in data.reader, as {example}")
+            raise BrokenRow("", f"{problem} Choose one with data.reader, such as {example}")
         info = sets[name]
-        for key, known in (("", KEYS), ("columns", COLUMNS), ("tags", tuple(TAGS))):
+        for key, allowed in (("", KEYS), ("columns", COLUMNS), ("tags", tuple(TAGS))):
             for entry in info.get(key) or {} if key else info:
-                if entry not in known:
+                if entry not in allowed:
                     within = f"{name}.{key}".rstrip(".")
                     raise BrokenRow(
-                        "", f"has the key {entry!r} in {within}, which is not read.{did_you_mean(entry, known)}"
+                        "", f"has the key {entry!r} in {within}, which is unknown.{did_you_mean(entry, allowed)}"
                     )
         if info.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
-            told = f"says formatting {shown(info['formatting'])} of {name}"
-            raise BrokenRow("", f"{told}; alpaca and sharegpt are read")
+            stated = f"has formatting {shown(info['formatting'])} for {name}"
+            raise BrokenRow("", f"{stated}; alpaca and sharegpt are supported")
         columns = info.get("columns") or {}
         if info.get("ranking") and not ("chosen" in columns and "rejected" in columns):
-            raise BrokenRow("", f"says ranking of {name}, whose columns have no chosen and rejected")
+            raise BrokenRow("", f"sets ranking for {name}, but its columns lack chosen and rejected; add them")
         return name, info
 
     def _file(self, source: str, name: str, info: Mapping[str, Any]) -> str:
         if not isinstance(info.get("file_name"), str):
-            raise BrokenRow("", f"names no file_name in {name}; data sets of a hub are named in data.train themselves")
+            raise BrokenRow("", f"has no file_name for {name}; name data sets of a hub in data.train")
         file = os.path.join(os.path.dirname(source), info["file_name"])
         if not os.path.isfile(file):
-            raise BrokenRow("", f"names {info['file_name']!r} in {name}, and there is no such file beside it")
+            raise BrokenRow("", f"names {info['file_name']!r} for {name}, but no such file is beside it")
         return file
 
 
 def _converted(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], tags: Mapping[str, str]) -> Any:
-    """Return a row with `messages`; of columns whose names are keys of other layouts, those that are named are read."""
+    """Return a row with `messages`; `system` and `tools` are read only from columns that the entry names."""
     layouts.require_text(row, [columns[key] for key in MEDIA if columns.get(key)])
     if tag := columns.get("kto_tag"):
         rest = {key: value for key, value in row.items() if key != tag}
@@ -122,9 +122,9 @@ def _converted(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], ta
     system, tools = columns.get("system", ""), columns.get("tools", "")
     if info.get("formatting", "alpaca") == "alpaca":
         named = {name: (columns or ALPACA).get(name, "") for name in ALPACA}
-        asked = named["prompt"] or named["query"]
-        if asked not in row:
-            wrong = f"has no column {asked!r}, which is the question in formatting alpaca. Its columns: "
+        question = named["prompt"] or named["query"]
+        if question not in row:
+            wrong = f"has no column {question!r}, which is the question in formatting alpaca. Its columns: "
             raise DataError(f"{wrong}{', '.join(row)}. Is its formatting sharegpt?")
         return layouts.pairs(row, **named, system=system, history=columns.get("history", ""), tools=tools)
     roles = {
@@ -149,9 +149,9 @@ def _ranked(row: Any, info: Mapping[str, Any], columns: Mapping[str, str], tags:
         )
 
     def listed(messages: Any) -> list[Any]:
-        told = {**info, "ranking": False, "formatting": "sharegpt"}
-        return _converted({"messages": list(messages)}, told, {"messages": "messages"}, tags)["messages"]
+        info_of_chat = {**info, "ranking": False, "formatting": "sharegpt"}
+        return _converted({"messages": list(messages)}, info_of_chat, {"messages": "messages"}, tags)["messages"]
 
-    asked = {name: value for name, value in row.items() if name not in [columns[side] for side in SIDES]}
-    converted = _converted(asked, {**info, "ranking": False}, others, tags)
+    rest = {name: value for name, value in row.items() if name not in [columns[side] for side in SIDES]}
+    converted = _converted(rest, {**info, "ranking": False}, others, tags)
     return preference({**converted, **{side: row.get(columns[side]) for side in SIDES}}, listed)

@@ -15,8 +15,7 @@ from ftengine.data import text_lines
 from ftengine.text import comparable, redact_short
 
 LONE_RETURN = (
-    r"a carriage return (\r) stands alone outside of quotes; end lines with \n or \r\n, and put fields that hold one "
-    "in quotes"
+    r"there is a lone carriage return (\r) outside quotes; end lines with \n or \r\n, and quote fields that contain one"
 )
 
 _NAMED = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
@@ -26,8 +25,8 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*"?')
 class TableReader(FileReader):
     """CSV and TSV: a record under a header; values stay text, an empty cell is missing.
 
-    A .csv is read with semicolons or tabs where these alone, and no comma, stand outside of quotes in its header, as
-    spreadsheets write it where the comma is the decimal one.
+    A .csv is read with semicolons or tabs if its header has only these outside quotes and no comma, as spreadsheets
+    write it in countries with a decimal comma.
     """
 
     name = "csv"
@@ -42,7 +41,7 @@ class TableReader(FileReader):
         @classmethod
         def _one_character(cls, separator: str) -> str:
             if separator != "auto" and (len(separator) != 1 or separator in '"\r\n'):
-                raise ValueError("one character that is not a quote and ends no line, or auto")
+                raise ValueError("write one character other than a quote or line break, or auto")
             return separator
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
@@ -59,13 +58,13 @@ class TableReader(FileReader):
         return _other_separator(self._usual(source), columns)
 
     def _usual(self, source: str) -> str:
-        """Return what separates fields by the option, or by the suffix."""
+        """Return the separator by option or suffix."""
         if self.config.separator != "auto":
             return self.config.separator
         return "\t" if source.lower().endswith((".tsv", ".tsv.gz")) else ","
 
     def separator(self, source: str) -> str:
-        """Return what separates fields, also by the header."""
+        """Return the separator by option, suffix or header."""
         usual = self._usual(source)
         if self.config.separator != "auto" or usual != ",":
             return usual
@@ -103,7 +102,7 @@ def _rows(source: str, delimiter: str) -> Iterator[Row | BrokenRow]:
                 raise BrokenRow(start, f"two columns are named {twice!r}")
             again = comparable(header)
         elif problem is not None and not header:
-            raise problem  # without a header no row has names
+            raise problem  # without a header, rows have no names
         elif problem is not None:
             yield problem
         elif fields and len(fields) != len(header):
@@ -112,7 +111,7 @@ def _rows(source: str, delimiter: str) -> Iterator[Row | BrokenRow]:
             yield BrokenRow(start, f"{wrong}.{hint}" if hint else wrong + _why_fields(delimiter, header))
         elif fields and comparable(fields) == again:
             yield BrokenRow(start, "the header is repeated here, as in joined files")
-        elif fields:  # a blank line has none
+        elif fields:  # a blank line has no fields
             yield Row(start, {name: field or None for name, field in zip(header, fields, strict=True)})
 
 
@@ -120,14 +119,14 @@ def _records(reader: Any) -> Iterator[tuple[int, Any]]:
     """Yield (first physical line, fields or BrokenRow) of each record of a csv reader."""
     while True:
         start = reader.line_num + 1
-        # The limit belongs to the whole process, so it is ours only while a record is read.
+        # The limit is global, so change it only while a record is read.
         limit = csv.field_size_limit(2**31 - 1)
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            if "unexpected end of data" in str(error):  # it has swallowed the rest of the file
+            if "unexpected end of data" in str(error):  # the quote includes the rest of the file
                 raise BrokenRow(start, "not valid CSV: a quote is opened and never closed") from None
             fields = BrokenRow(start, f"not valid CSV: {LONE_RETURN if 'new-line' in str(error) else error}")
         finally:
@@ -136,7 +135,7 @@ def _records(reader: Any) -> Iterator[tuple[int, Any]]:
 
 
 def _other_separator(own: str, header: Sequence[str]) -> str:
-    """Say that the one column of a header looks like several under another separator; "" where it does not."""
+    """Return a hint if a header of one column has several under another separator; "" otherwise."""
     if len(header) != 1:
         return ""
     widths = {}
@@ -151,9 +150,9 @@ def _other_separator(own: str, header: Sequence[str]) -> str:
 
 
 def _why_fields(delimiter: str, header: Sequence[str]) -> str:
-    """Say why a row may have another number of fields than the header, in brackets; "" where nothing is odd."""
+    """Return why a row may have another number of fields than the header, in brackets; "" if unknown."""
     if delimiter == ";":
-        return " (it is read with semicolons, as its header has them and no comma)"
+        return " (the file is read with semicolons, as its header has semicolons and no comma)"
     if delimiter == "," and any(";" in name for name in header):
-        return " (its header holds commas and semicolons; put names that hold one in quotes)"
+        return " (the header has commas and semicolons; quote names that contain one)"
     return ""

@@ -1,4 +1,4 @@
-"""Regularizers: what keeps a model that is tuned on little data from learning it by heart."""
+"""Regularizers: they reduce over-fitting on little data."""
 
 from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop
 from ftengine_builtins.regularizers.dropout import Dropout

@@ -78,8 +78,8 @@ class RDrop(Regularizer):
         if not is_random(self._loaded):
             model = type(self._loaded.module).__name__
             raise RecipeError(
-                f"regularizer r-drop compares two passes with different dropout, and {model} has none, so that both "
-                "would be equal. Set regularizer dropout or strategy.dropout above 0, or add neftune or mixout."
+                f"regularizer r-drop compares two passes with different dropout, but {model} has none, so both would "
+                "be equal. Set regularizer dropout or strategy.dropout above 0, or add neftune or mixout."
             )
         return _TwoPasses(plain, self.config.alpha)
 
@@ -96,11 +96,11 @@ class _TwoPasses(Criterion):
         self._plain, self._alpha = plain, alpha
 
     def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
-        first, second = (self._plain.single(targets, one) for one in logits)
+        first, second = (self._plain.single(targets, output) for output in logits)
         return first + second + self._alpha * divergence(*logits)
 
     def multi(self, targets: Tensor, *logits: Tensor) -> Tensor:
-        first, second = (self._plain.multi(targets, one) for one in logits)
+        first, second = (self._plain.multi(targets, output) for output in logits)
         return first + second + self._alpha * binary_divergence(*logits)
 
 
@@ -109,8 +109,8 @@ def require_distributions(task: Task, regularizer: str) -> None:
     if not task.predicts_probabilities:
         kind = f" with kind: {task.labels.kind}" if task.labels else ""
         raise RecipeError(
-            f"regularizer {regularizer} works on the probabilities of classes, and task {task.name!r}{kind} predicts "
-            "none. Take it out of the recipe."
+            f"regularizer {regularizer} works on the probabilities of classes, but task {task.name!r}{kind} predicts "
+            "none. Remove it from the recipe."
         )
 
 

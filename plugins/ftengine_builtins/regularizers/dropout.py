@@ -1,4 +1,4 @@
-"""Dropout with another probability than the model came with."""
+"""A new dropout probability for the whole model."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Dropout(Regularizer):
     _before: Sequence[tuple[Place, float]] = ()
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        places = self._wanted(dropouts(loaded))
+        places = self._selected(dropouts(loaded))
         if not places:
             raise RecipeError(
                 f"regularizer dropout finds no dropout in {type(loaded.module).__name__} to set. Use that of the "
                 "strategy (strategy.dropout), or another regularizer, such as mixout or l2-sp."
             )
-        places += self._wanted(config_dropouts(loaded))
+        places += self._selected(config_dropouts(loaded))
         self._before = [(place, place.probability) for place in places]
         for place in places:
             setattr(place.owner, place.attribute, self.config.p)
@@ -46,5 +46,5 @@ class Dropout(Regularizer):
             setattr(place.owner, place.attribute, probability)
         self._before = ()
 
-    def _wanted(self, places: Sequence[Place]) -> list[Place]:
+    def _selected(self, places: Sequence[Place]) -> list[Place]:
         return [place for place in places if self.config.strategy or not place.added]

@@ -1,4 +1,4 @@
-"""EMA: the average of the weights over the last steps is what is kept."""
+"""EMA: an exponential moving average of the weights is validated and saved."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Ema(Regularizer):
             average = self._average[name]
             if tensor.is_floating_point():
                 average.lerp_(tensor.to(average.dtype), 1 - decay)
-            else:  # the number of batches that statistics saw
+            else:  # the number of batches in running statistics
                 average.copy_(tensor)
 
     @contextmanager

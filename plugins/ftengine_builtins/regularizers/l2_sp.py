@@ -1,4 +1,4 @@
-"""L2-SP: the distance to where the weights started from, instead of that to zero."""
+"""L2-SP: a penalty on the distance to the pre-trained weights, in place of the distance to zero."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftengine.api import Batch, LoadedModel, Regularizer, RegularizerTraits, Tas
 from ftengine.model import trainable
 from ftengine_builtins.regularizers.pretrained import pretrained_trained
 
-ADVICE = "Take it out, or limit what was added with train.weight_decay; strategy full trains the base."
+ADVICE = "Remove it, or use train.weight_decay for new weights; strategy full trains the base."
 
 
 class L2SP(Regularizer):
@@ -39,7 +39,7 @@ class L2SP(Regularizer):
     _old: Sequence[nn.Parameter] = ()
     _new: Sequence[nn.Parameter] = ()
     _start: Sequence[Tensor] = ()
-    """Copies of the old ones as they were when training began."""
+    """Copies of the pre-trained weights."""
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         old = pretrained_trained(loaded, self.name, ADVICE)

@@ -19,7 +19,7 @@ from ftengine_builtins.regularizers.randomness import NOISY
 from ftengine_builtins.strategies.targets import BYPASSING, output_head
 
 KINDS = (nn.Linear, Conv1D, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-ADVICE = "Take it out (lora and adapter have dropout of their own), or use strategy full."
+ADVICE = "Remove it (lora and adapter have their own dropout), or use strategy full."
 
 
 class Mixout(Regularizer):
@@ -46,7 +46,7 @@ class Mixout(Regularizer):
     _handles: Sequence[RemovableHandle] = ()
     _start: Mapping[nn.Module, Tensor] = MappingProxyType({})
     _trained: dict[nn.Module, nn.Parameter]
-    """Of layers that compute at present."""
+    """Trained weights of layers that are computing."""
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         layers = self._layers(loaded)
@@ -70,7 +70,7 @@ class Mixout(Regularizer):
         module: Any = loaded.module
         trained = {id(p) for p in pretrained_trained(loaded, self.name, ADVICE).values()}
         head = output_head(module)
-        closed = {id(part) for whole in module.modules() if isinstance(whole, BYPASSING) for part in whole.modules()}
+        closed = {id(part) for outer in module.modules() if isinstance(outer, BYPASSING) for part in outer.modules()}
         return [
             layer
             for layer in module.modules()
@@ -85,8 +85,8 @@ class Mixout(Regularizer):
         weight = layer._parameters["weight"]
         if layer.training and weight is not None:
             self._trained[layer] = weight
-            kept = kept_neurons(layer, self.config.p)
-            layer._parameters["weight"] = mixed(weight, self._start[layer], kept, self.config.p)
+            keeps = kept_neurons(layer, self.config.p)
+            layer._parameters["weight"] = mixed(weight, self._start[layer], keeps, self.config.p)
 
     def _put_back(self, layer: nn.Module, *_: Any) -> None:
         if layer in self._trained:
@@ -105,12 +105,12 @@ def kept_neurons(layer: Any, p: float) -> Tensor:
         return weight.new_empty(len(weight), 1).bernoulli_(1 - p)
     groups = getattr(layer, "groups", 1)
     outputs, inputs, *kernel = weight.shape
-    kept = weight.new_empty(groups, inputs).bernoulli_(1 - p)
+    keeps = weight.new_empty(groups, inputs).bernoulli_(1 - p)
     if groups > 1:
-        kept = kept.repeat_interleave(outputs // groups, dim=0)
-    return kept.reshape(*kept.shape, *(1 for _ in kernel))
+        keeps = keeps.repeat_interleave(outputs // groups, dim=0)
+    return keeps.reshape(*keeps.shape, *(1 for _ in kernel))
 
 
-def mixed(weight: Tensor, start: Tensor, kept: Tensor, p: float) -> Tensor:
-    """Return (m u + (1 - m) w - p u) / (1 - p), in the weight's dtype, of w, u as w started, and kept 1 - m."""
-    return start + kept * (weight - start) / (1 - p)
+def mixed(weight: Tensor, start: Tensor, keeps: Tensor, p: float) -> Tensor:
+    """Return (m u + (1 - m) w - p u) / (1 - p), in the weight's dtype, of w, u as w started, and keeps = 1 - m."""
+    return start + keeps * (weight - start) / (1 - p)

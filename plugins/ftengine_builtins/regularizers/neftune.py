@@ -43,10 +43,10 @@ class Neftune(Regularizer):
         table = input_embeddings(module)
         if not isinstance(table, nn.Embedding):
             raise RecipeError(
-                f"regularizer neftune adds noise to token embeddings, and {type(module).__name__} has none. For "
-                "images, use augmenters instead."
+                f"regularizer neftune adds noise to token embeddings, but {type(module).__name__} has none. Use "
+                "augmenters for images."
             )
-        # An encoder may look tokens up in a module of its own that shares the weights.
+        # An encoder may have its own embedding module with shared weights.
         self._tables = [m for m in module.modules() if isinstance(m, nn.Embedding) and m.weight is table.weight]
         self._handles = [
             module.register_forward_pre_hook(self._see, with_kwargs=True),
@@ -58,8 +58,8 @@ class Neftune(Regularizer):
     def penalty(self, model: nn.Module, batch: Batch, loss: Tensor) -> None:
         if not self._added:
             raise RecipeError(
-                f"regularizer neftune found no place to add noise: {type(model).__name__} does not look its input_ids "
-                "up in its token embeddings as they are. Take it out of the recipe."
+                f"regularizer neftune cannot add noise: {type(model).__name__} does not look up its input_ids "
+                "unchanged in its token embeddings. Remove it from the recipe."
             )
 
     def detach(self, loaded: LoadedModel) -> None:

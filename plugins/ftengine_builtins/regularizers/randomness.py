@@ -1,4 +1,4 @@
-"""Where a model is random while it trains: dropout wherever it is written, and noise of other regularizers."""
+"""Sources of randomness in a training model: dropout of all kinds, and noise of regularizers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftengine.model import drops
 from ftengine_builtins.strategies.targets import inside
 
 NOISY: WeakSet[nn.Module] = WeakSet()
-"""Modules to which a regularizer adds randomness at present."""
+"""Modules to which a regularizer adds randomness."""
 
 DROPS = re.compile(r"drop(out)?", re.IGNORECASE)
 """Names of attributes that hold a probability of dropout: attention_dropout, dropout_prob, attn_pdrop, drop_rate."""
@@ -23,12 +23,12 @@ OTHER = re.compile(r"layer|path|block|connect|lora", re.IGNORECASE)
 """Names that drop something other than activations of the model itself, such as whole layers."""
 
 BRANCHES = re.compile(r"drop.?path|stochastic.?depth", re.IGNORECASE)
-"""Classes or paths of modules that drop whole branches (stochastic depth), whatever their attribute is called."""
+"""Classes or paths of modules that drop whole branches (stochastic depth), whatever the name of their attribute."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a probability of dropout is kept: an attribute of a module or config, `added` if the strategy's."""
+    """An attribute of a module or config with a dropout probability; `added` if the strategy added it."""
 
     owner: Any
     attribute: str
@@ -51,14 +51,14 @@ def dropouts(loaded: LoadedModel) -> list[Place]:
 
 
 def config_dropouts(loaded: LoadedModel) -> list[Place]:
-    """Return the probabilities in configs, which few modules read while they compute, but some do."""
+    """Return the dropout probabilities in configs, which a few modules read during the forward pass."""
     candidates = (getattr(module, "config", None) for module in loaded.module.modules())
     configs = {id(config): config for config in candidates if hasattr(config, "to_dict")}
     return [Place(config, name, False) for config in configs.values() for name in _attributes(config)]
 
 
 def is_random(loaded: LoadedModel) -> bool:
-    """Say whether two passes over one batch differ in training mode."""
+    """Return whether two passes over one batch differ in training mode."""
     return any(module in NOISY or drops(module) for module in loaded.module.modules())
 
 
@@ -73,7 +73,7 @@ def _is_probability(value: Any) -> bool:
 
 
 def _is_added(loaded: LoadedModel, path: str) -> bool:
-    """Say whether the nearest module around a path that has parameters has none of the model's own."""
+    """Return whether the nearest module around a path with parameters has none of the base's."""
     while True:
         below = f"{path}." if path else ""
         names = [name for name, _ in loaded.module.named_parameters() if name.startswith(below)]

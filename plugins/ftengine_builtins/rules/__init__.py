@@ -1,4 +1,4 @@
-"""What a run is judged by, one class a question."""
+"""Rules that judge finished runs, one class for each question."""
 
 from ftengine_builtins.rules.augmentation import AugmentedTraining
 from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses

@@ -1,4 +1,4 @@
-"""Rules about the answers: the tuned model against what is reached without looking, and classes it never gives."""
+"""Rules about answers: the tuned model against constant answers and chance, and classes that it never answers."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,43 +16,42 @@ from ftengine_builtins.rules.threshold import (
     led_by_figures,
     no_better_than_a_constant,
     quoted_answer,
-    ranks_what_it_has_seen,
+    ranks_training_examples,
     threshold_of,
     uninformative,
     wrong_way_round,
 )
 
-MOSTLY, SELDOM = 0.95, 0.5
-"""Share of the examples to which one answer is given, at the interval's near end, that counts as constant, where it is
-the truth of at most half."""
+MOSTLY, HALF = 0.95, 0.5
+"""From the first share of examples on, at the interval's near end, one answer counts as constant, if it is right for at
+most the second."""
 
 NEARLY, BLANK = 0.6, 0.3
-"""Shares, at the interval's near end, from which few answers that are shown, a dozen by default, are nearly all one
-text (11 of 12), and from which blank ones make a model useless (7 of 12)."""
+"""Shares of the shown answers (12 by default), at the interval's near end: from the first on nearly all count as one
+text (11 of 12), from the second on blank answers make a model useless (7 of 12)."""
 
-SELDOM_GIVEN = 0.25
-"""Share of a class's examples that are given it as their answer, at the interval's far end, below which it is hardly
-ever answered: none of 12, 1 of 19, 3 of 32. Whatever is right among them is less. Twice that where training had few
-examples of it (FEW_TRAINED): 5 of 33."""
+RARELY_GIVEN = 0.25
+"""A class is hardly ever answered if its answers are below this share of its examples, at the interval's far end: none of
+12, 1 of 19, 3 of 32. The share doubles if training had few examples of the class (FEW_TRAINED): 5 of 33."""
 
 FEW_TRAINED = 0.25
-"""Of an even share of the training examples, up to which a class has few of them."""
+"""A class has few training examples up to this part of an even share."""
 
 AS_ANOTHER, ENOUGH = 0.6, 10
 """Share of a class's examples that are answered as one other class, at the interval's near end, for two names of one
 (11 of 11, 17 of 20), and training examples that it has at least."""
 
 MISSED = 0.05
-"""Share of the held-out examples, interval's near end, whose classes are hardly ever answered, for an alarm."""
+"""Alarm from this share of held-out examples in hardly ever answered classes on, at the interval's near end."""
 
 OF_NO_USE = ("classes", "calibration", "worse")
-"""Kinds of findings that say little more of a model that is of no use."""
+"""Kinds of findings that add little for a useless model."""
 
 CUT = " … "
-"""Where a prompt that is shown is shortened, or personal data is left out."""
+"""Mark of a shortened prompt or of redacted data."""
 
 MOST_CLASSES = 5
-"""Classes that a sentence names."""
+"""Most classes named in a sentence."""
 
 
 class ConstantAnswer(Rule):
@@ -96,9 +95,9 @@ class ConstantAnswer(Rule):
 
 
 def _inputs_tell_nothing(threshold: Threshold) -> Iterator[Finding]:
-    """Find why a model may be of no use: its prompts are all the same, or its scores do not tell the labels.
+    """Find why a model may be useless: all prompts are the same, or its scores carry no information about labels.
 
-    Of the latter nothing is known before a pass over all examples.
+    The latter is judged only after one pass over all examples.
     """
     run = threshold.run
     if _one_prompt(run):
@@ -108,7 +107,7 @@ def _inputs_tell_nothing(threshold: Threshold) -> Iterator[Finding]:
         end = "" if text.endswith("?") else "."
         below = list(wrong_way_round(run))
         figures = {"wrong_way_round": below} if below else {"uninformative": list(uninformative(run))}
-        # Where scores may know much, what they learnt by heart is a cause of its own.
+        # If scores may know much, over-fitting is a separate cause.
         surely = not any(threshold.may_be_far(name) for name in threshold.rankings)
         yield Finding(
             kind="learning",
@@ -121,31 +120,35 @@ def _inputs_tell_nothing(threshold: Threshold) -> Iterator[Finding]:
 
 
 def _no_labels(threshold: Threshold, shown: Callable[[Estimate], str]) -> str:
-    """Say that scores do not tell the labels, be it of new examples alone; `shown` words a figure."""
+    """Return that scores carry no information about labels, or none of new examples; `shown` words a figure."""
     run, rankings = threshold.run, wrong_way_round(threshold.run) or threshold.rankings
 
     def ranked(figures: Mapping[str, Estimate]) -> str:
         return listed([f"{run.evaluation.metrics[name].label} {shown(figures[name])}" for name in rankings])
 
-    lead, told = "check that each label belongs to its text", ranked(rankings)
+    lead, held_out = "check that each label belongs to its text", ranked(rankings)
     if not uninformative(run):
-        return f"{lead}: the scores rank held-out examples the wrong way round ({told}); are the labels swapped?"
-    if run.evaluation.training is None or not all(ranks_what_it_has_seen(run, name) for name in rankings):
-        return f"{lead}: the scores carry no information about the labels ({told})"
-    seen = ranked(run.evaluation.training.tuned)
+        return f"{lead}: the scores rank held-out examples the wrong way round ({held_out}); are the labels swapped?"
+    if run.evaluation.training is None or not all(ranks_training_examples(run, name) for name in rankings):
+        return f"{lead}: the scores carry no information about the labels ({held_out})"
+    training = ranked(run.evaluation.training.tuned)
     if any(threshold.may_be_far(name) for name in rankings):
         lead = f"train on more examples, and {lead}: the scores are not shown to know the labels of held-out examples"
-        return f"{lead} ({told}), though they know those of training examples ({seen})"
-    lead += f", or train on more examples: the scores know the labels of training examples ({seen})"
-    return f"{lead}, not of held-out ones ({told})"
+        return f"{lead} ({held_out}), though they know those of training examples ({training})"
+    lead += f", or train on more examples: the scores know the labels of training examples ({training})"
+    return f"{lead}, not of held-out ones ({held_out})"
 
 
 def _one_prompt(run: RunRecords) -> bool:
-    """Say whether all examples that are shown have one prompt, so that nothing tells their answers apart."""
+    """Return whether all shown examples have the same prompt but different references."""
     answers = run.examples.answers if run.examples is not None else ()
-    if len(answers) < FEW or len({one.prompt for one in answers}) > 1 or len({one.wanted for one in answers}) < 2:
+    if (
+        len(answers) < FEW
+        or len({answer.prompt for answer in answers}) > 1
+        or len({answer.wanted for answer in answers}) < 2
+    ):
         return False
-    return CUT not in answers[0].prompt  # they may differ in what is not shown
+    return CUT not in answers[0].prompt  # they may differ in the part that is not shown
 
 
 def _same_prompts(run: RunRecords) -> Iterator[Finding]:
@@ -159,28 +162,28 @@ def _same_prompts(run: RunRecords) -> Iterator[Finding]:
 
 
 def passes(run: RunRecords) -> float:
-    """Return how many times training went over its examples."""
+    """Return the number of passes over the training examples."""
     return sum(step.examples for step in run.steps) / max(1, run.audit.encoded["train"]["examples"])
 
 
 def _written_alike(run: RunRecords) -> Iterator[Finding]:
-    """Look at the few answers that are shown, where nothing else is known of what the model writes."""
+    """Judge the shown answers, if no metric measures the text that the model writes."""
     answers = run.examples.answers if run.examples is not None else ()
-    n, said = len(answers), Counter(one.tuned.strip() for one in answers)
-    wanted = Counter(one.wanted for one in answers if one.wanted is not None)
-    share = max(wanted.values(), default=0) / max(1, n)
+    n, texts = len(answers), Counter(answer.tuned.strip() for answer in answers)
+    references = Counter(answer.wanted for answer in answers if answer.wanted is not None)
+    share = max(references.values(), default=0) / max(1, n)
     if _one_prompt(run):
         yield from _same_prompts(run)
         return
-    if len({one.prompt for one in answers}) < FEW or share**n > CHANCE:
+    if len({answer.prompt for answer in answers}) < FEW or share**n > CHANCE:
         return
-    blank = sum(not one.tuned.strip() and one.wanted != "" for one in answers)
-    text, count = said.most_common(1)[0]
+    blank = sum(not answer.tuned.strip() and answer.wanted != "" for answer in answers)
+    text, count = texts.most_common(1)[0]
     if share_within(blank, n)[0] >= BLANK:
         text, count, brief = "", blank, f"{blank:,} of {n:,} answers are blank"
     elif count == n:
         brief = f"it always answers {quoted_answer(text)}, to all {counted(n, 'held-out prompt')} asked"
-    elif share_within(count, n)[0] >= NEARLY and share <= SELDOM:
+    elif share_within(count, n)[0] >= NEARLY and share <= HALF:
         brief = f"it answers {quoted_answer(text)} to {count:,} of {counted(n, 'held-out prompt')} asked"
     else:
         return
@@ -193,14 +196,14 @@ def _written_alike(run: RunRecords) -> Iterator[Finding]:
 
 
 def _is_constant(threshold: Threshold) -> bool:
-    """Say whether nearly all answers are one, and it is not chance that their truths are."""
+    """Return whether nearly all answers are the same although the references are not."""
     baseline, n = threshold.baseline, threshold.tuned.n
     if not baseline.total or baseline.share**n > CHANCE:
         return False
-    true = {name: wanted / baseline.total for name, wanted, _ in baseline.classes}.get(baseline.given, baseline.share)
+    true = {name: count / baseline.total for name, count, _ in baseline.classes}.get(baseline.given, baseline.share)
     least, _ = share_within(baseline.count, baseline.total)
     few = MOSTLY if baseline.given.strip() else BLANK
-    return baseline.count == baseline.total or (least >= few and true <= SELDOM)
+    return baseline.count == baseline.total or (least >= few and true <= HALF)
 
 
 def _constant(threshold: Threshold) -> str:
@@ -209,7 +212,7 @@ def _constant(threshold: Threshold) -> str:
 
 
 def _given(threshold: Threshold) -> str:
-    """Return which answer is given to how many examples, in brief."""
+    """Return the most frequent answer and its number of examples, in words."""
     baseline = threshold.baseline
     of, answer = counted(baseline.total, baseline.unit), quoted_answer(baseline.given)
     if baseline.count < baseline.total:
@@ -228,31 +231,31 @@ def _no_better(threshold: Threshold, others: list[str]) -> str:
         judgement += f". But it does more than guess: {pairs}."
         return led_by_figures(threshold.run, threshold.metric, judgement)
     metric = threshold.run.evaluation.metrics[threshold.metric]
-    # A text may be good and unlike its reference.
+    # A good text may differ from its reference.
     if not (higher or threshold.is_hint or threshold.leaves_room or (metric.primary and threshold.tuned.value)):
         judgement = f"not usable, {judgement}"
     return f"{led_by_figures(threshold.run, threshold.metric, judgement)}.{of_answers(threshold.run)}"
 
 
 def unmeasured_answers(run: RunRecords) -> bool:
-    """Say whether the tuned model writes texts that the metric which decides does not measure."""
+    """Return whether the tuned model writes texts that the headline metric does not measure."""
     writes = run.examples is not None and run.examples.writes
     return writes and not run.evaluation.metrics[run.headline_metric or ""].primary
 
 
 def of_answers(run: RunRecords) -> str:
-    """Say how many answers are exact where their figure decides, and where there is none that they are to be read."""
+    """Return how many answers are exact, or that no metric scored the texts; "" if neither applies."""
     if not run.evaluation.metrics[run.headline_metric or ""].primary:
         shown = run.examples is not None and run.examples.answers
-        told = "No metric scored its generated text"
-        return f" {told}: read its answers." if shown else f" {told}." if unmeasured_answers(run) else ""
+        sentence = "No metric scored its generated text"
+        return f" {sentence}: read its answers." if shown else f" {sentence}." if unmeasured_answers(run) else ""
     counts = exact_answers(run)
     text = " {exact:,} of {answers:,} answers are exact ({base_exact:,} of its base's)."
     return text.format(**counts) if counts else ""
 
 
 def exact_answers(run: RunRecords) -> dict[str, int]:
-    """Return how many answers are exact, of the tuned model and of its base; {} where no figure of them decides."""
+    """Return the numbers of exact answers of tuned model and base; {} if the headline metric does not count them."""
     paired, metric = run.evaluation.paired, run.evaluation.metrics[run.headline_metric or ""]
     if paired is None or not metric.primary or paired.evaluator != metric.evaluator:
         return {}
@@ -261,9 +264,9 @@ def exact_answers(run: RunRecords) -> dict[str, int]:
 
 
 def _ranked(threshold: Threshold) -> str:
-    """Say where scores tell examples apart although answers do not."""
-    told = [f"{threshold.pair(name)} by guessing" for name in threshold.beaten(pooled=False)]
-    return f" Its scores say more than its answers: {' and '.join(told)}." if told else ""
+    """Return which scores are better than guessing although answers are not; "" if none."""
+    pairs = [f"{threshold.pair(name)} by guessing" for name in threshold.beaten(pooled=False)]
+    return f" Its scores say more than its answers: {' and '.join(pairs)}." if pairs else ""
 
 
 class UnansweredClasses(Rule):
@@ -275,19 +278,19 @@ class UnansweredClasses(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         threshold = threshold_of(run)
         classes = threshold.baseline.classes if threshold else ()
-        never = {name: true for name, true, given in classes if true and not given}
-        seldom = seldom_answered(run)
-        if threshold is None or not never | seldom:
+        never = {name: true for name, true, answered in classes if true and not answered}
+        rare_answers = rarely_answered(run)
+        if threshold is None or not never | rare_answers:
             return
         total, unit = threshold.baseline.total, threshold.baseline.unit
-        rarely = {name: true for name, true in seldom.items() if name not in never}
+        rarely = {name: true for name, true in rare_answers.items() if name not in never}
         parts = [
             f"{adverb} answers {_first_few(counts)} (the truth of {sum(counts.values()):,})"
             for adverb, counts in (("never", never), ("hardly ever", rarely))
             if counts
         ]
-        alarm, useless = share_within(sum(seldom.values()), total)[0] >= MISSED, no_better_than_a_constant(run)
-        missed = {**never, **seldom}
+        alarm, useless = share_within(sum(rare_answers.values()), total)[0] >= MISSED, no_better_than_a_constant(run)
+        missed = {**never, **rare_answers}
         rare = are_rare(missed, trained_on(run) or {name: true for name, true, _ in classes})
         weights = f"Set {_balancing(run)} to balanced, add" if rare and _balancing(run) else "Add"
         if run.trained.calibration.get("thresholds"):
@@ -300,7 +303,7 @@ class UnansweredClasses(Rule):
         figures = {
             "doubles": doubles,
             "never": list(never),
-            "seldom": list(seldom),
+            "seldom": list(rare_answers),
             "examples": sum(missed.values()),
             "total": total,
         }
@@ -315,11 +318,11 @@ class UnansweredClasses(Rule):
 
 
 def _answered_as_another(run: RunRecords, missed: Iterable[str]) -> dict[str, str]:
-    """Return classes of which nearly all examples are answered as one other class, while hardly any of a third is.
+    """Return classes whose examples are nearly all answered as one other class, with that class.
 
-    Classes that training has few examples of are left out.
+    Classes with fewer than ENOUGH training examples are left out.
     """
-    found, trained = {}, trained_on(run)
+    doubles, trained = {}, trained_on(run)
     for names, counts in confusions(run):
         for label in set(missed) & set(names):
             row = counts[names.index(label)]
@@ -328,42 +331,42 @@ def _answered_as_another(run: RunRecords, missed: Iterable[str]) -> dict[str, st
             others = counts[[i for i in range(len(names)) if i not in (answer, names.index(label))], answer].sum()
             learnt = trained.get(label, 0) >= ENOUGH
             if near and learnt and names[answer] != label and others <= row[answer] / 2:
-                found[label] = names[answer]
-    return found
+                doubles[label] = names[answer]
+    return doubles
 
 
 def _explained(rare: bool, alarm: bool) -> tuple[str, ...]:
-    """Return what missed classes explain: that a model is of no use where they are rare, and its scores know them."""
+    """Return the kinds of findings that missed classes explain."""
     return ("quality", "learning") if rare else ("quality",) if alarm else ()
 
 
 def trained_on(run: RunRecords) -> dict[str, int]:
-    """Return how many training examples each class has; {} where the task did not count them."""
+    """Return the number of training examples of each class; {} if the task did not count them."""
     labels = run.trained.labels
     return dict(zip(labels.names, labels.counts, strict=True)) if labels and labels.counts else {}
 
 
 def are_rare(names: Iterable[str], counts: Mapping[str, int], most: float = 0.5) -> bool:
-    """Say whether each of some classes has at most half, or such a part, of an even share of the examples."""
+    """Return whether each of `names` has at most the part `most` of an even share of the examples."""
     return bool(counts) and all(counts.get(name, 0) * len(counts) <= sum(counts.values()) * most for name in names)
 
 
 def _balancing(run: RunRecords) -> str:
-    """Return the recipe's keys that make rare classes count more; "" where one is set, or the task has none."""
+    """Return the recipe's keys that weight rare classes; "" if one is set already, or the task has none."""
     unset = run.recipe.task.get("class_weights", "none to set") is None and run.recipe.train.sampling == "shuffle"
     return "train.sampling or task.class_weights" if unset else ""
 
 
-def seldom_answered(run: RunRecords) -> dict[str, int]:
-    """Return the classes that are given surely to few of their examples (SELDOM_GIVEN), with how many these are."""
+def rarely_answered(run: RunRecords) -> dict[str, int]:
+    """Return hardly ever answered classes (RARELY_GIVEN), with their numbers of examples."""
     threshold, trained = threshold_of(run), trained_on(run)
     classes = threshold.baseline.classes if threshold else ()
     return {
         name: true
-        for name, true, given in classes
+        for name, true, answered in classes
         if true
-        and share_within(min(given, true), true)[1]
-        < SELDOM_GIVEN * (2 if trained and are_rare([name], trained, FEW_TRAINED) else 1)
+        and share_within(min(answered, true), true)[1]
+        < RARELY_GIVEN * (2 if trained and are_rare([name], trained, FEW_TRAINED) else 1)
     }
 
 

@@ -8,13 +8,13 @@ from ftengine.text import ends, number, plain, with_interval
 from ftengine_builtins.rules.quality import sides
 
 NOTE = 0.05
-"""How far confidence is off that is worth a word, at the interval's near end: 5 points."""
+"""Calibration error from which there is a finding, at the interval's near end: 5 points."""
 
 ALARM = 0.15
-"""The same, interval above, from which too high a confidence misleads whoever relies on it."""
+"""The same for an alarm: too high a confidence misleads users."""
 
 HELPS = 0.9
-"""Calibration error after a temperature, as a share of that before, up to which the temperature is worth a word."""
+"""A temperature is proposed if it reduces the calibration error at least to this share."""
 
 
 class CalibratedConfidence(Rule):
@@ -48,14 +48,16 @@ class CalibratedConfidence(Rule):
 
 
 def _cure(run: RunRecords, evaluator: str, *, over: bool) -> str:
-    """Say which temperature the run keeps for its answers, where that changes confidence for the better.
+    """Return the run's temperature for `predict --calibrated`, if it improves confidence; "" otherwise.
 
-    By how much it does is measured where it was fitted on other examples.
+    The improvement is measured if the temperature was fitted on other examples.
     """
     temperature, facts = run.trained.calibration.get("temperature"), run.evaluation.details.tuned.get(evaluator, {})
     if not temperature or (temperature > 1) != over:
         return ""
-    text = f" `ftengine predict --calibrated` divides logits by {temperature:.2f}, a temperature fitted on validation"
+    text = (
+        f" `ftengine predict --calibrated` divides logits by {number(temperature, 2)}, fitted on the validation split"
+    )
     before, after = facts.get("ece"), (facts.get("after") or {}).get("ece")
     if before is None or after is None:
         return f"{text}."

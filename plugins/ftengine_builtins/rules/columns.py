@@ -25,9 +25,9 @@ class UnreadColumnsTell(Rule):
     order = 8
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        columns = [one for one in run.audit.findings if one.source == UnreadColumns.name]
+        columns = [finding for finding in run.audit.findings if finding.source == UnreadColumns.name]
         # Where what is read tells nothing, the column with the content comes before others that tell the label.
-        for finding in sorted(columns, key=lambda one: one.level != "alarm"):
+        for finding in sorted(columns, key=lambda finding: finding.level != "alarm"):
             figures = finding.figures
             if figures.get("text") and not finding.brief:
                 continue  # it may have been written once the label was known

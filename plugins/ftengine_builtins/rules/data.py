@@ -54,11 +54,11 @@ class LeakedRows(Rule):
                 continue
             rows = run.audit.splits[held].rows or 1
             used = held == run.evaluation.split
-            unsaid = has_placeholders(run)
-            level = leak_level(leak, run.recipe.data.leaks, rows, measured=used, placeholders=unsaid)
-            apart = run.evaluation.leaked if used and first == "train" else None
-            if apart is not None:
-                then = f"All other figures are without them{_of_leaked(run, apart)}"
+            placeholders = has_placeholders(run)
+            level = leak_level(leak, run.recipe.data.leaks, rows, measured=used, placeholders=placeholders)
+            leaked = run.evaluation.leaked if used and first == "train" else None
+            if leaked is not None:
+                then = f"All other figures are without them{_of_leaked(run, leaked)}"
             elif first == "train":
                 then = "Figures on them say nothing about new data" if used else "They helped to choose the weights"
             else:
@@ -66,10 +66,10 @@ class LeakedRows(Rule):
                 size = "" if level == "alarm" else "somewhat "
                 then = f"{chose}, so {held} figures are {size}optimistic"
             remedy = _remedy(run, leak, rows)
-            text, places = f"{'' if apart else f'{remedy}: '}{leak['text']}. {then}.", tuple(leak["places"])
+            text, places = f"{'' if leaked else f'{remedy}: '}{leak['text']}. {then}.", tuple(leak["places"])
             figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
-            if apart is not None:
-                figures |= {"metric": run.headline_metric, "leaked": apart.tuned.get(run.headline_metric)}
+            if leaked is not None:
+                figures |= {"metric": run.headline_metric, "leaked": leaked.tuned.get(run.headline_metric)}
             yield Finding(
                 kind="data",
                 level=level,
@@ -82,8 +82,8 @@ class LeakedRows(Rule):
 
 
 def has_placeholders(run: RunRecords) -> bool:
-    """Say whether many texts are placeholders, which then are no copies of one another: they say nothing."""
-    return any(one.source == MissingTexts.name and one.level == "alarm" for one in run.audit.findings)
+    """Return whether many texts are placeholders, which then are no copies of one another: they say nothing."""
+    return any(finding.source == MissingTexts.name and finding.level == "alarm" for finding in run.audit.findings)
 
 
 def _remedy(run: RunRecords, leak: Mapping[str, Any], rows: int) -> str:
@@ -99,13 +99,13 @@ def _remedy(run: RunRecords, leak: Mapping[str, Any], rows: int) -> str:
     return f"Leave the rows that {held} has too out of {first}"
 
 
-def _of_leaked(run: RunRecords, apart: Any) -> str:
+def _of_leaked(run: RunRecords, leaked: Any) -> str:
     """Set the figure on rows that were trained on as well against the one on the others, where that can be compared."""
     metric = run.headline_metric or ""
-    seen, new = apart.tuned.get(metric), run.evaluation.tuned.get(metric)
-    if not known(seen) or not known(new) or run.evaluation.metrics[metric].relative:
+    leaked_figure, new_figure = leaked.tuned.get(metric), run.evaluation.tuned.get(metric)
+    if not known(leaked_figure) or not known(new_figure) or run.evaluation.metrics[metric].relative:
         return ""
-    return f": {run.evaluation.metrics[metric].label} {plain(new)} on new rows, {plain(seen)} on these"
+    return f": {run.evaluation.metrics[metric].label} {plain(new_figure)} on new rows, {plain(leaked_figure)} on these"
 
 
 class RepeatedRows(Rule):
@@ -143,14 +143,17 @@ class CutExamples(Rule):
         encoded = run.audit.encoded["train"]
         count, examples = encoded["truncated"], encoded["examples"]
         figures = {"truncated": count, "examples": examples}
-        known_cost = [one for one in run.audit.findings if one.source == CutTexts.name]
-        for finding in known_cost:
-            told, reached = finding.figures, run.evaluation.tuned.get("accuracy") or run.evaluation.tuned.get("r2")
-            half_way = (told["whole"] + told["kept"]) / 2
+        cut_texts = [finding for finding in run.audit.findings if finding.source == CutTexts.name]
+        for finding in cut_texts:
+            audited, reached = (
+                finding.figures,
+                run.evaluation.tuned.get("accuracy") or run.evaluation.tuned.get("r2"),
+            )
+            half_way = (audited["whole"] + audited["kept"]) / 2
             costs = reached is None or reached.high is None or reached.high < half_way
             level = finding.level if costs else "note"
-            yield finding.model_copy(update={"source": "", "level": level, "figures": {**figures, **told}})
-        if count > examples / 2 and not known_cost:
+            yield finding.model_copy(update={"source": "", "level": level, "figures": {**figures, **audited}})
+        if count > examples / 2 and not cut_texts:
             text = f"Raise task.max_length: {percent(count / examples)} of the training examples are longer than the "
             text += f"limit of {encoded['longest']:,} tokens and were truncated, so the model never saw their ends."
             yield Finding(kind="data", level="note", text=text, figures=figures)

@@ -16,7 +16,7 @@ RISE = 0.05
 sound run it wobbles by 1–3 % (MiniLM on BBC news); early stopping usually reacts to any rise at all."""
 
 LEAST_RISE = 0.02
-"""And in units of the loss, below which a rise is nothing: from 0.060 to 0.073 on 54 examples is one example."""
+"""Rises of the loss below this are ignored: 0.060 to 0.073 on 54 examples is one example."""
 
 RATIO_ALARM, RATIO_ANYWAY = 1.5, 5.0
 """The same for losses and perplexities: held-out over training; beyond the second, however much of what was gained on
@@ -24,7 +24,7 @@ training examples new ones have. Numbers that were learnt well came to 2.5, 40 r
 
 
 EXPLAINED = ("quality", "calibration", "classes")
-"""Kinds of findings that over-fitting is the cause of."""
+"""Kinds of findings that over-fitting explains."""
 
 
 class OverFitting(Rule):
@@ -60,7 +60,7 @@ class OverFitting(Rule):
 
 
 def turning(points: Sequence[Any]) -> dict[str, Any] | None:
-    """Return where over-fitting began by validations in order, and how far it went; None where no loss turned up."""
+    """Return the step where over-fitting began and the rise of the validation loss; None if it did not rise."""
     losses = [point.validation_loss for point in points]
     at = min(range(len(losses)), key=losses.__getitem__)
     lowest, last = losses[at], losses[-1]
@@ -68,7 +68,7 @@ def turning(points: Sequence[Any]) -> dict[str, Any] | None:
         return None
     before, after = points[at].training_loss, points[-1].training_loss
     if before is not None and after is not None and (after >= before or after >= last):
-        return None  # both rose, or there is no gap: whatever that is, it is not learning by heart
+        return None  # both losses rose, or there is no gap: this is not over-fitting
     return {
         "step": points[at].step,
         "lowest": lowest,
@@ -82,7 +82,7 @@ def turning(points: Sequence[Any]) -> dict[str, Any] | None:
 
 
 def learns_by_heart(run: RunRecords) -> bool:
-    """Say whether the last validation's loss is RATIO_ALARM times that on training examples, whatever weights were
+    """Return whether the last validation's loss is RATIO_ALARM times that on training examples, whatever weights were
     kept."""
     last = run.validations[-1] if run.validations else None
     return last is not None and bool(last.training_loss) and last.validation_loss >= RATIO_ALARM * last.training_loss
@@ -116,10 +116,10 @@ class GeneralisationGap(Rule):
         excused = _chosen_in_time(run) and _carries_over(run, metric)
         if excused and not higher:
             excused = (ends(new) or (0, 0))[0] < RATIO_ANYWAY * (ends(seen) or (0, 0))[1]
-        # What is behind within the first pass has not been learnt by heart: the rest of the examples is.
+        # Within the first pass a gap is not over-fitting.
         alarm = large and much_wider and not excused and passes(run) >= 1
         if not alarm and no_better_than_a_constant(run):
-            return  # of a model that is of no use
+            return  # the model is useless; rule constant-answer reports it
         text = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples and "
         text += f"{with_interval(new)} on held-out ones; the gap is {with_interval(gap)}"
         if before is None:
@@ -137,7 +137,7 @@ class GeneralisationGap(Rule):
 
 
 def falls_behind(run: RunRecords, metric: str | None, least: float = GAP_ALARM) -> bool:
-    """Say whether the tuned model is far worse on held-out examples than on training examples, interval's near ends.
+    """Return whether the tuned model is far worse on held-out examples than on training examples, interval's near ends.
 
     Args:
         least: gap from which it is, of a metric of which more is better; 0: from any that is no chance.
@@ -154,13 +154,13 @@ def falls_behind(run: RunRecords, metric: str | None, least: float = GAP_ALARM) 
 
 
 def _chosen_in_time(run: RunRecords) -> bool:
-    """Say whether no validation has a lower loss than the kept weights."""
+    """Return whether no validation has a lower loss than the kept weights."""
     losses = {point.step: point.validation_loss for point in run.validations}
     return bool(losses) and losses.get(run.kept_step) == min(losses.values())
 
 
 def _carries_over(run: RunRecords, metric: str) -> bool:
-    """Say whether new examples have at least half of what was gained on training examples, as far as can be told."""
+    """Return whether held-out examples gained at least half as much as training examples."""
     training = run.evaluation.training
     grown, gained = (None, None) if training is None else (training.grown.get(metric), training.difference.get(metric))
     return grown is not None and gained is not None and near_end(grown) < abs(gained.value) / 2
@@ -172,22 +172,22 @@ def _amount(large: bool) -> str:
 
 
 def _ahead(gap: Difference | None, higher: bool | None) -> Difference | None:
-    """Return by how much a figure is better on training examples than on held-out ones; None where it is not."""
+    """Return how much better a figure is on training examples than on held-out ones; None if it is not."""
     if gap is None or not gap.better:
         return None
     return gap if higher else gap.negated()
 
 
 def _least(change: Difference) -> float:
-    """Return the lower end of a difference; below all where it has none."""
+    """Return the lower end of a difference; -inf if it has none."""
     return -math.inf if change.low is None else change.low
 
 
 def _much_wider(run: RunRecords, metric: str, grown: Difference | None) -> bool:
-    """Say whether training widened the gap that the base has by as much as is alarming without such a base.
+    """Return whether training widened the base's gap by an amount that would be an alarm without it.
 
     Args:
-        grown: by how much more the metric improved on training examples than on held-out ones.
+        grown: how much more the metric improved on training examples than on held-out ones.
     """
     evaluation, training = run.evaluation, run.evaluation.training
     assert training is not None
@@ -198,9 +198,9 @@ def _much_wider(run: RunRecords, metric: str, grown: Difference | None) -> bool:
 
 
 def seen_metric(run: RunRecords) -> str | None:
-    """Return the metric that the verdict goes by if it was measured on training examples too, else the first that was.
+    """Return the headline metric if it was measured on training examples too, else the first metric that was.
 
-    Free answers, for one, are written to held-out examples only.
+    Generated answers, for example, are measured only on held-out examples.
     """
     seen = run.evaluation.training.tuned if run.evaluation.training is not None else {}
     if run.headline_metric in seen:

@@ -10,7 +10,7 @@ from ftengine.api import Finding, Rule
 from ftengine.text import capitalized, counted, listed, number, percent, quoted
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.split_shift import EXPLAINED
-from ftengine_builtins.rules.baseline import seldom_answered, trained_on
+from ftengine_builtins.rules.baseline import rarely_answered, trained_on
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
 from ftengine_builtins.rules.learning import is_weighted
 from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of
@@ -63,15 +63,15 @@ def shifted_label(run: RunRecords) -> ShiftedLabel | None:
     if not (no_better_than_a_constant(run) or falls_behind(run, seen_metric(run))):
         return None
     rows = sum(counts.values())
-    found = [
-        ShiftedLabel(**asdict(one), trained=counts[one.label], rows=rows)
-        for one in _answered(run)
-        if one.true
-        and one.label in counts
-        and one.is_frequent
-        and _is_larger(counts[one.label], rows, one.true, one.total)
+    shifted = [
+        ShiftedLabel(**asdict(answered), trained=counts[answered.label], rows=rows)
+        for answered in _answered(run)
+        if answered.true
+        and answered.label in counts
+        and answered.is_frequent
+        and _is_larger(counts[answered.label], rows, answered.true, answered.total)
     ]
-    return max(found, key=lambda one: one.excess, default=None)
+    return max(shifted, key=lambda label: label.excess, default=None)
 
 
 class LabelShares(Rule):
@@ -104,25 +104,27 @@ class ClassWeights(Rule):
     order = 0
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        given, answered = run.recipe.task.get("class_weights"), {one.label: one for one in _answered(run)}
-        if not isinstance(given, dict) or not answered:
+        class_weights, answered = run.recipe.task.get("class_weights"), {label.label: label for label in _answered(run)}
+        if not isinstance(class_weights, dict) or not answered:
             return
-        weights = {label: float(given.get(label, 1.0)) for label in answered}
+        weights = {label: float(class_weights.get(label, 1.0)) for label in answered}
         heaviest, least = max(weights, key=lambda label: weights[label]), min(weights.values())
         if weights[heaviest] < HEAVY * least or _makes_up(weights, heaviest, trained_on(run)):
             return
-        one, seldom = answered[heaviest], seldom_answered(run)
-        light = {label: true for label, true in seldom.items() if HEAVY * weights[label] <= weights[heaviest]}
-        too_often = one.is_frequent and one.excess >= POINTS
-        if not too_often and (heaviest in seldom or share_within(sum(light.values()), one.total)[0] < POINTS):
+        heavy, rare_answers = answered[heaviest], rarely_answered(run)
+        light = {label: true for label, true in rare_answers.items() if HEAVY * weights[label] <= weights[heaviest]}
+        too_often = heavy.is_frequent and heavy.excess >= POINTS
+        if not too_often and (heaviest in rare_answers or share_within(sum(light.values()), heavy.total)[0] < POINTS):
             return
         times = number(weights[heaviest] / least, 0)
         brief = f"take task.class_weights out: {quoted(heaviest)} has up to {times} times the weight of other labels "
-        brief += f"and is answered to {percent(one.given / one.total)} of {counted(one.total, 'example')}, the truth "
-        brief += f"of {percent(one.true / one.total)}"
+        brief += (
+            f"and is answered to {percent(heavy.given / heavy.total)} of {counted(heavy.total, 'example')}, the truth "
+        )
+        brief += f"of {percent(heavy.true / heavy.total)}"
         if not too_often:
             brief += f"; hardly ever answered: {listed([quoted(label) for label in list(light)[:3]])}"
-        figures = {**asdict(one), "weights": weights, "seldom": list(light)}
+        figures = {**asdict(heavy), "weights": weights, "seldom": list(light)}
         text = f"{capitalized(brief)}."
         yield Finding(kind="classes", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
 
@@ -131,11 +133,11 @@ def _answered(run: RunRecords) -> list[Answered]:
     threshold = threshold_of(run)
     if threshold is None or not threshold.baseline.total:
         return []
-    return [Answered(*one, threshold.baseline.total) for one in threshold.baseline.classes]
+    return [Answered(*counts, threshold.baseline.total) for counts in threshold.baseline.classes]
 
 
 def _is_larger(count: int, rows: int, other: int, total: int) -> bool:
-    """Say whether a share of training rows is far and surely above one of measured rows."""
+    """Return whether a share of training rows is far and surely above one of measured rows."""
     trained, held = count / rows, other / total
     pooled = (count + other) / (rows + total)
     error = math.sqrt(pooled * (1 - pooled) * (1 / rows + 1 / total))
@@ -144,6 +146,6 @@ def _is_larger(count: int, rows: int, other: int, total: int) -> bool:
 
 
 def _makes_up(weights: dict[str, float], heaviest: str, counts: dict[str, int]) -> bool:
-    """Say whether the heaviest label, weighted, is no more of training than another label."""
+    """Return whether the heaviest label, weighted, is no more of training than another label."""
     weighted = {label: weight * counts.get(label, 0) for label, weight in weights.items()}
     return bool(counts) and weighted[heaviest] <= max(weighted[label] for label in weights if label != heaviest)

@@ -1,4 +1,4 @@
-"""Rules about the course of training: did it learn, come apart, or stop too soon?"""
+"""Rules about the course of training: unstable, too short, or without effect."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from ftengine_builtins.rules.baseline import (
     OF_NO_USE,
     are_rare,
     passes,
-    seldom_answered,
+    rarely_answered,
     trained_on,
 )
 from ftengine_builtins.rules.fitting import learns_by_heart
@@ -24,17 +24,17 @@ from ftengine_builtins.rules.threshold import knows_no_labels, no_better_than_a_
 from ftengine_builtins.rules.trend import FEW_STEPS, trend
 
 LEAST_FALL = 0.05
-"""Relative fall of the validation loss that is learning, and in a run's last stretch means: more training would have
-paid. Between two validations of one sound run it wobbles by 1–3 % (MiniLM on BBC news)."""
+"""Relative fall of the validation loss that counts as learning; at the end of a run it means that more training would
+help. Between two validations of a sound run the loss varies by 1–3 % (MiniLM on BBC news)."""
 
 LEAST = 0.02
-"""And in units of the loss, below which a change is nothing: from 0.060 to 0.073 on 54 examples is one example."""
+"""Changes of the loss below this are ignored: 0.060 to 0.073 on 54 examples is one example."""
 
 HARDLY = 0.10
-"""Relative fall of the training loss, noise added, below which a model that is not better was trained too little."""
+"""A model that is not better was trained too little if the training loss, with its noise, fell by less than this."""
 
 MANY_PASSES = 3
-"""Passes over the examples from which a falling training loss may be learning by heart, and only validation tells."""
+"""From this many passes on, a falling training loss may be over-fitting, which only validation shows."""
 
 RISE, LEFT, PEAK, PEAK_STEPS = 1.25, 2.0, 3.0, 3
 """How many times its starting level the training loss reaches on average of so many steps in a row where training came
@@ -48,7 +48,7 @@ it went through before, so that a model of no use has another reason."""
 
 
 class LearningCurve(Rule):
-    """Says where training came apart, was too short, or changed nothing, and whether longer training would pay."""
+    """Finds training that was unstable, too short or without effect, and whether longer training would help."""
 
     name = "learning-curve"
     order = 3
@@ -74,8 +74,8 @@ def _finding(level: Level, brief: str, figures: dict[str, Any], *, more: str = "
     """Return a finding about training.
 
     Args:
-        more: sentences behind the brief one.
-        sure: the model is of no use for this reason, so whatever else is wrong with its answers follows from it.
+        more: further sentences after the brief one.
+        sure: the model is useless for this reason, which explains other findings about its answers.
     """
     explains = (*OF_NO_USE, "quality", "learning", "slices") if sure else ("quality",)
     text = f"{capitalized(brief)}.{more}"
@@ -83,7 +83,7 @@ def _finding(level: Level, brief: str, figures: dict[str, Any], *, more: str = "
 
 
 def _came_apart(run: RunRecords) -> Finding | None:
-    """Say where the training loss rose, or went far above where it began, whatever it came down to."""
+    """Find a training loss that rose, or had a peak far above its start, even if it fell afterwards."""
     if len(run.steps) < 2 * PEAK_STEPS:
         return None
     line = trend(run.steps)
@@ -91,7 +91,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
     useless, rate = no_better_than_a_constant(run) or _got_worse(run), run.recipe.train.learning_rate
     last = fmean(losses[-PEAK_STEPS:])
     useless = useless and last >= LEARNT * _even_guess(run)
-    # The first loss is of the weights as they were; of a model that is of some use a few hard batches may follow it.
+    # The first loss belongs to the initial weights; a few hard batches may follow it in a useful model.
     means = [fmean(losses[i : i + PEAK_STEPS]) for i in range(len(losses) - PEAK_STEPS + 1)]
     guess, count, least = _even_guess(run), max(PEAK_STEPS, len(losses) // 20), PEAK
     if useless:
@@ -105,7 +105,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
     at = run.steps[means.index(peak, count)].step
     came = f" and came down to {number(last, 3)}" if last < peak / 2 else ""
     course = f"from {number(start, 3)} to {number(peak, 3)} at step {at:,}{came}"
-    if peak < least * start:  # no peak stands out, but all of the curve goes up
+    if peak < least * start:  # there is no peak, but the whole curve rises
         course = f"from {number(line.first, 3)} at the beginning to {number(line.last, 3)} at the end"
     brief = f"lower the learning rate ({rate:g}, to {lower_rate(run):g}): training was unstable, its loss rose {course}"
     sure = useless or not _learned(run) or _is_early(run)
@@ -121,9 +121,9 @@ def _has_outliers(run: RunRecords) -> bool:
 
 
 def _first_pass(run: RunRecords) -> Finding | None:
-    """Say where training ended within its first pass: the model is of no use, steps were few, or the loss still fell.
+    """Find training that ended within its first pass, if the model is useless, steps were few, or the loss still fell.
 
-    An alarm where the model is of no use yet, or hardly answers some classes.
+    It is an alarm if the model is useless, or hardly ever answers some classes.
     """
     steps, useless = run.steps, no_better_than_a_constant(run)
     if passes(run) >= 1 or not steps or (useless and len(steps) < 2):
@@ -138,7 +138,7 @@ def _first_pass(run: RunRecords) -> Finding | None:
 
 
 def ended_early(run: RunRecords) -> bool:
-    """Say whether training ended within its first pass, by no rule of its own, after few steps or as its loss fell."""
+    """Return whether training ended within its first pass, after few steps or with a falling loss."""
     steps = run.steps
     if passes(run) >= 1 or not steps or run.training.stopped_early:
         return False
@@ -146,7 +146,7 @@ def ended_early(run: RunRecords) -> bool:
 
 
 def _stayed(run: RunRecords) -> Finding | None:
-    """Say where the model is of no use and training changed its loss by little, as far as can be told."""
+    """Find a useless model whose training loss hardly changed."""
     useless, steps, rate = no_better_than_a_constant(run), run.steps, run.recipe.train.learning_rate
     if len(steps) < 3 or (_learned(run) and not useless):
         return None
@@ -174,11 +174,10 @@ def _stayed(run: RunRecords) -> Finding | None:
 
 
 def _changed_in_vain(run: RunRecords) -> bool:
-    """Say whether training of several passes changed the model's answers while its loss has long stayed where it was.
+    """Return whether training of several passes changed the answers although its loss stayed the same in the last half.
 
-    Answers changed where differences to the base vary over examples by half as much as the figures themselves, by all
-    figures of quality. With a rate far too low they do not, and with one somewhat too low the loss still falls in the
-    last half.
+    Answers changed if, for all figures of quality, differences from the base vary over examples by at least half as
+    much as the figures. They do not change at a far too low rate; at a slightly too low one the loss still falls.
     """
     evaluation, last = run.evaluation, run.steps[len(run.steps) // 2 :]
     if passes(run) < MANY_PASSES or len(last) < FEW_STEPS or trend(last).high < 0:
@@ -193,13 +192,13 @@ def _changed_in_vain(run: RunRecords) -> bool:
 
 
 def _stuck(run: RunRecords) -> Finding | None:
-    """Say where the loss fell and the model is of no use all the same, on training examples neither."""
-    seen, threshold, points = run.evaluation.training, threshold_of(run), run.validations
+    """Find a model that is useless, even on training examples, although the loss fell."""
+    training, threshold, points = run.evaluation.training, threshold_of(run), run.validations
     if threshold is None or not no_better_than_a_constant(run) or knows_no_labels(run) or passes(run) < 1:
         return None
     if len(run.steps) < PEAK_STEPS or trend(run.steps).high >= 0 or threshold.beaten(pooled=False):
-        return None  # nothing says that it fell, or its scores tell labels that it does not answer
-    figure = seen.tuned.get(threshold.metric) if seen is not None else None
+        return None  # the loss did not surely fall, or scores are better than answers
+    figure = training.tuned.get(threshold.metric) if training is not None else None
     last = fmean(step.loss for step in run.steps[-PEAK_STEPS:])
     if figure is not None and (within := ends(figure)) is not None:
         higher = run.evaluation.metrics[threshold.metric].higher_is_better
@@ -217,27 +216,27 @@ def _stuck(run: RunRecords) -> Finding | None:
 
 
 def _labels(run: RunRecords) -> int:
-    """Return among how many labels the model chooses one; 0 where it does not."""
+    """Return the number of labels among which the model chooses one; 0 for other tasks."""
     threshold = threshold_of(run)
     labels = len(threshold.baseline.classes) if threshold is not None else 0
     return labels if labels > 1 else 0
 
 
 def _guess(run: RunRecords) -> str:
-    """Say what guessing comes to, where the model chooses among labels."""
+    """Return a sentence on the loss of guessing evenly; "" without labels."""
     labels = _labels(run)
     return f" Guessing evenly among {labels:,} labels has a loss of {number(math.log(labels), 3)}." if labels else ""
 
 
 def _even_guess(run: RunRecords) -> float:
-    """Return the loss of guessing evenly among the labels; 0 where there are none."""
+    """Return the loss of guessing evenly among the labels; 0 without labels."""
     return math.log(_labels(run) or 1)
 
 
 def _guess_by_shares(run: RunRecords) -> float:
-    """Return the loss of giving each label its share of the training examples as its probability; 0 without labels.
+    """Return the loss of predicting each label with its share of the training examples; 0 without labels.
 
-    Where rare classes count more, or shares are not known, that of guessing evenly.
+    If rare classes are weighted, or the shares are unknown, it is the loss of guessing evenly.
     """
     labels = run.trained.labels
     if is_weighted(run) or labels is None or not labels.counts or not _labels(run):
@@ -247,26 +246,26 @@ def _guess_by_shares(run: RunRecords) -> float:
 
 
 def _error_of_the_mean(run: RunRecords) -> float:
-    """Return the loss of always answering the mean of the numbers; 0 where answers are not numbers."""
+    """Return the loss of always predicting the mean; 0 if answers are not numbers."""
     threshold, labels = threshold_of(run), run.trained.labels
     std = labels.std if labels is not None and labels.std else 1.0
     return threshold.baseline.figures.get("mse", 0.0) / std**2 if threshold is not None else 0.0
 
 
 def is_weighted(run: RunRecords) -> bool:
-    """Say whether the training loss has rare classes count more, and validation losses do not."""
+    """Return whether the training loss weights rare classes, which validation losses do not."""
     return run.recipe.task.get("class_weights") is not None or run.recipe.train.sampling != "shuffle"
 
 
 def _learned(run: RunRecords) -> bool:
-    """Say whether any comparison shows learning: of held-out examples, of training examples, or of validations."""
-    seen = run.evaluation.training
-    on_training = () if seen is None or run.trained.new_modules else seen.difference.values()
-    return _got_better(run) or any(one.better for one in on_training) or _fell(run.validations)
+    """Return whether learning shows on held-out examples, on training examples or in validation losses."""
+    training = run.evaluation.training
+    on_training = () if training is None or run.trained.new_modules else training.difference.values()
+    return _got_better(run) or any(change.better for change in on_training) or _fell(run.validations)
 
 
 def _got_better(run: RunRecords) -> bool:
-    """Say whether any figure of quality shows learning; that a fresh head's guesses are bettered shows none."""
+    """Return whether a figure of quality shows learning; being better than an untrained head does not."""
     threshold, evaluation = threshold_of(run), run.evaluation
     if run.trained.new_modules and threshold is not None:
         beaten = [*threshold.beaten(pooled=True), *threshold.beaten(pooled=False)]
@@ -275,21 +274,21 @@ def _got_better(run: RunRecords) -> bool:
 
 
 def _got_worse(run: RunRecords) -> bool:
-    """Say whether the figure that decides got worse than the base's; that of a fresh head is none."""
+    """Return whether the headline metric got worse than the base's, unless the base has an untrained head."""
     difference = run.evaluation.difference.get(run.headline_metric or "")
     return not run.trained.new_modules and difference is not None and difference.better is False
 
 
 def _fell(points: Sequence[Any]) -> bool:
-    """Say whether the validation loss fell: of the same examples each time, so less noisy than a few batches."""
+    """Return whether the validation loss fell; it is less noisy than that of batches, as its examples stay the same."""
     losses = [point.validation_loss for point in points]
     return bool(losses) and losses[0] - min(losses) > max(losses[0] * LEAST_FALL, LEAST)
 
 
 def _unfinished(run: RunRecords) -> Finding | None:
-    """Say that more training would have paid: a loss was still falling, or is still near what guessing has.
+    """Find that more training would help: a loss was still falling, or is still near that of guessing.
 
-    An alarm where the model is of no use yet, or hardly answers some classes; these may only need more time.
+    It is an alarm if the model is useless, or hardly ever answers some classes, which may only need more training.
     """
     if run.training.stopped_early:
         return None
@@ -301,16 +300,16 @@ def _unfinished(run: RunRecords) -> Finding | None:
     why, figures = reason
     level: Level = "alarm" if _is_early(run) else "note"
     figures = {"steps": len(run.steps), **figures}
-    useless, seldom = no_better_than_a_constant(run), seldom_answered(run)
-    # Classes that training hardly has are a cause of their own: longer training on the same shares is not their cure.
-    rare = bool(seldom) and are_rare(seldom, trained_on(run))
+    useless, rare_answers = no_better_than_a_constant(run), rarely_answered(run)
+    # Rare classes are a separate cause, which longer training does not cure.
+    rare = bool(rare_answers) and are_rare(rare_answers, trained_on(run))
     return _finding(level, f"train longer: {why}", figures, sure=useless and not rare)
 
 
 def _nothing_learnt(run: RunRecords) -> bool:
-    """Say whether a loss that fell only came nearer to a constant answer's, and scores surely know no labels.
+    """Return whether the loss only approached that of a constant answer, while scores know nothing of labels.
 
-    So it is with random labels after a few passes: a longer training would learn them by heart.
+    This happens with random labels after a few passes; longer training would only over-fit.
     """
     constant = _guess_by_shares(run) or _error_of_the_mean(run)
     if not constant or passes(run) < 1 or not knows_no_labels(run):
@@ -320,18 +319,18 @@ def _nothing_learnt(run: RunRecords) -> bool:
 
 
 def _is_early(run: RunRecords) -> bool:
-    """Say whether the model is of no use yet, or hardly answers some classes that are not rare in training."""
+    """Return whether the model is useless, or hardly ever answers classes that are not rare in training."""
     total = threshold.baseline.total if (threshold := threshold_of(run)) is not None else 0
-    missed = sum(true for label, true in seldom_answered(run).items() if not are_rare([label], trained_on(run)))
+    missed = sum(true for label, true in rarely_answered(run).items() if not are_rare([label], trained_on(run)))
     return no_better_than_a_constant(run) or bool(missed and share_within(missed, total)[0] >= MISSED)
 
 
 def _course(points: Sequence[Any]) -> list[Any]:
-    """Return validations without those just before the last, as where a run ends a step behind an epoch's end."""
+    """Return validations without those just before the last one, such as an epoch's end one step earlier."""
     if not points:
         return []
     *earlier, last = points
-    return [*(one for one in earlier if last.step - one.step >= points[0].step / 2), last]
+    return [*(point for point in earlier if last.step - point.step >= points[0].step / 2), last]
 
 
 def _validation_falls(points: Sequence[Any]) -> tuple[str, dict[str, Any]] | None:
@@ -347,7 +346,7 @@ def _validation_falls(points: Sequence[Any]) -> tuple[str, dict[str, Any]] | Non
 
 
 def _training_falls(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
-    """Look at the last half of the training losses, where there is no course of validations to go by."""
+    """Judge the last half of the training losses, if there are too few validations."""
     last = run.steps[len(run.steps) // 2 :]
     if passes(run) > MANY_PASSES or not _falls(last, run.steps):
         return None
@@ -357,7 +356,7 @@ def _training_falls(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
 
 
 def _falls(last: Sequence[Any], steps: Sequence[Any]) -> bool:
-    """Say whether the training loss falls in the last steps, beyond its noise and by enough to matter."""
+    """Return whether the training loss falls in the last steps, beyond its noise and by enough to matter."""
     if len(last) < FEW_STEPS or trend(steps).high >= 0:
         return False
     line = trend(last)
@@ -365,12 +364,12 @@ def _falls(last: Sequence[Any], steps: Sequence[Any]) -> bool:
 
 
 def _near_guessing(run: RunRecords) -> tuple[str, dict[str, Any]] | None:
-    """Compare the last validation loss with that of guessing evenly, where scores know something all the same."""
+    """Compare the last validation loss with that of guessing, if scores carry information about labels."""
     guess, points = _guess_by_shares(run), run.validations
     if not guess or not points or knows_no_labels(run) or points[-1].validation_loss < (1 - HARDLY) * guess:
         return None
     if passes(run) >= MANY_PASSES:
-        return None  # with many wrong labels it stays there
+        return None  # with many wrong labels the loss stays near guessing
     last = points[-1].validation_loss
     if last > min(point.validation_loss for point in points):
         return None

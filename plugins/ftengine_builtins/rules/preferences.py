@@ -9,7 +9,7 @@ from ftengine.text import against, capitalized, counted, ends, known, number, pe
 from ftengine_builtins.rules.baseline import OF_NO_USE, passes
 from ftengine_builtins.rules.fitting import learns_by_heart
 from ftengine_builtins.rules.quality import sides
-from ftengine_builtins.rules.threshold import ROOM, ranks_what_it_has_seen
+from ftengine_builtins.rules.threshold import ROOM, ranks_training_examples
 
 FEWEST, NEAR_ALL = 20, 0.99
 """Pairs, and the share of them, from which on all being preferred is worth a word."""
@@ -44,7 +44,7 @@ class SwappedPairs(Rule):
             text = f"{capitalized(brief)}. In one of the splits chosen and rejected are exchanged."
             kind, figures = "labels", {"swapped": split, **figures}
         elif held[0] <= EVEN <= held[1] < TOLD_APART:
-            by_heart = ranks_what_it_has_seen(run, "preference_accuracy") or learns_by_heart(run)
+            by_heart = ranks_training_examples(run, "preference_accuracy") or learns_by_heart(run)
             alarm = held[1] < EVEN + ROOM or (by_heart and accuracy.value < EVEN + ROOM)
             brief = "check which answers are the chosen ones, or train on more pairs: the chosen answer is preferred "
             brief += f"in {share} of {pairs}, "
@@ -55,8 +55,8 @@ class SwappedPairs(Rule):
                 brief = "hold out more pairs, or check which answers are the chosen ones: the chosen answer is "
                 brief += f"preferred in {share} of {pairs}, not shown to be better than guessing (about {needed} would "
                 brief += f"show {percent(aim)})"
-            told = "" if training is None else f"; of training pairs in {percent(training.value)}"
-            text, kind, figures = f"{capitalized(brief)}{told}.", "learning", {"uninformative": split, **figures}
+            on_training = "" if training is None else f"; of training pairs in {percent(training.value)}"
+            text, kind, figures = f"{capitalized(brief)}{on_training}.", "learning", {"uninformative": split, **figures}
         else:
             return
         yield Finding(
@@ -89,7 +89,7 @@ class ChosenAnswers(Rule):
             return
         nll = run.recipe.task.get("nll")
         if nll is None:
-            nll = {one.name: one.model_fields["nll"].default for one in LOSSES}.get(run.recipe.task.get("loss"))
+            nll = {loss.name: loss.model_fields["nll"].default for loss in LOSSES}.get(run.recipe.task.get("loss"))
         advice = "lower train.learning_rate" if nll else "add their own loss (task.nll), or lower train.learning_rate"
         text = (
             f"The chosen answers became less likely themselves: log-probability {against(tuned, base)}, a difference "

@@ -31,18 +31,18 @@ Worse = tuple[Any, str, Difference, float]
 
 
 def _worse(run: RunRecords, kind: str, changes: Callable[[Any], Mapping[str, Difference]]) -> list[Worse]:
-    """Return what got worse beyond chance under probes of a kind, p adjusted over all of them (Holm 1979).
+    """Return the metrics of one kind of probes that got worse beyond chance, with p adjusted over all (Holm 1979).
 
-    `changes` takes a probe and returns its changes by metric.
+    `changes` returns the changes of a probe by metric.
     """
     probes = _probes(run, kind)
-    flat = {(i, metric): change for i, one in enumerate(probes) for metric, change in changes(one).items()}
+    flat = {(i, metric): change for i, probe in enumerate(probes) for metric, change in changes(probe).items()}
     return [(probes[i], metric, flat[i, metric], p) for (i, metric), p in got_worse(flat).items()]
 
 
 def _firsts(worse: list[Worse]) -> list[Worse]:
-    """Return the first of each probe; the others stand in the table."""
-    return [next(group) for _, group in groupby(worse, key=lambda one: id(one[0]))]
+    """Return the first metric of each probe; the table has all."""
+    return [next(group) for _, group in groupby(worse, key=lambda item: id(item[0]))]
 
 
 class Forgetting(Rule):
@@ -58,11 +58,11 @@ class Forgetting(Rule):
             if lost is not None:
                 yield _forgot(run, probe, *lost)
             elif changes := _perplexity_or_all(probe):
-                yield _kept(run, probe, next(iter(changes)))
+                yield _not_forgotten(run, probe, next(iter(changes)))
 
 
 def _perplexity_or_all(probe: Any) -> Mapping[str, Difference]:
-    """Return perplexity alone where it is there: with the loss that it is made of it is one question."""
+    """Return only perplexity if it was measured, as the loss answers the same question; else all changes."""
     changes = probe.difference
     return {"perplexity": changes["perplexity"]} if "perplexity" in changes else changes
 
@@ -81,8 +81,8 @@ def _forgot(run: RunRecords, probe, metric: str, p: float) -> Finding:
     return Finding(kind="forgetting", level=level, text=text, brief=brief, figures=figures)
 
 
-def _kept(run: RunRecords, probe, metric: str) -> Finding:
-    """Say that nothing was forgotten where the interval leaves room for little, else that it cannot be told."""
+def _not_forgotten(run: RunRecords, probe, metric: str) -> Finding:
+    """Return the finding that nothing was forgotten, or that there are too few examples to tell."""
     difference, base, tuned = probe.difference[metric], probe.base[metric], probe.tuned[metric]
     declared, size = run.evaluation.metrics[metric], with_interval(difference, sign=True)
     room = _room(difference, base, declared.higher_is_better)
@@ -96,7 +96,7 @@ def _kept(run: RunRecords, probe, metric: str) -> Finding:
 
 
 def _room(difference: Figure, base: Figure, higher: bool | None) -> float | None:
-    """Return how much worse it may be relative to the base, by the interval's bad end; None without an interval."""
+    """Return the largest relative loss inside the interval; None without an interval."""
     interval = ends(difference)
     if interval is None or not known(base) or not base.value:
         return None
@@ -163,7 +163,7 @@ class Refusal(Rule):
 
 
 def relative(change: Figure, base: Figure) -> float | None:
-    """Return the near end of a change relative to where it started, or None where it has no interval."""
+    """Return the near end of a change relative to the base; None without an interval."""
     if ends(change) is None or not known(base) or not base.value:
         return None
     return near_end(change) / abs(base.value)

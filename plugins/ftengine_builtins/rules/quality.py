@@ -86,7 +86,7 @@ class BetterThanBase(Rule):
 
 
 def _judged(run: RunRecords, metric: str, on: str) -> tuple[Level, str]:
-    """Return the level and the judgement of the comparison with the base."""
+    """Return level and text of the comparison with the base."""
     evaluation = run.evaluation
     tuned, base, difference = evaluation.tuned[metric], evaluation.base.get(metric), evaluation.difference.get(metric)
     if not known(tuned):
@@ -114,9 +114,9 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Level, str]:
 
 
 def fallen_metrics(run: RunRecords) -> list[str]:
-    """Return what got worse beyond chance beside the headline's metric, as "triplet accuracy fell to 85 % (base 93 %)".
+    """Return texts on other metrics that got worse beyond chance: "triplet accuracy fell to 85 % (base 93 %)".
 
-    Of each evaluator the first such metric.
+    Only the first such metric of each evaluator is named.
     """
     evaluation, by_evaluator = run.evaluation, dict[str, str]()
     for name in evaluation.tuned:
@@ -131,12 +131,12 @@ def fallen_metrics(run: RunRecords) -> list[str]:
 
 
 def sides(figures: Any, metric: str) -> dict[str, Any]:
-    """Return a metric's figures of base and tuned model and their difference, as a finding holds them."""
+    """Return a metric's figures of base and tuned model and their difference, for a finding."""
     return {side: getattr(figures, side).get(metric) for side in ("base", "tuned", "difference")}
 
 
 def would_show(difference: Difference, which: str, metric: Metric) -> str:
-    """Say which true difference some examples would show; "" where that is not known."""
+    """Return a sentence on the smallest detectable difference; "" if unknown."""
     if difference.detectable is None:
         return ""
     least = plain(Estimate(difference.detectable, None, None, 0))
@@ -146,9 +146,9 @@ def would_show(difference: Difference, which: str, metric: Metric) -> str:
 
 
 def worse_metrics(run: RunRecords) -> dict[str, float]:
-    """Return the metrics that got worse beyond chance, without the headline's own, with p adjusted over all.
+    """Return the metrics other than the headline's that got worse beyond chance, with p adjusted over all.
 
-    A change of confidence is told by rule calibrated-confidence, where it matters; worse than a fresh head is nothing.
+    Calibration is left to rule calibrated-confidence, and an untrained head is no reference.
     """
     evaluation = run.evaluation
     if run.trained.new_modules:
@@ -210,7 +210,7 @@ class HeldOutSplit(Rule):
 
 
 def _too_few_to_show(run: RunRecords) -> bool:
-    """Say whether a model is ahead of the best constant answer, and of guessing beyond chance by another metric."""
+    """Return whether a model is ahead of the threshold, and by another metric surely better than guessing."""
     threshold = threshold_of(run)
     if threshold is None or not (threshold.missed and threshold.is_ahead):
         return False
@@ -218,7 +218,7 @@ def _too_few_to_show(run: RunRecords) -> bool:
 
 
 def is_chosen(run: RunRecords) -> bool:
-    """Say whether the validation split decided which weights are kept, the last ones included."""
+    """Return whether the validation split decided which weights are kept."""
     among_several = run.recipe.train.keep_best and len(run.validations) > 1
-    by_regularizer = any(one.get("needs_validation") for one in run.training.regularizers)
+    by_regularizer = any(regularizer.get("needs_validation") for regularizer in run.training.regularizers)
     return bool(among_several or run.training.stopped_early or by_regularizer)

@@ -44,10 +44,9 @@ class HeldOutShift(Rule):
     about = "where held-out rows come from"
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        noisy = any((one.source, one.level) == (LabelNoise.name, "alarm") for one in run.audit.findings)
-        topics = _has_other_topics(run)
-        surface = any((one.source, one.level) == (SurfaceFeatures.name, "note") for one in run.audit.findings)
-        surface = surface and not topics
+        levels = {(finding.source, finding.level) for finding in run.audit.findings}
+        noisy, topics = (LabelNoise.name, "alarm") in levels, _has_other_topics(run)
+        surface = (SurfaceFeatures.name, "note") in levels and not topics
         constant = no_better_than_a_constant(run) or run.headline_metric is None
         for finding in run.audit.findings:
             if finding.source not in JUDGED or (finding.source == Languages.name and "language" not in finding.figures):
@@ -84,13 +83,13 @@ class HeldOutShift(Rule):
 
 
 def _has_other_topics(run: RunRecords) -> bool:
-    """Say whether longer words tell splits apart, which then are not only written otherwise."""
-    shifts = [one.figures for one in run.audit.findings if one.source == SplitShift.name and "auc" in one.figures]
-    words = [word for key in ("held_out_words", "training_words") for one in shifts for word in one.get(key, ())]
+    """Return whether longer words distinguish the splits, so that not only the style of writing differs."""
+    shifts = [f.figures for f in run.audit.findings if f.source == SplitShift.name and "auc" in f.figures]
+    words = [word for key in ("held_out_words", "training_words") for figures in shifts for word in figures.get(key, ())]
     return any(len(word) > SHORT_WORD for word in words)
 
 
 def _is_better(run: RunRecords) -> bool:
-    """Say whether the tuned model is shown to be better than its base by the metric that decides."""
+    """Return whether the tuned model is shown to be better than its base by the metric that decides."""
     change = run.evaluation.difference.get(run.headline_metric or "")
     return change is not None and bool(change.better)

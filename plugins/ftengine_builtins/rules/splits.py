@@ -110,7 +110,7 @@ class SwappedClasses(Rule):
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         split, audited = run.evaluation.split, run.audit.findings
-        if any(one.source == MisplacedLabels.name and one.figures.get("split") == split for one in audited):
+        if any(finding.source == MisplacedLabels.name and finding.figures.get("split") == split for finding in audited):
             return
         if not falls_behind(run, seen_metric(run)):
             return

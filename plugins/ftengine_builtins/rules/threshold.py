@@ -1,4 +1,4 @@
-"""What a model is measured by beside its base: the best constant answer, or chance."""
+"""The threshold that a useful model must exceed: the best constant answer, or chance."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +16,7 @@ FAR = 0.3
 so far leaves room for scores that know much."""
 
 ROOM = 0.05
-"""How much better than guessing a model that prefers answers may be, at the interval's far end, from which it is not
-said to be of no use."""
+"""A preference model is not called useless if it may be this much better than guessing, at the interval's far end."""
 
 GAP_ALARM = 0.10
 """Gap between training and held-out figures, in points of a proportion and at the interval's near end, from which
@@ -27,12 +26,11 @@ on the one and not on the other."""
 
 @dataclass(frozen=True)
 class Threshold:
-    """What the tuned model is measured by: the best constant answer, or chance.
+    """The best constant answer, or chance, with which the tuned model is compared.
 
     Args:
-        metric: the one that the verdict goes by, where its evaluator says what is reached without looking, else the
-            first for which one does.
-        baseline: what its evaluator says.
+        metric: the headline metric if its evaluator reports a baseline, else the first metric with a baseline.
+        baseline: the baseline of the metric's evaluator.
     """
 
     run: RunRecords
@@ -45,45 +43,45 @@ class Threshold:
 
     @property
     def answer(self) -> str:
-        """What is done without looking, in words: the best constant answer is given, say."""
+        """The baseline in words, such as "always answering “no”"."""
         return self.baseline.way or f"always answering {quoted_answer(self.baseline.answer)}"
 
     @property
     def gain(self) -> Difference | None:
-        """The tuned model's figure minus that; None without an interval, or where all examples have one truth."""
+        """The tuned model's figure minus the baseline's; None without interval, or if all references are the same."""
         return None if self.baseline.share == 1 else self._gain(self.metric)
 
     @property
     def missed(self) -> bool:
-        """Whether the model is not shown to be better than that."""
+        """Whether the model is not shown to be better than the baseline."""
         return self.gain is not None and not self.gain.better
 
     @property
     def is_ahead(self) -> bool:
-        """Whether the tuned model's figure is the better one, by chance or not."""
+        """Whether the tuned model's figure is better than the baseline's, even if only by chance."""
         higher, gain = self.run.evaluation.metrics[self.metric].higher_is_better, self.gain
         return gain is not None and gain.value != 0 and (gain.value > 0) == higher
 
     @property
     def may_be_better(self) -> bool:
-        """Whether it is not surely behind, and surely ranks better than guessing: examples are too few for the rest."""
+        """Whether it is not surely worse than the baseline, and surely ranks better than guessing."""
         return self.gain is not None and self.gain.better is not False and bool(self.beaten(pooled=False))
 
     @property
     def is_hint(self) -> bool:
-        """Whether a model that misses it may be of use: a way to prefer answers, and a model that had learnt before.
+        """Whether a model may be useful without exceeding the baseline: one that prefers answers and has no new head.
 
-        Such a model's preferences are what it gained on its base; a fresh head's are all that it has.
+        Its preferences are a gain over its base; a new head has nothing else.
         """
         return bool(self.baseline.way) and not self.run.trained.new_modules
 
     @property
     def leaves_room(self) -> bool:
-        """Whether answers are preferred, and so few pairs do not show that it is hardly better than guessing."""
+        """Whether it prefers answers, and may be ROOM better than guessing."""
         return bool(self.baseline.way) and self.gain is not None and ends(self.gain)[1] >= ROOM
 
     def beaten(self, *, pooled: bool) -> list[str]:
-        """Return the other metrics that are better than without looking; `pooled` as `Metric` has it."""
+        """Return the other metrics that are better than their baseline, with this value of `Metric.pooled`."""
         metrics = self.run.evaluation.metrics
         others = [name for name in self.baseline.figures if name != self.metric and name in metrics]
         gains = {name: self._gain(name) for name in others if metrics[name].pooled == pooled}
@@ -91,7 +89,7 @@ class Threshold:
 
     @property
     def rankings(self) -> dict[str, Estimate]:
-        """The tuned model's rankings with their intervals; {} if one has none, or all examples have one truth."""
+        """The tuned model's rankings with intervals; {} if one has no interval, or all references are the same."""
         evaluation = self.run.evaluation
         ranked = [x for x in self.baseline.figures if x in evaluation.metrics and not evaluation.metrics[x].pooled]
         figures = {name: evaluation.tuned[name] for name in ranked if known(evaluation.tuned.get(name))}
@@ -99,54 +97,54 @@ class Threshold:
         return figures if usable else {}
 
     def may_be_far(self, name: str) -> bool:
-        """Say whether a ranking's interval leaves room for scores that know much."""
+        """Return whether a ranking's interval leaves room for scores that know much."""
         level = self.baseline.figures[name]
         return self.rankings[name].high > level + FAR * (1 - level)
 
     def pair(self, metric: str) -> str:
-        """Return a metric's name, the tuned model's value with its interval, and what is reached without looking."""
+        """Return a metric's label, the tuned model's value with its interval, and the baseline's value."""
         label = self.run.evaluation.metrics[metric].label
         return f"{label} {with_interval(self.run.evaluation.tuned[metric])} against {plain(self.reached(metric))}"
 
     @property
     def best_answer(self) -> str:
-        """The answer with what it reaches: "always answering “no” (60 %)"."""
+        """The baseline with its value: "always answering “no” (60 %)"."""
         metric = shown_metric(self.run, self.metric)
         metric = metric if metric in self.baseline.figures else self.metric
         return f"{self.answer} ({value_of(self.run.evaluation.metrics[metric], self.reached(metric))})"
 
     @property
     def size(self) -> str:
-        """The difference from that in words, with its interval; "" where there is none."""
+        """The difference from the baseline with its interval; "" if there is none."""
         metric = shown_metric(self.run, self.metric)
         metric = metric if self._gain(metric) is not None else self.metric
         gain = self._gain(metric) or self.gain
         return "" if gain is None else change_of(self.run.evaluation.metrics[metric], gain)
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of `pair`, and the difference, as a finding holds them."""
+        """Return the figures of `pair` and their difference, for a finding."""
         level = self.baseline.figures[self.metric]
         return {"metric": self.metric, "tuned": self.tuned, "baseline": level, "difference": self.gain}
 
     def reached(self, metric: str = "") -> Estimate:
-        """Return what is reached without looking by a metric, that of the threshold by default."""
+        """Return the baseline's value of a metric, by default the threshold's."""
         return Estimate(self.baseline.figures[metric or self.metric], None, None, 0)
 
     def _gain(self, metric: str) -> Difference | None:
-        """Return the metric's difference from what is reached without looking; None where it has no interval."""
+        """Return the metric's difference from its baseline; None without an interval."""
         gain = self.baseline.gains.get(metric)
         return gain if known(gain) and ends(gain) is not None else None
 
 
 def shown_metric(run: RunRecords, metric: str) -> str:
-    """Return the metric by which one is shown in words, where it was measured and is defined: itself by default."""
+    """Return the metric that is shown in words in place of another (`shown_as`), if it is defined; else that one."""
     name, evaluation = run.evaluation.metrics[metric].shown_as, run.evaluation
     measured = name in evaluation.metrics and known(evaluation.tuned.get(name))
     return name if measured and known(evaluation.tuned.get(metric)) else metric
 
 
 def both_figures(run: RunRecords, metric: str) -> str:
-    """Return "accuracy 82 %, base 17 %", of the tuned model and its base."""
+    """Return "accuracy 82 %, base 17 %" for the tuned model and its base."""
     evaluation, untrained, metric = run.evaluation, bool(run.trained.new_modules), shown_metric(run, metric)
     return tuned_and_base(
         evaluation.metrics[metric], evaluation.tuned[metric], evaluation.base.get(metric), untrained=untrained
@@ -159,7 +157,7 @@ def led_by_figures(run: RunRecords, metric: str, judgement: str) -> str:
 
 
 def threshold_of(run: RunRecords) -> Threshold | None:
-    """Return what the tuned model is measured by; None where no evaluator says what is reached without looking."""
+    """Return the threshold of a run; None if no evaluator reports a baseline."""
     tuned, baselines = run.evaluation.tuned, {}
     for details in run.evaluation.details.tuned.values():
         if (baseline := Baseline.of(details)) is not None:
@@ -171,31 +169,30 @@ def threshold_of(run: RunRecords) -> Threshold | None:
 
 
 def no_better_than_a_constant(run: RunRecords) -> bool:
-    """Say whether the tuned model is not shown to be better than the best constant answer.
+    """Return whether the tuned model is not shown to be better than the best constant answer.
 
-    Where all held-out examples have one truth, none can be better, and nothing is said.
+    False if all references are the same, as no model can then be better.
     """
     threshold = threshold_of(run)
     return threshold is not None and threshold.missed and not threshold.is_hint
 
 
 def is_better_than_a_constant(run: RunRecords) -> bool:
-    """Say whether the tuned model is shown to be better than the best constant answer."""
+    """Return whether the tuned model is shown to be better than the best constant answer."""
     threshold = threshold_of(run)
     return threshold is not None and threshold.gain is not None and bool(threshold.gain.better)
 
 
 def knows_no_labels(run: RunRecords) -> bool:
-    """Say whether no ranking shows that the tuned model's scores tell labels: `uninformative` or `wrong_way_round`."""
+    """Return whether all rankings show scores without information about labels, or below guessing."""
     return bool(uninformative(run) or wrong_way_round(run))
 
 
 def uninformative(run: RunRecords) -> dict[str, Estimate]:
-    """Return the rankings by which the tuned model's scores cannot be told from guessing; {} where one of them can.
+    """Return the tuned model's rankings if none differs from guessing; else {}.
 
-    A ranking (ROC AUC, a correlation) has the level of guessing inside its interval, whatever is answered most, and
-    nothing in that interval is far above it: of few examples nothing is known, unless the same scores rank the
-    training examples far better.
+    A ranking (ROC AUC, a correlation) does not differ if guessing is inside its interval and the interval does not
+    reach far above it. With few examples it may, unless the same scores rank training examples far better.
     """
     threshold = threshold_of(run)
     if threshold is None:
@@ -203,14 +200,14 @@ def uninformative(run: RunRecords) -> dict[str, Estimate]:
     figures = threshold.rankings
     within = [
         figure.low <= threshold.baseline.figures[name] <= figure.high
-        and (not threshold.may_be_far(name) or ranks_what_it_has_seen(run, name))
+        and (not threshold.may_be_far(name) or ranks_training_examples(run, name))
         for name, figure in figures.items()
     ]
     return figures if all(within) else {}
 
 
 def wrong_way_round(run: RunRecords) -> dict[str, Estimate]:
-    """Return the rankings that are surely below the level of guessing; {} where one of the others may be above it."""
+    """Return the rankings that are surely below guessing; {} if another one is surely above."""
     threshold = threshold_of(run)
     if threshold is None:
         return {}
@@ -219,20 +216,19 @@ def wrong_way_round(run: RunRecords) -> dict[str, Estimate]:
     return below if all(figure.low <= reached[name] for name, figure in figures.items()) else {}
 
 
-def ranks_what_it_has_seen(run: RunRecords, name: str) -> bool:
-    """Say whether scores rank training examples far better than held-out ones, by a ranking's name."""
+def ranks_training_examples(run: RunRecords, name: str) -> bool:
+    """Return whether a ranking is far better on training examples than on held-out ones."""
     gap = None if run.evaluation.training is None else run.evaluation.training.gap.get(name)
     return gap is not None and bool(gap.better) and near_end(gap) >= GAP_ALARM
 
 
 def quoted_answer(answer: str) -> str:
-    """Return an answer in quotes, and in words where it is blank."""
+    """Return an answer in quotes; "nothing" for a blank one."""
     return quoted(answer) if answer.strip() else "nothing"
 
 
 def confusions(run: RunRecords) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield labels and the (labels, labels) counts of the tuned model's answers, labels by answers, of each evaluator
-    that counted them."""
+    """Yield the labels and (labels, answers) counts of each evaluator that reports a confusion matrix."""
     for facts in run.evaluation.details.tuned.values():
         if (cells := facts.get("confusion")) is not None:
             yield [row["label"] for row in facts["labels"]], np.array(cells, dtype=np.int64)

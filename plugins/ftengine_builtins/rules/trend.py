@@ -11,17 +11,17 @@ import scipy
 from ftengine.evaluation import CHANCE
 
 FEW_STEPS = 10
-"""Below so many steps the curve of the training loss is too short to be told from noise."""
+"""With fewer steps, the training loss is too short to distinguish a trend from noise."""
 
 
 @dataclass(frozen=True)
 class Trend:
-    """A straight line through the training losses, weighted by the tokens that are trained on.
+    """A straight line through the training losses, weighted by trained tokens.
 
     Args:
-        first, last: the line at its ends.
+        first, last: values of the line at its ends.
         low, high: 95 % interval of their difference.
-        losses: each step's, less what the length of its texts explains.
+        losses: losses of the steps, without the part that the length of texts explains.
     """
 
     first: float
@@ -32,7 +32,7 @@ class Trend:
 
     @property
     def most_fall(self) -> float:
-        """The largest fall that the losses leave room for, relative to the beginning."""
+        """The largest relative fall inside the interval."""
         return -self.low / self.first if self.first > 0 else math.inf
 
 
@@ -54,7 +54,7 @@ def trend(steps: Sequence[Any]) -> Trend:
     inverse = np.linalg.pinv(x.T @ x)
     middle, slope, *by_length = inverse @ x.T @ y
     left = y - x @ [middle, slope, *by_length]
-    own = np.minimum(((x @ inverse) * x).sum(1), 1 - 1e-6)  # how far a step decides its own fit
+    own = np.minimum(((x @ inverse) * x).sum(1), 1 - 1e-6)  # leverage of each step
     scores = x * (left / (1 - own))[:, None]
     error = math.sqrt((inverse @ (scores.T @ scores) @ inverse)[1, 1])
     half = float(scipy.special.stdtrit(len(loss) - x.shape[1], 1 - CHANCE / 2)) * error
