@@ -147,7 +147,7 @@ def test_a_method_that_is_nearly_one_of_the_contract_is_refused(
 def test_a_hook_of_another_library_is_refused(base: type[api.Component], name: str, there: str) -> None:
     with pytest.raises(PluginError) as refused:
         offered(base, **{name: lambda self: None})
-    assert f"{name!r}; of those that begin so, {base.__name__} has {there}." in str(refused.value)
+    assert f"{name!r}; {base.__name__} has these on_ methods: {there}." in str(refused.value)
 
 
 def test_what_the_contract_had_before_is_refused_with_what_is_written_now() -> None:

@@ -241,4 +241,4 @@ def test_a_shard_lies_beside_its_index(here, shard):
     os.unlink("spoilt/model.safetensors")
     with open("spoilt/model.safetensors.index.json", "w", encoding="utf-8") as file:
         json.dump({"weight_map": {"lm_head.weight": shard}}, file)
-    assert "a shard is a .safetensors file beside it" in refusal(*COMMANDS["plan"])
+    assert "shards must be .safetensors files beside it" in refusal(*COMMANDS["plan"])

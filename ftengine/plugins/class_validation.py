@@ -189,7 +189,7 @@ def _fault_of_names(cls: type[Component], base: type[Component]) -> str:
         if name.startswith(HOOK) and name not in contract and _is_method(member):
             there = ", ".join(repr(method) for method in contract if method.startswith(HOOK)) or "none"
             return (
-                f"the engine never calls its method {name!r}; {base.__name__} has these methods of that kind: {there}. "
+                f"the engine never calls its method {name!r}; {base.__name__} has these {HOOK} methods: {there}. "
                 f"If it is a method of your own, begin it with an underscore ({written(cls)})"
             )
     for first, second in (pair for pair in PAIRS if contract.keys() >= set(pair)):

@@ -128,9 +128,7 @@ class DataSection(_Section):
     def _something_left(self) -> DataSection:
         taken = sum(part for part in (self.validation, self.test) if isinstance(part, float))
         if taken >= 1:
-            raise ValueError(
-                f"validation and test together take {taken:g} of the data; set them so that some is left for training"
-            )
+            raise ValueError(f"validation and test together take {taken:g} of the data; leave some for training")
         if self.split.folds is not None and self.test is not None:
             raise ValueError(
                 "with data.split.folds the test split is one of the folds; set data.test to null (--set "

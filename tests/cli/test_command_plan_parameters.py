@@ -153,4 +153,4 @@ def test_all_ways_to_plan_count_alike_what_the_weights_bring(ftengine, bert_fold
 
 
 def test_a_whole_plan_takes_labels_from_the_data(ftengine, recipe):
-    assert "--labels is for --parameters-only" in ftengine("plan", recipe, "--labels", 3, code=2).stderr
+    assert "--labels goes with --parameters-only" in ftengine("plan", recipe, "--labels", 3, code=2).stderr

@@ -43,9 +43,9 @@ def test_what_limits_is_reported_with_what_would_change_it():
     (computation,) = advice([Scale(8, 64, 10, 1.0, 2.0, 0.1)], 1, 64, GB)
     (data,) = advice([Scale(8, 64, 10, 1.0, 2.0, 0.1)], 1, 30, GB)
     assert data.startswith("limited by data: ")
-    assert "64 examples, and there are 30" in data
+    assert "64 examples, but there are 30" in data
     assert "at most 3 processes" in data
-    assert computation.startswith("limited by computation: it is 91 %")
+    assert computation.startswith("limited by computation, which is 91 %")
     assert network.to_json()["seconds"] == 20
     assert sizes_up_to(1) == [1]
     assert sizes_up_to(12) == [1, 2, 4, 8, 12]
@@ -72,7 +72,7 @@ def test_plan_computes_and_shows_it(ftengine, recipe):
     ("given", "message"),
     [
         (["--processes", "4"], "--processes and --bandwidth go together"),
-        (["--processes", "4", "--bandwidth", "1Gb/s", "--no-measure"], "leave --no-measure and --parameters-only out"),
+        (["--processes", "4", "--bandwidth", "1Gb/s", "--no-measure"], "Leave --no-measure and --parameters-only out"),
     ],
 )
 def test_half_a_question_is_refused(ftengine, recipe, given, message):

@@ -52,7 +52,7 @@ def error_line(result):
         (
             OSError(errno.ENOSPC, "full", "/tmp/x"),
             2,
-            "error: the disk is full (/tmp/x). Make room, or set TMPDIR elsewhere. What was complete is kept.",
+            "error: the disk is full (/tmp/x). Make room, or set TMPDIR to another folder. Complete files are kept.",
         ),
         (
             OSError(errno.ELOOP, "odd"),

@@ -74,7 +74,10 @@ def test_options_strategy_and_model_are_those_that_are_given(ftengine, distribut
         (["--set", "thing.depth=[4"], "thing.depth=[4"),
         (["--component", "think"], "Did you mean 'thing'?"),
         (["--check", "merging_keeps_outputs"], "Did you mean 'merging_keeps_the_outputs'?"),
-        (["--set", "thing.source=x", "--component", "thing", "--check", "it_is_a_click_command"], "name together"),
+        (
+            ["--set", "thing.source=x", "--component", "thing", "--check", "it_is_a_click_command"],
+            "--component and --check",
+        ),
         (["--model", "x"], "--task"),
         (["--model", "x", "--task", "causal-lm"], "'x'"),
     ],
@@ -185,7 +188,7 @@ def test_a_plugin_without_a_class_and_one_that_is_blocked_offer_nothing(ftengine
     distribution(strategy(body="return []"), ENTRY)
     assert "its hooks return no class" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr
     monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
-    assert "is blocked by FTENGINE_BLOCK_PLUGINS" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr
+    assert "variable FTENGINE_BLOCK_PLUGINS" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr
 
 
 EFFECTS = """

@@ -176,18 +176,18 @@ def test_the_next_commands_are_reported(ftengine, tmp_path, monkeypatch, folder)
 def test_what_cannot_name_a_plugin_is_refused(ftengine, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     line = ftengine("plugins", "new", "--kind", "audit", "--", name, code=2).stderr
-    assert "small letters of a to z" in line
+    assert "small letters a to z" in line
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "told"),
     [
-        ("lora", "strategy", "there is a strategy named 'lora' already (of ftengine 0"),
+        ("lora", "strategy", "a strategy named 'lora' exists already (in ftengine 0"),
         ("builtins", "strategy", "a module ftengine_builtins is installed already"),
         ("ftengine-shout", "stratgy", "Did you mean 'strategy'?"),
-        ("shout", "strategy=lora", "there is a strategy named 'lora' already (of ftengine 0"),
-        ("shout", "preference-loss=preference", "there is a task named 'preference' already (of ftengine 0"),
+        ("shout", "strategy=lora", "a strategy named 'lora' exists already (in ftengine 0"),
+        ("shout", "preference-loss=preference", "a task named 'preference' exists already (in ftengine 0"),
         ("shout", "command=train", "a command named 'train' exists already"),
         ("shout", "strategy=Mine", "'Mine' cannot name a plugin"),
         ("shout", "audit=shout audit", "'shout' twice"),

@@ -193,7 +193,7 @@ def refusal(recipe):
     return ""
 
 
-TOGETHER = ("no meaning", "needs", "leave some", "nothing to divide", "set data.test to null")
+TOGETHER = ("no meaning", "needs", "leave some", "splits nothing", "set data.test to null")
 """What recipes say of keys that contradict each other, which the schema does not know."""
 
 

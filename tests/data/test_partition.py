@@ -437,7 +437,7 @@ def test_the_folds_of_a_recipe_together_test_every_row_once(write, text_task):
         ({"split": {"folds": 3, "by": "time", "column": "t"}}, "the future"),
         ({"split": {"by": "group"}}, "by: group needs column"),
         ({"split": {"column": "x"}}, "column has no meaning"),
-        ({"split": {"by": "stratified"}, "validation": None}, "has nothing to divide"),
+        ({"split": {"by": "stratified"}, "validation": None}, "splits nothing"),
         ({"near_duplicates": 0.2}, "near_duplicates"),
         ({"leaks": "ignore"}, "leaks"),
     ],

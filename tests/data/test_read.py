@@ -172,12 +172,12 @@ def test_a_json_list_is_read_alike_through_a_window_of_any_size(write, monkeypat
 
 MALFORMED = [
     ("cut.jsonl", TWO + '{"text": "c"\n', 3, "not valid JSON: Expecting ',' delimiter at column 13"),
-    ("comma.jsonl", TWO + '{"text": "c",}\n', 3, "a comma stands before the closing bracket"),
-    ("between.jsonl", TWO + '{"text": "c"},\n', 3, "no comma stands between lines"),
+    ("comma.jsonl", TWO + '{"text": "c",}\n', 3, "remove the comma before the closing bracket"),
+    ("between.jsonl", TWO + '{"text": "c"},\n', 3, "remove the comma between lines"),
     ("python.jsonl", TWO + "{'text': 'c'}\n", 3, "Python's form"),
     ("none.jsonl", TWO + '{"text": None}\n', 3, "Python's form"),
     ("two.jsonl", TWO + '{"text": "c"} {"text": "d"}\n', 3, "a second object on the line"),
-    ("list.jsonl", TWO + "[1, 2]\n", 3, "a row is an object {…}, not [1, 2]"),
+    ("list.jsonl", TWO + "[1, 2]\n", 3, "a row must be an object {…}, not [1, 2]"),
     ("null.jsonl", TWO + "null\n", 3, "not null"),
     ("deep.jsonl", TWO + '{"a": ' + "[" * 100_000 + "\n", 3, "nested too deeply"),
     ("digits.jsonl", TWO + '{"a": ' + "1" * 5000 + "}\n", 3, "4300"),
@@ -189,7 +189,7 @@ MALFORMED = [
     ("after.csv", 'text,label\n"a\n2",x\nb,y,z\n', 4, "3 fields"),
     ("quote.csv", 'text,label\na,x\n"b" c,y\n', 3, "not valid CSV: ',' expected after '\"'"),
     ("latin.csv", b'text,label\na,x\n"b\n\xe9",y\n', 4, "byte 0xe9 at position 1"),
-    ("item.json", '[{"text": "a"},\n\n5]', "[1]", "a row is an object {…}, not 5"),
+    ("item.json", '[{"text": "a"},\n\n5]', "[1]", "a row must be an object {…}, not 5"),
 ]
 
 

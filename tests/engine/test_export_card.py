@@ -50,8 +50,8 @@ def test_a_proof_that_is_undecided_is_not_reported_near_the_base(exported):
     few = made.proof.model_copy(update={"decision": "undecided", "questions": 2, "needed": 9})
     text = card(RunRecords.read(run.path), run.verdict, made.model_copy(update={"proof": few}), Exported(0))
     assert "greedy answers are the tuned model's" in text
-    assert "too few to tell them from the base beyond chance." in text
-    assert "too few to tell them" not in card(RunRecords.read(run.path), run.verdict, made, Exported(0))
+    assert "too few to distinguish them from the base beyond chance." in text
+    assert "too few to distinguish them" not in card(RunRecords.read(run.path), run.verdict, made, Exported(0))
     assert "log-probabilities of a token are" in text
 
 

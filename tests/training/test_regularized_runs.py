@@ -174,7 +174,7 @@ def test_checkpointing_draws_the_same_masks_again(recipe):
 
 
 def test_what_cannot_work_is_refused_before_weights_are_read(recipe, no_weights):
-    with raises(RecipeError, "none trains"):
+    with raises(RecipeError, "trains only new weights"):
         fine_tune(recipe("run", ["l2-sp"], strategy="lora"))
     with raises(RecipeError, "dropout"):
         fine_tune(recipe("run", ["r-drop", {"name": "dropout", "p": 0}]))

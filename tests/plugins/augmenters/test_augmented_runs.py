@@ -137,9 +137,9 @@ def test_plan_shows_three_examples_before_and_after(texts):
     assert len(shown) == 3
     assert all(entry["before"] != entry["after"] and entry["place"].startswith("rows.jsonl:") for entry in shown)
     page = planned(texts, [{"name": "keyboard", "rate": 0.3}])
-    assert "What augmenting makes of training examples" in page
+    assert "Training examples before and after augmenting" in page
     assert all(f"after   {entry['after'][0]}" in page for entry in shown)
-    assert "What augmenting makes" not in planned(texts, [])
+    assert "Training examples before and after" not in planned(texts, [])
 
 
 def test_plan_shows_images_in_numbers_and_mixed_labels(images):

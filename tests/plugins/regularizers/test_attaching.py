@@ -95,7 +95,7 @@ def test_dropout_that_leaves_r_drop_two_equal_passes_is_refused(make, lora):
 @pytest.mark.parametrize("cls", [L2SP, Mixout])
 def test_what_holds_pretrained_weights_is_refused_where_none_trains(make, lora, cls):
     case = make("text", lora())
-    with raises(RecipeError, "none trains"):
+    with raises(RecipeError, "trains only new weights"):
         cls().attach(case.loaded, case.task)
 
 
