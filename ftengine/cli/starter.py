@@ -96,8 +96,8 @@ def inspect_data(source: str, tasks: Iterable[Entry], registry: Registry, refuse
     if not suiting:
         kind, _ = max(fitting, key=lambda pair: pair[1].certainty)
         raise InputError(
-            f"{source} has columns {column_names(data.columns)}: {kind.name}. But {refused[kind.name]} For "
-            f"another task, name it with --task and rename the columns with data.columns.{doubt}"
+            f"{source} has columns {column_names(data.columns)}, which suit task {kind.name}. But "
+            f"{refused[kind.name]} For another task, name it with --task and rename columns by data.columns.{doubt}"
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
     if doubt and recognised.certainty == 1:

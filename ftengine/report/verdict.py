@@ -80,7 +80,7 @@ def _explained(finding: Finding, findings: Sequence[Finding]) -> Finding:
 
 
 def _headline(lead: Sequence[Finding]) -> str:
-    """Return the headline: quality alone, quality after its cause, or quality followed by another alarm.
+    """Return the headline: the finding of quality alone, after its cause, or followed by another alarm.
 
     A finding of quality begins with the figures of tuned model and base; its `brief` is only these figures.
     """

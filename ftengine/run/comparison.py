@@ -42,7 +42,7 @@ class Contender(Part):
 
 @dataclass(frozen=True)
 class PairDifference(Difference):
-    """The first strategy minus the second; `p_adjusted` is Holm's for all pairs, `supported` is the test's outcome."""
+    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm), `supported` if it is significant."""
 
     first: str = ""
     second: str = ""

@@ -51,7 +51,7 @@ class Mixing(Augmenter):
         return {**batch, name: mixed, "labels": share * labels + (1 - share) * labels[partners]}
 
     def mixed(self, pixels: Tensor, partners: list[int], share: float, rng: random.Random) -> tuple[Tensor, float]:
-        """Return the mixed images and the share of each image's own pixels, about `share` (0 to 1).
+        """Return the mixed images, and the actual share of each image's own pixels (close to `share`, 0 to 1).
 
         Args:
             pixels: (examples, channels, height, width).
@@ -98,7 +98,7 @@ class CutMix(Mixing):
         alpha: float = Field(1.0, gt=0, description="both parameters of the Beta distribution of an image's share")
 
     def check_mix(self, task: Task) -> None:
-        """Raise RecipeError if the task has no labels, or predicts numbers, which have no share by area."""
+        """Raise RecipeError if the task has no labels, or is a regression, as numbers cannot be mixed by area."""
         super().check_mix(task)
         if task.labels.kind == "regression":
             raise RecipeError(

@@ -70,7 +70,7 @@ class Modelfile:
             elif action in (".Role", ".Content") and part is loop:
                 part.append(f"{{{{{action}}}}}")
             elif action:
-                raise ExportDiffers(f"the Modelfile's template has an unknown {action!r}. Nothing was written.")
+                raise ExportDiffers(f"the Modelfile's template has an unknown action {action!r}. Nothing was written.")
             part.append(text)
         turns = (
             "".join({"{{.Role}}": turn["role"], "{{.Content}}": turn["content"]}.get(piece, piece) for piece in loop)

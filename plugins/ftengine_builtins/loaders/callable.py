@@ -74,7 +74,7 @@ class CallableLoader(ModelLoader):
             result = LoadedModel(module, processor, request.source, request.head, max_length=limit)
         if result.head != request.head:
             raise SourceError(
-                f"{request.source!r} returned a model with head {result.head!r}; the task needs {request.head!r}."
+                f"{request.source!r} returned a model with head {result.head!r}; use request.head {request.head!r}."
             )
         if result.labels not in (None, request.labels):
             raise SourceError(

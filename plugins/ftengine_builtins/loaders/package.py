@@ -92,7 +92,7 @@ def package_folders(name: str) -> list[Path]:
     places = (place for module in modules for place in _spec(module).submodule_search_locations or ())
     folders = [Path(place) for place in places if Path(place).is_dir()]
     if not folders:
-        raise SourceError(f"package {name!r} is a single module or an archive; it holds no files to load.")
+        raise SourceError(f"package {name!r} is a single module or an archive, not a folder. Choose another package.")
     return folders
 
 

@@ -158,8 +158,8 @@ def sentence_encoder(folder: Path, source: str) -> dict[str, Any]:
         document = next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), usual)
         if pooling.get("include_prompt") is False and any(prompts.values()):
             raise SourceError(
-                f"{source!r} leaves prompts out of the mean over tokens (include_prompt in 1_Pooling/config.json), and "
-                "vectors would be others with them. Choose another base."
+                f"{source!r} leaves prompts out of the mean of tokens (include_prompt in 1_Pooling/config.json), which "
+                "ftengine does not support. Choose another base."
             )
         encoder["prompts"] = {"query": prompts.get("query", usual), "document": document, "default": usual}
     if (file := folder / "sentence_bert_config.json").is_file():

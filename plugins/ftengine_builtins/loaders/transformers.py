@@ -163,7 +163,9 @@ class TransformersLoader(ModelLoader):
                 f"{source!r} is a folder, but only hub models have revisions. Remove {self.config.revision!r}."
             )
         if not local and (place.exists() or not HUB_ID.fullmatch(source)):
-            raise SourceError(f"{source!r} is neither a folder nor the name of a hub model (owner/name).")
+            raise SourceError(
+                f"{source!r} is neither a folder nor the name of a hub model. Give a folder, or owner/name."
+            )
         folder = self._inside(place if local else Path(self._fetch(source, weights=weights)))
         self._check_config(folder, source)
         return folder
@@ -228,7 +230,7 @@ def check_weights(folder: Path, source: str) -> None:
         pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
         if not pickles:
             raise SourceError(
-                f"{source!r} holds no weights that are read: neither {WEIGHTS} nor {INDEX}. Pickled weights "
+                f"{source!r} has no weights in safetensors: neither {WEIGHTS} nor {INDEX}. Pickled weights "
                 "(pytorch_model.bin, …) can run code when read, so they have to be converted first."
             )
         cls = (read_json(folder / "config.json", source).get("architectures") or ["AutoModel"])[0]

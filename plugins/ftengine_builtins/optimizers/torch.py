@@ -27,7 +27,7 @@ class AdamConfig(Config):
 
 
 class AdamW(Optimizer):
-    """Adam with weight decay apart from the gradient: the usual choice."""
+    """Adam with decoupled weight decay: the usual choice."""
 
     name = "adamw"
     traits = ShardingTraits(is_default=True, supports_sharding=True)

@@ -59,7 +59,7 @@ class RDrop(Regularizer):
     """Make two passes with different dropout agree (R-Drop, Liang et al. 2021).
 
     The loss becomes that of both passes, -log P₁ - log P₂, plus alpha · ½ [KL(P₁‖P₂) + KL(P₂‖P₁)] (arXiv:2106.14448,
-    §2), for every example or, of language models, every token that is trained on. All of it is the loss that is logged.
+    §2), for every example or, of language models, every token that is trained on. The logged loss is this sum.
     A step takes about twice the time, and holds the activations of two passes.
     """
 

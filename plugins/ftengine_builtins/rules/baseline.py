@@ -31,8 +31,8 @@ NEARLY, BLANK = 0.6, 0.3
 text (11 of 12), from the second on blank answers make a model useless (7 of 12)."""
 
 RARELY_GIVEN = 0.25
-"""A class is hardly ever answered if its answers are below this share of its examples, at the interval's far end: none of
-12, 1 of 19, 3 of 32. The share doubles if training had few examples of the class (FEW_TRAINED): 5 of 33."""
+"""A class is hardly ever answered if its answers are below this share of its examples, at the interval's far end: none
+of 12, 1 of 19, 3 of 32. The share doubles if training had few examples of the class (FEW_TRAINED): 5 of 33."""
 
 FEW_TRAINED = 0.25
 """A class has few training examples up to this part of an even share."""

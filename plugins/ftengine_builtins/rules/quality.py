@@ -1,4 +1,4 @@
-"""Rules about quality: is the tuned model better than its base, what got worse, and what the split leaves open."""
+"""Rules about quality: comparison with the base, metrics that got worse, and limits of the held-out split."""
 
 from collections.abc import Iterator
 from typing import Any
