@@ -68,7 +68,7 @@ def test_files_that_are_no_images_end_the_command_or_are_counted(folder):
     assert "photos/dog/notes.txt: " in fails("photos")
     rows = read_rows("photos", on_error="skip")
     assert len(rows) == 3
-    assert (rows.skipped.count, rows.skipped.first) == (1, ("photos/dog/notes.txt: no image by its suffix",))
+    assert (rows.skipped.count, rows.skipped.first) == (1, ("photos/dog/notes.txt: not an image, by its suffix",))
 
 
 def test_a_folder_without_images_says_what_it_found(tmp_path):
@@ -163,7 +163,7 @@ def test_arrow_files_of_both_layouts_are_read(tmp_path, layout):
 @pytest.mark.parametrize("content", [b"ARROW1 but no more", b"not arrow at all", b"ARROW1"])
 def test_a_damaged_arrow_file_is_refused(tmp_path, content):
     (tmp_path / "data.arrow").write_bytes(content)
-    assert "is no Arrow file that can be read" in fails(tmp_path / "data.arrow")
+    assert "cannot be read as Arrow" in fails(tmp_path / "data.arrow")
 
 
 @pytest.mark.parametrize("kind", ["arrow", "parquet"])

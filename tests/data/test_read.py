@@ -174,8 +174,8 @@ MALFORMED = [
     ("cut.jsonl", TWO + '{"text": "c"\n', 3, "not valid JSON: Expecting ',' delimiter at column 13"),
     ("comma.jsonl", TWO + '{"text": "c",}\n', 3, "remove the comma before the closing bracket"),
     ("between.jsonl", TWO + '{"text": "c"},\n', 3, "remove the comma between lines"),
-    ("python.jsonl", TWO + "{'text': 'c'}\n", 3, "Python's form"),
-    ("none.jsonl", TWO + '{"text": None}\n', 3, "Python's form"),
+    ("python.jsonl", TWO + "{'text': 'c'}\n", 3, "Python's notation"),
+    ("none.jsonl", TWO + '{"text": None}\n', 3, "Python's notation"),
     ("two.jsonl", TWO + '{"text": "c"} {"text": "d"}\n', 3, "a second object on the line"),
     ("list.jsonl", TWO + "[1, 2]\n", 3, "a row must be an object {…}, not [1, 2]"),
     ("null.jsonl", TWO + "null\n", 3, "not null"),
@@ -261,8 +261,8 @@ def test_all_skips_are_counted_and_the_first_are_shown(write):
         ("object.json", '\n{"data": []}', 2, "begins with '{' (a file with one object a line has the suffix .jsonl)"),
         ("cut.json", '[{"a": 1},\n{"a": ', 2, "Expecting value"),
         ("comma.json", '[{"a": 1},\n]', 2, "Expecting value"),
-        ("between.json", '[{"a": 1}\n{"a": 2}]', 2, "'{' where ',' or ']' must stand"),
-        ("end.json", '[{"a": 1}\n', 2, "'end of file' where ',' or ']' must stand"),
+        ("between.json", '[{"a": 1}\n{"a": 2}]', 2, "'{' where ',' or ']' is expected"),
+        ("end.json", '[{"a": 1}\n', 2, "'end of file' where ',' or ']' is expected"),
         ("more.json", '[{"a": 1}]\n[]', 2, "'[' after the end of the list"),
         ("latin.json", b'[{"a": 1},\n{"a": "\xe9"}]', 2, "byte 0xe9 at position 8"),
         ("cutchar.json", b'[{"a": 1},\n{"a": "\xc3', 2, "byte 0xc3 at position 8"),
@@ -295,7 +295,7 @@ def test_one_list_in_a_jsonl_file_is_recognised(write):
         ("list.json", " [ ] ", "holds no rows"),
         ("space.json", "  \n", "holds no rows"),
         ("header.csv", "text,label\n", "holds no rows"),
-        ("fake.parquet", "not parquet", "no Parquet file that can be read"),
+        ("fake.parquet", "not parquet", "cannot be read as Parquet"),
         (
             "data.xlsx",
             "x",
@@ -524,8 +524,8 @@ def test_a_header_without_commas_says_what_separates(write, content, rows, mark)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("a;b\n1;2\n1;2;3\n", 'a.csv:3: 3 fields, but the header has 2: ["a", "b"] (it is read with semicolons, as'),
-        ("a;b, c\n1;2\n", '1 fields, but the header has 2: ["a;b", " c"] (its header holds commas and semicolons'),
+        ("a;b\n1;2\n1;2;3\n", 'a.csv:3: 3 fields, but the header has 2: ["a", "b"] (the file is read with semicolons, as'),
+        ("a;b, c\n1;2\n", '1 fields, but the header has 2: ["a;b", " c"] (the header has commas and semicolons'),
     ],
 )
 def test_rows_that_do_not_fit_the_separator_of_the_header_name_it(write, content, said):
