@@ -196,7 +196,7 @@ def test_every_damaged_length_in_the_header_is_survived(tiny_gguf, tmp_path) -> 
     [
         (b"", "empty"),
         (b"PK\x03\x04 a zip archive, perhaps pickled weights", "magic invalid"),
-        (b"GGUF", "cut short"),
+        (b"GGUF", "truncated"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "holds no model"),
         (b"GGUF" + struct.pack("<IQQQ11sIQ1s", 3, 0, 1, 11, b"split.count", 8, 1, b"\x80"), "split.count"),
