@@ -524,7 +524,10 @@ def test_a_header_without_commas_says_what_separates(write, content, rows, mark)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("a;b\n1;2\n1;2;3\n", 'a.csv:3: 3 fields, but the header has 2: ["a", "b"] (the file is read with semicolons, as'),
+        (
+            "a;b\n1;2\n1;2;3\n",
+            'a.csv:3: 3 fields, but the header has 2: ["a", "b"] (the file is read with semicolons, as',
+        ),
         ("a;b, c\n1;2\n", '1 fields, but the header has 2: ["a;b", " c"] (the header has commas and semicolons'),
     ],
 )
