@@ -169,9 +169,7 @@ class TrainSection(_Section):
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")
-    weight_decay: float = Field(
-        0.0, ge=0, le=1e6, description="weight decay of matrices; vectors (biases, norms) have none"
-    )
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="for matrices; vectors (biases, norms) have none")
     schedule: Named = Field({"name": "auto"}, description="schedule of the learning rate; auto takes the usual one")
     warmup: float = Field(0.03, ge=0, description="share of all steps if below 1, else a number of steps")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; null for no clipping")
@@ -192,9 +190,7 @@ class TrainSection(_Section):
     memory_limit: Bytes | None = Field(
         None, description="memory limit per process, such as 6 GiB; null: the free memory, for auto"
     )
-    fast_paths: Choice = Field(
-        "auto", description="faster computations: auto for all that suit, off for none, or names"
-    )
+    fast_paths: Choice = Field("auto", description="faster computations: auto, all that suit; off, none; or names")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="with several processes: ddp, each has the whole model; fsdp, each has a part of every parameter",
@@ -260,9 +256,7 @@ class EvaluationSection(_Section):
     memorisation: Memorisation | None = Field(
         None, description="{examples: 100, …} to test whether training rows are reproduced; null: no"
     )
-    refusal: FurtherData = Field(
-        None, description="requests that should or should not be refused: a file, or {data, limit}"
-    )
+    refusal: FurtherData = Field(None, description="requests to refuse or to answer: a file, or {data, limit}")
     generate: Generation = Generation()  # type: ignore[call-arg]
     answers: int | None = Field(12, ge=1, description="held-out prompts whose answers the report shows; null: none")
     reuse_base: bool = Field(
@@ -329,9 +323,7 @@ class Recipe(_Section):
         """
         path = Path(path)
         content, beside = found_beside(path, apply_overrides(_content(path), overrides))
-        origin = " ".join(
-            [str(path), *(["with"] if overrides else []), *(f"--set {override}" for override in overrides)]
-        )
+        origin = " ".join([str(path), *(["with"] if overrides else []), *map("--set {}".format, overrides)])
         recipe = cls.make(content, origin=origin)
         recipe._beside, recipe._origin = beside, origin
         return recipe
