@@ -85,7 +85,9 @@ class HeldOutShift(Rule):
 def _has_other_topics(run: RunRecords) -> bool:
     """Return whether longer words distinguish the splits, so that not only the style of writing differs."""
     shifts = [f.figures for f in run.audit.findings if f.source == SplitShift.name and "auc" in f.figures]
-    words = [word for key in ("held_out_words", "training_words") for figures in shifts for word in figures.get(key, ())]
+    words = [
+        word for key in ("held_out_words", "training_words") for figures in shifts for word in figures.get(key, ())
+    ]
     return any(len(word) > SHORT_WORD for word in words)
 
 
