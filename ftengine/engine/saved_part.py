@@ -267,7 +267,7 @@ def _examples(model: PreparedModel) -> tuple[Batch, int]:
     split = train if held is None or (refers and not held.split.reference) else held.split
     count = min(EXAMPLES, len(split), model.experiment.recipe.train.batch_size)
     members = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
-    return to_device(split.batch(members), model.device.whole), count
+    return to_device(split.batch(members), model.device.unsharded_device), count
 
 
 class _Recorder(Criterion):
@@ -324,7 +324,7 @@ def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, w
     """
     recorder = _Recorder()
     context = in_float32(loaded.module) if wide else nullcontext()
-    with device.inference(loaded), context, seeded(0, device.whole):  # a loss may draw random numbers
+    with device.inference(loaded), context, seeded(0, device.unsharded_device):  # a loss may draw random numbers
         total, _ = loss_of(task, loaded.module, batch, recorder)
     return torch.cat([*recorder.kept, total.detach().reshape(-1).cpu().double()])
 

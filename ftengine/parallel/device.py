@@ -92,7 +92,7 @@ class Device:
             loaded.module.to(self.accelerator.device)
 
     @property
-    def whole(self) -> torch.device:
+    def unsharded_device(self) -> torch.device:
         """The device of models that are not sharded."""
         return torch.device("cpu") if self.divides else self.accelerator.device
 
@@ -118,7 +118,7 @@ class Device:
     def inference(self, loaded: LoadedModel) -> Iterator[None]:
         """Run a model for inference: no dropout, no gradients, the run's precision."""
         compute = self.precision.compute
-        cast = torch.autocast(self.whole.type, compute, enabled=compute is not torch.float32)
+        cast = torch.autocast(self.unsharded_device.type, compute, enabled=compute is not torch.float32)
         with answering(loaded.module), cast if self.divides else self.accelerator.autocast():
             yield
 

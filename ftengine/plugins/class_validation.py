@@ -158,13 +158,13 @@ def _fault_of_sort(cls: type[Component], base: type[Component]) -> str:
 
 
 def _fault_of_arguments(cls: type[Component]) -> str:
-    """Say which argument a method of a task does not take that other members of it ask for."""
+    """Return which method of a task lacks an argument that another of its members requires; "" if none."""
     if not issubclass(cls, Task):
         return ""
     divided = (("encode", "part"), ("generate", "parts"), ("check_generation", "part"))
-    asked = [("parts", *one) for one in divided] if overrides(cls, "parts") else []
-    asked += [("traits.reads_following", "encode", "following")] if cls.traits.reads_following else []
-    for why, method, argument in (one for one in asked if overrides(cls, one[1])):
+    required = [("parts", *pair) for pair in divided] if overrides(cls, "parts") else []
+    required += [("traits.reads_following", "encode", "following")] if cls.traits.reads_following else []
+    for why, method, argument in (entry for entry in required if overrides(cls, entry[1])):
         taken = inspect.signature(getattr(cls, method)).parameters.values()
         if not any(p.name == argument or p.kind is p.VAR_KEYWORD for p in taken):
             return f"its {method!r} takes no `{argument}=None`, which it is given because of `{why}` ({written(cls)})"

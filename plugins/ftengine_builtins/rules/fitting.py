@@ -102,7 +102,7 @@ class GeneralisationGap(Rule):
         if evaluation.training is None or metric is None:
             return
         training = evaluation.training
-        seen, new = training.tuned[metric], evaluation.tuned[metric]
+        on_training, new = training.tuned[metric], evaluation.tuned[metric]
         higher = evaluation.metrics[metric].higher_is_better
         gap, before = (_ahead(gaps.get(metric), higher) for gaps in (training.gap, training.base_gap))
         if gap is None:
@@ -115,12 +115,12 @@ class GeneralisationGap(Rule):
         large = falls_behind(run, metric)
         excused = _chosen_in_time(run) and _carries_over(run, metric)
         if excused and not higher:
-            excused = (ends(new) or (0, 0))[0] < RATIO_ANYWAY * (ends(seen) or (0, 0))[1]
+            excused = (ends(new) or (0, 0))[0] < RATIO_ANYWAY * (ends(on_training) or (0, 0))[1]
         # Within the first pass a gap is not over-fitting.
         alarm = large and much_wider and not excused and passes(run) >= 1
         if not alarm and no_better_than_a_constant(run):
             return  # the model is useless; rule constant-answer reports it
-        text = f"{evaluation.metrics[metric].label} {with_interval(seen)} on training examples and "
+        text = f"{evaluation.metrics[metric].label} {with_interval(on_training)} on training examples and "
         text += f"{with_interval(new)} on held-out ones; the gap is {with_interval(gap)}"
         if before is None:
             text = f"{_amount(alarm)}: {text}."
@@ -129,9 +129,18 @@ class GeneralisationGap(Rule):
         else:
             text = f"Better on training examples than on new ones, as the base is already: {text}, and was "
             text += f"{with_interval(before)} for the base, so training did not widen it beyond chance."
-        figures = {"metric": metric, "training": seen, "held_out": new, "gap": gap, "base_gap": before, "grown": grown}
+        figures = {
+            "metric": metric,
+            "training": on_training,
+            "held_out": new,
+            "gap": gap,
+            "base_gap": before,
+            "grown": grown,
+        }
         level, explains = ("alarm", EXPLAINED) if alarm else ("note", ())
-        brief = f"train for fewer epochs or on more examples: {evaluation.metrics[metric].label} {plain(seen)} on "
+        brief = (
+            f"train for fewer epochs or on more examples: {evaluation.metrics[metric].label} {plain(on_training)} on "
+        )
         brief += f"training examples against {plain(new)} on held-out ones"
         yield Finding(kind="over-fitting", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
@@ -145,10 +154,10 @@ def falls_behind(run: RunRecords, metric: str | None, least: float = GAP_ALARM) 
     evaluation = run.evaluation
     if evaluation.training is None or metric is None:
         return False
-    seen, new = evaluation.training.tuned[metric], evaluation.tuned[metric]
+    on_training, new = evaluation.training.tuned[metric], evaluation.tuned[metric]
     higher = evaluation.metrics[metric].higher_is_better
     if not higher:
-        return (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(seen) or (0, 0))[1] > 0
+        return (ends(new) or (0, 0))[0] >= RATIO_ALARM * (ends(on_training) or (0, 0))[1] > 0
     gap = _ahead(evaluation.training.gap.get(metric), higher)
     return gap is not None and near_end(gap) >= least
 
@@ -202,7 +211,7 @@ def seen_metric(run: RunRecords) -> str | None:
 
     Generated answers, for example, are measured only on held-out examples.
     """
-    seen = run.evaluation.training.tuned if run.evaluation.training is not None else {}
-    if run.headline_metric in seen:
+    on_training = run.evaluation.training.tuned if run.evaluation.training is not None else {}
+    if run.headline_metric in on_training:
         return run.headline_metric
-    return next((metric for metric in run.evaluation.tuned if metric in seen), None)
+    return next((metric for metric in run.evaluation.tuned if metric in on_training), None)

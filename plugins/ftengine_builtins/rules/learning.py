@@ -117,7 +117,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
 
 def _has_outliers(run: RunRecords) -> bool:
     """Say whether a few of the numbers to be learnt outweigh all others: their batches have far larger losses."""
-    return any(one.source == NumberTargets.name and "most" in one.figures for one in run.audit.findings)
+    return any(f.source == NumberTargets.name and "most" in f.figures for f in run.audit.findings)
 
 
 def _first_pass(run: RunRecords) -> Finding | None:

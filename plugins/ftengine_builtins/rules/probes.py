@@ -134,14 +134,16 @@ class Memorisation(Rule):
             return {m: replace(gap, better=False if (gap.low or 0) > 0 else None) for m, gap in probe.against.items()}
 
         for probe, metric, gap, p in _firsts(_worse(run, "memorisation", gaps)):
-            seen, new = probe.tuned.get(metric), probe.held_out.get("tuned", {}).get(metric)
+            trained, new = probe.tuned.get(metric), probe.held_out.get("tuned", {}).get(metric)
             also = f" and {plain(new)} for held-out ones" if new is not None else ""
-            text = f"Memorised: {run.evaluation.metrics[metric].label} is {plain(seen)} for training examples{also}, a "
+            text = (
+                f"Memorised: {run.evaluation.metrics[metric].label} is {plain(trained)} for training examples{also}, a "
+            )
             text += f"difference of {with_interval(gap, sign=True)}, adjusted {probability(p)}. Private text in "
             text += "the training data may be reproduced."
             level = "alarm" if (gap.low or 0) >= MEMORISATION else "note"
-            brief = f"it gives training text back: {run.evaluation.metrics[metric].label} is {plain(seen)}{also}"
-            figures = {"metric": metric, "training": seen, "held_out": new, "difference": gap, "p_adjusted": p}
+            brief = f"it gives training text back: {run.evaluation.metrics[metric].label} is {plain(trained)}{also}"
+            figures = {"metric": metric, "training": trained, "held_out": new, "difference": gap, "p_adjusted": p}
             yield Finding(kind="memorisation", level=level, text=text, brief=brief, figures=figures)
 
 
