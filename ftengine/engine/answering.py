@@ -1,4 +1,4 @@
-"""What answers rows: the tuned model of a run, or a base model before anything is trained."""
+"""Answering rows, by the tuned model of a run or by an untrained base model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Answering(ABC):
     """A recipe's task with a model that answers rows.
 
     Attributes:
-        path: what it is called in messages, and in files of answers.
-        day: that the model's chat template writes; None: today.
-        base_now: fingerprint of the base as it was loaded last; {} before.
+        path: names the model in messages and in files of answers.
+        day: the date that the model's chat template writes; None: today.
+        base_now: fingerprint of the base when it was last loaded; {} before it is loaded.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Answering(ABC):
 
     @property
     def registry(self) -> Registry:
-        """All components that are installed, or those that it was opened with."""
+        """The registry that was given, or the one of all installed components."""
         return self._registry
 
     def predict(
@@ -62,21 +62,21 @@ class Answering(ABC):
         """Answer examples one after the other, in their order.
 
         Args:
-            examples: rows such as the task takes; labels are not needed. They are read as a stream.
+            examples: rows of the task, read as a stream; labels are not needed.
             base: answer with the base model instead, for comparison.
-            calibrated: answer by what the task fitted on the validation split, such as a temperature.
+            calibrated: apply what the task fitted on the validation split, such as a temperature.
             batch_size: examples answered together; by default the recipe's `evaluation.batch_size`, else
                 `ANSWERED_TOGETHER` where text is written and `TOGETHER` elsewhere, fewer where a GPU's memory ends.
             options: the task's own, e.g. {"max_new_tokens": 40}.
-            samples: draw so many answers to each example, {"samples": [answer, …]}, by default at temperature 1 and
-                with the recipe's seed: each depends on that, the prompt and its number alone.
+            samples: number of answers to draw for each example, returned as {"samples": [answer, …]}; by default at
+                temperature 1. Each answer depends only on the recipe's seed, the prompt and the answer's number.
 
         Raises:
-            DataError: an example cannot be answered; the message has its number.
-            InputError: an option is unknown to the task, there is nothing to calibrate by, or it writes no text that
-                could be drawn.
-            RunError: weights are not finite.
-            SourceError: the tokenizer gives tokens that the model has no embeddings for.
+            DataError: an example cannot be answered; the message gives its number.
+            InputError: the task does not have an option, the run has no calibration, or `samples` is set and the
+                task writes no text.
+            RunError: the model has weights that are not finite.
+            SourceError: the tokenizer has tokens for which the model has no embeddings.
             TrainingError: an answer is not finite.
         """
         calibration = self._calibration(base) if calibrated else None
@@ -109,7 +109,7 @@ class Answering(ABC):
             chunk, done = chunk[len(now) :], done + len(now)
 
     def _together(self, task: Task) -> int:
-        """Return how many examples are answered together, as in an evaluation."""
+        """Return the batch size, the same as in an evaluation."""
         usual = ANSWERED_TOGETHER if writes_completions(task) else TOGETHER
         return self.recipe.evaluation.batch_size or usual
 
@@ -122,31 +122,31 @@ class Answering(ABC):
         options: Mapping[str, Any] | None = None,
         samples: int | None = None,
     ) -> dict[str, Any]:
-        """Return what answers depend on, the rows aside: the fields of `AnswerOrigin`."""
+        """Return what answers depend on besides the rows: the fields of `AnswerOrigin`."""
 
     @abstractmethod
     def without_model(self, *, check_source: bool = False) -> LabelledTask:
-        """Return the task, with its labels; `check_source` says whether the model's source is looked at."""
+        """Return the task with its labels; `check_source` also checks the model's source."""
 
     @abstractmethod
     def _calibration(self, base: bool) -> dict[str, Any]:
-        """Return what the task fitted on validation (InputError: nothing, or not for the model that is asked)."""
+        """Return what the task fitted on validation (InputError: nothing, or for another model)."""
 
     @abstractmethod
     def _model(self, base: bool) -> tuple[Device, LabelledTask, LoadedModel]: ...
 
     @property
     def task(self) -> Task:
-        """The run's task, with the labels that it learnt."""
+        """The run's task with the labels that it learnt."""
         return self.without_model().task
 
     def ready(self) -> ReadyTask:
-        """Return the run's task, with its labels, and what rows are encoded for."""
+        """Return the run's task with its labels, the processor and the model that rows are encoded for."""
         labelled = self.without_model(check_source=True)
         return ready_task(labelled.experiment, labelled.task)
 
     def require_trust(self, code: str | None, does: str) -> None:
-        """Refuse to run code that the run's recipe names and the user has not agreed to (InputError)."""
+        """Raise InputError if the recipe names code to run and the user did not pass `trust_code`."""
         if code and not self.trust_code:
             raise InputError(
                 f"run {str(self.path)!r} {does} {code}, which could do anything on this machine. If you "
@@ -154,13 +154,13 @@ class Answering(ABC):
             )
 
     def _check_source(self, experiment: Experiment) -> None:
-        """Refuse a model source that cannot be loaded (SourceError), or only by code that is not trusted."""
+        """Check that the model source can be loaded (SourceError) and that the user trusts its code (InputError)."""
         code = experiment.loader.runs_code(self.recipe.model.source)
         self.require_trust(code, "loads its model with")
         experiment.check_source()
 
     def _experiment(self, strategy: Mapping[str, Any]) -> Experiment:
-        """Return the recipe's components; what acts in training is left out."""
+        """Return the recipe's components, without those that only act in training."""
         content = self.recipe.resolved()
         content["strategy"] = strategy
         content["callbacks"] = content["augment"] = content["regularize"] = []
@@ -168,19 +168,19 @@ class Answering(ABC):
         return Experiment.open(Recipe.make(content), self._registry, self.listener, check_source=False, day=self.day)
 
     def _settings(self, options: Mapping[str, Any] | None, samples: int | None) -> dict[str, Any]:
-        """Return how the model is loaded, what it computes in, and the task's options that were given."""
+        """Return the loader, dtype and precision, and the options of the task that were given."""
         model, options = self.recipe.model, self._drawn(options, samples)
         settings: dict[str, Any] = {"loader": model.loader, "dtype": model.dtype, "options": dict(options or {})}
         settings |= {} if samples is None else {SAMPLES: samples}
         return {**settings, "precision": Device.open(self.recipe).precision.name}
 
     def _drawn(self, options: Mapping[str, Any] | None, samples: int | None) -> Mapping[str, Any] | None:
-        """Return the options of answers that are drawn (InputError: none can be, or all would be equal)."""
+        """Return the options for drawing answers (InputError: the task draws none, or all would be equal)."""
         if samples is None:
             return options
         if not writes_completions(task := self.task):
             raise InputError(
-                f"task {task.name!r} writes no text, so all of {samples} answers would be equal. Leave --samples out."
+                f"task {task.name!r} writes no text, so all {samples} answers would be equal. Leave --samples out."
             )
         return sampling(options or {}, samples, self.recipe.seed)
 

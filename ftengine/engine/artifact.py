@@ -1,4 +1,4 @@
-"""An artifact by itself: what an exporter may open it with, so that nothing but its files can answer."""
+"""Opening an exported artifact in isolation, so that only its own files can answer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ftengine.errors import PluginError
 from ftengine.plugins.attribution import contract_error, named
 
 AWAY = ".away"
-"""Behind the names of folders that are out of reach for a while."""
+"""Suffix of folders that are renamed for a while."""
 
 
 def source_of_artifact(exporter: Exporter, source: ExportSource, nowhere: Path) -> ExportSource:
-    """Return what an artifact is opened with: the base and its processor, but nothing of what was trained.
+    """Return the source for opening an artifact: the base and its processor, without the trained part.
 
     Args:
-        nowhere: a path at which nothing is; it stands for the trained part.
+        nowhere: a path that does not exist, given in place of the trained part.
     """
 
     def refuse(*_: object) -> NoReturn:
@@ -34,7 +34,7 @@ def source_of_artifact(exporter: Exporter, source: ExportSource, nowhere: Path) 
 
 @contextmanager
 def opened_by(exporter: Exporter, folder: Path, source: ExportSource) -> Iterator[Runtime]:
-    """Open an artifact as its exporter does (PluginError: what that gives is no Runtime)."""
+    """Open an artifact with its exporter (PluginError: open() does not yield a Runtime)."""
     with exporter.open(folder, source) as opened:
         if not isinstance(opened, Runtime):
             allowed = "or yield a Runtime, which is Runtime(model=…) of a LoadedModel"
@@ -44,7 +44,7 @@ def opened_by(exporter: Exporter, folder: Path, source: ExportSource) -> Iterato
 
 @contextmanager
 def out_of_reach(workshop: Path) -> Iterator[None]:
-    """Have what export was made of under other names while an artifact is opened: no kept path leads there."""
+    """Rename the files that the export was made from while an artifact is opened, so that no stored path works."""
     moved = [(path, path.with_name(path.name + AWAY)) for path in sorted(workshop.iterdir())]
     for path, away in moved:
         path.rename(away)

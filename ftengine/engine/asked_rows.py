@@ -1,4 +1,4 @@
-"""Which held-out rows an artifact, or an endpoint, is asked: first those that show what can be lost."""
+"""Choosing the held-out rows for checking an artifact or an endpoint: those that reveal typical faults come first."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ MOST_TOKENS = 48
 
 @dataclass(frozen=True)
 class RowTraits:
-    """What a row can show.
+    """Properties of a row that decide which faults it can reveal.
 
     Args:
-        length: in tokens, or in characters where tokens are not known.
-        texts: all that stands in it.
-        turns: of a conversation; `system` says whether it begins with a system message.
+        length: in tokens, or in characters where the row has no token ids.
+        texts: all texts of the row.
+        turns: number of messages of a conversation.
+        system: whether the conversation begins with a system message.
     """
 
     length: int
@@ -40,11 +41,11 @@ class RowTraits:
     system: bool = False
 
 
-def telling_order(rows: Sequence[RowTraits], special: Sequence[str]) -> list[int]:
-    """Return the rows' numbers, those first that show what can be lost, the others in their order.
+def informative_order(rows: Sequence[RowTraits], special: Sequence[str]) -> list[int]:
+    """Return the rows' numbers: first the rows that reveal typical faults, then the others in their order.
 
-    These are the longest and the shortest row, the first one with special tokens in its text, with blanks or line ends
-    at a text's ends, with other characters than ASCII, with a system message and without one, and that of most turns.
+    The first rows are the longest, the shortest, the one with most turns, and the first one each that has special
+    tokens in its text, white space at the ends of a text, characters beyond ASCII, a system message, and none.
     """
     numbers = range(len(rows))
     first = [max(numbers, key=lambda i: rows[i].length), min(numbers, key=lambda i: rows[i].length)] if rows else []
@@ -61,29 +62,29 @@ def telling_order(rows: Sequence[RowTraits], special: Sequence[str]) -> list[int
     return list(dict.fromkeys([*first, *numbers]))
 
 
-def telling_prompts(
+def informative_prompts(
     ready: ReadyTask, rows: DataRows, loaded: LoadedModel, count: int, run: Run, *, otherwise: str = ""
 ) -> tuple[dict[int, Prompt], int]:
-    """Return distinct prompts by their rows, those first that show what can be lost, and the longest answer in tokens.
+    """Return distinct prompts by row, those that reveal typical faults first, and the longest answer in tokens.
 
     Raises:
         DataError: as `prompts_of`.
     """
     prompts, longest = prompts_of(ready, rows, loaded, max(EXAMINED, count), run, otherwise=otherwise)
     numbers = list(prompts)
-    order = telling_order([_traits_of(prompts[i]) for i in numbers], _special(loaded.processor))[:count]
+    order = informative_order([_traits_of(prompts[i]) for i in numbers], _special(loaded.processor))[:count]
     return {numbers[i]: prompts[numbers[i]] for i in order}, longest
 
 
 def prompts_of(
     ready: ReadyTask, rows: DataRows, loaded: LoadedModel, count: int, run: Run, *, otherwise: str = ""
 ) -> tuple[dict[int, Prompt], int]:
-    """Return distinct prompts that leave room for their answers, by their rows, and the longest answer in tokens.
+    """Return distinct prompts that leave room for an answer, by row, and the longest answer in tokens.
 
-    Rows are taken in an order drawn by the run's seed, so that they are of all sources.
+    Rows are taken in random order (the run's seed), so that all sources are represented.
 
     Raises:
-        DataError: there are too few; the message ends with what can be done `otherwise` than to name more rows.
+        DataError: there are fewer than two; `otherwise` completes the message's advice.
     """
     longest = min(GenerationOptions.read(run.recipe.evaluation.generate.options).max_new_tokens, MOST_TOKENS)
     assert gives_prompts(ready.task)
@@ -102,17 +103,17 @@ def prompts_of(
             break
     if len(prompts) < 2:
         raise DataError(
-            f"{rows.source} has {counted(len(prompts), 'row')} that can be asked, and it takes 2. Name more rows with "
-            f"--data FILE{otherwise}."
+            f"{rows.source} has {counted(len(prompts), 'row')} that a model can be asked, but at least 2 "
+            f"are needed. Name more rows with --data FILE{otherwise}."
         )
     return prompts, longest
 
 
-def telling_examples(ready: ReadyTask, rows: DataRows, count: int, seed: int) -> dict[int, Any]:
-    """Return encoded rows by their number, of those that can be encoded, those first that show what can be lost."""
+def informative_examples(ready: ReadyTask, rows: DataRows, count: int, seed: int) -> dict[int, Any]:
+    """Return encoded rows by number, those that reveal typical faults first, without rows that cannot be encoded."""
     drawn = list(islice(_drawn(rows, seed), max(EXAMINED, count)))
     texts = [[x for x in rows.view(i, ready.task).texts if isinstance(x, str)] for i in drawn]
-    order = telling_order([RowTraits(sum(map(len, parts)), parts) for parts in texts], _special(ready.processor))
+    order = informative_order([RowTraits(sum(map(len, parts)), parts) for parts in texts], _special(ready.processor))
     return dict(islice(_encoded(ready, rows, [drawn[i] for i in order]), count))
 
 
@@ -136,5 +137,5 @@ def _special(processor: Any) -> list[str]:
 
 
 def _drawn(rows: DataRows, seed: int) -> Iterator[int]:
-    """Yield the numbers of rows in an order drawn by a seed."""
+    """Yield row numbers in random order, determined by a seed."""
     return map(int, np.random.default_rng(seed).permutation(len(rows)))

@@ -1,4 +1,4 @@
-"""What ftengine's own audits found in data, kept under a hash of all that it depends on: the same data, asked once."""
+"""Running audits on data; findings of ftengine's own audits are cached."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ftengine.run.records import AuditResult
 
 
 def audited(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: Task, registry: Registry) -> AuditResult:
-    """Return what the installed audits find.
+    """Run the installed audits and return their findings.
 
-    Those of ftengine look at the same data once. Others are asked each time: a list of words, a library or a service
-    that they use may have changed.
+    Findings of ftengine's own audits are cached for the same data. Audits of other distributions run each time, since a
+    list of words, a library or a service that they use may have changed.
 
     Args:
-        encoded: for each split what the model gets, a hash of its rows (`content`) among it.
+        encoded: the encoded splits by name; the cache key uses the hash of their rows (`content`).
 
     Raises:
-        PluginError: an audit yields something else than findings and displays.
+        PluginError: an audit yields something other than findings and displays.
     """
     every = registry.entries("audit")
     own = [audit for audit in every if audit.origin.distribution == BUILT_IN]
@@ -49,7 +49,7 @@ def audited(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: T
 def _key(
     data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: Task, audits: Sequence[Entry]
 ) -> str | None:
-    """Return a hash of all that findings depend on; None where that cannot be told."""
+    """Return a cache key of everything that findings depend on; None where that is unknown."""
     code, state = code_of([type(task), *(audit.cls for audit in audits)]), component_state(task)
     if code is None or state is None:
         return None

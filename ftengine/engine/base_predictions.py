@@ -1,13 +1,12 @@
-"""What models give of all that is measured; what a base gives is kept, for whatever run asks the same of it.
+"""Running models over the sets of an evaluation plan; outputs of a base model are cached for other runs.
 
-Kept are the model's own outputs: predictions of examples, and answers to them, as the task returns them. They lie under
-a hash of all that they depend on, and are taken from there where that is equal: they are the same to the bit. What
-judges them is never kept. Evaluators read rows, keep columns and score anew in every run, since what they ask (a file,
-a library, a service, the environment) is not known. A model is asked again for what an evaluator itself asks of it
-beside these outputs (`keep_together`, `ask_models`). Tasks, loaders and strategies of other distributions take part in
-the outputs, so what they make is not kept at all (`dependencies`).
+The cache holds the model's own outputs: predictions and answers, as the task returns them. The key is a hash of
+everything that they depend on, so reused outputs are equal to the bit. Judgements are never cached: evaluators read
+rows, keep columns and score anew in every run, since their inputs (a file, a library, a service, the environment) are
+unknown. What an evaluator asks of a model besides these outputs (`keep_together`, `ask_models`) is computed again, too.
+Nothing is cached where a task, loader or strategy of another distribution takes part (`dependencies`).
 
-A run that goes on after an interruption finds what it measured as any other run does.
+A resumed run finds its outputs in the cache like any other run.
 """
 
 from __future__ import annotations
@@ -70,7 +69,9 @@ def run_model(
     accelerator = device.accelerator
     if side != "base" and reference_keys(labelled.task):
         unknown = [eval_set.name for eval_set in plan.sets() if eval_set.reading and not eval_set.split.reference]
-        assert not unknown, f"a tuned model is compared with a reference that was not asked: {', '.join(unknown)}"
+        assert not unknown, (
+            f"a tuned model is compared with a reference that has no predictions for {', '.join(unknown)}"
+        )
     sizes = _sizes(labelled, device)
     if accelerator.device.type == "cpu":
         prepare_cpu()
@@ -111,7 +112,7 @@ def run_base(
     if reused:
         labelled.listener.message(
             f"reused {_counted(reused)} from an earlier run with the same model, data, options and machine "
-            "(evaluation.reuse_base: false asks it anew)"
+            "(evaluation.reuse_base: false computes them anew)"
         )
     outputs = {**(outputs or {}), **reused}
     together = any(overrides(evaluator, "keep_together") for eval_set in plan.sets() for evaluator in eval_set.reading)

@@ -1,4 +1,4 @@
-"""A conversation with a run's model, its base, or both, as the run's evaluation would ask them."""
+"""A conversation with a run's model, its base, or both, generated as in the run's evaluation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WRITTEN = "completion"
 
 
 class Chat:
-    """A conversation, which models answer turn by turn.
+    """A conversation that models answer turn by turn.
 
-    A context manager, as it keeps models that it has opened.
+    It is a context manager, since it keeps models open.
 
     Args:
-        options: of answers, in place of those of the run's evaluation.
+        options: generation options that replace those of the run's evaluation.
 
     Raises:
         InputError: the run's task writes no text.
@@ -37,8 +37,7 @@ class Chat:
         self.run, self._task = run, run.task
         if not writes_completions(self._task) or not overrides(self._task, "infer"):
             raise InputError(
-                f"task {self._task.name!r} writes no text, so there is nobody to talk to. `ftengine predict` answers "
-                "its rows."
+                f"task {self._task.name!r} writes no text, so it cannot chat. `ftengine predict` answers its rows."
             )
         self._options = {**run.recipe.evaluation.generate.options, **(options or {})}
         self._opened = ExitStack()
@@ -55,7 +54,7 @@ class Chat:
         self._opened.close()
 
     def converses(self, side: Side) -> bool:
-        """Say whether a model reads a conversation in a chat template; else it continues each text by itself."""
+        """Say whether the model has a chat template; without one it continues each text by itself."""
         loaded = self._model(side)
         if not has_template(loaded.processor) or not gives_prompts(self._task):
             return False
@@ -65,10 +64,10 @@ class Chat:
             return True
 
     def answer(self, text: str, side: Side, write: Callable[[str], None]) -> str:
-        """Answer a user's turn with what went before; the conversation is as it was until `keep`.
+        """Answer a user's turn, given the conversation so far; `keep` then adds both to the conversation.
 
         Args:
-            write: told each piece of text as soon as there is one.
+            write: called with each piece of text as soon as it is generated.
 
         Raises:
             DataError: the conversation does not fit the model, or its template refuses it.
@@ -83,19 +82,19 @@ class Chat:
         return str(reply[WRITTEN])
 
     def keep(self, text: str, answer: str) -> None:
-        """Let a user's turn and its answer be part of the conversation; without an answer neither is, as in data."""
+        """Add a user's turn and its answer to the conversation; where the answer is empty, add neither."""
         if answer.strip():
             self.turns += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
 
     def _model(self, side: Side) -> LoadedModel:
-        """Return a model, opened when it is first asked for."""
+        """Return a model; it is opened at the first call."""
         if side not in self._models:
             self._models[side] = self._opened.enter_context(self.run.model(base=side == "base"))
         return self._models[side]
 
 
 class _Pieces:
-    """Text out of tokens as they come, in pieces that end with a whole character."""
+    """Decodes tokens as they come into pieces of text that end with a complete character."""
 
     def __init__(self, processor: Any, write: Callable[[str], None]) -> None:
         self._processor, self._write = processor, write

@@ -1,4 +1,4 @@
-"""Several strategies on the same data and seed, and which differences between them the data supports."""
+"""Comparing strategies on the same data and seed, and testing which differences the data supports."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def compare_strategies(
     same_rate: bool = False,
     listener: Listener | None = None,
 ) -> Comparison:
-    """Train each strategy as the recipe says and compare what came of them.
+    """Train each strategy by the recipe and compare their figures.
 
-    Each run is a process of its own, so that its peak memory is its own, and a folder in `recipe.output`, where
-    `comparison.json` is written as well. Unfinished runs are resumed, finished ones of the same recipe and data
-    are taken as they are.
+    Each run has a process of its own, which keeps peak memory apart, and a folder in `recipe.output`, where
+    `comparison.json` is written as well. Unfinished runs are resumed; finished ones of the same recipe and data
+    are reused.
 
     Args:
         recipe: everything but the strategy; options and learning rate of its own strategy hold where the names
@@ -66,10 +66,10 @@ def compare_strategies(
         metric: what to compare; by default the first of the task's evaluators.
         all_pairs: whether every pair is compared, rather than the best with each other.
         same_rate: whether all train at the recipe's learning rate.
-        listener: told of phases, and of what the runs say.
+        listener: receives phases and the messages of the runs.
 
     Raises:
-        InputError: recipe, data or model are wrong, or a strategy does not fit them; found before anything trains.
+        InputError: the recipe, data or model is wrong, or a strategy does not fit; raised before anything trains.
         TrainingError: a run failed; the finished ones are kept.
     """
     listener = listener or SilentListener()
@@ -87,11 +87,11 @@ def compare_strategies(
 
 
 def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]], *, same_rate: bool = False) -> list[Child]:
-    """Return a recipe for each strategy, each with a folder of its own, or refuse the list (InputError)."""
+    """Return a recipe with its own folder for each strategy (InputError: the list is invalid)."""
     if len(strategies) < 2:
         named = f" ({strategies[0]!r})" if strategies else ""
         raise InputError(
-            f"compare needs at least two strategies, separated by commas; there are {len(strategies)}{named}."
+            f"compare needs at least two strategies, separated by commas; it got {len(strategies)}{named}."
         )
     require_folder(recipe.output, "the compared runs")
     contenders: dict[str, Child] = {}
@@ -137,7 +137,7 @@ def _contender(recipe: Recipe, spec: str | Mapping[str, Any], registry: Registry
 
 
 def _rates(contenders: Sequence[Child]) -> str:
-    """Return a line that says which learning rate each contender trains at, and why; "" of finished runs."""
+    """Return a line with each contender's learning rate and its origin; "" for finished runs."""
     rates = [
         f"{contender.label} {contender.recipe.train.learning_rate:g}, {contender.rate_from}"
         for contender in contenders
@@ -147,7 +147,7 @@ def _rates(contenders: Sequence[Child]) -> str:
 
 
 def _folder_name(parts: Sequence[str]) -> str:
-    """Return the parts of a label as one name, another one for each label; what cannot stand there becomes a hash."""
+    """Return a unique folder name made of the parts of a label; a hash replaces what a name cannot hold."""
     label, name = " ".join(parts), re.sub(r"[^\w.=-]+", "-", " ".join(parts)).strip("-")
     plain = re.fullmatch(r"[\w.-]+", parts[0]) and all(re.fullmatch(r"[\w.]+=[\w.-]+", part) for part in parts[1:])
     if plain and len(name) <= LONGEST_NAME:
@@ -156,7 +156,7 @@ def _folder_name(parts: Sequence[str]) -> str:
 
 
 def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -> list[PreparedData]:
-    """Check every contender in full; see `check_all`."""
+    """Check every contender completely; see `check_all`."""
 
     def prepare(experiment: Experiment, first: PreparedData | None) -> PreparedData:
         data = prepare_data(experiment, like=first)
@@ -171,7 +171,7 @@ def check(contenders: Sequence[Child], metric: str | None, listener: Listener) -
 
 
 def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[str, EncodedSplit]]) -> None:
-    """Refuse to compare where a strategy takes so much of the model's longest input that texts are cut elsewhere."""
+    """Raise InputError where strategies leave different room for the input, so that texts are cut differently."""
     facts = [
         {name: (len(split), float(split.weights.sum()), split.truncated) for name, split in splits.items()}
         for splits in read
@@ -197,8 +197,7 @@ def compare_runs(
 ) -> Comparison:
     """Compare finished runs.
 
-    With `ranked="sound"`, no method is set above those whose verdict is an alarm about their answers: they are named,
-    and the others are compared.
+    With `ranked="sound"`, strategies whose verdict is an alarm about their answers are listed but not ranked.
 
     Raises:
         RunError: a run's figures are missing or damaged, or runs measured different examples.
@@ -208,7 +207,7 @@ def compare_runs(
     first = evaluations[0]
     metric = metric or first.headline_metric or ""
     if metric not in first.tuned:
-        raise InputError(f"metric {metric!r} was not measured. There are {', '.join(first.tuned)}.")
+        raise InputError(f"metric {metric!r} was not measured. Measured: {', '.join(first.tuned)}.")
     direction = first.metrics[metric].higher_is_better
     alarms = [_alarm(contender) if ranked == "sound" else None for contender in contenders]
     measured = _measured(contenders, tasks, first, metric)
@@ -246,13 +245,13 @@ def compare_runs(
 
 
 def _alarm(contender: Child) -> str | None:
-    """Return what the verdict on a run says of its answers where that is an alarm: they are of no use to rank it by."""
+    """Return the headline of a run's verdict where its answers raise an alarm; None where they do not."""
     verdict = Verdict.read(contender.run)
     return verdict.headline if verdict.quality.level == "alarm" else None
 
 
 def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
-    """Name the strategies that are not ranked, and why, a line each."""
+    """List the strategies that are not ranked, with the reason, one per line."""
     lines = [f"  {contender.label}: {alarm}\n" for contender, alarm in zip(contenders, alarms, strict=True) if alarm]
     return "".join(["Not ranked, as their verdicts are alarms:\n", *lines]) if lines else ""
 
@@ -260,7 +259,7 @@ def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
 def _measured(
     contenders: Sequence[Child], tasks: Sequence[LabelledTask], evaluation: EvaluationResult, metric: str
 ) -> list[Measured]:
-    """Return what each tuned model came to by the evaluator of a metric, weighed alike."""
+    """Measure each tuned model with the evaluator of a metric, with the same weights."""
     split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
     tables = [stored(contender.run, split, "tuned") for contender in contenders]
     if not same_examples(tables):
@@ -281,8 +280,8 @@ def _measured(
 def pair_differences(measured: Sequence[tuple[Child, Measured]], metric: str) -> list[PairDifference]:
     """Return the differences of all pairs.
 
-    The correction is for all pairs even where only those with the best are shown: which is the best was seen on the
-    same examples.
+    The correction covers all pairs even where only those with the best strategy are shown, since the best one was
+    chosen on the same examples.
     """
     differences = []
     for (a, first), (b, second) in combinations(measured, 2):
@@ -328,7 +327,7 @@ def statement(
     best: str | None = None,
     strategies: int = 2,
 ) -> str:
-    """Say in words which differences the data supports, one a line, and how that was decided.
+    """Describe which differences the data supports, one per line, and how that was decided.
 
     `best` is the strategy that the others were compared with, None where every pair was; `strategies` is how many
     are ranked.
@@ -352,7 +351,7 @@ def statement(
 
 
 def _comparison(pair: PairDifference, p: str, best: str | None) -> str:
-    """Say what lies between two strategies."""
+    """Describe the difference between two strategies."""
     pair = pair.negated() if pair.second == best else pair
     if ends(pair) is None or pair.p_adjusted is None:
         return f"{pair.first} and {pair.second}: too few examples to tell"

@@ -1,4 +1,4 @@
-"""How many parameters a strategy trains, told from the model's config alone."""
+"""Counting the parameters that a strategy trains, from the model's config alone."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ftengine.run.recipe import Recipe
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """How many parameters a strategy trains of a model.
+    """How many parameters of a model a strategy trains.
 
     Args:
         trainable_parameters, total_parameters: of the prepared model; `base_parameters` before the strategy touched it.
-        new_modules: trainable parameters of each module that would be newly initialised; they are among the
-            trainable ones, and tables in papers mostly leave them out.
-        patterns: for each of the strategy's patterns the number of modules it matched, their parameters, and
-            how many of those train.
+        new_modules: trainable parameters of each newly initialised module. They are part of
+            `trainable_parameters`; tables in papers mostly leave them out.
+        patterns: for each pattern of the strategy, the number of matched modules, their parameters, and how many
+            of these train.
     """
 
     model: dict[str, Any]
@@ -45,11 +45,11 @@ class ParameterCount:
 def count_parameters(
     recipe: Recipe, *, labels: int = 2, listener: Listener | None = None, registry: Registry | None = None
 ) -> ParameterCount:
-    """Count what would train, from the model's config alone: neither data nor weights nor tokenizer are needed.
+    """Count the parameters that would train; needs the model's config, but no data, weights or tokenizer.
 
     Args:
         recipe: the recipe; its data is not read.
-        labels: outputs of a classification head, which the data would have told.
+        labels: number of outputs of a classification head, which otherwise follows from the data.
 
     Raises:
         InputError: model, task or strategy cannot be used, or a pattern matches nothing.
@@ -93,7 +93,7 @@ def count_parameters(
 
 
 def _count_below(loaded: LoadedModel, paths: list[str]) -> tuple[int, int]:
-    """Return how many parameters lie at or below some paths, and how many of them train."""
+    """Return the number of parameters at or below some module paths, and how many of them train."""
     counted_paths = set(paths)
     sizes = {
         name: size

@@ -1,9 +1,9 @@
-"""k-fold cross-validation: every example is held out once, and all held-out figures make one.
+"""k-fold cross-validation: every example is held out once, and figures cover all folds together.
 
-Each fold is a run of its own whose test split is that fold. The tables of predictions of all folds are one table, and
-its figures are those of all rows. What they leave out is said with them: the training sets of the folds share most of
-their rows, and from one cross-validation the variance that this causes cannot be estimated without bias (Bengio &
-Grandvalet 2004, "No unbiased estimator of the variance of k-fold cross-validation", JMLR 5, 1089-1105).
+Each fold is a run whose test split is that fold. The prediction tables of all folds are joined, and figures are
+computed over all rows. The report states the limit of these figures: the training sets of the folds share most of
+their rows, and one cross-validation gives no unbiased estimate of the variance that this causes (Bengio & Grandvalet
+2004, "No unbiased estimator of the variance of k-fold cross-validation", JMLR 5, 1089-1105).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from ftengine.text import few_groups, known, sample_size
 
 
 def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = None) -> CrossValidation:
-    """Train once for each fold, on all the other folds, and add up the figures on what was held out.
+    """Train once per fold on all the other folds, and compute figures over all held-out examples.
 
-    Each run is a process of its own and a folder in `recipe.output`, where `crossvalidation.json` is written as well.
-    Unfinished runs are resumed, finished ones of the same recipe and data are taken as they are.
+    Each run has a process of its own and a folder in `recipe.output`, where `crossvalidation.json` is written as well.
+    Unfinished runs are resumed; finished ones of the same recipe and data are reused.
 
     Args:
         recipe: everything but the fold; `data.validation` is cut from each fold's training rows.
-        folds: how many; two at least.
-        listener: told of phases, and of what the runs say.
+        folds: number of folds, at least two.
+        listener: receives phases and the messages of the runs.
 
     Raises:
-        InputError: recipe, data or model are wrong, or there are too few examples; found before anything trains.
+        InputError: the recipe, data or model is wrong, or there are too few examples; raised before anything trains.
         TrainingError: a run failed; the finished ones are kept.
     """
     listener = listener or SilentListener()
@@ -59,10 +59,10 @@ def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = No
 
 
 def divide(recipe: Recipe, folds: int) -> list[Child]:
-    """Return a recipe for each fold, each with a folder of its own.
+    """Return a recipe with its own folder for each fold.
 
     Raises:
-        InputError: fewer than two folds, or a recipe that holds out test data already or parts duplicates.
+        InputError: fewer than two folds, or the recipe already has test data or separates duplicates.
     """
     require_folds(folds)
     if recipe.data.test is not None:
@@ -113,7 +113,7 @@ def check(children: Sequence[Child], listener: Listener) -> list[PreparedData]:
 
 
 def _label_held_out_whole(experiment: Experiment) -> str:
-    """Say which label has no row left to train on, as this fold holds out all of them; "" where none is so."""
+    """Name a label all of whose rows this fold holds out, so that none is left to train on; "" where there is none."""
     data, task = experiment.recipe.data, experiment.make_task()
     splits = make_splits(data, task, experiment.recipe.seed, experiment.registry, audited=False).mapping()
     trained = {label for view in splits["train"].views(task) for label in view.labels}
@@ -132,7 +132,7 @@ def _label_held_out_whole(experiment: Experiment) -> str:
 
 
 def pool(children: Sequence[Child], ready: LabelledTask, reused: Sequence[bool]) -> CrossValidation:
-    """Add up the figures of finished folds.
+    """Compute the figures of finished folds together.
 
     Raises:
         RunError: a fold's figures are missing or damaged, or a fold ran on another base, precision or device.
@@ -183,19 +183,19 @@ def pool(children: Sequence[Child], ready: LabelledTask, reused: Sequence[bool])
 
 
 def judged(fold: RunDirectory, pooled: EvaluationResult, registry: Registry) -> Finding:
-    """Return what the rules say of the quality of all folds' answers together.
+    """Judge the quality of all folds' answers together.
 
     Args:
-        fold: one of the runs; of it rules learn how the models were trained, but none of its examples.
-        whole: the figures over all folds.
-        registry: the rules.
+        fold: one of the runs, from which rules read how the models were trained, but no examples.
+        pooled: the figures over all folds.
+        registry: holds the rules.
     """
     records = RunRecords.read(fold.path)
     return judge(replace(records, evaluation=pooled, examples=None), registry).quality
 
 
 def _pooled(children: Sequence[Child], ready: LabelledTask) -> list[Measured]:
-    """Return what base and tuned models came to over the examples of all folds; nothing is fitted to other folds."""
+    """Measure base and tuned models over the examples of all folds; nothing is fitted across folds."""
     # Equal examples are in one fold, so that the groups of different folds are different ones.
     tables = [Predictions.join([stored(child.run, "test", side) for child in children]) for side in ("base", "tuned")]
     recipe, evaluators = ready.recipe, ready.evaluators()

@@ -1,4 +1,4 @@
-"""What the outcome of a computation depends on, for what is kept of it under a hash of all that."""
+"""Everything that the result of a computation depends on, for the keys of caches."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 def dependencies(
     device: Device, labelled: LabelledTask, loaded: LoadedModel, components: Iterable[Component]
 ) -> list[Any] | None:
-    """Return all that decides what a model computes of examples on this machine, as JSON has it.
+    """Return everything that decides what a model computes for examples on this machine, as JSON values.
 
     Args:
-        components: whose code takes part, beside that of loader, task and model.
+        components: whose code takes part besides that of the loader, task and model.
 
     Returns:
-        None where that cannot be told: of components and models of other code than ftengine's and that of libraries it
-        asks for, of a task that keeps hold of the model, and of packed weights.
+        None where this is unknown: for components or models whose code is neither ftengine's nor that of a library
+        it requires, for a task that holds a reference to the model, and for packed weights.
     """
     state, task, loader = _processor(loaded.processor), component_state(labelled.task), labelled.experiment.loader
     if loader.runs_code(labelled.recipe.model.source) is not None or not (state and task):
@@ -59,7 +59,7 @@ ARITHMETIC = re.compile(r"(ATEN|CUBLAS|CUDA|CUDNN|DNNL|GOMP|KMP|MKL|NVIDIA|OMP|O
 
 
 def arithmetic() -> list[Any]:
-    """Return the settings of libraries that move a result by its rounding."""
+    """Return the settings of libraries that change how results are rounded."""
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     variables = {name: value for name, value in sorted(os.environ.items()) if ARITHMETIC.match(name)}
     return [
@@ -72,7 +72,7 @@ def arithmetic() -> list[Any]:
 
 
 def prepared_by(strategy: Strategy) -> list[Any]:
-    """Return what a strategy made of a base that parameters and buffers do not tell, as the scale of an update."""
+    """Return what a strategy changed in a base beyond parameters and buffers, such as the scale of an update."""
     if strategy.starts_from is None:
         return []
     files = folder_hash(Path(strategy.starts_from))
@@ -81,7 +81,7 @@ def prepared_by(strategy: Strategy) -> list[Any]:
 
 @torch.no_grad()
 def _model(loaded: LoadedModel) -> list[Any] | None:
-    """Return what a model computes: its parts, settings and every bit of its weights; None where that is unknown."""
+    """Return what identifies a model's computation: modules, settings and hashes of weights; None where unknown."""
     module: Any = loaded.module
     digest = xxhash.xxh3_128()
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -99,7 +99,7 @@ def _model(loaded: LoadedModel) -> list[Any] | None:
 
 
 def _processor(processor: Any) -> Any:
-    """Return what a tokenizer or image processor does; None where it does not say."""
+    """Return what identifies a tokenizer or image processor; None where it cannot be serialised."""
     state = processor_state(processor)
     if state is None and hasattr(processor, "to_dict"):
         settings = {key: str(value) for key, value in sorted(processor.to_dict().items())}

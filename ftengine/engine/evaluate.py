@@ -1,4 +1,4 @@
-"""Evaluating a finished run again: on its own held-out examples, on new ones, or by further evaluators."""
+"""Evaluating a finished run again: on its own held-out examples, on new data, or with further evaluators."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ftengine.training.steps import plan_steps
 def evaluate_run(
     ready: ReadyTask, run: RunDirectory, trained: TrainedPart, data: str | Path | None
 ) -> EvaluationResult:
-    """Evaluate base and tuned model of a finished run on a data file; None: its own held-out split.
+    """Evaluate the base and tuned model of a finished run on a data file (None: its own held-out split).
 
     Raises:
         InputError: the data cannot be used, or the base is not the one trained on.
@@ -58,18 +58,18 @@ def evaluate_run(
 
 
 def reference_model(labelled: LabelledTask, run: RunDirectory) -> LabelledTask:
-    """Return a run's task with its strategy as it began (RunError: what it started from is no longer there)."""
+    """Return a run's task with its strategy as training began (RunError: the part that it started from is gone)."""
     make = labelled.registry.factory("strategy", Recipe.read(run.path / "recipe.yaml").strategy, "strategy")
     return replace(labelled, experiment=replace(labelled.experiment, make_strategy=make))
 
 
 def add_figures(ready: LabelledTask, run: RunDirectory, specs: Sequence[str | Mapping[str, Any]]) -> EvaluationResult:
-    """Add the figures of further evaluators to evaluation.json, made from the tables of predictions.
+    """Add the figures of further evaluators to evaluation.json, computed from the stored predictions.
 
-    The run is judged again with them: verdict.json and report.html are written anew.
+    The run is judged again: verdict.json and report.html are rewritten.
 
     Raises:
-        InputError: an evaluator does not exist, or reads what the run did not keep.
+        InputError: an evaluator does not exist, or reads a key that the run did not store.
         RunError: a file of the run is missing or damaged, or one cannot be written.
     """
     own = {spec["name"]: spec for spec in ready.recipe.evaluate}
@@ -87,7 +87,7 @@ def add_figures(ready: LabelledTask, run: RunDirectory, specs: Sequence[str | Ma
 
 
 def held_out_rows(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> tuple[str, DataRows]:
-    """Return the rows of a data file, or a run's own held-out split, which is what it was (DataError); and its name."""
+    """Return the name and rows of a data file, or of a run's own held-out split (DataError: its data has changed)."""
     if data is not None:
         return str(data), read_for(str(data), ready.recipe.data, ready.task, ready.registry)
     recorded = AuditResult.read(run).contents
@@ -131,7 +131,7 @@ def _plan(ready: ReadyTask, run: RunDirectory, data: str | Path | None) -> EvalP
 
 
 def _trained(ready: ReadyTask, run: RunDirectory, train: DataRows) -> DataRows:
-    """Return those of a run's training rows that it trained on."""
+    """Return the training rows that a run really trained on."""
     examples, began = AuditResult.read(run).encoded["train"]["examples"], Environment.read(run).processes
     steps = plan_steps(examples, ready.recipe.train, began)
     some = steps.total < steps.per_epoch or ready.recipe.train.sampling != "shuffle" or ready.recipe.data.weighted
@@ -139,7 +139,7 @@ def _trained(ready: ReadyTask, run: RunDirectory, train: DataRows) -> DataRows:
 
 
 def _tell_of_trained_rows(ready: ReadyTask, rows: DataRows, train: DataRows) -> None:
-    """Say how many of some rows were trained on, word for word."""
+    """Tell the listener how many of the rows also occur, word for word, in the training data."""
     trained = np.isin(identities(rows, ready.task, 0), identities(train, ready.task, 0))
     if trained.any():
         first = rows.where(int(np.flatnonzero(trained)[0]))
@@ -152,11 +152,11 @@ def _tell_of_trained_rows(ready: ReadyTask, rows: DataRows, train: DataRows) -> 
 def _splits(
     ready: ReadyTask, run: RunDirectory, used: set[str], recorded: Mapping[str, str], needed: str | None
 ) -> tuple[dict[str, DataRows], Mapping[str, np.ndarray]]:
-    """Return those of the run's own splits that are used and hold what they held then, and which rows were trained on.
+    """Return the run's own splits that are unchanged and needed, and the rows that were trained on.
 
     Args:
-        recorded: hash of each split's content then.
-        needed: the one that must be there; a DataError says why it is not.
+        recorded: hash of each split's content when the run was made.
+        needed: the split that must be unchanged; otherwise a DataError says why it is missing.
     """
     if not used:
         return {}, {}

@@ -1,4 +1,4 @@
-"""What is refused of the rows that a run measures, before a model loads."""
+"""Checks of the rows that a run measures, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ftengine.run.recipe import EvaluationSection
 
 
 def check_rows(eval_set: EvalSet, processor: Any) -> None:
-    """Let evaluators refuse the rows that they will see, and the task those whose answers could not be measured.
+    """Let evaluators and the task check the rows of a set before a model is loaded.
 
     Raises:
-        DataError: names the recipe's key, the first row, and how many there are.
+        DataError: rows are unsuitable; the message names the recipe's key, the first row and their number.
     """
     split, task = eval_set.split, eval_set.split.task
     for evaluators, members in ((eval_set.reading, eval_set.members), (eval_set.answering, eval_set.answered)):

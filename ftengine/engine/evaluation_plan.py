@@ -1,4 +1,4 @@
-"""What a recipe asks to be measured: its data read, encoded and checked before a model loads."""
+"""Planning an evaluation: its data is read, encoded and checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ CHANGES_SAMPLED = 10
 
 
 def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
-    """Return what is measured of a run's models; see `plan_evaluation`.
+    """Plan the evaluation of a run's models; see `plan_evaluation`.
 
     Args:
-        began: processes that the run began with; None: as many as there are.
+        began: number of processes with which the run began; None: as many as now.
     """
     encoded, name = data.encoded, held_out(data.encoded)
     validation, train = encoded.get("validation") if name == "test" else None, encoded["train"]
@@ -78,7 +78,7 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
 
 
 def without_leaks(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[EncodedSplit, EncodedSplit | None]:
-    """Return the examples that figures are made on, and those that were trained on as well; None where none, or all."""
+    """Divide held-out examples into those without and those with a copy in training; None where there are none."""
     there = np.zeros(len(split), dtype=bool) if trained_on is None else trained_on[split.rows.before(split.index)]
     if not there.any() or there.all():
         return split, None
@@ -86,7 +86,7 @@ def without_leaks(split: EncodedSplit, trained_on: np.ndarray | None) -> tuple[E
 
 
 def trained_rows(train: EncodedSplit, steps: Steps, seed: int) -> DataRows:
-    """Return the rows that a run trains on: fewer where it ends within its first epoch, or draws them."""
+    """Return the rows that a run trains on: fewer than all if it ends within its first epoch or samples rows."""
     if not train.draws and steps.total >= steps.per_epoch:
         return train.rows
     return train.rows.select(np.sort(train.index[train.drawn(steps.batch, seed, steps.total)]))
@@ -102,17 +102,17 @@ def plan_evaluation(
     leaked: EncodedSplit | None = None,
     lenient: bool = False,
 ) -> EvalPlan:
-    """Return what is measured of base and tuned model.
+    """Plan what is measured of the base and the tuned model.
 
     Args:
-        split: what the held-out examples are called in the figures.
-        train: rows that are trained on, of which a sample is measured.
-        validation: the validation split, where it is not what is held out.
-        leaked: held-out examples that are trained on as well, which are measured apart from the others.
-        lenient: leave out slices whose column these examples lack, instead of refusing, and what has other examples.
+        split: name of the held-out examples in the figures.
+        train: training rows, of which a sample is measured.
+        validation: the validation split, where it is not the held-out one.
+        leaked: held-out examples that training has too; they are measured separately.
+        lenient: leave out slices whose column is missing, instead of raising, and benchmarks.
 
     Raises:
-        InputError: what is asked for cannot be measured, or its data is wrong; the message names the recipe's key.
+        InputError: something cannot be measured, or its data is wrong; the message names the recipe's key.
     """
     section = ready.recipe.evaluation
     reading, answering = by_pass(ready.evaluators(), ready.task)
@@ -121,7 +121,7 @@ def plan_evaluation(
     if held_out is None:
         for key in [key for key in ("slices", "robustness") if getattr(section, key)]:
             raise RecipeError(
-                f"evaluation.{key} looks at held-out examples, and there are none. Set data.test or data.validation."
+                f"evaluation.{key} needs held-out examples, but there are none. Set data.test or data.validation."
             )
     else:
         held = EvalSet(
@@ -155,7 +155,7 @@ def plan_evaluation(
 
 
 def _to_fit(task: Task, validation: EncodedSplit | None, evaluators: Sequence[Evaluator]) -> EvalSet | None:
-    """Return what evaluators that fit, and the task, learn from; None where there is nothing, or none does."""
+    """Return the set that the task and evaluators are fitted on; None where it is empty or nothing is fitted."""
     fitting = [evaluator for evaluator in evaluators if calibrates(task) or isinstance(evaluator, FittedEvaluator)]
     return EvalSet("validation", validation, fitting, title=" on validation") if validation and fitting else None
 
@@ -170,7 +170,7 @@ def _leaked(ready: ReadyTask, held: EvalSet, leaked: EncodedSplit) -> PlannedPro
 def _training_sample(
     ready: ReadyTask, train: DataRows, held_out: EncodedSplit | None, reading: Sequence[Evaluator]
 ) -> EvalSet | None:
-    """Return some training rows as a set, for evaluators that can read them; None where there are none."""
+    """Return a sample of training rows as a set, for evaluators that can read it; None where there are none."""
     requested = ready.recipe.evaluation.training_sample
     usual = min(200, max(50, 200 if held_out is None else len(held_out)))
     encoded = _encode_sample(ready, TRAINING_SAMPLE, train, requested if isinstance(requested, int) else usual)
@@ -179,7 +179,7 @@ def _training_sample(
 
 
 def _reads_all(evaluator: Evaluator, split: EncodedSplit) -> bool:
-    """Say whether an evaluator can read all rows: a corpus to be searched may well lack what training finds."""
+    """Say whether an evaluator accepts all rows; a search corpus, say, may lack the answers of training rows."""
     try:
         for row in split.index if overrides(evaluator, "check_row") else ():
             evaluator.check_row(split.rows[int(row)])
@@ -201,7 +201,7 @@ def _benchmarks(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> list[Bench
 
 
 def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
-    """Return a few distinct held-out examples whose answers people read; None where none are to be read."""
+    """Return a few distinct held-out examples whose answers the report shows; None where it shows none."""
     count, task = ready.recipe.evaluation.answers, ready.task
     if held is None or count is None:
         return None
@@ -217,14 +217,14 @@ def _to_read(ready: ReadyTask, held: EvalSet | None) -> EvalSet | None:
 
 
 def sample(count: int, limit: int | None, seed: int) -> np.ndarray:
-    """Choose at most `limit` of `count` things, in their order; a function of the arguments."""
+    """Choose at most `limit` of the numbers below `count`, ascending; the seed determines which."""
     if limit is None or limit >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng([seed, count]).choice(count, limit, replace=False))
 
 
 def _columns(ready: ReadyTask, split: EncodedSplit, lenient: bool) -> Iterator[str]:
-    """Yield the columns that divide a split."""
+    """Yield the columns by which a split is sliced."""
     several = [SOURCE] if not isinstance(ready.recipe.data.train, str) and SOURCE in split.rows.columns else []
     for column in dict.fromkeys((*ready.recipe.evaluation.slices, *several)):
         if lenient and column not in split.rows.columns:
@@ -241,8 +241,8 @@ def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number
         augmenter = ready.registry.build("augmenter", {**spec, "probability": 1.0}, key)  # every example is changed
     if overrides(augmenter, "mix"):
         raise RecipeError(
-            f"{key}: augmenter {augmenter.name!r} mixes examples with one another and changes no single one, so there "
-            "is nothing to measure. Take it out."
+            f"{key}: augmenter {augmenter.name!r} mixes examples instead of changing single ones, so it cannot test "
+            "robustness. Remove it."
         )
     with naming(key):
         require_suitable(augmenter, ready.task)
@@ -254,7 +254,7 @@ def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number
 
 
 def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: Augmenter) -> None:
-    """Refuse an augmenter that changes what is to be predicted in one of the examples that are sampled."""
+    """Raise RecipeError if an augmenter changes the target of one of the sampled examples."""
     for row in sample_rows(changed)[:CHANGES_SAMPLED]:
         before = ready.task.view(changed.rows[row]).target
         if any(ready.task.view(other).target != before for other in changed.augmented(row, changed.fixed_epoch or 0)):
@@ -319,7 +319,7 @@ def _refusal(ready: ReadyTask, further: FurtherExamples) -> PlannedProbe:
 
 
 def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:
-    """Build the evaluator of a probe's generations: the only one that serves it, of a task that gives such answers."""
+    """Build the one evaluator that serves a probe, and check that the task writes the answers that it reads."""
     key, classes = f"evaluation.{probe}", {entry.name: entry.cls for entry in ready.registry.entries("evaluator")}
     serving = [name for name, cls in classes.items() if cls.traits.probe == probe]
     if len(serving) != 1:
@@ -340,21 +340,21 @@ def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evalua
 
 
 def _options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
-    """Return how answers are made: the most that any evaluator asks for, unless the recipe says; drawn by its seed."""
+    """Return the generation options: the largest that any evaluator requests, overridden by the recipe's."""
     own = ready.recipe.evaluation.generate.options
     options = {**most_asked(evaluator.generation for evaluator in evaluators), **own}
     return {"seed": ready.recipe.seed, **options} if options.get("temperature") else options
 
 
 def _sampled(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
-    """Return how several answers are drawn, and how many; {} where no evaluator asks for them."""
+    """Return the options for drawing several answers, and how many; {} where no evaluator reads them."""
     options = how_sampled(evaluators, ready.recipe.evaluation.generate.options)
     with naming("evaluation.generate"):
         return sampling(options, options[SAMPLES], ready.recipe.seed) if options else {}
 
 
 def _check_options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> None:
-    """Let the task refuse options that it does not know, which it does before it looks at any example."""
+    """Let the task check its options, by answering no rows (InputError: it does not have one)."""
     if ready.skeleton is not None and (evaluators or ready.recipe.evaluation.generate.options):
         with naming("evaluation.generate"):
             for options in (_options(ready, evaluators), _sampled(ready, evaluators)):
@@ -363,7 +363,7 @@ def _check_options(ready: ReadyTask, evaluators: Sequence[Evaluator]) -> None:
 
 
 def _encode_sample(ready: ReadyTask, name: str, rows: DataRows, count: int) -> EncodedSplit | None:
-    """Encode some of the rows, not augmented; None where nothing of them can be learnt from."""
+    """Encode a sample of the rows without augmentation; None where none of them has anything to train on."""
     chosen = rows.select(sample(len(rows), count, ready.recipe.seed))
     try:
         return ready.encode(name, chosen, quiet=True)
@@ -372,7 +372,7 @@ def _encode_sample(ready: ReadyTask, name: str, rows: DataRows, count: int) -> E
 
 
 def _unencoded(ready: ReadyTask, rows: DataRows) -> EncodedSplit:
-    """Return requests as examples: they hold nothing to train on, so they are answered but never encoded."""
+    """Return requests as examples that are answered but never encoded, since they have nothing to train on."""
     texts = [to_json(row).encode() for row in rows]
     if not texts:
         raise DataError(f"{rows.source} holds no request.")

@@ -1,4 +1,4 @@
-"""The first stage of a run: a recipe and the components that it names, checked against one another."""
+"""The first stage of a run: a recipe and its components, checked for compatibility."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from ftengine.training.callbacks import Callbacks
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe and its components; no data is read, no model loaded.
+    """A recipe and its components, before data is read or a model is loaded.
 
     Args:
-        registry: all components that are installed.
-        make_task, make_strategy, make_regularizers, make_optimizer, make_fast_paths: build components that see one
-            model only, afresh at each call.
-        augmenters: of the training split, in order.
-        day: that the model's chat template writes.
+        registry: all installed components.
+        make_task, make_strategy, make_regularizers, make_optimizer, make_fast_paths: factories of components that
+            belong to one model; each call builds a new one.
+        augmenters: applied to the training split, in this order.
+        day: the date that the model's chat template writes.
     """
 
     recipe: Recipe
@@ -66,11 +66,11 @@ class Experiment:
         """Build a recipe's components and check its model source, without reading data or weights.
 
         Args:
-            check_source: whether the model has to be complete, weights included.
-            day: on which the run began; None: it begins now.
+            check_source: whether to check that the model is complete, including its weights.
+            day: the date on which the run began; None: today.
 
         Raises:
-            PluginError, UnknownName, RecipeError, SourceError: whatever is wrong so far.
+            PluginError, UnknownName, RecipeError, SourceError: a component, the recipe or the source is wrong.
         """
         registry, listener = registry or Registry(), listener or SilentListener()
         registry.plugins.raise_if_broken()
@@ -83,7 +83,9 @@ class Experiment:
             for i, spec in enumerate(recipe.evaluate):
                 registry.build("evaluator", spec, f"evaluate.{i}")
                 if any(spec["name"] == other["name"] for other in recipe.evaluate[:i]):
-                    raise RecipeError(f"evaluate has {spec['name']!r} twice: an evaluator measures once. Take one out.")
+                    raise RecipeError(
+                        f"evaluate has {spec['name']!r} twice: an evaluator measures once. Remove one of them."
+                    )
             for i, spec in enumerate(recipe.evaluation.robustness):
                 registry.build("augmenter", spec, f"evaluation.robustness.{i}")
             experiment._require_agreement()
@@ -112,11 +114,11 @@ class Experiment:
         )
 
     def check_source(self) -> None:
-        """Refuse a model source that cannot be loaded (SourceError), where the loader can tell without weights."""
+        """Raise SourceError if the loader can tell, without weights, that the model source cannot be loaded."""
         self.loader.check_source(self.recipe.model.source)
 
     def resolved(self) -> dict[str, Any]:
-        """Return the recipe as plain values, the options of every component written out."""
+        """Return the recipe as plain values, with every option of every component."""
         content = self.recipe.resolved()
         content["model"]["loader"] = described(self.loader)
         content["task"], content["strategy"] = self.make_task.described, self.make_strategy.described
@@ -131,25 +133,25 @@ class Experiment:
 
     @property
     def names_fast_paths(self) -> bool:
-        """Whether the recipe says which fast paths it wants, so that one that is of no use is an error."""
+        """Whether the recipe names its fast paths, so that one that cannot be used is an error."""
         return isinstance(self.recipe.train.fast_paths, list)
 
     def inference_paths(self) -> tuple[InferencePath, ...]:
-        """Return the fast paths that need no options and by which models predict and answer."""
+        """Return the fast paths for prediction and generation; none of them needs options."""
         classes = [entry.cls for entry in self.registry.buildable("fast-path")]
         return tuple(cls() for cls in classes if issubclass(cls, InferencePath))
 
     def request(self, task: Task) -> LoadRequest:
-        """Return what the loader is asked for."""
+        """Return the request for the model loader."""
         return LoadRequest(self.recipe.model.source, task.head, task.labels)
 
     def with_day(self, processor: Any) -> Any:
-        """Return a processor of the model, whose chat template writes the run's day from here on."""
+        """Fix the date that a processor's chat template writes to the run's day, and return the processor."""
         fix_date(processor, self.day)
         return processor
 
     def _require_agreement(self) -> None:
-        """Refuse components that cannot train with one another, or under the recipe's `train`."""
+        """Raise RecipeError if components cannot train together, or under the recipe's `train`."""
         section, first = self.recipe.train, dict[str, int]()
         names = [make.entry.name for make in self.make_fast_paths]
         if twice := next((name for name in names if names.count(name) > 1), None):
@@ -170,7 +172,7 @@ class Experiment:
             before = first.setdefault(regularizer.name, i)
             if before != i:
                 raise RecipeError(
-                    f"regularizer {regularizer.name!r} stands in the recipe twice (recipe keys regularize.{before} and "
+                    f"regularizer {regularizer.name!r} is in the recipe twice (recipe keys regularize.{before} and "
                     f"regularize.{i}). Remove one of them."
                 )
             replaces = regularizer.traits.replaces_weight_decay
@@ -183,7 +185,7 @@ class Experiment:
 
 
 def _under(task: Task, make_strategy: Factory) -> Factory:
-    """Return what builds a strategy with the options that a task would have, where the recipe does not set them."""
+    """Return the strategy's factory with the task's defaults for options that the recipe does not set."""
     config = make_strategy.config
     free = type(config).model_fields.keys() - config.model_fields_set
     own = {option: value for option, value in task.traits.strategy_defaults if option in free}
@@ -191,7 +193,7 @@ def _under(task: Task, make_strategy: Factory) -> Factory:
 
 
 def _fast_paths(requested: str | list[dict[str, Any]], registry: Registry) -> tuple[Factory, ...]:
-    """Return what builds the fast paths that a recipe asks for: all that need no options, none, or those it names."""
+    """Return the factories of a recipe's fast paths: all that need no options, none, or those that it names."""
     if requested == "off":
         return ()
     specs: list[Any] = (
@@ -201,5 +203,5 @@ def _fast_paths(requested: str | list[dict[str, Any]], registry: Registry) -> tu
 
 
 def described(component: Any) -> dict[str, Any]:
-    """Return a component as a recipe writes it, with every option."""
+    """Return a component's name and all its options, as in a recipe."""
     return {"name": component.name, **component.config.model_dump(mode="json")}

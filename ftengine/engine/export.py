@@ -1,4 +1,4 @@
-"""Exporting a finished run, with the proof that what was written is what was measured."""
+"""Exporting a finished run, and proving that the artifact computes what was measured."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ from ftengine.run.seal import require_saved, require_sealed
 def export_run(
     run: Run, exporter: Exporter, out: str | Path, *, verify: bool = True, rows: int = ROWS, data: str | None = None
 ) -> Manifest:
-    """Write a run in an exporter's format, ask the artifact, and keep it unless it is not the tuned model.
+    """Write a run in an exporter's format and verify the artifact; it is kept unless it differs from the tuned model.
 
     Args:
         run: a finished run.
         out: a folder that does not exist yet or is empty.
-        verify: whether the artifact is asked.
-        rows: how many held-out rows it is asked, of a data file or of the run's own split.
+        verify: whether to compare the artifact with the tuned model.
+        rows: how many held-out rows it is compared on.
+        data: a data file with these rows; None: the run's own held-out split.
 
     Raises:
-        NotExportable: the format has no place for what was trained.
-        RunError: `out` is in use, or the trained part is not as it was saved.
-        ExportDiffers: the artifact is not the tuned model; nothing is written.
+        NotExportable: the format cannot hold what was trained.
+        RunError: `out` is in use, or the trained part has changed since it was saved.
+        ExportDiffers: the artifact differs from the tuned model; nothing is written.
     """
     target = RunDirectory(out)
     target.require_free("another folder")
@@ -52,8 +53,8 @@ def export_run(
     ready = run.ready()
     if ready.skeleton is None:
         raise NotExportable(
-            f"loader {ready.experiment.loader.name!r} builds no skeleton, so what the model is cannot be known before "
-            "its weights are read. Use `ftengine merge`."
+            f"loader {ready.experiment.loader.name!r} builds no skeleton, so the exporter cannot check the model "
+            "before its weights are loaded. Use `ftengine merge`."
         )
     exporter.check_options()
     with _workshop(target.path) as workshop:
@@ -93,14 +94,14 @@ def export_run(
 
 
 def require_as_finished(run: Run) -> None:
-    """Refuse a run whose trained part or records are not those that were checked when it was saved (RunError)."""
+    """Raise RunError if the trained part or the records of a run have changed since they were saved."""
     run.directory.require_finished("evaluation.json")
     require_sealed(run.directory)
     require_saved(run.trained)
     if not run.facts.files:
         raise RunError(
-            f"the trained part {str(run.trained)!r} is of a version that kept no hashes of it, so that it is not known "
-            "whether it is as it was saved and checked. Train again."
+            f"the trained part {str(run.trained)!r} was saved by a version that recorded no hashes, so ftengine cannot "
+            "tell whether it has changed since then. Train again."
         )
 
 
@@ -148,7 +149,7 @@ def _source(run: Run, ready: ReadyTask, workshop: Path) -> ExportSource:
 
 
 def _stop(run: Run) -> tuple[int, ...]:
-    """Return the tokens that end an answer, of a model that nobody asked."""
+    """Return the tokens that end an answer, for an export that is not verified."""
     if not gives_prompts(run.task):
         return ()
     with run.model() as loaded:
@@ -157,7 +158,7 @@ def _stop(run: Run) -> tuple[int, ...]:
 
 @contextmanager
 def _workshop(target: Path) -> Iterator[Path]:
-    """Give a folder on the target's file system for what is made on the way; it goes in any case."""
+    """Yield a temporary folder on the target's file system."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent))
     try:

@@ -1,7 +1,7 @@
-"""Which fast paths a run takes, as its recipe says.
+"""Choosing the fast paths of a run.
 
-That they compute what the model does is kept under a hash of all that it depends on, so that `train` need not find out
-what `plan` has. What does not, or fails, is computed anew each time, and so is told of each time.
+A comparison that found fast paths equal to the model is cached, so that `train` need not repeat what `plan` did. A path
+that differs or fails is not cached, so it is compared and reported each time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ftengine.training.steps import Steps
 
 
 def require_fast_paths(device: Device, experiment: Experiment) -> None:
-    """Refuse fast paths that a recipe names and this device does not have (RecipeError), before weights are read."""
+    """Raise RecipeError if the recipe names a fast path that this device lacks, before weights are loaded."""
     if experiment.names_fast_paths:
         require_device([make() for make in experiment.make_fast_paths], device.accelerator.device)
 
@@ -37,10 +37,10 @@ def require_fast_paths(device: Device, experiment: Experiment) -> None:
 def fast_paths_of(
     data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy, steps: Steps
 ) -> FastPaths:
-    """Return the fast paths that the recipe asks for and that compute what the prepared model does.
+    """Return the fast paths that the recipe requests and that compute the same as the prepared model.
 
     Raises:
-        RecipeError, PluginError: one that it names is of no use here, or wrong.
+        RecipeError, PluginError: a path that the recipe names cannot be used here, or computes something else.
     """
     experiment, accelerator = data.experiment, device.accelerator
     paths = [make() for make in experiment.make_fast_paths]
@@ -58,7 +58,7 @@ def fast_paths_of(
 
 @contextmanager
 def _probed_once(loaded: LoadedModel, depends: list[Any]) -> Iterator[None]:
-    """Give inference paths what they found out about a model in an earlier run, or keep it for later ones."""
+    """Restore the cached probe results of inference paths for a model, or cache them for later runs."""
     paths = {cache_key("probes", [path.name, depends]): path for path in loaded.inference_paths}
     stored = {key: known_text(key) for key in paths}
     for key, path in paths.items():
@@ -71,13 +71,13 @@ def _probed_once(loaded: LoadedModel, depends: list[Any]) -> Iterator[None]:
 
 
 class _Compared:
-    """Comparisons of this and earlier runs that found nothing."""
+    """The cache of comparisons that found no difference."""
 
     def __init__(self, depends: list[Any]) -> None:
         self._depends = depends
 
     def was_compared(self, replaced: Replaced) -> bool:
-        """Say whether paths that replace so much were compared."""
+        """Say whether paths with these replaced modules were already compared."""
         return known_text(self._key(replaced)) is not None
 
     def keep(self, replaced: Replaced) -> None:
@@ -95,9 +95,9 @@ def _depends(
     paths: Sequence[FastPath],
     probe: ProbeBatch,
 ) -> list[Any] | None:
-    """Return all that decides whether fast paths compute what a model does, as JSON has it; None where it is unknown.
+    """Return everything that a comparison of fast paths depends on, as JSON values; None where it is unknown.
 
-    So it is where several processes decide together, and a recipe may ask that nothing of earlier runs be used.
+    It counts as unknown with several processes, and if the recipe turns off reuse (evaluation.reuse_base).
     """
     ready = data.ready
     if device.accelerator.num_processes > 1 or not ready.recipe.evaluation.reuse_base:
@@ -112,7 +112,7 @@ def _depends(
 
 
 def training_context(data: PreparedData, device: Device, strategy: Strategy, steps: Steps) -> TrainingContext:
-    """Return what fast paths may know of a training."""
+    """Return the facts about a training that fast paths are given."""
     experiment, accelerator, train = data.experiment, device.accelerator, data.encoded["train"]
     section = experiment.recipe.train
 

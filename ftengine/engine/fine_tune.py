@@ -56,8 +56,8 @@ def fine_tune(
     Args:
         recipe: what to do.
         resume: continue an unfinished run in `recipe.output`; a finished one is returned as it is, and
-            where there is none, a new one begins. Workers that torchrun starts again continue what its others began.
-        listener: told of phases and steps; by default they are shown on stderr as `ftengine train` shows them: bars on
+            where there is none, a new one begins. Workers that torchrun restarts continue the run.
+        listener: receives phases and steps; by default they are shown on stderr as by `ftengine train`: bars on
             a terminal, else a few lines. `ftengine.api.SilentListener()` shows nothing.
         registry: components; by default those of all installed plugins.
 
@@ -65,9 +65,9 @@ def fine_tune(
         The finished run.
 
     Raises:
-        InputError: recipe, data, model source or output folder are wrong; nothing has been written then.
+        InputError: the recipe, data, model source or output folder is wrong; nothing was written.
         TrainingError: training cannot go on; the run keeps its last checkpoint.
-        ProcessLost: of several processes one is gone; so it is then.
+        ProcessLost: one of several processes is gone; the run keeps its last checkpoint.
     """
     recipe = resolve_launch(recipe)
     with listening() if listener is None else nullcontext(listener) as shown, heartbeat():
@@ -94,9 +94,9 @@ def fine_tune(
 
 
 def _resumes(run: RunDirectory, resume: bool) -> tuple[bool, date | None]:
-    """Say whether a run goes on, and on which day it began or begins, as the main process sees it.
+    """Return whether an unfinished run is resumed, and its date, as the main process sees it.
 
-    The day is None in runs of before. A folder that is in use is refused (RunError).
+    The date is None for runs of older versions. Raises RunError if the folder is in use.
     """
     state = processes()
     resumes = run.is_run() and (resume or restarted(run))
@@ -110,7 +110,7 @@ def _resumes(run: RunDirectory, resume: bool) -> tuple[bool, date | None]:
 
 
 def _report(data: PreparedData) -> None:
-    """Tell the listener what deserves attention before training."""
+    """Send the warnings about data and recipe to the listener before training."""
     listener = data.experiment.listener
     for finding in data.audit.findings:
         if finding.level != "good":
@@ -122,12 +122,12 @@ def _report(data: PreparedData) -> None:
 
 
 def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: TimedPhases) -> None:
-    """Train a prepared model, and write all that comes of it.
+    """Train a prepared model and write all results.
 
     Raises:
-        RunError: a resumed run is not what it was, or the folder cannot be written.
+        RunError: a resumed run has changed, or the folder cannot be written.
         TrainingError: training cannot go on; the run keeps its last checkpoint.
-        SavedPartDiffers: what was saved does not give the tuned model back; the run keeps its last checkpoint.
+        SavedPartDiffers: the saved files do not restore the tuned model; the run keeps its last checkpoint.
     """
     trainer = model.trainer(run)
     with run_lock(run, resuming) if model.device.is_main else nullcontext():
@@ -155,7 +155,7 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: Timed
 
 
 def restarted(run: RunDirectory) -> bool:
-    """Say whether the launcher that began a run has started its workers again: after a failure, or with other hosts."""
+    """Say whether the launcher of a run has restarted its workers, after a failure or with other hosts."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     again = launch != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     return launch is not None and again and Environment.read(run).launch == launch
@@ -163,7 +163,7 @@ def restarted(run: RunDirectory) -> bool:
 
 @contextmanager
 def run_lock(run: RunDirectory, resuming: bool) -> Iterator[None]:
-    """Keep other processes out of a run directory (RunError: one has come before)."""
+    """Lock a run directory (RunError: another process holds the lock)."""
     run.create()
     with run.locked():
         if not resuming:
@@ -172,7 +172,7 @@ def run_lock(run: RunDirectory, resuming: bool) -> Iterator[None]:
 
 
 def finish(experiment: Experiment, run: RunDirectory) -> None:
-    """Write verdict and report of a run whose figures are there, tell callbacks that it is complete, and seal it."""
+    """Write the verdict and the report of a measured run, notify callbacks, and seal the run."""
     steps, evaluation = TrainingResult.read(run).steps, EvaluationResult.read(run)
     experiment.callbacks.tell(Saved(run.path, steps, run.trained))
     conclude(run, experiment.registry)
@@ -192,7 +192,7 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
 
 
 def require_seen(run: RunDirectory) -> None:
-    """Refuse a folder that this process's host does not share with the main process (RunError)."""
+    """Raise RunError if this process's host does not share the folder with the main process."""
     deadline = time.monotonic() + min(NFS_TIMEOUT, timeout())
     while not run.is_run():
         if time.monotonic() > deadline:
@@ -204,10 +204,10 @@ def require_seen(run: RunDirectory) -> None:
 
 
 def continue_run(run: RunDirectory, model: PreparedModel) -> None:
-    """Check that a run is what it was when it began, and remove what a killed process left half-written.
+    """Check that a resumed run has not changed, and remove files that a killed process left half-written.
 
     Raises:
-        RunError: base model or precision have changed.
+        RunError: the base model or the precision has changed.
     """
     require_seen(run)
     before, now = Environment.read(run), model.environment()
@@ -227,7 +227,7 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
 
 
 def require_same_recipe(run: RunDirectory, resolved: dict[str, Any]) -> None:
-    """Refuse to go on with a run under another recipe (RunError, which names the keys that differ)."""
+    """Raise RunError, naming the keys that differ, if a run was started with another recipe."""
     stored, now = flat(Recipe.read(run.path / "recipe.yaml").resolved()), flat(resolved)
     differing = [key for key in now if now[key] != stored.get(key) and key != "output"]
     if differing:
@@ -239,7 +239,7 @@ def require_same_recipe(run: RunDirectory, resolved: dict[str, Any]) -> None:
 
 
 def require_same_data(run: RunDirectory, data: PreparedData) -> None:
-    """Refuse to go on with a run on other data (RunError)."""
+    """Raise RunError if the data of a run has changed."""
     if AuditResult.read(run).contents != {name: split.content for name, split in data.encoded.items()}:
         raise RunError(
             f"the data files have changed since run {str(run.path)!r} was made. Restore them, or choose another folder "
@@ -248,7 +248,7 @@ def require_same_data(run: RunDirectory, data: PreparedData) -> None:
 
 
 def write_trained(trained: TrainedModel, run: RunDirectory, phases: TimedPhases) -> None:
-    """Write the trained part, before anything else that may fail, what training came to, and what the base gave."""
+    """Write the trained part first, since later steps may fail, then training's results and the base's outputs."""
     model = trained.prepared
     save_trained_part(model, trained.gathered_model, run)
     RunOutputs.of(model.device, run, model.data.ready, model.plan, "base").keep_files(model.base.outputs)
@@ -261,7 +261,7 @@ def _write_training(trained: TrainedModel, run: RunDirectory, phases: TimedPhase
 
 
 def write_results(trained: TrainedModel, tuned: EvalResult, run: RunDirectory, phases: TimedPhases) -> None:
-    """Write tables of predictions and figures, and check the trained part; each is kept whatever fails behind it."""
+    """Write prediction tables and figures, and check the trained part; each file stays if a later step fails."""
     model = trained.prepared
     save_predictions(run, base=model.base, tuned=tuned)
     keep_calibration(model.loaded, run, *calibrate(model.data.ready.task, model.plan, tuned))

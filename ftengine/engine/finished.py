@@ -1,4 +1,4 @@
-"""A finished run: load it, evaluate it, predict with it, merge it."""
+"""A finished run: loading, evaluating, predicting and merging."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from ftengine.training.callbacks import Callbacks
 
 
 class Run(Answering):
-    """A run that `fine_tune` finished; weights are read when first needed.
+    """A run that `fine_tune` finished; weights are loaded when they are first needed.
 
     Args:
         path: the run directory.
         registry: components; by default those of all installed plugins.
-        listener: told of phases and steps.
-        precision: what its models compute in, in place of the recipe's `train.precision`.
-        trust_code: whether code that is no installed plugin may load its model or judge answers, as its recipe asks. A
-            run that somebody else made may hold any recipe: look at it first.
+        listener: receives phases and steps.
+        precision: replaces the recipe's `train.precision`.
+        trust_code: whether code outside of installed plugins may load the model or judge answers, if the recipe
+            names some. Read the recipe of a run from somebody else first.
 
     Raises:
         RunError: the folder holds no finished run, or its trained part failed its check.
-        RecipeError: no such precision.
+        RecipeError: the precision does not exist.
     """
 
     def __init__(
@@ -75,21 +75,21 @@ class Run(Answering):
 
     @property
     def trained(self) -> Path:
-        """Folder of the trained part, in its ecosystem's format."""
+        """Folder of the trained part, in the format of its ecosystem."""
         return self.directory.trained
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """The figures made at the end of training: base, tuned, difference."""
+        """The figures of the run: base, tuned and difference."""
         return EvaluationResult.read(self.directory).to_json()
 
     @property
     def verdict(self) -> Verdict:
-        """What the run came to, as it was judged when it finished."""
+        """The verdict on the run."""
         return verdict_of(self.path)
 
     def conclude(self) -> Verdict:
-        """Judge the run again, after a file of it has changed: write verdict.json and report.html anew.
+        """Judge the run again after one of its files has changed: rewrite verdict.json and report.html.
 
         Returns:
             The verdict.
@@ -101,7 +101,7 @@ class Run(Answering):
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One mapping a training step or validation."""
+        """The lines of metrics.jsonl: one mapping per training step or validation."""
         return self.directory.metrics()
 
     @property
@@ -112,7 +112,7 @@ class Run(Answering):
 
     @property
     def mergeable(self) -> bool:
-        """Whether the strategy has a merged form; a base may still refuse it."""
+        """Whether the strategy can be merged; a quantised base may still prevent it."""
         try:
             with made_with(self.directory, self._registry):
                 check_merge(self._registry.build("strategy", self.facts.strategy, "strategy"))
@@ -120,29 +120,29 @@ class Run(Answering):
             return False
         # The run is complete, whatever a third-party strategy raises; `merge` itself will tell.
         except Exception as error:
-            self.listener.message(f"whether the run can be merged is not known: {type(error).__name__}: {error}")
+            self.listener.message(f"cannot tell whether the run can be merged: {type(error).__name__}: {error}")
             return False
         return True
 
     def evaluate(
         self, data: str | Path | None = None, *, evaluators: Sequence[str | Mapping[str, Any]] = ()
     ) -> dict[str, Any]:
-        """Evaluate base and tuned model on the same examples.
+        """Evaluate the base and the tuned model on the same examples.
 
         Args:
             data: a data file; by default the run's own test (else validation) split.
-            evaluators: further ones (a name, or a mapping of `name` and options), whose figures are made from the
-                run's tables of predictions, without a model, and added to its evaluation.json; verdict.json and
-                report.html are written anew.
+            evaluators: further evaluators (a name, or a mapping of `name` and options). Their figures are computed
+                from the run's stored predictions, without a model, and added to its evaluation.json;
+                verdict.json and report.html are rewritten.
 
         Returns:
             What evaluation.json holds: split, metrics, base, tuned, difference, details, displays, paired, training,
             slices, probes.
 
         Raises:
-            InputError: the data cannot be used, the base is not the one trained on, or an evaluator reads what the
-                run did not keep.
-            ProcessLost: of several processes one is gone.
+            InputError: the data cannot be used, the base is not the one trained on, or an evaluator reads a key
+                that the run did not store.
+            ProcessLost: one of several processes is gone.
         """
         named = {evaluator if isinstance(evaluator, str) else None for evaluator in evaluators}
         self.require_trusted_evaluators(named if evaluators else None)
@@ -164,9 +164,9 @@ class Run(Answering):
         options: Mapping[str, Any] | None = None,
         samples: int | None = None,
     ) -> dict[str, Any]:
-        """Return what this run's answers depend on, the rows aside: the fields of `AnswerOrigin`.
+        """Return what this run's answers depend on besides the rows: the fields of `AnswerOrigin`.
 
-        The base is that of training, as long as none is loaded.
+        Until a base is loaded, it is the recorded base of training.
         """
         settings = self._settings(options, samples)
         if calibrated:  # by what stands in the trained part
@@ -184,40 +184,40 @@ class Run(Answering):
         }
 
     def _calibration(self, base: bool) -> dict[str, Any]:
-        """Return what the task fitted on validation (InputError: nothing, or not for the model that is asked)."""
+        """Return what the task fitted on validation (InputError: nothing, or for another model)."""
         if base:
             raise InputError("--calibrated is for the tuned model, and --base asks the base model. Drop one of them.")
         if not self.facts.calibration:
-            raise InputError(f"run {str(self.path)!r} has nothing to calibrate by: {self.facts.uncalibrated}.")
+            raise InputError(f"run {str(self.path)!r} has no calibration: {self.facts.uncalibrated}.")
         return self.facts.calibration
 
     @contextmanager
     def model(self, *, base: bool = False, began: bool = False) -> Iterator[LoadedModel]:
-        """Give the tuned model, or its base, as it answers: evaluation mode, no gradients, the run's precision.
+        """Yield the tuned model or its base for inference: evaluation mode, no gradients, the run's precision.
 
-        `began` gives the model as training began: the base, or where the strategy started from a trained part, the
-        base with that. The tuned model is kept for the next call; the others are loaded at each.
+        `began` yields the model as training began: the base, with the trained part that the strategy started from, if
+        any. The tuned model stays loaded for the next call; the others are loaded at each call.
 
         Raises:
-            InputError: the base is not the one that was trained on, or is loaded by code that is not trusted, or what
-                the strategy started from is gone.
+            InputError: the base is not the one trained on, needs code that is not trusted to load, or the trained
+                part that the strategy started from is gone.
         """
         device, _, loaded = self._model(base, began)
         with device.inference(loaded):
             yield loaded
 
     def merge(self, out: str | Path, dtype: str = "auto") -> MergeReport:
-        """Fold the trained part into the base and save a plain model, after checking that outputs agree.
+        """Merge the trained part into the base and save a plain model, after checking that outputs agree.
 
         Args:
             out: a folder that does not exist yet or is empty.
-            dtype: of the merged weights; "auto" keeps the base checkpoint's, or takes float32 where that cannot hold
-                the numbers that were learnt.
+            dtype: of the merged weights; "auto" keeps the dtype of the base, or float32 where that cannot represent
+                the learnt numbers.
 
         Raises:
             RunError: `out` is in use.
-            InputError: there is no such dtype.
-            NotMergeable: the strategy has no merged form.
+            InputError: the dtype does not exist.
+            NotMergeable: the strategy cannot be merged.
             MergeChangedOutputs: merging, or the dtype, changed the outputs by too much; nothing is written.
         """
         if dtype not in MERGED_DTYPES:
@@ -231,9 +231,9 @@ class Run(Answering):
         return merge_into(target, labelled, strategy, loaded, self.trained, dtype)
 
     def without_model(self, *, check_source: bool = False) -> LabelledTask:
-        """Return the run's task, with its labels, for figures from kept predictions; what acts in training is left out.
+        """Return the run's task with its labels, without components that only act in training.
 
-        `check_source` says whether the model's source is looked at.
+        `check_source` also checks the model's source.
         """
         with made_with(self.directory, self._registry):
             experiment = self._experiment(self.facts.strategy)
@@ -244,7 +244,7 @@ class Run(Answering):
         return LabelledTask(experiment, task)
 
     def require_trusted_evaluators(self, names: Collection[str | None] | None = None) -> None:
-        """Refuse as `require_trust` does to measure by some of the run's evaluators, or all (None)."""
+        """Apply `require_trust` to the code of the named evaluators, or of all (None)."""
         for evaluator in self.without_model().evaluators():
             if isinstance(evaluator, CodeEvaluator) and (names is None or evaluator.name in names):
                 self.require_trust(evaluator.runs_code(), "measures its answers by")
@@ -273,7 +273,7 @@ class Run(Answering):
 
 @contextmanager
 def made_with(run: RunDirectory, registry: Registry) -> Iterator[None]:
-    """Say of a component that is not there which distributions made the run, as environment.json has them."""
+    """On UnknownName, add the distributions that made the run (environment.json) and what to install."""
     try:
         yield
     except UnknownName as error:

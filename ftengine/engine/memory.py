@@ -1,4 +1,4 @@
-"""Whether a run computes activations twice, so that it stays within `train.memory_limit`."""
+"""Choosing gradient checkpointing, so that a run stays within `train.memory_limit`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ftengine.training.steps import Steps, batch_tokens
 
 
 def measures(section: TrainSection) -> bool:
-    """Say whether a recipe asks to look at memory before training."""
+    """Say whether the recipe requires measuring memory before training."""
     return section.gradient_checkpointing == "auto" or section.memory_limit is not None
 
 
 def require_measurable(device: Device, section: TrainSection) -> None:
-    """Refuse a recipe that asks to measure the memory of a model that is divided over processes (RecipeError)."""
+    """Raise RecipeError if memory is to be measured for a model that is sharded over processes."""
     if device.divides and measures(section):
         raise RecipeError(
             "train.parallel fsdp excludes train.gradient_checkpointing auto and train.memory_limit, which "
@@ -39,12 +39,12 @@ def require_measurable(device: Device, section: TrainSection) -> None:
 
 
 def require_base_fits(device: Device, section: TrainSection) -> None:
-    """Refuse a `train.memory_limit` below what the process holds with the base loaded (RecipeError)."""
+    """Raise RecipeError if `train.memory_limit` is below what the process uses with the base loaded."""
     held, limit = held_bytes(device.accelerator.device), section.memory_limit
     if limit is not None and held > limit:
         raise RecipeError(
             f"the model and its libraries alone hold {size(held)} of memory, more than the train.memory_limit of "
-            f"{limit / 1e9:.3g} GB ({size(limit)}). Training takes more still: without a limit, `ftengine plan` says "
+            f"{size(limit)}. Training takes more still: without a limit, `ftengine plan` says "
             "how much."
         )
 
@@ -58,10 +58,10 @@ def choose_memory(
     fast_paths: FastPaths,
     resumed: RunDirectory | None = None,
 ) -> Memory:
-    """Choose whether activations are computed twice, as the main process finds it; a resumed run does as before.
+    """Choose whether to use gradient checkpointing, by the main process; a resumed run keeps its choice.
 
     Raises:
-        RecipeError: `train.memory_limit` cannot be kept.
+        RecipeError: training needs more than `train.memory_limit`.
     """
     section, listener = data.ready.recipe.train, data.experiment.listener
     before = None if resumed is None else Environment.read(resumed).memory
@@ -82,7 +82,7 @@ def choose_memory(
 def trial_of(
     data: PreparedData, device: Device, loaded: LoadedModel, strategy: Strategy, steps: Steps, fast_paths: FastPaths
 ) -> Trial:
-    """Return what tries a prepared model on micro-batches of its training."""
+    """Return a trial that runs a prepared model on micro-batches of its training."""
     experiment, section = data.experiment, data.ready.recipe.train
     return Trial(
         device.accelerator,
@@ -100,15 +100,15 @@ def trial_of(
 
 
 def fit_memory(trial: Trial, section: TrainSection) -> Memory:
-    """Measure what training takes, and have the model compute activations twice where only that keeps to the limit.
+    """Measure training's memory, and turn on gradient checkpointing where only that stays within the limit.
 
     Raises:
-        RecipeError: the limit cannot be kept.
+        RecipeError: training needs more than the limit either way.
     """
     free = available_bytes(trial.accelerator.device)
     most = min(section.memory_limit or free, free)
     limited = most == section.memory_limit
-    what = f"train.memory_limit of {most / 1e9:.3g} GB ({size(most)})" if limited else f"{size(most)} that are free"
+    what = f"train.memory_limit of {size(most)}" if limited else f"{size(most)} that are free"
     able = can_checkpoint_gradients(trial.loaded.module)
     choices = {"auto": [False, True] if able else [False]}.get(str(section.gradient_checkpointing))
     peaks: list[float] = []
@@ -137,7 +137,7 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
 
 
 def _peak(trial: Trial, attached: Attached, most: int) -> float:
-    """Return the bytes that training will hold at most, infinity where the device has too few to find out."""
+    """Return the peak bytes of training; infinity where the device runs out of memory while measuring."""
     try:
         return trial.memory(attached, most)[1]
     except torch.OutOfMemoryError:

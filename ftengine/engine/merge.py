@@ -1,7 +1,7 @@
-"""Merging that checks itself: outputs on a probe batch before, after, and of the folder that was written.
+"""Merging with a check: outputs on a probe batch before and after, and of the written folder.
 
-They are computed in float32, after the merge before its weights are rounded to what they are stored in. Of the folder
-tensors are compared as well: outputs on a probe batch show nothing of the tokens that are not in it.
+Outputs are computed in float32, after the merge before its weights are rounded to the stored dtype. The tensors of the
+folder are compared as well, since a probe batch says nothing about tokens that it does not contain.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ MERGED_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class MergeReport:
-    """How the merged model compares with the unmerged one on a probe batch.
+    """How far the merged model is from the unmerged one on a probe batch.
 
     Args:
         path: the merged model's folder.
         dtype: of its weights.
-        difference: ‖merged - unmerged‖ / ‖unmerged‖ over the outputs, computed in float32, and of numbers from the
-            mean of those learnt; or that of the written folder from the merged model in memory, where that is larger.
+        difference: ‖merged - unmerged‖ / ‖unmerged‖ over the outputs in float32 (for regression, minus the mean of
+            the learnt numbers); or the difference of the written folder from the merged model, if larger.
         tolerance: the largest difference that is accepted.
         effect: ‖unmerged - base‖ / ‖base‖, for scale.
     """
@@ -59,12 +59,12 @@ class MergeReport:
     effect: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values; an effect that is infinite, of a base that gives zeros, is null."""
+        """Return the report as JSON values; an infinite effect (the base's outputs are all 0) is null."""
         return each(asdict(self), without_nan)
 
 
 def check_merge(strategy: Strategy) -> Strategy:
-    """Return a strategy that can merge with its options, before any model is loaded; else NotMergeable says why."""
+    """Check, before a model is loaded, that a strategy can merge with its options, and return it (NotMergeable)."""
     if not overrides(strategy, "merge"):
         raise NotMergeable(
             f"strategy {strategy.name!r} cannot be merged into its base: it has no merged "
@@ -78,15 +78,15 @@ def check_merge(strategy: Strategy) -> Strategy:
 def merge_into(
     target: RunDirectory, labelled: LabelledTask, strategy: Strategy, loaded: LoadedModel, trained: Path, dtype: str
 ) -> MergeReport:
-    """Merge a trained part into its base (`loaded`), check it, and write it as a plain model, which is checked too.
+    """Merge a trained part into its base, check it, write it as a plain model, and check the written files.
 
     Args:
-        strategy: a fresh one that can merge (`check_merge`).
-        loaded: the base; its module is released once it is written.
+        strategy: a new strategy that can merge (`check_merge`).
+        loaded: the base; its module is released once the model is written.
 
     Raises:
-        NotMergeable: the strategy has no merged form, or the base is quantised.
-        MergeChangedOutputs: outputs differ by more than rounding explains, or dtype cannot hold them.
+        NotMergeable: the strategy cannot be merged, or the base is quantised.
+        MergeChangedOutputs: outputs differ by more than rounding explains, or the dtype cannot represent them.
     """
     require_plain(loaded.module)
     task, labels, mean = labelled.task, labelled.task.labels, mean_of(labelled.task)
@@ -107,8 +107,8 @@ def merge_into(
     advice = f"Nothing was written. Serve the base with {str(trained)!r} instead, and report this to its authors."
     if not differences[0] <= OUTPUTS:
         raise MergeChangedOutputs(
-            f"{who} changes the outputs on a probe batch by {differences[0]:.3g} of their size; rounding explains at "
-            f"most {OUTPUTS:.3g}. {advice}"
+            f"{who} changes the outputs on a probe batch by {number(differences[0])} of their size; rounding explains "
+            f"at most {number(OUTPUTS)}. {advice}"
         )
 
     def fill(folder: Path) -> None:
@@ -129,7 +129,7 @@ def merge_into(
             raise MergeChangedOutputs(
                 f"{who} leaves something in the model that its files do not hold (a hook, a parametrization, a "
                 "parameter or buffer of its own): opened from them alone, its outputs on a probe batch differ by "
-                f"{differences[1]:.3g} of their size{keys}. {advice}"
+                f"{number(differences[1])} of their size{keys}. {advice}"
             )
 
     write_folder(target.path, fill)
@@ -138,7 +138,7 @@ def merge_into(
 
 
 def _dtype_for(labels: Labels | None, trained_dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of a base, or float32 where that cannot hold the mean of numbers beside their spread."""
+    """Return the base's dtype, or float32 where that cannot resolve the learnt numbers' spread around their mean."""
     if labels is None or labels.mean is None or labels.std is None:
         return trained_dtype
     coarse = torch.finfo(trained_dtype).eps * abs(labels.mean) > STORED * labels.std
@@ -148,7 +148,7 @@ def _dtype_for(labels: Labels | None, trained_dtype: torch.dtype) -> torch.dtype
 
 
 def _require_held(stored: torch.Tensor, merged: torch.Tensor, labels: Labels | None, dtype: torch.dtype) -> None:
-    """Refuse a dtype (MergeChangedOutputs) in which a merged model's outputs are not finite, or other numbers."""
+    """Raise MergeChangedOutputs if the merged model's outputs in a dtype are not finite, or change too much."""
     changed = ""
     if merged.isfinite().all() and not stored.isfinite().all():
         changed = "its outputs on a probe batch are not finite any more"
@@ -175,9 +175,9 @@ def _write(task: Task, loaded: LoadedModel, folder: Path, dtype: torch.dtype) ->
 
 
 def _open_written(folder: Path, labelled: LabelledTask, kind: type[nn.Module]) -> tuple[nn.Module, list[str]]:
-    """Open a written model in float32 as whoever uses it does; return it, and the keys that do not fit it.
+    """Open a written model in float32 as a user would; return it and the keys that do not fit.
 
-    A transformers folder is opened by transformers alone, the state of another module by the base's own module.
+    transformers opens its own folders; other states are loaded into a module of the base's class.
     """
     if is_pretrained(folder):
         return open_model(folder, torch.float32, kind)
@@ -190,27 +190,27 @@ def _open_written(folder: Path, labelled: LabelledTask, kind: type[nn.Module]) -
 
 
 def _hashes(module: nn.Module) -> dict[str, str]:
-    """Return hashes of what files hold of a model, floats as float32: a reader may hold buffers in another dtype."""
+    """Return hashes of a model's stored tensors, floats as float32, since a reader may use another dtype."""
     return tensor_hashes({name: x.float() if x.is_floating_point() else x for name, x in module.state_dict().items()})
 
 
 def probe_of(task: Task, loaded: LoadedModel) -> Batch:
-    """Return a batch made without data: the task's own, else random tokens."""
+    """Return a probe batch that needs no data: the task's own, else random tokens."""
     return task.probe_batch(loaded) if overrides(task, "probe_batch") else probe_tokens(loaded.module)
 
 
 def outputs_of(task: Task, module: nn.Module, batch: Batch) -> torch.Tensor:
-    """Return a model's logits, as the task reads them where it says how."""
+    """Return a model's outputs as the task reads them, else its logits."""
     return task.raw_outputs(module, batch) if overrides(task, "raw_outputs") else raw_outputs(module, batch)
 
 
 def mean_of(task: Task) -> float:
-    """Return the mean of the numbers that a model learnt; 0 where it learnt others than numbers."""
+    """Return the mean of a regression model's targets; 0 for other tasks."""
     return task.labels.mean or 0.0 if task.labels is not None else 0.0
 
 
 def require_plain(module: nn.Module) -> None:
-    """Refuse a quantised base (NotMergeable), which has no place for what is merged."""
+    """Raise NotMergeable if the base is quantised."""
     for name, parameter in module.named_parameters():
         if not parameter.is_floating_point():
             raise NotMergeable(

@@ -1,4 +1,4 @@
-"""Whether a model can read the examples at all: it has their tokens, and takes so many of them."""
+"""Checks that a model can read the examples: it has embeddings for their tokens and takes their length."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ftengine.errors import RecipeError, SourceError
 
 
 def require_fit(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
-    """Refuse examples that the model cannot read: tokens that it does not have, or more of them than it takes.
+    """Check that the model has embeddings for the tokenizer's tokens and takes the longest example.
 
-    That is told of a model without weights as soon as rows are encoded, else of the loaded one.
+    The check uses the model without weights as soon as rows are encoded, else the loaded one.
 
     Raises:
-        SourceError: the tokenizer has more tokens than the model has embeddings; names a row.
-        RecipeError: an example is longer than the model.
+        SourceError: the tokenizer has more tokens than the model has embeddings; the message names a row.
+        RecipeError: an example is longer than the model's input.
     """
     for split in splits:
         token, row = split.largest
@@ -36,7 +36,7 @@ def require_fit(loaded: LoadedModel, splits: Iterable[EncodedSplit]) -> None:
 
 @contextmanager
 def tokens_checked(loaded: LoadedModel, where: str) -> Iterator[None]:
-    """Refuse token ids that the model has no embedding for, as its rows `where` are answered (SourceError)."""
+    """Raise SourceError, naming the rows `where`, if the model is given a token id without an embedding."""
     module: Any = loaded.module
     if (size := vocabulary_size(module)) is None:
         yield
@@ -62,13 +62,13 @@ def tokens_checked(loaded: LoadedModel, where: str) -> Iterator[None]:
 def _unknown_token(source: str, processor: Any, token: int, size: int, where: str) -> str:
     return (
         f"{where}: the tokenizer of {source!r} gives a token with the id {token:,} "
-        f"({processor.convert_ids_to_tokens(token)!r}), the model has {size:,} embeddings. They do not "
+        f"({processor.convert_ids_to_tokens(token)!r}), but the model has {size:,} embeddings. They do not "
         "belong together: take the model's own tokenizer, or one whose tokens were added to the model too."
     )
 
 
 def vocabulary_size(module: Any) -> int | None:
-    """Return how many tokens a model has embeddings for; None where it does not say."""
+    """Return the number of token embeddings of a model; None where it is unknown."""
     try:
         weight: Any = module.get_input_embeddings().weight
     except (AttributeError, NotImplementedError, TypeError):

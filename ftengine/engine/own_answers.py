@@ -1,4 +1,4 @@
-"""How far a tuned model went from where it began, estimated on answers of its own."""
+"""Estimating how far a tuned model moved from its starting point, on answers that it draws."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class OwnAnswers:
-    """The KL divergence of a tuned model from the one that training began with, on answers drawn from the tuned one.
+    """KL divergence of a tuned model from the model that training began with, on answers of the tuned one.
 
     Args:
-        split: where the prompts are from; each has one answer.
-        tokens: of all answers, their ends among them; `cut` answers reached the `longest` that was allowed.
-        started_from: the trained part that training began with; "" where it began with the base.
-        kl: in nats an answer, with its interval over prompts, or over groups of them where the recipe names groups.
-        kl_per_token: the same, by the tokens of the answers.
-        log_ratio: the plain estimate of `kl`, the mean of log p − log p_began, which varies more and may be negative.
+        split: the split of the prompts; each has one answer.
+        tokens: number of tokens of all answers, including end tokens.
+        cut: number of answers that reached the limit, `longest`.
+        started_from: the trained part that training began with; "" if it began with the base.
+        kl: in nats per answer, with its interval over prompts, or over groups if the recipe names groups.
+        kl_per_token: in nats per token.
+        log_ratio: the plain estimate of `kl`, the mean of log p − log p_began; it varies more and may be negative.
     """
 
     split: str
@@ -57,17 +58,17 @@ class OwnAnswers:
 
 
 def own_answers(run: Run, *, rows: int, data: str | None = None) -> OwnAnswers:
-    """Draw the tuned model's answers to held-out prompts, and ask it and the model that training began with of them.
+    """Draw the tuned model's answers to held-out prompts; score them with it and with the model before training.
 
     Answers are drawn at temperature 1 with the run's seed. Both models compute in float32.
 
     Raises:
-        InputError: the run's task gives no prompts, or there are too few.
-        RunError: what training began with is gone.
+        InputError: the run's task has no prompts, or there are too few.
+        RunError: the trained part that training began with is gone.
     """
     ready = run.ready()
     if not gives_prompts(ready.task):
-        raise InputError(f"task {ready.task.name!r} writes no answers that could be drawn.")
+        raise InputError(f"task {ready.task.name!r} writes no answers, so none can be drawn.")
     split, held = held_out_rows(ready, run.directory, data)
     exact = exact_run(run)
     run.listener.phase("draw answers")
@@ -97,7 +98,7 @@ def own_answers(run: Run, *, rows: int, data: str | None = None) -> OwnAnswers:
 def divergences(
     tuned: Sequence[np.ndarray], began: Sequence[np.ndarray], seed: int, groups: np.ndarray
 ) -> tuple[Estimate, Estimate, Estimate]:
-    """Return estimates of KL(tuned ‖ began): of an answer, of a token, and of an answer by plain log-ratios.
+    """Return estimates of KL(tuned ‖ began): per answer, per token, and per answer by plain log-ratios.
 
     With r = p_began / p of each token that was drawn from p, the mean of r − 1 − log r is KL without bias, as that of
     −log r is, never negative, and of less variance where the models are near (Schulman 2020, Approximating KL
@@ -105,7 +106,7 @@ def divergences(
 
     Args:
         tuned, began: the log-probabilities of each answer's tokens, (tokens,).
-        groups: (answers,) equal for those of one group, which are resampled together.
+        groups: (answers,) group numbers; answers of one group are resampled together.
     """
     ratios = [before - now for now, before in zip(tuned, began, strict=True)]
     low_variance = np.array([(np.expm1(ratio) - ratio).sum() for ratio in ratios])

@@ -1,4 +1,4 @@
-"""A recipe's consequences, without training: what `ftengine plan` shows."""
+"""Planning a run without training: what `ftengine plan` shows."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Plan:
         estimate: expected seconds and bytes; None when not measured.
         scaling: a step on 1, 2, 4, … processes ("scales"), the "bandwidth" in bytes a second, and what limits
             ("advice"); None where that was not asked for.
-        date: the day that the model's chat template writes, as 2026-02-28; None where it writes none.
+        date: the date that the model's chat template writes, as 2026-02-28; None if it writes none.
         warnings: what deserves attention, in plain words.
     """
 
@@ -102,7 +102,7 @@ def plan(
     listener: Listener | None = None,
     registry: Registry | None = None,
 ) -> Plan:
-    """Work out what a recipe would do; nothing is written.
+    """Determine what a recipe would do; nothing is written.
 
     Args:
         recipe: the recipe.
@@ -111,7 +111,7 @@ def plan(
             second of the slowest link between two of them; both or neither.
 
     Raises:
-        InputError: whatever `fine_tune` would refuse, except an output folder in use (a warning here).
+        InputError: everything that `fine_tune` would raise, except an output folder in use (a warning here).
     """
     experiment = Experiment.open(recipe, registry, listener)
     data = prepare_data(experiment)
@@ -191,7 +191,7 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
 
 
 def _computed_share(trial: Trial) -> float | None:
-    """Return how many tokens the model computes for each that is in the rows; None: all, and what pads them."""
+    """Return how many tokens the model computes per token in the rows; None: all tokens and their padding."""
     if not trial.fast_paths.compute_fewer_tokens:
         return None
     return sum(trial.sizes) / sum(int(trial.train.lengths[members].sum()) for members in trial.batches)
@@ -230,7 +230,7 @@ def _estimate(
 
 
 def _busy() -> str | None:
-    """Say how busy the machine is, where other programs would make training slower than on a quiet one."""
+    """Warn if other programs keep the machine so busy that timings are too long."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load <= cores:
         return None
@@ -262,7 +262,7 @@ def _scaling(
 
 
 def _evaluated_tokens(encoded: Mapping[str, EncodedSplit], evaluating: EvalPlan, validations: int) -> float:
-    """Return the tokens that models read in evaluation: while training, and base and tuned afterwards."""
+    """Return the tokens read in evaluation: during training, and by the base and the tuned model."""
 
     def tokens(split: EncodedSplit) -> float:
         return float(split.lengths.sum())
@@ -276,7 +276,7 @@ def _evaluated_tokens(encoded: Mapping[str, EncodedSplit], evaluating: EvalPlan,
 
 
 def _answers(evaluating: EvalPlan) -> int:
-    """Return how many answers one model writes."""
+    """Return the number of answers that one model writes."""
     return sum(len(eval_set.answered) for eval_set in evaluating.sets())
 
 
@@ -304,7 +304,7 @@ def _evaluation(evaluating: EvalPlan, column: str | None) -> dict[str, Any]:
 
 
 def _untested(evaluating: EvalPlan) -> Iterator[str]:
-    """Say by which columns no slice is large enough to be tested."""
+    """Warn about columns of which no slice is large enough to be tested."""
     held = evaluating.held_out
     if held is None:
         return
@@ -323,9 +323,9 @@ def _untested(evaluating: EvalPlan) -> Iterator[str]:
 
 
 def _cut_answers(task: Task, evaluating: EvalPlan) -> Iterator[str]:
-    """Say how many reference answers are longer than any answer that is measured can become.
+    """Warn if reference answers are longer than the most tokens that a model may generate.
 
-    By the tokens that count in the loss, of rows with one answer; one of them ends it.
+    Lengths are the tokens that count in the loss, of rows with one answer, minus the token that ends it.
     """
     held = evaluating.held_out
     longest = None if held is None else held.options.get("max_new_tokens")
@@ -344,7 +344,7 @@ def _cut_answers(task: Task, evaluating: EvalPlan) -> Iterator[str]:
 
 
 def _examples(train: EncodedSplit) -> list[dict[str, Any]]:
-    """Show the example of median length, and the first of each other kind."""
+    """Return the example of median length, and the first one of each other kind."""
     middle = int(train.index[int(np.argsort(train.lengths, kind="stable")[len(train) // 2])])
     examples: dict[str, dict[str, Any]] = {}
     for row in (middle, *train.facts.kinds.values()):
@@ -357,7 +357,7 @@ def _examples(train: EncodedSplit) -> list[dict[str, Any]]:
 
 
 def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]:
-    """Say what is legal but probably not meant."""
+    """Warn about settings that are legal but probably a mistake."""
     recipe, encoded = data.ready.recipe, data.encoded
     warnings = [finding.text for finding in data.audit.findings if finding.level != "good"]
     warnings += idle_augmenters(encoded["train"])
@@ -384,7 +384,7 @@ def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]
 
 
 def _settings(train: TrainSection, schedule: Steps) -> Iterator[str]:
-    """Say which settings are far from what is usual."""
+    """Warn about settings that are far from usual."""
     if schedule.warmup >= schedule.total > 1:
         yield (
             f"train.warmup takes all {counted(schedule.total, 'step')}, so train.learning_rate is reached at the last "

@@ -1,4 +1,4 @@
-"""Predictions from file to file, as a stream that can be interrupted and continued."""
+"""Predicting from file to file, as a stream that can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ftengine.run.directory import LOCK, locked, writing
 
 @dataclass(frozen=True)
 class PredictionReport:
-    """What a prediction run wrote: the lines of `output` written now, and those `kept` of an interrupted one.
+    """What a prediction run wrote: the number of lines of `output` written now, and `kept` from an interrupted run.
 
     Args:
-        form: how a table of text is written where the input's form is not the usual one; "" elsewhere.
+        form: describes the form of an output table if the input's form is unusual; "" otherwise.
     """
 
     output: str
@@ -42,11 +42,11 @@ def predict_rows(run: Answering, source: str | Path, **settings: Any) -> Iterato
     Args:
         run: a finished run, or a base model (`load_model`).
         source: any data file that the task can read; labels are not needed.
-        settings: those of `Answering.predict`: base, calibrated, batch_size, options, samples.
+        settings: of `Answering.predict`: base, calibrated, batch_size, options, samples.
 
     Raises:
-        DataError: a row cannot be answered; found before the model loads.
-        InputError: an option is unknown to the task, or there is nothing to calibrate by.
+        DataError: a row cannot be answered; raised before the model is loaded.
+        InputError: the task does not have an option, or the run has no calibration.
     """
     yield from _answered(run, _checked(run, source), 0, **settings)
 
@@ -64,20 +64,21 @@ def _answered(run: Answering, rows: DataRows, start: int, **settings: Any) -> It
 def predict_file(
     run: Answering, source: str | Path, output: str | Path, *, resume: bool = False, **settings: Any
 ) -> PredictionReport:
-    """Answer every row of a file into another, as JSONL whose lines are written as they are made, or as a table.
+    """Answer every row of a file and write the answers to another, as JSONL line by line or as a table.
 
-    A table (CSV, TSV, Parquet, vectors in .npy) is made of `OUTPUT.part`, JSONL that is then removed, once all rows are
-    answered; CSV and TSV in the input's form (`Form`). What made the answers is written beside them (`AnswerOrigin`).
+    A table (CSV, TSV, Parquet, vectors in .npy) is converted from `OUTPUT.part` (JSONL, then removed) once all rows are
+    answered; CSV and TSV take the input's form (`Form`).
+    What made the answers is written beside them (`AnswerOrigin`).
 
     Args:
-        output: the file, whose ending says its format.
+        output: the file; its ending determines the format.
         resume: keep the complete lines of an interrupted output and continue after them.
         settings: as of `predict_rows`.
 
     Raises:
-        RunError: `output` exists (without resume, or as a table), something else made it, or it holds other lines.
-        InputError: the ending of `output` is no format, or one of vectors where the task answers with none.
-        DataError, InputError: as `predict_rows`; the output is not made then.
+        RunError: `output` exists (without `resume`, or as a table), has another origin, or holds other lines.
+        InputError: the ending of `output` is no known format, or is for vectors and the task gives none.
+        DataError, InputError: as `predict_rows`; no output is written.
     """
     output = Path(output)
     require_format(output, vectors=run.task.traits.answers_vectors)
@@ -119,7 +120,7 @@ def predict_file(
 
 
 def _write_origin(origin: AnswerOrigin, run: Answering, output: Path, *, continues: bool) -> None:
-    """Write what answers, with the base as it was loaded: it may differ from the one that began, unlike training's."""
+    """Write the origin of the answers, with the fingerprint of the base as it was loaded."""
     origin = origin.model_copy(update={"base": dict(run.base_now)})
     if continues:
         origin.require_same(output)
@@ -128,7 +129,7 @@ def _write_origin(origin: AnswerOrigin, run: Answering, output: Path, *, continu
 
 @contextmanager
 def _output_lock(output: Path) -> Iterator[None]:
-    """Keep other processes from an output file (RunError: one writes it)."""
+    """Lock an output file (RunError: another process writes it)."""
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     with locked(output.with_name(f".{output.name}{LOCK}"), f"output {str(output)!r}"):
@@ -136,7 +137,7 @@ def _output_lock(output: Path) -> Iterator[None]:
 
 
 def _checked(run: Answering, source: str | Path, *, table: bool = False) -> DataRows:
-    """Read a file and make sure that every row can be answered, and as a table without losing a column."""
+    """Read a file and check that every row can be answered, and that answers overwrite no column."""
     section, task = run.recipe.data, run.task
     inferring(task)
     # As `fail` would name a key of the recipe, which is of no use here, what was skipped is refused below.
@@ -172,7 +173,7 @@ def _checked(run: Answering, source: str | Path, *, table: bool = False) -> Data
 
 
 def _require_free(rows: DataRows, table: bool) -> None:
-    """Refuse columns that answers would overwrite; in a table they are in columns of their own."""
+    """Raise DataError if the file has a column that answers would overwrite."""
     for name in _columns(rows).values():
         if name == ANSWER or (table and name.startswith(f"{ANSWER}.")):
             alternative = ", or write the answers as .jsonl" if name != ANSWER else ""
@@ -183,14 +184,14 @@ def _require_free(rows: DataRows, table: bool) -> None:
 
 
 def _columns(rows: DataRows) -> dict[str, str]:
-    """Return for each column what it is called in the output: as in the file, where an answer does not stand there."""
+    """Return each column's name in the output: as in the file, unless an answer has that name."""
     return {name: name if theirs.split(".")[0] == ANSWER else theirs for name, theirs in rows.names.items()}
 
 
 def _as_in_file(rows: DataRows, index: int) -> dict[str, Any]:
-    """Return a row with its file's names of columns, as JSON gives it back.
+    """Return a row with the file's column names, as it is after a round trip through JSON.
 
-    What JSON has no type for (a date of a Parquet file) becomes text.
+    Values without a JSON type (a date of a Parquet file) become text.
     """
     called = _columns(rows)
     text = json.dumps({called[name]: value for name, value in rows[index].items()}, default=plain)
@@ -198,7 +199,7 @@ def _as_in_file(rows: DataRows, index: int) -> dict[str, Any]:
 
 
 def _complete_lines(output: Path, rows: DataRows, resume: bool) -> tuple[int, int]:
-    """Return the number of complete lines of an interrupted output, and of their bytes.
+    """Return the number of complete lines of an interrupted output, and their length in bytes.
 
     A kill may have left half a line behind them.
     """

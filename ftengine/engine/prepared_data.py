@@ -1,4 +1,4 @@
-"""The second stage of a run: data read, divided, audited and encoded, and what will be measured on it."""
+"""The second stage of a run: data is read, split, audited and encoded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Skeleton:
 
     Args:
         trained_base: names of base parameters that train.
-        dropping: the base's own modules that drop activations while it trains, regularizers attached.
+        dropping: the base's own modules with dropout in training, after regularizers are attached.
     """
 
     loaded: LoadedModel
@@ -52,7 +52,7 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class LabelledTask:
-    """A task that knows its labels, among the components of its run."""
+    """A task whose labels are known, with the experiment that it belongs to."""
 
     experiment: Experiment
     task: Task
@@ -71,14 +71,14 @@ class LabelledTask:
 
     @property
     def used_columns(self) -> set[str]:
-        """Columns of the user's rows that others than the task read."""
+        """Columns of the user's rows that are read by components other than the task."""
         data = self.recipe.data
         several = None if isinstance(data.train, str) else SOURCE
         own = {column for column in (data.split.column, data.group, several) if column is not None}
         return {*self.recipe.evaluation.slices, *read_columns(self.evaluators()), *own}
 
     def group_column(self, rows: DataRows) -> str | None:
-        """Return the column that groups rows; None where they have none, which the listener is told of."""
+        """Return the group column; None, with a message to the listener, if the rows lack it."""
         column = self.recipe.data.group_column
         if column is None or column in rows.columns:
             return column
@@ -86,10 +86,10 @@ class LabelledTask:
         return None
 
     def evaluators(self) -> list[Evaluator]:
-        """Build the task's evaluators and those that the recipe adds, each once.
+        """Build the evaluators of the task and those of the recipe, each once.
 
         Raises:
-            RecipeError: an evaluator needs what the task does not predict, or two report one metric.
+            RecipeError: an evaluator reads a key that the task does not predict, or two report the same metric.
         """
         specs: dict[str, Any] = {name: name for name in self.task.evaluators}
         specs |= {spec["name"]: spec for spec in self.recipe.evaluate}
@@ -100,22 +100,22 @@ class LabelledTask:
 
 @dataclass(frozen=True)
 class ReadyTask(LabelledTask):
-    """A task, and what rows are encoded for; `skeleton` is None where the loader builds none."""
+    """A task with the processor and model that rows are encoded for; `skeleton` is None if the loader builds none."""
 
     skeleton: Skeleton | None
     processor: Any
 
     @property
     def max_length(self) -> int | None:
-        """The prepared model's longest input; None where it has no limit, or that is not known yet."""
+        """The longest input of the prepared model; None if there is no limit or it is not known yet."""
         return self.skeleton.loaded.max_length if self.skeleton else None
 
     def encode(self, name: str, rows: DataRows, *, quiet: bool = False) -> EncodedSplit:
-        """Encode one split, `quiet` where the listener is not told; only the training split is augmented.
+        """Encode one split, without messages if `quiet`; only the training split is augmented.
 
         Raises:
-            DataError: a row cannot be encoded, or nothing is left to train on.
-            SourceError: the tokenizer is not the model's.
+            DataError: a row cannot be encoded, or no row is left to train on.
+            SourceError: the tokenizer does not belong to the model.
         """
         split = encode_split(
             name,
@@ -151,7 +151,7 @@ class ReadyTask(LabelledTask):
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Rows and examples by split, for a task, and what is known of them."""
+    """Rows and encoded examples by split, with the audit's findings."""
 
     ready: ReadyTask
     splits: Splits
@@ -164,14 +164,14 @@ class PreparedData:
 
 
 def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) -> PreparedData:
-    """Read, divide, audit and encode the data; let the strategy prepare a model without weights on the way.
+    """Read, split, audit and encode the data; the strategy prepares a model without weights on the way.
 
     Args:
         experiment: the recipe and its components.
-        like: of another strategy on the same data, whose rows, labels and audit are taken as they are.
+        like: the prepared data of another strategy, whose rows, labels and audit are reused.
 
     Raises:
-        InputError: whatever is wrong with the data, or with model, strategy and data together.
+        InputError: the data is wrong, or the model, strategy and data do not fit together.
     """
     if like is None:
         ready, splits = _read(experiment)
@@ -186,7 +186,7 @@ def prepare_data(experiment: Experiment, *, like: PreparedData | None = None) ->
 
 
 def _read(experiment: Experiment) -> tuple[ReadyTask, Splits]:
-    """Read and divide the data, and let the task learn its labels from what it is to train on."""
+    """Read and split the data, and let the task learn its labels from the training split."""
     task, data = experiment.make_task(), experiment.recipe.data
     experiment.listener.phase("read data")
     splits = make_splits(data, task, experiment.recipe.seed, experiment.registry)
@@ -213,7 +213,7 @@ def _audit(ready: ReadyTask, splits: Splits, encoded: Mapping[str, EncodedSplit]
 
 
 def check_components(experiment: Experiment, task: Task, splits: Splits) -> None:
-    """Refuse augmenters, slices and regularizers that these data do not suit (InputError, which names the key)."""
+    """Raise InputError, naming the key, if augmenters, slices or regularizers do not suit the data."""
     for i, augmenter in enumerate(experiment.augmenters):
         with naming(f"augment.{i}"):
             require_suitable(augmenter, task)
@@ -238,7 +238,7 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
 
 
 def ready_task(experiment: Experiment, task: Task) -> ReadyTask:
-    """Return a task that knows its labels, with the skeleton and the processor that rows are encoded for."""
+    """Return a task with the skeleton and the processor that rows are encoded for."""
     skeleton = prepare_skeleton(experiment, task)
     if skeleton is not None and skeleton.loaded.processor is not None:
         return ReadyTask(experiment, task, skeleton, skeleton.loaded.processor)
@@ -248,7 +248,7 @@ def ready_task(experiment: Experiment, task: Task) -> ReadyTask:
 
 
 def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
-    """Let the strategy prepare a model without weights, so that a wrong pattern is found early.
+    """Let the strategy prepare a model without weights, so that errors in patterns show early.
 
     Raises:
         NoMatch: a pattern matches no module, or nothing trains.
@@ -283,18 +283,18 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
 
 
 def check_own_regularizers(ready: ReadyTask, steps: int) -> None:
-    """Refuse a strategy that cannot train for so many steps (RecipeError), before weights are read."""
+    """Check the strategy's own regularizers for this number of steps (RecipeError), before weights are loaded."""
     if ready.skeleton is not None and (own := own_regularizers(ready.skeleton.strategy, steps)):
         Attached(own, ready.skeleton.loaded, ready.task).detach()
 
 
 def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
-    """Apply a strategy; newly initialised modules train under every one.
+    """Apply a strategy; newly initialised modules train under every strategy.
 
     Raises:
-        SourceError: one of these does not exist.
-        PluginError: the strategy put another object in the model's place.
-        RunError: the trained part that it starts from is not as it was saved.
+        SourceError: a module that the loader lists as new does not exist.
+        PluginError: the strategy replaced the model object.
+        RunError: the trained part that it starts from has changed since it was saved.
     """
     if strategy.starts_from is not None:
         require_saved(Path(strategy.starts_from).expanduser())
@@ -317,7 +317,7 @@ def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
 
 
 def inferring(task: Task) -> Task:
-    """Return a task that answers rows without labels, as itself; refuse one that does not (InputError)."""
+    """Return the task, if it can answer rows without labels (InputError: it cannot)."""
     if not overrides(task, "infer"):
         raise InputError(
             f"task {task.name!r} cannot predict rows without labels. Measure labelled rows with `ftengine evaluate`."
@@ -326,7 +326,7 @@ def inferring(task: Task) -> Task:
 
 
 def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str]) -> None:
-    """Refuse rows that a task cannot answer (InputError: counts them); `where` names the place of one."""
+    """Check that a task can answer rows (InputError: counts those that it cannot); `where` returns a row's place."""
     answering, refused = inferring(task), RefusedRows()
     for i, row in enumerate(rows):
         try:
@@ -340,10 +340,10 @@ def check_inputs(task: Task, rows: Iterable[Example], where: Callable[[int], str
 
 
 def learn_labels(task: Task, splits: Mapping[str, DataRows], *, stratified: bool) -> Labels | None:
-    """Let a task learn its labels; a DataError names the row that it could not read.
+    """Let a task learn its labels (DataError: names the row that cannot be read).
 
     Args:
-        stratified: whether ftengine's own division goes by labels already.
+        stratified: whether ftengine's split is stratified by labels.
     """
     located = {name: _Located(rows) for name, rows in splits.items()}
     try:
@@ -363,12 +363,12 @@ def learn_labels(task: Task, splits: Mapping[str, DataRows], *, stratified: bool
 
 
 def held_out(splits: Mapping[str, Any]) -> str | None:
-    """Return the split that figures are made on: test, else validation."""
+    """Return the split that figures are computed on: test, else validation."""
     return next((name for name in ("test", "validation") if name in splits), None)
 
 
 class _Located:
-    """Rows that remember which one is being read, so that an error can say where."""
+    """Rows that remember which row is being read, for error messages."""
 
     def __init__(self, rows: DataRows) -> None:
         self._rows, self._at = rows, -1

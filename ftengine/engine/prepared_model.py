@@ -1,4 +1,4 @@
-"""The third and the fourth stage of a run: the base model measured and prepared, then trained and measured again."""
+"""The third and fourth stage of a run: the base model is measured and prepared, then trained and measured again."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class PreparedModel:
     """A model as the strategy prepared it, ready to train.
 
     Args:
-        plan: what is measured of base and tuned model.
-        processes: with how many the run began.
-        base: what the base model said of all that.
-        measured: its figures, made before training so that an evaluator that fails ends the run there; in the main
-            process alone.
-        memory: whether activations are computed twice, and why.
-        fast_paths: by which it computes while it trains.
-        empty: the model without weights, where `loaded` is divided over processes.
+        plan: what is measured of the base and the tuned model.
+        processes: number of processes with which the run began.
+        base: the base model's predictions and answers.
+        measured: the base model's figures (main process only), computed before training so that a failing evaluator
+            ends the run early.
+        memory: whether gradient checkpointing is used, and why.
+        fast_paths: the fast paths used in training.
+        empty: the model without weights, if `loaded` is sharded over processes.
     """
 
     data: PreparedData
@@ -84,7 +84,7 @@ class PreparedModel:
         return self.data.experiment
 
     def environment(self) -> Environment:
-        """Return what the run runs on, for environment.json."""
+        """Return the facts for environment.json."""
         device = self.device
         running = [evaluator for evaluator in self.data.ready.evaluators() if isinstance(evaluator, CodeEvaluator)]
         return Environment(
@@ -109,7 +109,7 @@ class PreparedModel:
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:
-        """Make ready to train what the strategy left trainable; nothing is written yet (TrainingError: nothing is)."""
+        """Return a trainer; it writes nothing yet (TrainingError: the strategy left nothing trainable)."""
         experiment, encoded = self.experiment, self.data.encoded
         return Trainer(
             Setup(
@@ -137,7 +137,7 @@ class PreparedModel:
         )
 
     def tell(self, event: Event) -> None:
-        """Tell the recipe's callbacks of an event, in the main process."""
+        """Send an event to the recipe's callbacks, in the main process."""
         if self.device.is_main:
             self.experiment.callbacks.tell(event)
 
@@ -147,7 +147,7 @@ class TrainedModel:
     """A model after training (`prepared.loaded` is trained in place).
 
     Args:
-        whole: the same model, in the main process as a whole where `prepared.loaded` is divided.
+        gathered_model: the same model; in the main process with all weights, if `prepared.loaded` is sharded.
     """
 
     prepared: PreparedModel
@@ -159,11 +159,11 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
     """Load the base model, measure it, and let the strategy prepare it.
 
     Args:
-        data: what it is to train on.
-        resumed: a run that goes on.
+        data: the prepared data.
+        resumed: the run that is resumed, if any.
 
     Raises:
-        InputError: the model cannot be loaded, or data and model do not fit each other.
+        InputError: the model cannot be loaded, or data and model do not fit.
         PluginError: an evaluator cannot measure the base.
     """
     experiment, device = data.experiment, Device.open(data.experiment.recipe, training=True)
@@ -196,7 +196,7 @@ def prepare_model(data: PreparedData, resumed: RunDirectory | None = None) -> Pr
 def _loaded(
     data: PreparedData, plan: EvalPlan, device: Device, steps: Steps, resumed: RunDirectory | None
 ) -> LoadedModel:
-    """Load the base and place it, once it is known that it can train and be measured as the recipe says."""
+    """Check that the base can be trained and measured as the recipe says, load it, and place it on the device."""
     plan.start_evaluators()
     ready, section = data.ready, data.ready.recipe.train
     check_own_regularizers(ready, steps.total)
@@ -221,7 +221,7 @@ def _apply_strategy(data: PreparedData, plan: EvalPlan, device: Device, loaded: 
 def _prepared(
     data: PreparedData, plan: EvalPlan, device: Device, loaded: LoadedModel, strategy: Strategy | None, steps: Steps
 ) -> tuple[Strategy, nn.Module | None, FastPaths]:
-    """Let a strategy prepare the model, unless one has, and make it ready; without weights too where it is divided."""
+    """Let the strategy prepare the model (unless it has), shard it if needed, and choose fast paths."""
     strategy = strategy or _apply_strategy(data, plan, device, loaded)
     trained, total = count(loaded.module)
     empty = device.divide(loaded) if device.divides else None
@@ -234,12 +234,12 @@ def _prepared(
 
 
 def _unfitted(data: PreparedData, plan: EvalPlan) -> list[EncodedSplit]:
-    """Return the examples of which no model without weights has told whether they fit."""
+    """Return the examples that were not checked by a model without weights."""
     return [] if data.ready.skeleton else [*data.encoded.values(), *plan.encoded()]
 
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
-    """Train (TrainingError: it cannot go on; the run keeps its last checkpoint)."""
+    """Train the model (TrainingError: training cannot go on; the run keeps its last checkpoint)."""
     prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
     release_memory()  # what loading the base and measuring it left behind
     result = trainer.train()
@@ -251,9 +251,9 @@ def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) ->
 
 
 def measure_tuned(trained: TrainedModel, run: RunDirectory) -> EvalResult:
-    """Return what the tuned model says of all that is measured; the model is whole afterwards.
+    """Run the tuned model over all sets of the plan; afterwards the model is no longer sharded.
 
-    The run keeps what the model gives until it is finished, so that it is not asked again where it was before.
+    The run stores the outputs until it is finished, so that a resumed run does not compute them again.
     """
     model = trained.prepared
     device, ready = model.device, model.data.ready
@@ -267,13 +267,13 @@ def measure_tuned(trained: TrainedModel, run: RunDirectory) -> EvalResult:
 
 
 def reports_of(strategy: Strategy) -> dict[str, Any]:
-    """Return what a strategy says of how it computes; {} where it does not."""
+    """Return the strategy's report on how it computes; {} if it gives none."""
     reports = strategy.environment()
     return json_mapping(strategy, "environment", reports)
 
 
 def kernels_of(strategy: Strategy, device: Device) -> str | None:
-    """Return what computes on the device, as "LoRA layers: compiled (why)"; None where the strategy does not say."""
+    """Return the kernels used on the device, as "LoRA layers: compiled (why)"; None if the strategy reports none."""
     kernels = []
     for what, by_device in reports_of(strategy).items():
         report = by_device.get(device.accelerator.device.type) if isinstance(by_device, dict) else None
@@ -286,12 +286,12 @@ def load_base(labelled: LabelledTask, *, weights: bool = True) -> LoadedModel:
     """Load the base model in its checkpoint's dtype and take its fingerprint.
 
     Args:
-        known: the task.
-        weights: whether they are read, if the loader can do without.
+        labelled: the task.
+        weights: whether to read the weights; without them, a loader that can builds a skeleton.
 
     Raises:
-        SourceError: it cannot be loaded.
-        RunError: it is the trained part of a run, and not as it was saved.
+        SourceError: the model cannot be loaded.
+        RunError: the source is the trained part of a run and has changed since it was saved.
     """
     experiment = labelled.experiment
     experiment.listener.phase("load model")
@@ -317,11 +317,11 @@ def load_base(labelled: LabelledTask, *, weights: bool = True) -> LoadedModel:
 
 
 def load_base_of(labelled: LabelledTask, trained_on: TrainedPart, folder: Path) -> LoadedModel:
-    """Load the base model of a trained part, which lies in a folder.
+    """Load the base model of the trained part in a folder.
 
     Raises:
-        SourceError: it cannot be loaded.
-        BaseMismatch: it is not what the part was trained on.
+        SourceError: the base cannot be loaded.
+        BaseMismatch: it is not the base that the part was trained on.
     """
     loaded = load_base(labelled)
     require_same_base(loaded.fingerprint, trained_on.base, loaded.source, str(folder))
@@ -329,7 +329,7 @@ def load_base_of(labelled: LabelledTask, trained_on: TrainedPart, folder: Path) 
 
 
 def place_base(device: Device, ready: ReadyTask, loaded: LoadedModel) -> None:
-    """Give a base model its device, and its dtypes where it is known what the strategy will train."""
+    """Move a base model to the device, with final dtypes if the skeleton says what will train."""
     if ready.skeleton is None:
         device.move(loaded)
         return
@@ -339,7 +339,7 @@ def place_base(device: Device, ready: ReadyTask, loaded: LoadedModel) -> None:
 
 
 def prepare_strategy(device: Device, labelled: LabelledTask, loaded: LoadedModel) -> Strategy:
-    """Let a fresh strategy decide what trains, reproducibly, and keep that in float32; let the task see the model."""
+    """Build a strategy and let it prepare the model with the recipe's seed; trained weights are float32."""
     strategy = labelled.experiment.make_strategy()
     set_seed(labelled.recipe.seed)
     apply_strategy(strategy, loaded)

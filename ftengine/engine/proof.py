@@ -1,4 +1,4 @@
-"""Asking an exported artifact what the tuned model was asked: is it that model?"""
+"""Verifying an export: does the artifact answer like the tuned model?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Prompt, 
 from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.engine.artifact import opened_by
-from ftengine.engine.asked_rows import telling_examples, telling_prompts
+from ftengine.engine.asked_rows import informative_examples, informative_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.merge import mean_of, outputs_of
@@ -42,7 +42,7 @@ from ftengine.run.export import Proof
 from ftengine.text import number, one_line
 
 ROWS = 32
-"""Held-out rows that are asked."""
+"""Number of held-out rows to compare."""
 SPREAD = 2
 """So many times as far off as any log-probability that was compared those of other tokens may be."""
 CUT = 0.25
@@ -54,16 +54,17 @@ SHOWN = 40
 
 @dataclass(frozen=True)
 class Asked:
-    """What the tuned model and its base make of held-out rows.
+    """Outputs of the tuned model and its base for held-out rows.
 
     Args:
-        questions: none of a task that writes no text.
-        compute: returns of each row what a model, or an artifact, makes of it: log-probabilities of the tuned model's
-            answer, numbers of its own, or raw outputs (NoRuntime: it cannot be asked).
-        tuned, base: what these make.
+        questions: empty for a task that writes no text.
+        compute: returns a model's or an artifact's output per row: log-probabilities of the tuned model's answer,
+            the numbers of its own answer, or raw outputs (NoRuntime: the artifact cannot be run).
+        tuned, base: the outputs of these two.
         stop: tokens that end an answer.
-        settings: the tuned model's own generation settings, and `options` those of the evaluation.
-        mean: of the numbers that the tuned model learnt (`mean_of`).
+        settings: the tuned model's own generation settings.
+        options: the generation options of the evaluation.
+        mean: mean of a regression model's targets (`mean_of`).
     """
 
     split: str
@@ -77,10 +78,10 @@ class Asked:
     mean: float = 0.0
 
     def far(self, some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> list[float]:
-        """Return of each row how far what two models make of it is apart: log-probabilities in the mean, else numbers.
+        """Return the distance of two models' outputs per row: of mean log-probabilities, else of numbers.
 
-        These are ‖some - others‖ by ‖tuned - mean‖ or its root mean square over rows, whichever is larger. The latter
-        is a thousandth of the mean at least, of which float32 explains a thousandth.
+        For numbers it is ‖some - others‖, divided by ‖tuned - mean‖ or its root mean square over rows, whichever is
+        larger. The root mean square is taken as at least a thousandth of |mean|, so that rounding stays small.
         """
         if self.questions:
             return list(map(log_probability_distance, some, others))
@@ -93,7 +94,7 @@ class Asked:
 def ask_own(
     run: Run, ready: ReadyTask, exporter: Exporter, source: ExportSource, count: int, data: str | None
 ) -> Asked:
-    """Ask the tuned model and its base, in float32."""
+    """Compute the outputs of the tuned model and its base, in float32."""
     split, rows = held_out_rows(ready, run.directory, data)
     exact = exact_run(run, today=True)
     question_list, stop, settings = list[Question](), tuple[int, ...](), dict[str, Any]()
@@ -101,13 +102,13 @@ def ask_own(
     with exact.model() as loaded:
         if gives_prompts(ready.task):
             stop, settings = stop_tokens(loaded), _own_settings(loaded)
-            prompts, longest = telling_prompts(
+            prompts, longest = informative_prompts(
                 ready, rows, loaded, count, run, otherwise=", or export with --no-verify"
             )
             question_list = questions(loaded, list(prompts.values()), longest, stop)
             compute = partial(_log_probabilities, question_list)
         else:
-            examples = telling_examples(ready, rows, count, run.recipe.seed)
+            examples = informative_examples(ready, rows, count, run.recipe.seed)
             if numbers := exporter.asks(source):
                 compute = partial(_numbers, ready, [rows[i] for i in examples], numbers)
             else:
@@ -122,13 +123,13 @@ def ask_own(
 
 
 def _own_settings(loaded: LoadedModel) -> dict[str, Any]:
-    """Return a module's generation settings; none of one that has none."""
+    """Return a module's generation settings; {} if it has none."""
     own: Any = getattr(loaded.module, "generation_config", None)
     return {} if own is None else own.to_dict()
 
 
 def exact_run(run: Run, *, today: bool = False) -> Run:
-    """Return a run whose models compute in float32; its chat template writes `today`, as programs that serve do."""
+    """Return a run whose models compute in float32; with `today`, chat templates write today's date, as servers do."""
     code = run.trust_code
     exact = Run(run.path, registry=run.registry, listener=run.listener, precision="float32", trust_code=code)
     exact.day = None if today else run.day
@@ -144,11 +145,11 @@ def proof_of(
     exported: Exported,
     own: Asked | None,
 ) -> tuple[Proof | None, str]:
-    """Ask the artifact; return the proof, or why there is none.
+    """Run the artifact on the same rows; return the proof, or the reason why there is none.
 
     Raises:
-        ExportDiffers: it is something else.
-        ProgramFailed: its program fails, so that nothing is known of it.
+        ExportDiffers: the artifact is not the tuned model.
+        ProgramFailed: the program that runs the artifact fails, so that nothing is known.
     """
     if own is None:
         return None, "left out by --no-verify"
@@ -194,10 +195,10 @@ def proof_of(
 
 
 def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
-    """Name the rows that are further from the tuned model than rounding explains of a single one, the furthest first.
+    """Describe the rows that are further from the tuned model than rounding explains, the furthest first.
 
     Args:
-        prompts: what was asked, for the words of the furthest one; none where that is no text.
+        prompts: the prompts, to quote the furthest one; empty if rows are not text.
     """
     first = judged.far[0]
     prompt = prompts[first] if prompts else None
@@ -211,7 +212,7 @@ def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
 
 
 def missing_eos(answers: Sequence[str], asked_questions: Sequence[Question]) -> bool:
-    """Say whether most answers that ended, where they begin as they should, go on behind their end."""
+    """Say whether most answers continue after the tuned model's answer ended."""
     ended = [
         (a.strip(), question.text.strip())
         for a, question in zip(answers, asked_questions, strict=True)
@@ -222,12 +223,12 @@ def missing_eos(answers: Sequence[str], asked_questions: Sequence[Question]) -> 
 
 @dataclass(frozen=True)
 class Compared:
-    """What an artifact makes of the rows.
+    """Outputs of an artifact for the rows.
 
     Args:
-        program: the one that was asked.
-        values: what `Asked.compute` returns of it.
-        answers: its greedy answers; None where the task writes none.
+        program: name of the program that ran the artifact.
+        values: what `Asked.compute` returns.
+        answers: its greedy answers; None if the task writes no text.
     """
 
     program: str
@@ -235,7 +236,7 @@ class Compared:
     answers: Sequence[str] | None = None
 
     def same(self, own: Asked) -> int | None:
-        """Return how many answers are the tuned model's."""
+        """Return how many answers equal the tuned model's."""
         if self.answers is None:
             return None
         return sum(
@@ -245,7 +246,7 @@ class Compared:
 
 
 def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:
-    """Ask an artifact the questions (ExportDiffers: it reads other tokens, or does not end its answers)."""
+    """Let an artifact answer the questions (ExportDiffers: it reads other tokens, or does not end its answers)."""
     if opened.model is not None:
         if lost := sorted(set(own.stop) - set(end_tokens(opened.model.module))):
             names = ", ".join(map(repr, ready.processor.convert_ids_to_tokens(lost)))
@@ -267,15 +268,15 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:
 
 
 def _compute(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:
-    """Have an artifact compute numbers or raw outputs."""
+    """Let an artifact compute numbers or raw outputs."""
     outputs = own.compute(opened)
     return Compared(opened.name, outputs)
 
 
 def _answers_fault(run: Run, own: Asked, compared: Compared, noise: float) -> str:
-    """Say how answers differ by more than their log-probabilities explain; "" where they do not.
+    """Describe answers that differ by more than log-probabilities explain; "" if there are none.
 
-    Rounding turns two tokens around whose log-probabilities are as near as twice what one of them is off.
+    Rounding swaps two tokens only if their log-probabilities differ by at most twice the error of one.
     """
     if compared.answers is None or compared.same(own) == len(own.questions):
         return ""
@@ -302,7 +303,7 @@ def _log_probabilities(asked_questions: Sequence[Question], opened: Runtime) -> 
 
 
 def _numbers(ready: ReadyTask, rows: Sequence[Any], options: Sequence[Mapping[str, Any]], opened: Runtime) -> list[Any]:
-    """Return the numbers of the answers to each row, those of all options one behind the other."""
+    """Return the numbers in the answers to each row, concatenated over all options."""
     if (model := opened.model) is None:
         answers = [opened.infer(rows, answer_options) for answer_options in options]
     else:
@@ -335,7 +336,7 @@ def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Runtime) -> list[
 
 
 def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness) -> str:
-    """Say what an artifact is that is not the tuned model."""
+    """Describe what an artifact is, if not the tuned model."""
     if not _is_base(judged):
 
         def distance_to(loaded: LoadedModel) -> float:
@@ -347,7 +348,7 @@ def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness)
 
 
 def _is_base(judged: Likeness) -> bool:
-    """Say whether an artifact is the base, and not only nearer to it than to the tuned model."""
+    """Say whether an artifact is the base, and not merely nearer to it than to the tuned model."""
     return judged.decision == "base" and judged.from_base <= judged.noise
 
 

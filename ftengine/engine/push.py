@@ -18,7 +18,7 @@ TEXT = (".json", ".md", ".jinja", ".txt", ".yaml", "")
 
 
 def require_access(name: str) -> None:
-    """Ask the hub whom the token is of, before anything is made (InputError: the name is none, or nobody)."""
+    """Check the repository's name and the token before anything is uploaded (InputError)."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
@@ -28,10 +28,10 @@ def require_access(name: str) -> None:
 
 
 def push(folder: str | Path, name: str, private: Iterable[str | Path] = ()) -> str:
-    """Upload a folder as a model of the hub, which is made private where there is none; return its address.
+    """Upload a folder as a model of the hub and return its address; a new repository is private.
 
     Args:
-        private: paths of this machine, of which the last part alone is sent.
+        private: paths of this machine; only their last part is uploaded.
 
     Raises:
         InputError: the hub refuses the name, the token or the files, or cannot be reached.
@@ -50,7 +50,7 @@ def push(folder: str | Path, name: str, private: Iterable[str | Path] = ()) -> s
 
 
 def without_paths(file: Path, private: Iterable[str | Path]) -> str | bytes:
-    """Return a file's path; its content, with the last part of each private path alone, where it has one."""
+    """Return a file's path, or its content with private paths shortened to their last part, if it has any."""
     if file.suffix not in TEXT:
         return str(file)
     content = before = file.read_bytes()
@@ -63,7 +63,7 @@ def without_paths(file: Path, private: Iterable[str | Path]) -> str | bytes:
 
 @contextmanager
 def _asking(failing: str) -> Iterator[None]:
-    """Tell what the hub refuses, or that it cannot be reached, as an InputError."""
+    """Turn errors of the hub and of the connection into InputError."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:

@@ -1,9 +1,7 @@
-"""What a loss takes of the reference, the model as training begins: asked once, before the first step.
+"""Predictions of the reference (the model before training) for losses, computed once before the first step.
 
-The reference is the base; where the strategy starts from a trained part, it is the model with that part. So it is the
-same under every strategy, full tuning among them, and no copy of the model is held. It is also measured as the base
-is, before training. What it predicted is kept as what a base predicts of held-out examples is, under a hash of all that
-it depends on.
+The reference is the base, with the trained part that the strategy starts from, if any. It is the same under every
+strategy, including full tuning, and no copy of the model is held. Its predictions are cached like those of a base.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from ftengine.text import counted
 
 
 class _Asked(Evaluator):
-    """Measures nothing: what is predicted is read by losses."""
+    """Measures nothing: only losses read the predictions."""
 
     name = "reference"
 
@@ -43,14 +41,14 @@ def ask_reference(
     splits: Iterable[EncodedSplit] = (),
     starting: Strategy | None = None,
 ) -> None:
-    """Give examples what the reference predicts of them, where the task's loss takes it. All processes take part.
+    """Store the reference's predictions with the examples, if the task's loss reads them. All processes take part.
 
     Args:
         loaded: the reference.
-        plan: what is measured, whose examples get it too.
-        base: what the reference has predicted of the plan already.
+        plan: its examples get predictions, too.
+        base: the reference's predictions for the plan.
         splits: further examples.
-        starting: what has prepared the model with the trained part that it starts from.
+        starting: the strategy that prepared the model with the trained part that it starts from.
     """
     if not isinstance(labelled.task, ReferenceTask) or not (keys := labelled.task.reference):
         return
@@ -85,7 +83,7 @@ def reference_starts(labelled: LabelledTask) -> bool:
 
 
 def dropout_beside_reference(ready: ReadyTask) -> str:
-    """Say that the model itself drops activations where its reference does not; "" where it is not so, or not known."""
+    """Warn that the model has dropout in training but its reference has none; "" if not, or unknown."""
     if not reference_keys(ready.task) or ready.skeleton is None or not ready.skeleton.dropping:
         return ""
     first, *more = ready.skeleton.dropping
@@ -97,5 +95,5 @@ def dropout_beside_reference(ready: ReadyTask) -> str:
 
 
 def without_reference(labelled: LabelledTask, split: EncodedSplit) -> None:
-    """Give examples numbers in the place of what the reference predicts, where only time and memory are measured."""
+    """Store zeros in place of the reference's predictions, for measuring time and memory."""
     split.reference = {key: np.zeros(len(split)) for key in reference_keys(labelled.task)}

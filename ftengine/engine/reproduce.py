@@ -1,4 +1,4 @@
-"""Training a run again from its own record, and setting the two against each other."""
+"""Training a run again from its records, and comparing the two runs."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ NEW, OLD = "again", "recorded"
 
 
 def reproduce(run: Run, output: str | Path) -> Reproduction:
-    """Train a finished run again, and say whether the same came of it.
+    """Train a finished run again and compare the results.
 
-    Where its data or its base are others, nothing is trained: it would be another run.
+    If its data or base has changed, nothing is trained, since that would be another run.
 
     Args:
-        output: a folder for the new run, that does not exist yet or is empty.
+        output: a folder for the new run; it must not exist or be empty.
 
     Raises:
-        RunError: `output` is in use, a file of the run is missing, or a record or its trained part is not as it was.
-        InputError: data or model are not there any more, or code that the run names is not trusted.
+        RunError: `output` is in use, or a record or the trained part of the run is missing or has changed.
+        InputError: the data or model is gone, or code that the run names is not trusted.
         TrainingError: training cannot go on.
     """
     again = RunDirectory(output)
@@ -67,10 +67,10 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
 
 
 def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference | None]:
-    """Return what lies between two runs of the same data, and the metric that decided where they are not equal.
+    """Compare two runs on the same data; return the outcome, and the metric and difference that decided it.
 
-    "different" where any metric differs beyond chance (Holm); "within" where the whole interval of the first one lies
-    nearer to zero than what the recorded run came to above its base; "undecided" else.
+    "different": some metric differs beyond chance (Holm); "within": the interval of the headline metric's difference
+    is nearer to zero than the gain of the recorded run over its base; "undecided" otherwise.
     """
     evaluation = EvaluationResult.read(run.directory)
     split, headline = evaluation.split, evaluation.headline_metric
@@ -108,7 +108,7 @@ def _same_weights(first: Path, second: Path) -> bool:
 
 
 def _first_step(run: RunDirectory, again: RunDirectory) -> int | None:
-    """Return the first training step whose loss is another."""
+    """Return the first training step whose loss differs."""
     losses = [
         {line["step"]: line["loss"] for line in directory.metrics() if "loss" in line} for directory in (run, again)
     ]

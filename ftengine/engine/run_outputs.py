@@ -1,8 +1,8 @@
-"""What models gave in a run that is not finished, kept beside its checkpoints: no resume asks them for it again.
+"""Outputs of models in an unfinished run, stored beside its checkpoints so that a resumed run reuses them.
 
-A run that goes on has the recipe, data and base with which it began. Outputs lie under a hash of what else they depend
-on: the files that are asked, the weights, versions, and code. Outputs of other code than ftengine's own are not kept,
-as its author may have mended it before the run goes on. What judges outputs is not kept.
+A resumed run has the recipe, data and base with which it began. Each file is named by a hash of everything else that
+the outputs depend on: evaluation files, weights, versions and code. Outputs of code other than ftengine's own are not
+stored, since its author may change it before the run is resumed. Judgements are not stored either.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class RunOutputs:
     """The outputs of one model in a run.
 
     Args:
-        plan: what is asked.
-        keys: of each output that is kept, its file's name; none of other code than ftengine's own, and none in other
-            processes than the main one.
+        plan: the evaluation plan.
+        keys: file name of each output that is stored; empty where code other than ftengine's own takes part, and
+            outside of the main process.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class RunOutputs:
 
     @classmethod
     def of(cls, device: Device, run: RunDirectory, labelled: LabelledTask, plan: EvalPlan, weights: Any) -> RunOutputs:
-        """Return those of the model that has some weights, which JSON values say."""
+        """Return the outputs of the model with these weights, given as JSON values."""
         strategy = labelled.experiment.make_strategy
         parts = [labelled.task, labelled.experiment.loader, *(benchmark.asker for benchmark in plan.benchmarks)]
         code = code_of((strategy.entry.cls, *map(type, parts))) if device.is_main else None
@@ -60,7 +60,7 @@ class RunOutputs:
         return cls(run.checkpoints / FOLDER, plan, keys_by(plan, common) | benchmark_keys)
 
     def read(self, side: str, listener: Listener) -> Outputs:
-        """Return what was kept, in all processes, and report it; `side` says of which model, "base" or "tuned"."""
+        """Read the stored outputs, in all processes, and report them; `side` is "base" or "tuned"."""
         members = members_by_output(self.plan)
         read = {name: read_outputs(self._file(name), members.get(name)) for name in self.keys}
         (stored,) = broadcast_object_list([{name: table for name, table in read.items() if table is not None}])
@@ -69,12 +69,12 @@ class RunOutputs:
         return stored
 
     def keep(self, name: Name, table: pa.Table) -> None:
-        """Write an output, before anything can fail that judges it (RunError: it cannot be written)."""
+        """Write an output, before an evaluator that judges it can fail (RunError: it cannot be written)."""
         if name in self.keys:
             self._write(name, lambda partial: write_outputs(partial, table))
 
     def keep_files(self, files: Mapping[Name, IO[bytes]]) -> None:
-        """Write outputs that files without names hold (RunError: one cannot be written)."""
+        """Write outputs from unnamed temporary files (RunError: one cannot be written)."""
         for name, file in ((name, file) for name, file in files.items() if name in self.keys):
             file.seek(0)
             content = file.read()
@@ -93,5 +93,5 @@ class RunOutputs:
 
 
 def forget_outputs(run: RunDirectory) -> None:
-    """Remove what was kept, once the run is finished (RunError: it cannot be removed)."""
+    """Remove the stored outputs of a finished run (RunError: they cannot be removed)."""
     run.remove(run.checkpoints / FOLDER)

@@ -1,4 +1,4 @@
-"""The trained part on disk: written, opened again on a fresh base, and compared with the tuned model."""
+"""Saving the trained part, reopening it on a fresh base, and comparing it with the tuned model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, flush, write_
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
 from ftengine.run.seal import require_saved
-from ftengine.text import cut_middle, one_line
+from ftengine.text import cut_middle, number, one_line
 from ftengine.training.losses import loss_of
 from ftengine.training.memory import release_memory
 
@@ -57,13 +57,13 @@ Tensors = Mapping[str, Tensor]
 
 
 def save_trained_part(model: PreparedModel, loaded: LoadedModel, run: RunDirectory) -> None:
-    """Write the trained part, its processor and ftengine's own facts, marked as not checked yet.
+    """Write the trained part, its processor and ftengine's record of it, marked as not checked yet.
 
     Args:
-        loaded: the tuned model as a whole.
+        loaded: the complete tuned model.
 
     Raises:
-        SavedPartDiffers: the strategy cannot save it; there is no trained part then.
+        SavedPartDiffers: the strategy cannot save it; no trained part was written.
         RunError: a file cannot be written.
     """
     model.experiment.listener.phase("save")
@@ -100,7 +100,7 @@ def save_trained_part(model: PreparedModel, loaded: LoadedModel, run: RunDirecto
 
 
 def keep_calibration(loaded: LoadedModel, run: RunDirectory, calibration: Mapping[str, Any], reason: str) -> None:
-    """Add to a trained part what the task fitted on validation, or the reason why that is nothing."""
+    """Add the task's calibration to a trained part, or the reason why there is none."""
     write_calibration(loaded.module, calibration)
     add_calibration(loaded.module, run.trained)
     folder = RunDirectory(run.trained)
@@ -110,7 +110,7 @@ def keep_calibration(loaded: LoadedModel, run: RunDirectory, calibration: Mappin
 
 @contextmanager
 def marking_unchecked(run: RunDirectory, listener: Listener) -> Iterator[None]:
-    """Where something ends the run before its trained part is checked, write the reason beside that."""
+    """If an error ends the run before its trained part is checked, record the reason with the part."""
     try:
         yield
     except BaseException as error:
@@ -130,16 +130,16 @@ def marking_unchecked(run: RunDirectory, listener: Listener) -> Iterator[None]:
 
 
 def configure(task: Task, loaded: LoadedModel, folder: Path) -> None:
-    """Let a task write what readers of a whole model need to know, where a folder holds one."""
+    """Let the task add its settings to a folder that holds a whole model."""
     if is_pretrained(folder):
         task.write_config(loaded, folder)
 
 
 def load_trained_part(strategy: Strategy, loaded: LoadedModel, folder: Path) -> None:
-    """Read a trained part into a model that its strategy has prepared, new modules included.
+    """Load a trained part, with its new modules, into a model that the strategy has prepared.
 
     Raises:
-        BaseMismatch, RunError: the files do not fit the model, cannot be read, or are not those that were saved.
+        BaseMismatch, RunError: the files do not fit the model, cannot be read, or have changed.
     """
     require_saved(Path(folder))
     load_part(strategy, loaded, folder)
@@ -153,13 +153,13 @@ def _load_new_modules(loaded: LoadedModel, file: Path) -> None:
 
 
 def check_trained_part(model: PreparedModel, run: RunDirectory) -> None:
-    """Open the trained part as a finished run does, on a base that is loaded anew, and mark it as checked.
+    """Open the trained part on a newly loaded base, as a finished run does, and mark it as checked.
 
-    It must give the outputs of the tuned model, which is released for that, so that memory holds one base at a time:
+    It must give the outputs of the tuned model. That one is released first, so that memory holds one base at a time:
     `model.loaded.module` is empty afterwards. New modules that the part lacks are saved.
 
     Raises:
-        SavedPartDiffers: it cannot be opened, or gives other outputs.
+        SavedPartDiffers: the part cannot be opened, or gives other outputs.
         RunError: a file cannot be written.
     """
     folder = RunDirectory(run.trained)
@@ -174,8 +174,8 @@ def check_trained_part(model: PreparedModel, run: RunDirectory) -> None:
 def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
     """Open a trained part on a fresh base, save new modules that it lacks, and compare (SavedPartDiffers).
 
-    Where it opens under the options that it trained with, tensors are compared one by one, those that are frozen too,
-    and outputs with the tuned tensors in place; under others, or where shapes differ, outputs alone tell.
+    If it opens with the options of training, trained and frozen tensors are compared one by one, and outputs with the
+    tuned tensors in place. With other options, or if shapes differ, only outputs are compared.
     """
     loaded, strategy, task = model.loaded, model.strategy, model.data.ready.task
     who = _who(model)
@@ -218,12 +218,12 @@ def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
     if lost or moved or not difference <= allowed:
         raise SavedPartDiffers(
             f"{who} saved files that do not restore the tuned model: opened on a fresh base, its outputs on {count} "
-            f"examples differ from the tuned model's by {difference:.3g} of their size, and rounding explains at most "
-            f"{allowed:.3g}{differences and f'; {differences}'}. {status}"
+            f"examples differ from the tuned model's by {number(difference)} of their size, and rounding explains at "
+            f"most {number(allowed)}{differences and f'; {differences}'}. {status}"
         )
     if rounded:
         model.experiment.listener.message(
-            f"{who} saves in half precision: opened again, outputs differ by {rounded:.2g} of their size from the "
+            f"{who} saves in half precision: opened again, outputs differ by {number(rounded)} of their size from the "
             "tuned model's, which the figures are of"
         )
 
@@ -233,7 +233,7 @@ def _who(model: PreparedModel) -> str:
 
 
 def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[str, Tensor]) -> LoadedModel:
-    """Open a trained part as a finished run does; write those new modules (`new`, tensors by name) that it lacks."""
+    """Open a trained part as a finished run does, and save the new modules (`new`: tensors by name) that it lacks."""
     experiment = model.experiment
     make_strategy = experiment.registry.factory("strategy", facts.strategy, "strategy")
     labelled = LabelledTask(replace(experiment, make_strategy=make_strategy), model.data.ready.task)
@@ -259,9 +259,9 @@ def _new_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
 
 
 def _examples(model: PreparedModel) -> tuple[Batch, int]:
-    """Return a few of the held-out examples that are measured (else of training) as a batch, and their number.
+    """Return a batch of a few measured held-out examples (else training examples), and their number.
 
-    The reference was asked of these alone: not of rows that repeat one of training, which nothing is measured of.
+    Rows that repeat a training row are not among them: they are not measured, so the reference lacks them.
     """
     held, train, refers = model.plan.held_out, model.data.encoded["train"], reference_keys(model.data.ready.task)
     split = train if held is None or (refers and not held.split.reference) else held.split
@@ -271,7 +271,7 @@ def _examples(model: PreparedModel) -> tuple[Batch, int]:
 
 
 class _Recorder(Criterion):
-    """Keeps the outputs that the plain losses are made of."""
+    """Records the outputs from which the plain losses are computed."""
 
     def __init__(self) -> None:
         self.kept: list[Tensor] = []
@@ -296,10 +296,10 @@ class _Recorder(Criterion):
 def _first_outputs(
     device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, exact: bool
 ) -> tuple[Tensor, bool, float]:
-    """Return the tuned model's outputs, whether in float32, and by how much those of an equal model may differ.
+    """Return the tuned model's outputs, whether they are in float32, and the difference that rounding explains.
 
     Args:
-        exact: whether to compute in float32 where the model can, since the other one is to round at other places.
+        exact: compute in float32 if the model can, because the reopened model may round differently.
     """
     if not exact:
         return _outputs(device, task, loaded, batch), False, OUTPUTS
@@ -314,13 +314,13 @@ def _first_outputs(
 
 
 def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, wide: bool = False) -> Tensor:
-    """Return what a task's loss of a batch is made of, as one vector.
+    """Return what a task's loss is computed from, as one vector.
 
-    The vector has outputs at labelled positions, and the loss. Every task has a loss, of whatever its batches hold; it
-    alone is compared where a task leaves the criterion aside.
+    The vector holds the outputs at labelled positions and the loss. It holds only the loss if the task does not use
+    the criterion.
 
     Args:
-        wide: whether to compute in float32 whatever the run does.
+        wide: compute in float32 regardless of the run's precision.
     """
     recorder = _Recorder()
     context = in_float32(loaded.module) if wide else nullcontext()
@@ -330,7 +330,7 @@ def _outputs(device: Device, task: Task, loaded: LoadedModel, batch: Batch, *, w
 
 
 def _compare(tuned: Tensors, reopened: Tensors) -> tuple[list[str], bool]:
-    """Return the tensors that are neither what they were nor that in half precision, and whether some are halved."""
+    """Return the tensors that changed by more than half precision, and whether some are stored in half precision."""
     lost, halved = list[str](), False
     for name, tensor in tuned.items():
         other = reopened.get(name)
@@ -344,6 +344,6 @@ def _compare(tuned: Tensors, reopened: Tensors) -> tuple[list[str], bool]:
 
 
 def _rounds_elsewhere(a: Tensor, b: Tensor) -> bool:
-    """Say whether two tensors of float32 are one, but for a sum or two that rounded."""
+    """Say whether two float32 tensors differ by no more than the rounding of one or two sums."""
     alike = a.dtype is torch.float32 and a.shape == b.shape and a.numel()
     return bool(alike and row_distances(b.flatten(), a.flatten(), math.inf) <= rounding(a.dtype))

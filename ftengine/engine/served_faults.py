@@ -1,4 +1,4 @@
-"""Why an endpoint does not serve the tuned model: its answers, how it reads prompts, or its weights."""
+"""Finding why an endpoint does not serve the tuned model: its answers, its reading of prompts, or its weights."""
 
 from __future__ import annotations
 
@@ -38,15 +38,17 @@ SHOWN = 40
 
 @dataclass(frozen=True)
 class Answers:
-    """What an endpoint answers, and what the tuned model and its base make of that.
+    """An endpoint's answers, and how the tuned model and its base score them.
 
     Args:
-        run: in float32.
-        read: some prompts, and their tokens at the endpoint where it gives them.
+        run: the run, whose models compute in float32.
+        read: some prompts with their token ids at the endpoint, if it reports them.
         own: the tuned model's answers.
-        tokens: of each reply.
-        longest: an answer in tokens; `stop` are those that end one.
-        weights: the type that the endpoint's weights are taken to have; `noise` is what that explains.
+        tokens: the token ids of each reply.
+        longest: the most tokens of an answer.
+        stop: the tokens that end an answer.
+        weights: the assumed type of the endpoint's weights.
+        noise: the distance of log-probabilities that this type explains.
     """
 
     run: Run
@@ -65,23 +67,22 @@ class Answers:
 
     @cached_property
     def alike(self) -> list[bool]:
-        """Of each reply, whether it is the tuned model's own greedy answer."""
+        """For each reply, whether it is the tuned model's greedy answer."""
         return [same_answer(reply.text, question.text) for reply, question in zip(self.replies, self.own, strict=True)]
 
     @cached_property
     def scored_replies(self) -> list[int]:
-        """Numbers of replies whose log-probabilities are known."""
+        """Numbers of the replies that have log-probabilities."""
         return [i for i, offset in enumerate(self.tuned.offsets) if len(offset)]
 
     def units(self, compared: Compared) -> list[float]:
-        """Return how far replies are from a model's, in units of what rounding explains."""
+        """Return the distance of each reply from a model, in units of the distance that rounding explains."""
         return in_noise(compared.distances, compared.behind, self.noise)
 
     def distance(self, compared: Compared) -> float:
-        """Return how far replies are from a model's, in the mean, in units that are the same for all models.
+        """Return the mean distance of the replies from a model, in units that are the same for all models.
 
-        The farthest quarter is left out: a text may have come from other tokens than a tokenizer makes of it, and where
-        log-probabilities are given, but not of so many tokens, it did.
+        The farthest quarter is left out, since a reply's text may stem from other tokens than its tokenization.
         """
         units = np.asarray(in_noise(compared.distances, compared.behind, self.noise, strict=False))
         has_scores = ~np.isnan(compared.distances)
@@ -89,18 +90,18 @@ class Answers:
         return float(nearest[: math.ceil(0.75 * len(nearest))].mean())
 
     def compare(self, loaded: LoadedModel, rows: Sequence[int], prompts: Sequence[Prompt] | None = None) -> Compared:
-        """Return what a model makes of some replies, where given to other prompts than were asked."""
+        """Score some replies with a model, optionally with other prompts than the endpoint was sent."""
         prompts = [self.prompts[i] for i in rows] if prompts is None else prompts
         theirs = [self.replies[i].log_probabilities for i in rows]
         return compare_answers(loaded, prompts, [self.tokens[i] for i in rows], theirs, self.stop)
 
     def moved(self, loaded: LoadedModel) -> float:
-        """Return how far a model's log-probabilities of the replies are from the tuned model's, in the mean."""
+        """Return the mean distance of a model's log-probabilities of the replies from the tuned model's."""
         scores = self.compare(loaded, range(len(self.prompts))).scores
         return float(np.mean(list(map(log_probability_distance, scores, self.tuned.scores))))
 
     def is_base(self, judged: Likeness) -> bool:
-        """Say whether it is the base, and not only nearer to it than to the tuned model; in any quantisation."""
+        """Say whether the endpoint serves the base, in any quantisation, and is not merely nearer to it."""
         if judged.from_base <= 1 or not self.scored_replies:
             return judged.from_base <= 1
         nearer = self.base.distance <= self.tuned.distance / NEARER
@@ -108,11 +109,11 @@ class Answers:
 
     @property
     def in_question(self) -> bool:
-        """Say whether log-probabilities are further from the tuned model's than weights of 16 bits explain."""
+        """Whether log-probabilities are further from the tuned model's than 16-bit weights explain."""
         return self.tuned.distance > EXACT
 
     def tried(self, judged: Likeness) -> list[int]:
-        """Return the numbers of rows on which faults are tried, the farthest first."""
+        """Return the numbers of the rows on which faults are tested, the farthest first."""
         return list(dict.fromkeys([*judged.far, *range(len(self.prompts))]))[:TRIED]
 
 
@@ -120,7 +121,7 @@ class Answers:
 
 
 def reply_fault(answers: Answers) -> str:
-    """Say what is wrong with the replies, whatever was asked and whatever model they are from; "" where nothing."""
+    """Describe a fault of the replies that no model would have (empty, all equal, cut); "" if there is none."""
     texts = [complete_text(reply.text) for reply in answers.replies]
     if not any(texts) and any(complete_text(question.text) for question in answers.own):
         return "its answers are empty: does the server take thoughts, or the whole answer, for something else?"
@@ -131,10 +132,10 @@ def reply_fault(answers: Answers) -> str:
 
 
 def answer_fault(answers: Answers, off: bool, endpoint: Endpoint) -> str:
-    """Say how the answers differ from the tuned model's to the same prompts; "" where they do not, or otherwise.
+    """Describe how the answers were altered after or during generation; "" if no such fault is found.
 
     Args:
-        off: whether they are not within the noise of the tuned model's.
+        off: whether the answers are beyond the noise of the tuned model's.
     """
     texts = [complete_text(reply.text) for reply in answers.replies]
     if missing_eos(texts, answers.own):
@@ -143,7 +144,7 @@ def answer_fault(answers: Answers, off: bool, endpoint: Endpoint) -> str:
 
 
 def _cut(answers: Answers) -> str:
-    """Say that answers are shorter than was allowed and did not end by themselves; "" where none is."""
+    """Describe answers that were cut below the allowed length; "" if there are none."""
     lengths = []
     for reply, question, tokens, alike in zip(answers.replies, answers.own, answers.tokens, answers.alike, strict=True):
         count = reply.tokens or len(reply.log_probabilities) or len(tokens)
@@ -159,7 +160,7 @@ def _cut(answers: Answers) -> str:
 
 
 def _early(answers: Answers) -> str:
-    """Say that answers end by themselves where the tuned model goes on; "" where none does."""
+    """Describe answers that end where the tuned model continues; "" if there are none."""
     early = sum(
         not alike and bool(reply.ended) and complete_text(question.text).startswith(complete_text(reply.text))
         for reply, question, alike in zip(answers.replies, answers.own, answers.alike, strict=True)
@@ -170,7 +171,7 @@ def _early(answers: Answers) -> str:
 
 
 def _altered(answers: Answers, texts: Sequence[str]) -> str:
-    """Say that something behind the model changes its texts, or answers other prompts with them; "" where not."""
+    """Describe texts that were changed after the model, or belong to other prompts; "" if there are none."""
     own = [complete_text(question.text) for question in answers.own]
     different = [i for i, alike in enumerate(answers.alike) if not alike]
 
@@ -187,7 +188,7 @@ def _altered(answers: Answers, texts: Sequence[str]) -> str:
 
 
 def _sampled(answers: Answers, endpoint: Endpoint) -> str:
-    """Say that a prompt is answered differently when it is asked again; "" where it is not, or need not be asked."""
+    """Ask a prompt again, and describe a different answer; "" if it is the same or there is no reason to ask."""
     worst = sorted(range(len(answers.prompts)), key=lambda i: -answers.tuned.behind[i])
     if not answers.tuned.behind[worst[0]] > turned(EXACT):
         return ""
@@ -204,13 +205,13 @@ def _sampled(answers: Answers, endpoint: Endpoint) -> str:
 
 
 def prompt_fault(answers: Answers, judged: Likeness, *, sure: bool) -> str:
-    """Say how the endpoint reads other prompts than were measured; "" where it reads these, or nothing tells.
+    """Describe how the endpoint reads prompts differently from the evaluation; "" if it does not, or this is unknown.
 
-    By the tokens of some prompts, where it gives them; by how many tokens it counts in each, and by the known fault
-    with which its answers are the tuned model's.
+    Evidence is the endpoint's token ids and token counts of prompts, if it reports them, and the known faults of
+    prompts with which its answers would be the tuned model's.
 
     Args:
-        sure: whether its answers are those of a model that reads the prompts as they were measured.
+        sure: whether the answers already fit a model that reads the prompts as in the evaluation.
     """
     prompts, replies = answers.prompts, answers.replies
     with answers.run.model() as loaded:
@@ -233,10 +234,10 @@ def prompt_fault(answers: Answers, judged: Likeness, *, sure: bool) -> str:
 
 
 def _likely_prompt_fault(answers: Answers, loaded: LoadedModel, tried: Sequence[int], *, much: bool) -> str:
-    """Say with which known fault of prompts the replies are the tuned model's; "" where with none.
+    """Name the known fault of prompts with which the replies would be the tuned model's; "" if there is none.
 
     Args:
-        much: whether these must be `NEARER` times nearer with it, as they are within the noise without it too.
+        much: require replies to be `NEARER` times nearer with the fault, since they are within the noise anyway.
     """
     # Known faults change every prompt: one that some prompt's count contradicts is none.
     faults: dict[str, list[tuple[int, Prompt]]] = {}
@@ -268,10 +269,10 @@ def _likely_prompt_fault(answers: Answers, loaded: LoadedModel, tried: Sequence[
 
 
 def weights_fault(answers: Answers, judged: Likeness, served: Served) -> tuple[Served, str]:
-    """Look for the variant of the tuned model that answers; return what is served, and the likely cause.
+    """Search for a variant of the tuned model that explains the answers; return what is served and the likely cause.
 
-    Where the tuned model is served by the decision, that is looked for only where log-probabilities are off towards the
-    base's; where the base is, only where it is further from it than rounding explains.
+    If the tuned model seems to be served, it searches only if log-probabilities are displaced towards the base's; if
+    the base seems to be served, only if they are further from it than rounding explains.
     """
     questionable = {
         "other": True,
@@ -306,9 +307,9 @@ def weights_fault(answers: Answers, judged: Likeness, served: Served) -> tuple[S
 
 
 def _displaced(answers: Answers) -> bool:
-    """Say whether log-probabilities are off towards the base's, by more than 16 bits explain and beyond chance.
+    """Say whether log-probabilities are displaced towards the base's, beyond 16-bit rounding and beyond chance.
 
-    So they are where a part of what was trained is lost.
+    They are if a part of the trained weights is lost.
     """
     if not answers.in_question:
         return False
@@ -325,7 +326,7 @@ def _claim(answers: Answers) -> str:
 
 
 def unlike(answers: Answers, judged: Likeness) -> str:
-    """Say how the replies differ from the tuned model's where no known fault explains it."""
+    """Describe how the replies differ from the tuned model's if no known fault explains it."""
     if 0 < 2 * len(judged.far) < judged.examples:
         return f"{far_rows(judged, answers.prompts)}: does the server read these otherwise?"
     from_tuned, base = answers.tuned.distance, answers.base.distance

@@ -1,4 +1,4 @@
-"""Finished runs side by side: what lies between them by their kept predictions, paired by example."""
+"""Finished runs side by side: differences of their stored predictions, paired by example."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ftengine.text import (
 
 
 def together(folder: str | Path) -> Comparison | CrossValidation | None:
-    """Return what `compare` or `cross-validate` wrote of a folder of runs; None where neither made it.
+    """Return the result of `compare` or `cross-validate` in a folder of runs; None if neither made it.
 
     Raises:
         RunError: the file is damaged, or of another version.
@@ -45,11 +45,11 @@ def together(folder: str | Path) -> Comparison | CrossValidation | None:
 
 
 def overview(paths: Sequence[str | Path], made: Comparison | CrossValidation | None = None) -> Overview:
-    """Return what several finished runs come to together.
+    """Return an overview of several finished runs.
 
     Args:
-        paths: their folders.
-        made: what the command that made them wrote of them, if one did.
+        paths: the runs' folders.
+        made: the result of `compare` or `cross-validate`, if one of them made the runs.
     """
     if isinstance(made, CrossValidation):
         return _of_folds(made, EvaluationResult.read(RunDirectory(paths[0])).metrics)
@@ -59,10 +59,10 @@ def overview(paths: Sequence[str | Path], made: Comparison | CrossValidation | N
 
 
 def differences(paths: Sequence[str | Path]) -> Overview:
-    """Return how several finished runs differ in their first metric, or why that cannot be told.
+    """Return the differences of several finished runs in their first metric, or why they cannot be computed.
 
-    Those measured on the same examples are set against one another, by the figures of `compare`: of more than two, the
-    best is compared with each other one. No model is loaded.
+    Runs measured on the same examples are compared as by `compare`: of more than two, the best one with each other
+    one. No model is loaded.
     """
     try:
         runs = [Run(path) for path in paths]
@@ -89,7 +89,7 @@ def differences(paths: Sequence[str | Path]) -> Overview:
 
 
 def _measured_by(run: Run) -> tuple[str, ...]:
-    """Return what paired runs share: first metric ("" without one), examples, labels, groups, and its options."""
+    """Return what runs must share to be paired: first metric ("" without one), examples, labels, groups, options."""
     result = EvaluationResult.read(run.directory)
     content = AuditResult.read(run.directory).contents.get(result.split or "", "")
     metric = result.headline_metric or ""

@@ -1,4 +1,4 @@
-"""Runs that are trained in processes of their own: several strategies on one recipe, or several folds."""
+"""Runs trained in separate processes: several strategies on one recipe, or several folds."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Child:
     """One of the runs.
 
     Args:
-        label: what sets it apart from its siblings.
-        recipe: with a folder of its own.
-        rate_from: where its learning rate is from, where that may differ from its siblings'.
+        label: distinguishes it from its siblings.
+        recipe: the run's recipe, with its own folder.
+        rate_from: the origin of its learning rate, if that may differ between siblings.
     """
 
     label: str
@@ -49,7 +49,7 @@ class Child:
 
 
 def require_folder(output: str, what: str) -> None:
-    """Refuse a folder for runs (`what` they are called) that is a run itself (RunError)."""
+    """Raise RunError if a folder for runs is a run itself; `what` names these runs in the message."""
     if RunDirectory(output).is_run():
         raise RunError(
             f"output {output!r} is a run itself; {what} are folders inside output. Choose another with --output DIR."
@@ -59,15 +59,15 @@ def require_folder(output: str, what: str) -> None:
 def check_all(
     children: Sequence[Child], listener: Listener, prepare: Callable[[Experiment, PreparedData | None], PreparedData]
 ) -> list[PreparedData]:
-    """Check every run in full, on its data and on a model without weights; nothing is written.
+    """Check every run completely, on its data and a model without weights; nothing is written.
 
     Args:
-        children: the runs; all of one model source.
-        listener: told of phases.
-        prepare: reads and checks what one trains on; it is given the data of the first, None for that itself.
+        children: the runs; all have the same model source.
+        listener: receives phases.
+        prepare: reads and checks the data of a run, given the data of the first run (None for the first).
 
     Raises:
-        InputError: what any of the runs would refuse, named by its label.
+        InputError: a run would fail; the message names its label.
     """
     experiments, day = list[Experiment](), _first_day(children)
     for child in children:  # all recipes before any data is read
@@ -89,13 +89,13 @@ def check_all(
 
 
 def _first_day(children: Sequence[Child]) -> date:
-    """Return the day of all runs: that of the first that has begun, or today."""
+    """Return the date for all runs: that of the first one that has begun, or today."""
     begun = (Environment.read(child.run).date for child in children if child.run.is_run())
     return next((day for day in begun if day is not None), current_date())
 
 
 def require_metric(ready: LabelledTask, metric: str | None) -> None:
-    """Refuse a metric that will not be measured (InputError, which lists those that will be)."""
+    """Raise InputError, listing the measured metrics, if a metric will not be measured."""
     names: list[str] = []
     for evaluator in ready.evaluators():
         every = list(evaluator.metrics)
@@ -107,10 +107,10 @@ def require_metric(ready: LabelledTask, metric: str | None) -> None:
 
 
 def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData], listener: Listener) -> list[bool]:
-    """Train those that are not finished, one after another; return for each whether it was taken as it is.
+    """Train the unfinished runs one after another; return for each run whether it was reused.
 
     Raises:
-        RunError: one that is finished has changed since.
+        RunError: a finished run has changed.
     """
     reused = [child.run.finished for child in children]
     for child, data, done in zip(children, prepared, reused, strict=True):
@@ -123,10 +123,10 @@ def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData]
 
 
 def train(child: Child, data: PreparedData, listener: Listener) -> None:
-    """Train as `ftengine train --resume` does; what the run says is passed on.
+    """Train as `ftengine train --resume` does, and pass the run's messages on.
 
     Raises:
-        InputError, TrainingError: the run ended with an error; the message repeats it.
+        InputError, TrainingError: the run ended with an error, which the message repeats.
     """
     folder = RunDirectory(child.run.path.parent)
     folder.create()
@@ -153,7 +153,7 @@ def train(child: Child, data: PreparedData, listener: Listener) -> None:
 
 
 def require_alike(children: Sequence[Child]) -> None:
-    """Refuse runs of different bases, precisions or devices (RunError): their figures differ for that reason too."""
+    """Raise RunError if runs have different bases, precisions or devices, since these change figures, too."""
     environments = [Environment.read(child.run) for child in children]
     for child, environment in zip(children, environments, strict=True):
         differing = [f"of their base, {what} differ" for what in changes(environments[0].base, environment.base)]

@@ -1,4 +1,4 @@
-"""A base model that answers before anything is trained: a recipe's, or one that is named alone."""
+"""A base model that answers without training: the model of a recipe, or a model by itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_model(
     precision: str | None = None,
     trust_code: bool = False,
 ) -> Answering:
-    """Open what answers rows: a finished run, the base model of a recipe, or a base model by itself.
+    """Open a model that answers rows: a finished run, the base model of a recipe, or a base model by itself.
 
     Args:
         source: a run's folder, a recipe (.yaml), or what `model.source` of a recipe may be. A model by itself has the
@@ -41,7 +41,7 @@ def load_model(
         registry, listener, precision, trust_code: as of `Run`. A recipe, which you wrote, is trusted.
 
     Raises:
-        InputError: it is none of these, or its task answers nothing before it is trained.
+        InputError: the source is none of these, or its task cannot answer without training.
         RunError: the run is not finished, or its trained part failed its check.
     """
     settings: dict[str, Any] = {"registry": registry or Registry(), "listener": listener or SilentListener()}
@@ -62,10 +62,10 @@ class Untrained(Answering):
     """A recipe's base model and task, with nothing trained.
 
     Args:
-        name: what it is called in messages.
+        name: names the model in messages.
 
     Raises:
-        InputError: the task answers by what training learns, or answers no rows at all.
+        InputError: the task needs training before it can answer, or never answers rows.
         SourceError: the model cannot be loaded.
     """
 
@@ -83,7 +83,7 @@ class Untrained(Answering):
         return f"{str(self.path)!r}: nothing is trained yet, and task {task.name!r}"
 
     def answering(self, *, base: bool = False, calibrated: bool = False, **settings: Any) -> dict[str, Any]:
-        """Return what the answers depend on, the rows aside; the model is loaded for that."""
+        """Return what the answers depend on besides the rows; this loads the model."""
         if calibrated:
             self._calibration(base)
         self._model(base)
@@ -123,15 +123,15 @@ class Untrained(Answering):
 
 
 def answers_untrained(task: Task) -> bool:
-    """Say whether a task answers by what a base model brings: text, or vectors."""
+    """Say whether a base model can answer the task without training, with text or vectors."""
     return bool(generated_keys(task)) or task.traits.answers_vectors
 
 
 def _recipe_of(source: str, registry: Registry, precision: str | None) -> Recipe:
-    """Return a recipe of a model: of the first task by its traits, then by name, that answers with it untrained.
+    """Return a recipe for a model with the first task (by traits, then by name) that it can answer untrained.
 
     Raises:
-        SourceError: it is no model, or one for none of these tasks.
+        SourceError: it is not a model, or fits none of these tasks.
     """
     loader = registry.loader_of(source, {"name": AUTO})
     loader.check_source(source)

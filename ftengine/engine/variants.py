@@ -34,11 +34,11 @@ Distance = Callable[[LoadedModel], float]
 
 @dataclass(frozen=True)
 class Fault:
-    """Which variant of the tuned model answers.
+    """A variant of the tuned model that explains an endpoint's answers.
 
     Args:
-        kind: "scale" of what training changed, a "part" of it that is lost, or "rounding" of all matrices.
-        value: the scale, the part's name, or the type that is rounded to.
+        kind: "scale" of the trained change, a lost "part" of it, or "rounding" of all matrices.
+        value: the scale, the part's name, or the type of the rounded weights.
         reason: a sentence's end: "it answers as the tuned model would …".
     """
 
@@ -52,7 +52,7 @@ class Variants:
 
     Args:
         loaded: the base.
-        changes: by name each weight that training changed, with the base's copy of it and the change.
+        changes: by name, each weight that training changed, a copy of the base's values, and the change.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Variants:
         self._unchanged = dict[str, torch.Tensor]()
 
     def scaled(self, scale: float) -> LoadedModel:
-        """Return the model with a multiple of what training changed: 0 is the base, 1 the tuned model."""
+        """Return the model with a multiple of the trained change: 0 is the base, 1 the tuned model."""
         self._restore()
         for weight, base, change in self._changes.values():
             weight.copy_(base + scale * change)
         return self.loaded
 
     def parts(self) -> dict[str, frozenset[str]]:
-        """Return names of weights that training changed, by layer and by kind of module; of each two or more."""
+        """Return the names of the changed weights by layer and by kind of module, but no group of all of them."""
         layers, kinds = dict[str, set[str]](), dict[str, set[str]]()
         for name in self._changes:
             steps = name.split(".")[:-1]
@@ -81,14 +81,14 @@ class Variants:
         return {place: frozenset(names) for place, names in some if len(names) < len(self._changes)}
 
     def without(self, names: frozenset[str]) -> LoadedModel:
-        """Return the tuned model that lost what training changed in some weights."""
+        """Return the tuned model without the trained change of some weights."""
         self._restore()
         for name, (weight, base, change) in self._changes.items():
             weight.copy_(base if name in names else base + change)
         return self.loaded
 
     def rounded(self, kind: str) -> LoadedModel:
-        """Return the tuned model with all matrices rounded to a type of GGUF, but those whose rows do not divide."""
+        """Return the tuned model with matrices rounded to a GGUF type, if its blocks divide their rows."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize, quantize
 
         self.scaled(1.0)
@@ -105,7 +105,7 @@ class Variants:
         return self.loaded
 
     def _restore(self) -> None:
-        """Put back what rounding changed and training did not."""
+        """Restore the weights that rounding changed but training did not."""
         weights = dict(self.loaded.module.named_parameters())
         for name, exact in self._unchanged.items():
             weights[name].copy_(exact)
@@ -113,10 +113,10 @@ class Variants:
 
 @contextmanager
 def variants(run: Run) -> Iterator[Variants]:
-    """Give a run's merged model to change.
+    """Yield variants of a run's merged model.
 
     Raises:
-        NotMergeable: what was trained is no change of the base's weights.
+        NotMergeable: the trained part is not a change of the base's weights.
     """
     labelled = run.without_model(check_source=True)
     strategy = check_merge(labelled.experiment.make_strategy())
@@ -141,15 +141,16 @@ def variants(run: Run) -> Iterator[Variants]:
 def find_fault(
     run: Run, distance: Distance, noise: float, from_tuned: float, roundings: Sequence[str] = ()
 ) -> Fault | None:
-    """Return the variant of the tuned model that explains a model which is neither the tuned one nor the base.
+    """Return the variant of the tuned model that explains a model that is neither tuned model nor base.
 
     Args:
-        distance: from that model.
-        noise: the largest distance that its own rounding explains; `from_tuned` is that from the tuned model.
-        roundings: types of `ROUNDINGS` that are tried too.
+        distance: returns a variant's distance from that model.
+        noise: the largest distance that rounding explains.
+        from_tuned: distance of the tuned model from that model.
+        roundings: further types of `ROUNDINGS` to try.
 
     Returns:
-        None where no variant explains it, or what was trained has none.
+        None if no variant explains it, or the trained part cannot be merged.
     """
     try:
         with variants(run) as made:
@@ -168,7 +169,7 @@ def find_fault(
 def _tried(
     made: Variants, distance: Distance, low_rank: bool, roundings: Sequence[str]
 ) -> Iterator[tuple[float, Fault]]:
-    """Yield how far variants are, of multiples the nearest alone."""
+    """Yield variants with their distances; of all scales, only the nearest."""
     far = {scale: distance(made.scaled(scale)) for scale in SCALES}
     best = min(far, key=far.__getitem__)
     far |= {scale: distance(made.scaled(scale)) for scale in (best / 2**0.5, best * 2**0.5)}
@@ -182,7 +183,7 @@ def _tried(
 
 
 def rounding_distance(run: Run, distance: Callable[[LoadedModel], float], kind: str) -> float:
-    """Return how far the tuned model is whose matrices are rounded to a type; nan where it cannot be merged."""
+    """Return the distance of the tuned model with matrices rounded to a type; nan if it cannot be merged."""
     try:
         with variants(run) as made:
             return distance(made.rounded(kind))

@@ -1,4 +1,4 @@
-"""Asking an endpoint which model it serves: the tuned one, its base, or something else."""
+"""Verifying which model an endpoint serves: the tuned one, its base, or something else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftengine.api import Prompt
 from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.chat.endpoint import Endpoint
-from ftengine.engine.asked_rows import telling_prompts
+from ftengine.engine.asked_rows import informative_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
 from ftengine.engine.proof import exact_run
@@ -36,21 +36,23 @@ from ftengine.text import number
 
 @dataclass(frozen=True)
 class Verified:
-    """What an endpoint serves.
+    """Which model an endpoint serves, and the evidence.
 
     Args:
         served: "tuned", "base", "other" (neither of them), or "undecided".
-        cause: the likely cause where it is another one, or why it cannot be told; "" else.
+        cause: the likely cause of "other", or the reason for "undecided"; "" otherwise.
         model: its name at the endpoint.
-        weights: the type that the weights are taken to have, and where that is from: "option", the model's "name", or
-            "" where nothing is claimed. `noise` is the distance of log-probabilities that it explains, in the mean.
-        rows: held-out rows that were asked; `same_as_tuned` and `same_as_base` are answers equal to greedy ones.
-        behind_tuned, behind_base: by how much an answer's tokens are less likely than the likeliest of each model, in
-            the mean over rows; 0 of its own greedy answers.
-        from_tuned, from_base: distance of a token's log-probability, as the endpoint gives it, from that of each model,
-            in the mean over rows; None where it gives none, so that its quantisation is not known.
-        p: of no difference between the two, paired by row.
-        needed: rows with which the test would decide; None where it does, or that is not known.
+        weights: the assumed type of the weights.
+        claimed_by: the origin of this assumption: "option", the model's "name", or "" if nothing is claimed.
+        noise: the mean distance of log-probabilities that this type explains.
+        rows: number of held-out rows that were sent.
+        same_as_tuned, same_as_base: number of answers that equal the model's greedy answer.
+        behind_tuned, behind_base: mean gap between the model's log-probability of its likeliest token and of the
+            answer's token; 0 for its own greedy answers.
+        from_tuned, from_base: mean distance of the endpoint's log-probabilities from the model's; None if the endpoint
+            reports none, so that its quantisation is unknown.
+        p: p-value of no difference between the two distances, paired by row.
+        needed: number of rows with which the test would decide; None if it does, or this is unknown.
     """
 
     served: Served
@@ -77,17 +79,17 @@ class Verified:
 
 
 def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = None, weights: str = "") -> Verified:
-    """Ask an endpoint a run's held-out rows, and say which model's answers these are.
+    """Send a run's held-out rows to an endpoint, and decide which model gave the answers.
 
     Args:
-        weights: the type that it claims to serve, of `TYPES`; "" takes it from the model's name there, and where that
-            does not say it, what 16 and 8 bits explain.
+        weights: the type of the served weights, one of `TYPES`; "" takes it from the model's name at the endpoint,
+            or allows for 16 and 8 bits.
 
     Raises:
-        InputError: the run's task gives no prompts, or the endpoint does not answer.
+        InputError: the run's task has no prompts, or the endpoint does not answer.
     """
     if weights and weights not in TYPES:
-        raise InputError(f"--weights {weights!r} is no known type. There are {', '.join(TYPES)}.")
+        raise InputError(f"--weights {weights!r} is not a known type. Allowed: {', '.join(TYPES)}.")
     named = "" if weights else claimed_type(endpoint.model)
     split, answers = _ask(run, endpoint, rows, data)
     noise = _noise(answers, weights or named or USUAL)
@@ -122,7 +124,7 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
 
 
 def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str, Answers]:
-    """Ask the endpoint, the tuned model and its base; return the split, and what they answer."""
+    """Let the endpoint, the tuned model and its base answer; return the split's name and the answers."""
     ready = run.ready()
     if not gives_prompts(ready.task):
         raise InputError(f"task {ready.task.name!r} writes no text that an endpoint could be asked for.")
@@ -130,7 +132,7 @@ def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str
     exact = exact_run(run, today=True)
     with exact.model(base=True) as loaded:
         stop = stop_tokens(loaded)
-        by_row, longest = telling_prompts(ready, held, loaded, rows, run)
+        by_row, longest = informative_prompts(ready, held, loaded, rows, run)
         prompts = list(by_row.values())
         of_base = questions(loaded, prompts, longest, stop)
     run.listener.phase("ask", len(prompts))
@@ -157,7 +159,7 @@ def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str
 
 
 def _read(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Sequence[int]]]:
-    """Ask for the tokens that an endpoint makes of a few prompts: the first, the longest, those with further turns."""
+    """Request the endpoint's token ids of a few prompts: the first, the longest, and those with special turns."""
     several = [prompt for prompt in prompts if prompt.messages and len(prompt.messages) > 2]
     system = [prompt for prompt in prompts if prompt.messages and prompt.messages[0]["role"] == "system"]
     chosen = [prompts[0], max(prompts, key=lambda prompt: len(prompt.ids)), *several[:1], *system[:1]]
@@ -170,9 +172,9 @@ def _read(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[tuple[Prompt, S
 
 
 def _noise(answers: Answers, kind: str) -> float:
-    """Return the distance of log-probabilities that weights of a type explain.
+    """Return the distance of log-probabilities that a type of weights explains.
 
-    Of types coarser than 8 bits it is measured on these answers; nan where what was trained cannot be rounded.
+    For types coarser than 8 bits it is measured on these answers; nan if the run cannot be merged and rounded.
     """
     if kind in NOISE:
         return NOISE[kind]
@@ -181,7 +183,7 @@ def _noise(answers: Answers, kind: str) -> float:
 
 
 def _decide(answers: Answers, judged: Likeness, endpoint: Endpoint, *, claimed: bool) -> tuple[Served, str]:
-    """Say what is served, and why where that is neither of the two models or cannot be told."""
+    """Decide what is served, with the reason if it is neither model or undecided."""
     served: Served = "other" if judged.decision == "neither" else judged.decision
     if served == "base" and not answers.is_base(judged):
         served = "other"

@@ -14,7 +14,7 @@ from ftengine.chat import endpoint as endpoints
 from ftengine.chat import stop_tokens
 from ftengine.cli import main
 from ftengine.engine import served_faults
-from ftengine.engine.asked_rows import telling_prompts
+from ftengine.engine.asked_rows import informative_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.proof import exact_run
 from ftengine.engine.variants import find_fault
@@ -34,7 +34,7 @@ def answers(run):
     _, rows = held_out_rows(ready, run.directory, None)
     for name in ("tuned", "base", "two-beginnings"):
         with exact.model(base=name == "base") as loaded:
-            by_row, longest = telling_prompts(ready, rows, loaded, 32, run)
+            by_row, longest = informative_prompts(ready, rows, loaded, 32, run)
             prompts = list(by_row.values())
             found["ids"] = {one.messages[-1]["content"]: list(one.ids) for one in prompts}
             if name == "two-beginnings":
