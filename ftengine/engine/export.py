@@ -39,8 +39,7 @@ def export_run(
         run: a finished run.
         out: a folder that does not exist yet or is empty.
         verify: whether to compare the artifact with the tuned model.
-        rows: how many held-out rows it is compared on.
-        data: a data file with these rows; None: the run's own held-out split.
+        rows: how many held-out rows it is compared on, of the file `data` or of the run's own split.
 
     Raises:
         NotExportable: the format cannot hold what was trained.

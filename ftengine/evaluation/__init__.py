@@ -1,6 +1,6 @@
 """Measuring base and tuned model: the table of predictions, figures, intervals, tests, slices.
 
-What rules of any distribution need to judge differences is public here.
+The names here are public for rules of other distributions, which judge differences.
 """
 
 from ftengine.evaluation.chance import CHANCE, got_worse, holm, is_beyond_chance, near_end

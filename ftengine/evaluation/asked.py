@@ -1,4 +1,4 @@
-"""Questions with fixed answers, by which a served model is told from others: tokens, log-probabilities, answers."""
+"""Questions with fixed answers, for telling which model a program serves: tokens, log-probabilities, answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOGETHER = 8
 
 @dataclass(frozen=True)
 class Question:
-    """What a model is asked, and how the tuned one answers.
+    """A prompt with the tuned model's answer.
 
     Args:
         answer: the tokens that are scored: the tuned model's answer, with the token that ended it where it ended.
@@ -42,7 +42,7 @@ def questions(
     stop: Sequence[int],
     drawn: Mapping[str, Any] | None = None,
 ) -> list[Question]:
-    """Let the tuned model answer prompts, greedily or as the options `drawn` say; `stop` are what ends an answer."""
+    """Let the tuned model answer prompts, greedily or with the options `drawn`; tokens in `stop` end an answer."""
     options, answered = GenerationOptions.read({"max_new_tokens": max_new_tokens, **(drawn or {})}), list[Question]()
     for start in range(0, len(prompts), TOGETHER):
         some = prompts[start : start + TOGETHER]
@@ -59,7 +59,7 @@ def complete_text(text: str) -> str:
 
 
 def same_answer(some: str, other: str) -> bool:
-    """Say whether two answers are the same but for where a character was cut."""
+    """Say whether two answers are equal, apart from a trailing incomplete character."""
     return complete_text(some) == complete_text(other)
 
 
@@ -72,12 +72,12 @@ def scored(
 
 @dataclass(frozen=True)
 class Compared:
-    """What a model makes of a program's answers.
+    """How a model scores a program's answers.
 
     Args:
-        behind: of each answer, by how much its tokens are less likely than the likeliest ones, in the mean.
+        behind: per answer, the mean gap between the log-probabilities of the likeliest tokens and of its tokens.
         distances: the mean distance of their log-probabilities from those of the program; nan where it reports none.
-        offsets: the program's log-probabilities less the model's, (tokens,); empty where it gives none.
+        offsets: the program's log-probabilities minus the model's, (tokens,); empty if it reports none.
         scores: the model's log-probabilities, (tokens,).
     """
 
@@ -87,12 +87,12 @@ class Compared:
     scores: list[np.ndarray]
 
     def of(self, rows: Sequence[int]) -> Compared:
-        """Return what it makes of some answers, by their numbers."""
+        """Return the scores of some answers, by number."""
         return Compared(*([column[i] for i in rows] for column in vars(self).values()))
 
     @property
     def distance(self) -> float:
-        """The mean of `distances` over answers whose log-probabilities are given; nan where none has any."""
+        """The mean of `distances` over answers with reported log-probabilities; nan if there are none."""
         return log_probability_distance(np.array(self.distances), np.zeros(len(self.distances)))
 
 
@@ -103,11 +103,11 @@ def compare_answers(
     theirs: Sequence[Sequence[float]],
     stop: Sequence[int],
 ) -> Compared:
-    """Compare a program's answers with what a model makes of the same tokens.
+    """Score a program's answers with a model.
 
     Args:
-        answers: their tokens; one of `stop` at an answer's end stands for the likeliest of these.
-        theirs: the program's log-probabilities of each answer; what ends one is given by some and not by others.
+        answers: their token ids; a token of `stop` at the end stands for the likeliest token of `stop`.
+        theirs: the program's log-probabilities of each answer, with or without that of the end token.
     """
     behind, distances, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()
     for prompt, tokens, reported in zip(prompts, answers, theirs, strict=True):
@@ -122,18 +122,18 @@ def compare_answers(
 
 
 def has_scores(tokens: Sequence[int], theirs: Sequence[float], stop: Sequence[int]) -> bool:
-    """Say whether a program gives log-probabilities of these tokens; of what ends an answer it need not."""
+    """Say whether a program reports log-probabilities of all these tokens; the end token's may be missing."""
     return 0 < len(theirs) <= len(tokens) and len(tokens) - len(theirs) <= (tokens[-1] in stop)
 
 
 def answer_tokens(processor: Any, text: str, ended: bool | None, stop: Sequence[int]) -> tuple[int, ...]:
-    """Return the tokens of an answer's text, with one that ends answers where it ended by itself."""
+    """Return the token ids of an answer's text, with an end token if the answer ended by itself."""
     tokens = processor(text.rstrip("\N{REPLACEMENT CHARACTER}"), add_special_tokens=False, verbose=False)["input_ids"]
     return (*tokens, stop[-1]) if ended or not tokens else tuple(tokens)
 
 
 class ModuleRuntime(Runtime):
-    """A module of transformers' as a server runs it: by its own template, tokenizer and end tokens."""
+    """Runs a transformers module as a server does: with its own template, tokenizer and end tokens."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         super().__init__(loaded)
@@ -157,13 +157,13 @@ class ModuleRuntime(Runtime):
 
 
 def end_tokens(module: Any) -> list[int]:
-    """Return what a module's own generation settings end an answer with."""
+    """Return the end tokens of a module's own generation settings."""
     own = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     return [] if own is None else own if isinstance(own, list) else [own]
 
 
 def as_runtime(opened: Runtime, device: torch.device) -> Runtime:
-    """Return what an exporter opened as a program that can be asked; a module of transformers' is put on a device."""
+    """Return an opened artifact as a runtime that answers; a transformers module is moved to the device."""
     if opened.model is None:
         return opened
     opened.model.module.to(device).eval()

@@ -1,4 +1,4 @@
-"""What is beyond chance, alone and where several differences are looked at together."""
+"""Deciding which differences are beyond chance, singly and among several."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
-    """Adjust p-values by Holm's step-down method (1979): the chance of any false finding stays at the level asked for.
+    """Adjust p-values by Holm's step-down method (1979), which bounds the chance of any false finding.
 
-    What has no p-value is left out. statsmodels.stats.multitest has the method too, but collects all garbage of the
-    process in each call: half a second.
+    Entries without a p-value are left out. statsmodels.stats.multitest has the method too, but collects all garbage of
+    the process in each call: half a second.
     """
     defined = {key: p for key, p in p_values.items() if p is not None}
     adjusted, least = {}, 0.0
@@ -29,7 +29,7 @@ def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
 
 
 def is_beyond_chance(difference: Difference | None) -> bool:
-    """Say whether both the interval and the p-value, adjusted where it is, leave out that there is no difference."""
+    """Say whether both the interval and the (adjusted) p-value exclude a difference of 0."""
     if difference is None:
         return False
     p = difference.p if difference.p_adjusted is None else difference.p_adjusted
@@ -37,7 +37,7 @@ def is_beyond_chance(difference: Difference | None) -> bool:
 
 
 def got_worse(differences: Mapping[Key, Difference]) -> dict[Key, float]:
-    """Return which of several differences are for the worse beyond chance, with p adjusted for all of them (Holm).
+    """Return the differences that are worse beyond chance, with p adjusted for all of them (Holm).
 
     Those without a p-value are not judged.
     """
@@ -46,6 +46,6 @@ def got_worse(differences: Mapping[Key, Difference]) -> dict[Key, float]:
 
 
 def near_end(change: Figure) -> float:
-    """Return how large a change is at least, by its interval; 0 where that holds 0, or there is none."""
+    """Return the end of a change's interval that is nearer to 0; 0 if it contains 0 or there is no interval."""
     low, high = ends(change) or (0.0, 0.0)
     return 0.0 if low <= 0 <= high else min(abs(low), abs(high))

@@ -1,4 +1,4 @@
-"""Differences of figures: of two models on the same examples, and of one on different ones."""
+"""Differences of figures: between two models on the same examples, and of one model between sets."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def compare(
 ) -> dict[str, Difference]:
     """Return tuned minus base for every metric that both have, paired by example.
 
-    Each resample weighs an example alike in both, so that what makes it hard for both cancels. The p-value is Student's
-    t on the bootstrap's standard error, which has no least value and so can be adjusted for many tests; that of an
-    exact test takes its place, and that of another metric where one is declared to be tested as it.
+    Each resample gives an example the same weight in both models, so that its difficulty cancels. The p-value is from
+    Student's t on the bootstrap's standard error, which can be adjusted for many tests since it has no lower limit. An
+    exact test replaces it, as does the test of another metric that the evaluator declares.
 
     Args:
-        base, tuned: of the same examples, with the same weights.
-        exact: by metric an exact test, where there is one.
-        same: whether the two predict the same of every example. Equal figures do not say so: two models that are right
-            on the same 27 of 30 may differ on others, which the intervals of proportions allow for.
+        base, tuned: figures by metric, on the same examples with the same weights.
+        exact: exact tests by metric, if there are any.
+        same: whether both models predict the same for every example. Equal figures do not imply it, and the intervals
+            of proportions allow for that.
     """
     both = [name for name in base if name in tuned]
     differences = {name: _difference(base[name], tuned[name], (exact or {}).get(name), same) for name in both}
@@ -75,13 +75,13 @@ def beyond_baseline(
     figures: Mapping[str, ResampledFigure],
     levels: Mapping[str, float],
 ) -> dict[str, Difference]:
-    """Return figures of one model minus what always giving one answer comes to, by metric, paired by example.
+    """Return a model's figures minus those of a constant answer, by metric, paired by example.
 
-    Other arguments are as of `measure`.
+    Other arguments are those of `measure`.
 
     Args:
-        levels: by metric what that answer comes to. Where the evaluator does not measure it on each resample, it does
-            not depend on which examples were drawn.
+        levels: figures of the constant answer by metric. A level that the evaluator does not measure on each resample
+            does not depend on the drawn examples.
     """
     answers = {}
     for name, level in levels.items():
@@ -117,7 +117,7 @@ def _difference(base: ResampledFigure, tuned: ResampledFigure, exact: PValue | N
 
 
 def _interval_of(figure: ResampledFigure) -> Interval:
-    """Return a proportion's interval; none of every example is between right and wrong by chance, as with all ties."""
+    """Return a figure's interval; for a proportion that never varies over resamples, such as all ties, its value."""
     certain = 0 < figure.value < 1 and figure.n > 1 and variance(figure.resampled) == 0
     return (figure.value, figure.value) if certain else figure.interval
 
@@ -125,7 +125,7 @@ def _interval_of(figure: ResampledFigure) -> Interval:
 def _judged(
     value: float, interval: Interval, tested: PValue | None, higher: bool | None, least: float | None = None
 ) -> Difference:
-    """Return a difference, and whether it is for the better; `least` is the smallest that would be detected."""
+    """Return a difference and whether it is an improvement; `least` is the smallest detectable one."""
     p, test = tested or (None, None)
     difference = Difference(value, *interval, p, None, least, test)
     better = None if higher is None or not is_beyond_chance(difference) else (value > 0) == higher
@@ -133,7 +133,7 @@ def _judged(
 
 
 def _subtract(tuned: np.ndarray, base: np.ndarray, n: int) -> np.ndarray:
-    """Return the difference, with 0 for what the order of adding n numbers explains."""
+    """Return the difference, set to 0 where the order of summing n numbers explains it."""
     with np.errstate(invalid="ignore"):
         difference = tuned - base
         rounding = n * np.finfo(np.float64).eps * np.maximum(np.abs(tuned), np.abs(base))
@@ -147,9 +147,9 @@ class Gap:
     Args:
         trials: for proportions, the effective trials behind each and the degrees of freedom of their variance; None
             where they are none.
-        error: the standard error of the gap, and its degrees of freedom; None where nothing varies.
-        correlation: of the two proportions; not 0 where the same examples are on both sides.
-        error_test: what the standard error is tested by.
+        error: the standard error of the gap, and its degrees of freedom; None if nothing varies.
+        correlation: of the two proportions; not 0 if examples are on both sides.
+        error_test: the name of the test that uses the standard error.
     """
 
     value: float
@@ -173,7 +173,7 @@ class Gap:
         return self.value - half, self.value + half
 
     def test(self) -> PValue | None:
-        """Test that there is no gap: the level at which the interval just reaches zero."""
+        """Return the p-value of no gap: the level at which the interval just reaches zero."""
         if self.trials is None:
             return None if self.error is None else student(self.value / self.error[0], self.error[1], self.error_test)
         if self.value == 0:
@@ -187,12 +187,12 @@ class Gap:
         return PValue(1 - outside, "newcombe")
 
     def difference(self, confidence: float = CONFIDENCE, higher_is_better: bool | None = None) -> Difference:
-        """Return it as a record has it; without a direction it is neither better nor worse."""
+        """Return the gap as a `Difference`, which is neither better nor worse without a direction."""
         return _judged(self.value, self.interval(confidence), self.test(), higher_is_better)
 
 
 def gap_between(first: ResampledFigure | None, second: ResampledFigure | None, *, overlap: bool = False) -> Gap | None:
-    """Return second minus first of two figures that rest on different examples; None where a value is undefined.
+    """Return second minus first for two figures on different examples; None if a value is undefined.
 
     With `overlap`, some groups are on both sides (a patient, or the same text under two values of a column), and the
     figures vary together as their resamples do, which weigh a group alike wherever it stands. The gap is then tested as
@@ -225,7 +225,7 @@ def gap_between(first: ResampledFigure | None, second: ResampledFigure | None, *
 
 
 def gaps_between(first: Mapping[str, ResampledFigure], second: Mapping[str, ResampledFigure]) -> dict[str, Difference]:
-    """Return second minus first by metric that is not relative, of different examples; `better` is where wanted."""
+    """Return second minus first on different examples, for every metric that is not relative."""
     gaps = {name: gap_between(first.get(name), x) for name, x in second.items() if not x.metric.relative}
     better = {name: figure.metric.higher_is_better for name, figure in second.items()}
     return {name: gap.difference(higher_is_better=better[name]) for name, gap in gaps.items() if gap is not None}
@@ -234,7 +234,7 @@ def gaps_between(first: Mapping[str, ResampledFigure], second: Mapping[str, Resa
 def difference_of_differences(
     first: Mapping[str, Difference], second: Mapping[str, Difference]
 ) -> dict[str, Difference]:
-    """Return second minus first of differences on different examples, from their intervals; it has no test."""
+    """Return second minus first for differences on different examples, with an interval but no test."""
     differences = {}
     for name, after in second.items():
         other = first.get(name)

@@ -1,4 +1,4 @@
-"""Where a served model's greedy answer leaves the tuned model's, and how much less likely it goes on there."""
+"""Finding where a served model's greedy answer departs from the tuned model's, and how unlikely its next token is."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ PARTIAL = "\N{REPLACEMENT CHARACTER}"
 def divergences(
     loaded: LoadedModel, asked_questions: Sequence[Question], texts: Sequence[str], stop: Sequence[int]
 ) -> list[float]:
-    """Return for each question how much less likely, by the tuned model, a text goes on where it leaves its answer.
+    """Return, per question, how much less likely the tuned model finds a text's token where it departs from its answer.
 
-    Greedy answers leave each other where two tokens are nearly as likely and rounding turns them around: the difference
-    of their log-probabilities is then at most twice what a log-probability is off.
+    Rounding can make greedy answers depart where two tokens are almost equally likely. Their log-probabilities then
+    differ by at most twice the error of one.
 
     Args:
         loaded: the tuned model.
-        texts: what another model answers.
+        texts: answers of the served model.
         stop: tokens that end an answer.
 
     Returns:
-        Differences of log-probabilities: 0 where the answers are the same as far as the tuned one goes, nan where the
-        text is a beginning of it, and may have been cut.
+        Differences of log-probabilities: 0 if the text begins with the tuned model's answer, nan if the text is a
+        proper beginning of that answer and so may have been cut.
     """
     return [_divergence(loaded, question, text, stop) for question, text in zip(asked_questions, texts, strict=True)]
 
@@ -63,10 +63,10 @@ def _divergence(loaded: LoadedModel, own: Question, text: str, stop: Sequence[in
 
 
 def _may_follow(read: Callable[[Sequence[int]], str], begun: list[int], token: int, text: str) -> bool:
-    """Say whether a text that begins with some tokens may go on with another one.
+    """Say whether a text that begins with some tokens may continue with another token.
 
-    A token that shows nothing (a special one, a blank at the beginning) may stand anywhere, one that is part of a
-    character where a character beyond ASCII follows.
+    A token without visible text (a special token, leading white space) is possible anywhere; a part of a character is
+    possible where a character beyond ASCII follows.
     """
     before, longer = read(begun), read([*begun, token])
     if text.startswith(longer):

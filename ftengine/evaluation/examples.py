@@ -1,4 +1,4 @@
-"""Single examples: who got right what the other got wrong, and examples.json, those that are worth a look."""
+"""Single examples: those that one model got right and the other wrong, and the contents of examples.json."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def exact_test(
     Args:
         base, tuned: of n examples; None where they are not judged.
         weights: of these.
-        seen: (n,) the examples that `before` and `after`, figures of base and tuned, are of.
+        mask: (n,) the examples that the evaluator reads.
+        before, after: figures of base and tuned on these.
     """
     if base is None or tuned is None:
         return {}
@@ -88,7 +89,7 @@ def single_examples(
 ) -> dict[str, Any]:
     """Return "evaluator", "improved", "worse" and "mistakes" of examples.json, with likely personal data redacted.
 
-    Both `tables`, what was predicted of them, and `scores`, by evaluator, are of base and tuned.
+    `tables` are the predictions of base and tuned; `scores` are their scores by evaluator.
     """
 
     def items(by: str | None, chosen: Sequence[int]) -> list[dict[str, Any]]:
@@ -111,8 +112,8 @@ def single_examples(
 def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[str, Any]:
     """Return "answers" and "answered_with" of examples.json: what both models write to some prompts.
 
-    What one of them could not answer is left out. Likely personal data is redacted: by its form, and wherever the
-    answers repeat what the row has of it.
+    Prompts that one of them could not answer are left out. Likely personal data is redacted, also where an answer
+    repeats the row's.
     """
     rows, answers = of.split.index[of.answered], []
     for i in np.flatnonzero(base.answered & tuned.answered & np.isin(base.columns["row"], rows)).tolist():
@@ -163,7 +164,7 @@ def _item(
 
 
 def _pieces(split: EncodedSplit, row: int) -> list[tuple[str, bool]]:
-    """Return the row's own text and what is wanted, as (text, is target); as the model reads it where it is no text."""
+    """Return the row's texts and its target, as (text, is target); decoded from the encoding if they are no text."""
     view = split.rows.view(row, split.task)
     texts, target = view.texts, view.label
     if not texts:

@@ -1,4 +1,4 @@
-"""Figures of one model: each metric, plain and in every resample, with its interval."""
+"""Figures of one model: the value, the resamples and the interval of each metric."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class ResampledFigure:
     """One metric with its resamples.
 
     Args:
-        metric: what its evaluator declares of it.
-        evaluator: who measures it.
-        value: with every example once; nan where undefined.
-        resampled: (B,); nan where undefined, and all through where the metric has no interval.
+        metric: its declaration.
+        evaluator: name of the evaluator that measures it.
+        value: computed with every example once; nan if undefined.
+        resampled: (B,) values; nan where undefined, and everywhere if the metric has no interval.
         interval: 95 %.
-        n: groups, which are distinct examples where the data names none.
-        size: as many of equal weight as they are worth.
+        n: number of groups, which are distinct examples if the data has no groups.
+        size: the equivalent number of groups of equal weight.
         trials: for a proportion, the most independent trials behind it; its interval is a score interval.
         freedom: for a proportion, the degrees of freedom of its variance (`Weights.freedom`).
-        rows: rows of the groups; None where each distinct example is one.
-        scored: whether the interval rests on a score interval, and so that of a difference must.
+        rows: number of rows in the groups; None if each distinct example is a group.
+        scored: whether it has a score interval; differences then use one, too.
     """
 
     metric: Metric
@@ -55,7 +55,7 @@ class ResampledFigure:
 
 
 def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, ResampledFigure]:
-    """Return every metric of an evaluator that is bound and fitted, of n rows of one model; none where n is 0."""
+    """Return every metric of a bound and fitted evaluator for n rows of one model; {} if n is 0."""
     if not len(weights):
         return {}
     with np.errstate(all="ignore"):
@@ -101,7 +101,7 @@ def measure(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, Res
 
 
 def _numbers(evaluator: Evaluator, scores: Any) -> dict[str, float]:
-    """Return what an evaluator scores (PluginError: other metrics than it declares, or no numbers)."""
+    """Return an evaluator's scores (PluginError: they are not numbers, or not the metrics that it declares)."""
     if not isinstance(scores, Mapping):
         raise contract_error(evaluator, "score", scores, "a mapping of metrics to numbers")
     if scores.keys() != evaluator.metrics.keys():
@@ -121,7 +121,7 @@ def _numbers(evaluator: Evaluator, scores: Any) -> dict[str, float]:
 
 
 def _resampled(evaluator: Evaluator, rows: Rows, weights: Weights) -> dict[str, np.ndarray]:
-    """Return (B,) by metric, those without an interval left out."""
+    """Return (B,) values by metric, without metrics that have no interval."""
     names = [name for name, metric in evaluator.metrics.items() if metric.interval]
     if not names:
         return {}
@@ -151,7 +151,7 @@ def by_resample(
 
 
 def details(evaluator: Evaluator, rows: Rows, weights: Weights) -> tuple[dict[str, Any], list[Display]]:
-    """Return what an evaluator tells beside its metrics: facts by name, and displays."""
+    """Return an evaluator's details: facts by name, and displays."""
     facts: dict[str, Any] = {}
     displays: list[Display] = []
     if not overrides(evaluator, "details") or not len(weights):
@@ -189,6 +189,6 @@ def estimates(figures: Mapping[str, ResampledFigure]) -> dict[str, Estimate]:
 
 
 def declarations(figures: Iterable[Mapping[str, ResampledFigure]]) -> dict[str, MeasuredMetric]:
-    """Return what is declared of the metrics of several sets, with their evaluators."""
+    """Return the declarations of the metrics of several sets, with their evaluators."""
     every = {name: figure for some in figures for name, figure in some.items()}
     return {name: MeasuredMetric(**vars(figure.metric), evaluator=figure.evaluator) for name, figure in every.items()}

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, of which no answer can be made: in a model's weights and in its answers."""
+"""Checks that a model's weights and answers are finite."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ftengine.parallel.sharding import not_finite
 
 
 def require_finite_weights(loaded: LoadedModel, where: str) -> None:
-    """Refuse weights that are not finite, and buffers that hold NaN (RunError: names one); masks may be infinite.
+    """Raise RunError, naming a tensor, if weights are not finite or buffers hold NaN; masks may be infinite.
 
-    Weights that are packed in a way of their own are whole numbers and scales; a model's answers tell of those.
+    Packed weights are not checked here; a fault of theirs shows in answers.
     """
     plain = {name: x for name, x in loaded.module.named_parameters() if type(x) in (Tensor, nn.Parameter)}
     broken = not_finite({name: x for name, x in plain.items() if x.is_floating_point()}) if plain else []
@@ -29,7 +29,7 @@ def require_finite_weights(loaded: LoadedModel, where: str) -> None:
 
 
 def require_finite_answers(answers: Any, example: int) -> None:
-    """Refuse answers with a number that is not finite (TrainingError); `example` is the number of the first."""
+    """Raise TrainingError if an answer has a number that is not finite; `example` is the number of the first answer."""
     for number, answer in enumerate(answers, example):
         if key := _not_finite(answer, ""):
             raise TrainingError(
@@ -39,7 +39,7 @@ def require_finite_answers(answers: Any, example: int) -> None:
 
 
 def _not_finite(value: Any, key: str) -> str:
-    """Return the key of a number that is not finite, "" where all are."""
+    """Return the key of the first number that is not finite; "" if all are finite."""
     if isinstance(value, Mapping):
         inner = ((str(name), item) for name, item in value.items())
         return next((path for name, item in inner if (path := _not_finite(item, f"{key}.{name}".strip(".")))), "")

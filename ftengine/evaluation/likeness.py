@@ -1,4 +1,4 @@
-"""Which of two models a third one is, by what it makes of the same examples."""
+"""Deciding which of two models a third one is, by their outputs on the same examples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Decision = Literal["tuned", "base", "neither", "undecided"]
 
 @dataclass(frozen=True)
 class Likeness:
-    """How far a model is from the tuned one and from the base, in the mean over examples.
+    """Mean distances of a model from the tuned model and from the base, and the decision between them.
 
     Args:
         decision: "tuned", "base" (closer to it, beyond chance), "neither" (the mean, beyond chance, or some examples
@@ -73,13 +73,13 @@ def turned(noise: float) -> float:
 def in_noise(
     log_probabilities: Sequence[float], behind: Sequence[float], noise: float, *, strict: bool = True
 ) -> list[float]:
-    """Return how far answers are from a model's, in units of what its rounding explains.
+    """Return the distance of answers from a model's, in units of what its rounding explains.
 
     It is the larger one of two distances: that of the log-probabilities, and by how much the answers differ.
 
     Args:
-        log_probabilities: mean distances of the tokens' log-probabilities, one an answer; nan where not known.
-        behind: by how much an answer's tokens are less likely than the likeliest ones, in the mean.
+        log_probabilities: mean distance of the tokens' log-probabilities per answer; nan where unknown.
+        behind: mean gap between the log-probabilities of the likeliest tokens and of the answer's tokens.
         noise: the largest distance of log-probabilities that is explained.
         strict: let answers differ by what log-probabilities explain where these are known, and not by what noise does;
             then units depend on the model.
@@ -91,7 +91,7 @@ def in_noise(
 
 
 def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: float, seed: int = 0) -> Likeness:
-    """Judge by the distances of each example, paired; those that are nan are left out."""
+    """Decide by the distances of each example, paired; nan are left out."""
     tuned, base = np.asarray(from_tuned, dtype=np.float64), np.asarray(from_base, dtype=np.float64)
     off = np.where(np.isnan(tuned), 0.0, tuned)
     far = tuple(int(i) for i in np.argsort(-off, kind="stable") if off[i] > ROW * noise)
