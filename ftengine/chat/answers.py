@@ -1,4 +1,4 @@
-"""Answers of chat models: which part of one is a thought, and which calls tools."""
+"""Parsing answers of chat models into thought, text and tool calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FINAL = "<|channel|>final<|message|>"
 def read_answer(processor: Any, ids: Sequence[int], *, opened: bool = False) -> tuple[str, str]:
     """Return the thought and the text of what a chat model wrote, both without special tokens.
 
-    With `opened`, the prompt had begun the thought already. A thought that has no end is all that was written.
+    With `opened`, the prompt has already begun the thought. Without an end of the thought, everything is thought.
     """
     written = processor.decode(ids, skip_special_tokens=False)
     thought, rest = _divided(written, opened=opened)
@@ -33,7 +33,7 @@ def read_answer(processor: Any, ids: Sequence[int], *, opened: bool = False) -> 
 
 
 def _divided(written: str, *, opened: bool) -> tuple[str, str]:
-    """Return the thought in what was written, and what stands behind it."""
+    """Return the thought, and the text behind it."""
     if match := _BLOCK.match(written) or _CHANNEL.match(written):
         return match[1], written[match.end() :]
     if opened or written.lstrip().startswith("<think>"):
@@ -42,16 +42,16 @@ def _divided(written: str, *, opened: bool) -> tuple[str, str]:
 
 
 def read_calls(processor: Any, ids: Sequence[int], *, opened: bool = False) -> list[ToolCall]:
-    """Return the calls of tools in what a chat model wrote, behind its thought; `opened` as `read_answer` has it.
+    """Return the tool calls in what a chat model wrote, behind its thought; `opened` is as in `read_answer`.
 
-    They are sought as Hermes and Qwen write them, then as JSON alone, then in the form of the model's template. Where
-    one of several cannot be read, none is.
+    Known forms are tried in turn: that of Hermes and Qwen, JSON alone, and that of the model's template. If one of
+    several calls cannot be read, none is returned.
     """
     return _calls_in(processor, processor.decode(ids, skip_special_tokens=False), opened=opened)
 
 
 def reads_calls(processor: Any, conversation: Conversation, number: int) -> bool:
-    """Say whether the calls of a message, as the model's chat template writes them, are read as what they are."""
+    """Say whether `read_calls` restores the calls of a message from the chat template's text."""
     prompt = OPENED.sub("", render(processor, conversation, upto=number, prompt=True))
     text = render(processor, conversation, upto=number + 1)
     read = _calls_in(processor, behind(prompt, text), opened=False)
@@ -73,7 +73,7 @@ def _calls_in(processor: Any, written: str, *, opened: bool) -> list[ToolCall]:
 
 
 def _in_form(form: CallForm, written: str) -> list[ToolCall]:
-    """Return calls in a template's form, one behind the end of another; [] where one that is begun is not whole."""
+    """Return consecutive calls in a template's form; [] if one of them is incomplete."""
     calls, beside, at = list[ToolCall](), "", 0
     match = form.begin.search(written)
     while match:
@@ -93,7 +93,7 @@ def _in_form(form: CallForm, written: str) -> list[ToolCall]:
 
 
 def _json_alone(text: str) -> list[ToolCall]:
-    """Return the calls of a text that is one in JSON, or several with semicolons or in a list; [] where it is none."""
+    """Return the calls of a text that is one call in JSON, or several in a list or with semicolons; [] if it is not."""
     parts, at = list[Any](), 0
     try:
         while at < len(text):

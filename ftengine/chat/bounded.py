@@ -1,4 +1,4 @@
-"""Bounds on what a template may compute, since whoever wrote it may not be known."""
+"""Limits on the time and memory of chat templates, which may come from strangers."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ INTERVAL = 0.05
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """End a block that computes for more than `PATIENCE` (TimeoutError) or takes more than `ROOM` (MemoryError)."""
+    """Abort a block that computes for more than `PATIENCE` (TimeoutError) or uses more than `ROOM` (MemoryError)."""
     with _limited_time(), _limited_memory():
         yield
 
 
 @contextmanager
 def _limited_memory() -> Iterator[None]:
-    """Bound the address space, where the system tells how much of it is taken; in the main thread, as it is for all.
+    """Limit the address space, in the main thread, if the system reports its size.
 
-    What a process has reserved and not used lets a template take more than `ROOM`: `_limited_time` looks at that.
+    Reserved but unused memory lets a template use more than `ROOM`; `_limited_time` checks for that.
     """
     if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
         yield
@@ -54,7 +54,7 @@ def _limited_memory() -> Iterator[None]:
 
 @contextmanager
 def _limited_time() -> Iterator[None]:
-    """Bound computing and memory, where signals can: in the main thread, between operations."""
+    """Limit time and memory by signals, which work in the main thread and between operations."""
     vtalrm = getattr(signal, "SIGVTALRM", None)  # counts processor time, and has hardly another use
     main = threading.current_thread() is threading.main_thread()
     if vtalrm is None or not main or signal.getsignal(vtalrm) is not signal.SIG_DFL:
@@ -79,7 +79,7 @@ def _limited_time() -> Iterator[None]:
 
 
 def _resident_bytes() -> int:
-    """Return the memory that the process uses; 0 where the system does not tell."""
+    """Return the memory that the process uses; 0 if the system does not report it."""
     if sys.platform != "linux":
         return 0
     import resource
@@ -89,7 +89,7 @@ def _resident_bytes() -> int:
 
 
 def refuse_powers(template: str) -> None:
-    """Refuse a template that computes powers (DataError): one can take hours in which no signal is handled."""
+    """Raise DataError if a template computes powers, since one power can take hours without handling a signal."""
     if _has_power(template):
         raise DataError(
             "the model's chat template raises numbers to powers (**), which can compute without end. Take the "

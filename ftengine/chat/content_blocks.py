@@ -1,4 +1,4 @@
-"""Contents of blocks, as Anthropic's and OpenAI's later interfaces have them, as the messages that they stand for."""
+"""Converting content blocks of Anthropic's and OpenAI's newer APIs into messages."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _HARMONY = {"channel": "final", "recipient": "all"}
 
 
 def unfolded(message: Any, number: int) -> list[Any]:
-    """Return a message as one, or several, in OpenAI's form; what is not of blocks as it is.
+    """Convert a message with blocks into one or several messages in OpenAI's form; others are returned unchanged.
 
-    Results of tools become messages of their own, in front of what else the message says.
+    Tool results become messages of their own, before the rest of the message.
 
     Raises:
-        DataError: a block has a key that is not read, or stands behind what templates write behind it, or the message
-            is a thought alone.
+        DataError: a block has an unknown key, blocks are in an order that templates cannot write, or the message is
+            only a thought.
     """
     if not isinstance(message, Mapping):
         return [message]
@@ -74,7 +74,7 @@ def unfolded(message: Any, number: int) -> list[Any]:
 
 
 def _require_order(blocks: Sequence[Any], role: Any, number: int) -> None:
-    """Refuse blocks that would be written in another order than they have."""
+    """Raise DataError if templates would write the blocks in another order."""
     highest = -1
     for block in blocks:
         rank = _ORDER.get(_kind(block, role), 1)
@@ -95,13 +95,13 @@ def _thought(text: Any, number: int) -> str:
 
 
 def _kind(block: Any, role: Any) -> str:
-    """Return a block's type where it is read here; "" of a usual part."""
+    """Return a block's type if it is converted here; "" for an ordinary part."""
     kind = block.get("type") if isinstance(block, Mapping) else None
     return kind if isinstance(kind, str) and kind in _KEYS and role in _OF.get(kind, (role,)) else ""
 
 
 def _one_thought(message: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-    """Return a message without keys that repeat its thought, and without those of gpt-oss that say what goes unsaid."""
+    """Return a message without keys that repeat its thought, and without redundant keys of gpt-oss."""
     if message.get("channel") == "analysis":
         raise DataError(
             f"message {number} is of channel 'analysis', a thought alone. Give it as `thinking` of the message that it "

@@ -1,6 +1,6 @@
-"""Conversations as rows have them in OpenAI's and TRL's form, read into `ftengine.api.Conversation`.
+"""Reading conversations in OpenAI's and TRL's form into `ftengine.api.Conversation`.
 
-Whatever cannot be understood is refused with the message's number: nothing of a conversation is left out in silence.
+Everything that is not understood raises a DataError with the message's number; nothing is silently dropped.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ _FREE = json.JSONDecoder()
 def read_conversation(row: Mapping[str, Any]) -> Conversation:
     """Read a row's `messages`, or its `prompt` and `completion` (lists of messages, or texts).
 
-    Beside them `tools` (a list, or its JSON text; OpenAI's older `functions`) and `chat_template_kwargs` are read.
-    A completion may be missing: then the conversation is one that is to be answered.
+    It also reads `tools` (a list, or its JSON text; OpenAI's older `functions`) and `chat_template_kwargs`.
+    Without a completion, the conversation is one to be answered.
 
     Raises:
-        DataError: which message is malformed, and how.
+        DataError: a message is malformed; the error names it and its fault.
     """
     values, prompt_length = _listed(row)
     each = [unfolded(value, number) for number, value in enumerate(values, 1)]
@@ -80,7 +80,7 @@ def read_conversation(row: Mapping[str, Any]) -> Conversation:
 
 
 def _listed(row: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
-    """Return a row's messages, and how many of them are a prompt."""
+    """Return a row's messages, and how many of them are the prompt."""
     if row.get("messages") is not None:
         return _list(row["messages"], "messages"), 0
     prompt, completion = row.get("prompt"), row.get("completion")
@@ -154,13 +154,13 @@ def _require_keys(
 
 
 def _near(word: str, allowed: Sequence[str], others: Mapping[str, str]) -> str:
-    """Return the nearest known word as a question: what is written for another of these, or alike."""
+    """Return " Did you mean …?" with the standard name of a known synonym, else the most similar allowed word."""
     other = others.get(word.lower())
     return f" Did you mean {other!r}?" if other else did_you_mean(word, allowed)
 
 
 def _thought(message: Mapping[str, Any], content: Any, where: str, *, has_calls: bool) -> tuple[str, Any]:
-    """Return an assistant's thought, from whichever place the message has it in, and its content without it."""
+    """Return an assistant's thought, from any of the places for it, and the content without it."""
     fields = {key: message[key] for key in THOUGHTS if message.get(key)}
     for key, value in fields.items():
         if not isinstance(value, str):
@@ -185,7 +185,7 @@ def _trains(message: Mapping[str, Any], where: str) -> bool:
 
 
 def _content(message: Mapping[str, Any], where: str, *, empty: bool) -> str | tuple[Mapping[str, Any], ...]:
-    """Return text, or parts where some are no text; one text of several parts is divided by line breaks."""
+    """Return text, or a list of parts if some are not text; several text parts are joined by line breaks."""
     content = message.get("content")
     if content is None and message.get("refusal") is not None:
         content = message["refusal"]
@@ -226,7 +226,7 @@ def _calls(message: Mapping[str, Any], where: str) -> Iterable[ToolCall]:
 
 
 def _arguments(function: Mapping[str, Any], where: str) -> str:
-    """Return arguments as JSON text, written in one way whichever form they came in."""
+    """Return arguments as JSON text, in one normal form."""
     value = function.get("arguments", function.get("parameters"))
     if isinstance(value, str):
         try:
@@ -280,7 +280,7 @@ def _tools(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _require_known(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse calls of functions that the row does not offer, where it offers some."""
+    """Raise DataError if a message calls a function that is not among the row's tools."""
     names = [tool["function"]["name"] for tool in tools]
     for number, message in enumerate(messages, 1):
         for call in message.calls:
@@ -292,7 +292,7 @@ def _require_known(messages: Sequence[Message], tools: Sequence[Mapping[str, Any
 
 
 def _answered(messages: Sequence[Message]) -> Iterable[Message]:
-    """Yield messages, a tool's result with the name and id of the call that it answers.
+    """Yield messages; a tool's result gets the name and id of the call that it answers.
 
     Raises:
         DataError: a result answers no call, or a call has no result and the conversation goes on.
@@ -312,7 +312,7 @@ def _answered(messages: Sequence[Message]) -> Iterable[Message]:
 
 
 def _answered_call(message: Message, open_calls: list[ToolCall], number: int) -> ToolCall:
-    """Take out of open calls the one that a result is of: that of its id, else of its name, else the first."""
+    """Remove and return the open call that a result answers: by id, else by name, else the first."""
     by_id = message.call_id is not None and any(call.id is not None for call in open_calls)
     for call in open_calls:
         if message.name in (None, call.name) and (not by_id or call.id == message.call_id):

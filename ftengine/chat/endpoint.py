@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint, asked within bounds: time, attempts, size; nothing is sent but what is asked."""
+"""A client for OpenAI-compatible endpoints, with limits on time, attempts and size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODELS_SHOWN = 10
 
 
 class _Refused(InputError):
-    """A request holds what the endpoint does not take; `reason` is what it says."""
+    """The endpoint rejected a request; `reason` is its message."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -34,14 +34,14 @@ class Endpoint:
 
     Args:
         url: of the API, such as http://localhost:8000/v1.
-        model: its name there; "" takes the only one that there is.
+        model: its name at the endpoint; "" takes the only model there.
         key: name of the environment variable that holds the key; the key is sent as a header and never written.
         timeout: seconds for one request.
         max_time: seconds for all requests together, with the pauses between them.
-        retries: of one request, where the connection fails or the server says that it is busy.
+        retries: attempts after a failed connection or a busy server, per request.
 
     Raises:
-        InputError: it cannot be reached, or does not answer as such an endpoint does.
+        InputError: the endpoint cannot be reached, or does not follow OpenAI's API.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Endpoint:
 
     @property
     def model(self) -> str:
-        """Its name at the endpoint, without the key where a server echoes it there."""
+        """The model's name at the endpoint, with the key removed if the server echoes it."""
         return self.without_key(self._model)
 
     def without_key(self, text: str) -> str:
-        """Return text of which the key is no part."""
+        """Return text with the key removed."""
         return self._client.without_key(text)
 
     def _only_model(self) -> str:
@@ -88,7 +88,7 @@ class Endpoint:
         return names[0]
 
     def answer(self, prompt: Prompt, max_tokens: int) -> Reply:
-        """Ask a conversation, or a plain text, at temperature 0."""
+        """Request the answer to a conversation or a plain text, at temperature 0."""
         chat = prompt.messages is not None
         request: dict[str, Any] = {"model": self._model, "temperature": 0}
         request |= {"messages": list(prompt.messages or ())} if chat else {"prompt": prompt.text}
@@ -103,7 +103,7 @@ class Endpoint:
     def _complete(
         self, path: str, request: Mapping[str, Any], max_tokens: int, logprobs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Ask for an answer, from its first refusal on without log-probabilities, or with the limit's other name."""
+        """Request an answer; if the endpoint rejects log-probabilities or the limit's name, adapt later ones."""
         while True:
             content = {**request, self._limit: max_tokens, **(logprobs if self._takes_logprobs else {})}
             try:
@@ -117,7 +117,7 @@ class Endpoint:
                     raise
 
     def tokens(self, prompt: Prompt) -> list[int] | None:
-        """Ask what it reads in place of a prompt, as llama.cpp and vLLM tell; None where it does not."""
+        """Request the token ids of a prompt, as llama.cpp and vLLM report them; None if the endpoint does not."""
         text: Any = prompt.text
         if prompt.messages is not None:
             text = self._value_of("apply-template", {"messages": list(prompt.messages)}, "prompt")
@@ -133,7 +133,7 @@ class Endpoint:
         return read_tokens(self._value_of("tokenize", request, "tokens"))
 
     def _value_of(self, path: str, content: Mapping[str, Any], key: str) -> Any:
-        """Return what stands under a key of an answer beside OpenAI's API; None where there is no such thing."""
+        """Return a key of an answer outside of OpenAI's API; None if the endpoint lacks it."""
         with suppress(InputError):
             return self._ask(path, content, self.url.removesuffix("/v1")).get(key)
         return None
@@ -175,13 +175,13 @@ class Endpoint:
         return InputError(f"{address} does not answer as OpenAI's API does: {self._client.shown(reason)}.")
 
     def _reason(self, response: Response) -> str:
-        """Return why a request was refused, as the server writes it; "" where it writes no JSON."""
+        """Return the server's reason for rejecting a request; "" if the response is not JSON."""
         with suppress(ValueError, RecursionError):
             return read_reason(json.loads(response.body[:MOST_BYTES]))
         return ""
 
     def _reason_of(self, response: Response) -> str:
-        """Return a response's own words, in brackets."""
+        """Return a response's text, in brackets."""
         words = self._client.shown(self._reason(response)) or self._client.shown(response.reason)
         return f" ({words})" if words else ""
 

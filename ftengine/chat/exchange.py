@@ -1,4 +1,4 @@
-"""HTTP exchanges within bounds: time in all, size, no redirects, and no key in what is shown of an answer."""
+"""HTTP requests with limits: total time, size, no redirects, and no key in messages."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ SHORTEST_KEY = 6
 
 
 class Unanswered(Exception):
-    """A connection failed, or took too long."""
+    """A connection failed or timed out."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What a server answers.
+    """A server's response.
 
     Args:
-        wait: seconds that it asks to wait (`Retry-After`); None where it does not.
+        wait: seconds to wait before the next request (`Retry-After`); None if not given.
     """
 
     status: int
@@ -47,7 +47,7 @@ class Response:
 
 
 class HttpClient:
-    """Sends requests with a key, and takes answers within bounds.
+    """Sends requests with a key, within limits.
 
     Args:
         key: of the API, sent as a header; "" sends none. Messages leave it out, unless it is as short as "EMPTY".
@@ -72,16 +72,16 @@ class HttpClient:
         return text if self._forms is None else self._forms.sub(IN_PLACE, text)
 
     def shown(self, text: str) -> str:
-        """Return what a server wrote as a message shows it: on one line, bounded, without the key."""
+        """Return a server's text for a message: on one line, shortened, without the key."""
         visible = "".join(c if c.isprintable() or c.isspace() else "" for c in text)
         return printable(cut(" ".join(self.without_key(visible).split()), MOST_CHARACTERS), keep="")
 
     def send(self, address: str, content: Mapping[str, object] | None) -> Response:
-        """Send JSON, or ask for what is there.
+        """Send JSON (POST), or fetch an address (GET) without content.
 
         Raises:
-            Unanswered: there is no answer, or none in time.
-            InputError: the address cannot be asked, or the time of all exchanges is over.
+            Unanswered: there is no response in time.
+            InputError: the address is invalid, or the total time is used up.
         """
         data = None if content is None else dumps(content).encode()
         began, seconds = time.monotonic(), min(self.timeout, self._remaining())
@@ -98,7 +98,7 @@ class HttpClient:
             self._left -= time.monotonic() - began
 
     def pause(self, seconds: float) -> None:
-        """Wait before another attempt (InputError: there is not so much time)."""
+        """Wait before another attempt (InputError: not enough time is left)."""
         if seconds >= self._remaining():
             raise InputError(
                 f"the server is to be asked again in {seconds:g} s, and of the {self.max_time:g} s of --max-time "
@@ -129,7 +129,7 @@ class HttpClient:
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a header Retry-After, which has a number or a date; None where there is neither."""
+    """Return the seconds of a Retry-After header, which holds a number or a date; None if it holds neither."""
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])

@@ -1,4 +1,4 @@
-"""What an endpoint of OpenAI's API answers, read out of its JSON; whatever else stands there is refused."""
+"""Parsing the JSON responses of endpoints with OpenAI's API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROUNDING = 1e-3
 
 
 class Malformed(ValueError):
-    """An answer does not have the form of OpenAI's API; the message says what stands where."""
+    """A response does not follow OpenAI's API; the message names the field and its value."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Reply:
     """An endpoint's answer.
 
     Args:
-        ended: whether it ended by itself; None where the endpoint does not say.
-        prompt_tokens, tokens: how many tokens it read and wrote; None where it does not say.
-        log_probabilities: of the tokens that it wrote; none where it does not say.
+        ended: whether it ended by itself; None if the endpoint does not report it.
+        prompt_tokens, tokens: number of tokens read and written; None if not reported.
+        log_probabilities: of the written tokens; empty if not reported.
     """
 
     text: str
@@ -53,14 +53,14 @@ def read_reply(answer: Any, *, chat: bool) -> Reply:
 
 
 def read_tokens(value: Any) -> list[int] | None:
-    """Read token numbers; None where these are none."""
+    """Read token ids; None if the value is not a list of them."""
     tokens = value if isinstance(value, list) else []
     valid = all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < MOST_TOKENS for token in tokens)
     return tokens if tokens and valid else None
 
 
 def read_reason(answer: Any) -> str:
-    """Return why a server refuses, as the APIs that are asked have it; "" where that is not there."""
+    """Return a server's reason for an error, from the fields of known APIs; "" if there is none."""
     for key in ("error", "message", "detail"):
         if isinstance(answer, Mapping) and answer.get(key):
             answer = answer[key]
@@ -68,9 +68,9 @@ def read_reason(answer: Any) -> str:
 
 
 def _log_probabilities(value: Any) -> tuple[float, ...]:
-    """Return what an answer has of its tokens, as chat and as older completions have it; () where that is nothing.
+    """Return the log-probabilities of a chat or an older completion response; () if it has none.
 
-    Zeros alone are those behind greedy sampling, which say nothing of the model.
+    All zeros count as none: some servers report log-probabilities after greedy sampling.
     """
     logprobs = _mapping(value or {}, "logprobs")
     if (content := logprobs.get("content")) is not None:
@@ -120,7 +120,7 @@ def _sequence(value: Any, where: str) -> Sequence[Any]:
 
 
 def _short(value: Any) -> str:
-    """Return a value as a message shows it; numbers beyond what Python writes by their size alone."""
+    """Return a value shortened for a message; integers too large to print are given by magnitude."""
     if isinstance(value, int) and not -(10**18) < value < 10**18:
         return f"a number of about 10^{math.log10(abs(value)):.0f}"
     return "missing" if value is None else repr(value)

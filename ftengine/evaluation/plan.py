@@ -1,4 +1,4 @@
-"""All that is measured of a run's two models: sets of examples, by whom, and what evaluators need of a task."""
+"""The evaluation plan of a run: sets of examples, their evaluators, and checks that evaluators suit the task."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class EvalSet:
     """Examples, and what is measured on them.
 
     Args:
-        name: of its table of predictions; `title` is what a listener is told.
+        name: of its table of predictions.
+        title: what is appended to the phase's name for a listener.
         reading: evaluators of the task's predictions.
         answering: evaluators of its generations.
-        answered: the members that are answered freely with `options`, for evaluators or to be read; (a,).
-        sampled: where they are answered several times as well, with which options, and "samples", how often.
-        slices: columns that divide the examples; measured by the first evaluator alone.
+        answered: (a,) the members for which answers are generated with `options`, for evaluators or the report.
+        sampled: options for drawing several answers, with their number, "samples"; {} to draw none.
+        slices: columns that divide the examples into slices, which only the first evaluator measures.
     """
 
     name: str
@@ -43,16 +44,16 @@ class EvalSet:
 
     @property
     def members(self) -> np.ndarray:
-        """Positions in the split of what is measured, ascending."""
+        """Positions in the split of the measured examples, ascending."""
         return np.arange(len(self.split)) if self.reading or not len(self.answered) else self.answered
 
 
 @dataclass(frozen=True)
 class PlannedProbe:
-    """A further look at both models: "leaks", "robustness", "forgetting", "memorisation" or "refusal".
+    """A further test of both models: "leaks", "robustness", "forgetting", "memorisation" or "refusal".
 
-    It has the name of the augmenter or the evaluator; `data` is where the examples are from, and `contrast` has others
-    that these are set against, measured in the same way.
+    `name` is that of the augmenter or the evaluator, `data` the source of the examples, and `contrast` a set that is
+    measured in the same way, for comparison.
     """
 
     kind: str
@@ -64,9 +65,9 @@ class PlannedProbe:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions of an evaluator's own: `asker` calls them `data`, and `evaluator` measures the answers.
+    """An evaluator's own questions: `asker` asks them under the name `data`, and `evaluator` measures the answers.
 
-    `name` is that of their table.
+    `name` is that of their table of predictions.
     """
 
     name: str
@@ -77,18 +78,18 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class EvalPlan:
-    """What is measured, of base and tuned model alike.
+    """What is measured, for the base and the tuned model alike.
 
     Args:
-        split: the name of what is held out, or of the file in its place; None where nothing is.
-        training: a sample of what the model is trained on.
-        validation: what evaluators that fit, and the task, learn from; None where there is nothing left.
-        small_slice: examples below which a slice is called small.
+        split: name of the held-out split, or "data" for a file; None if nothing is held out.
+        training: a sample of the training rows.
+        validation: the set on which the task and evaluators are fitted; None if there is none.
+        small_slice: number of examples below which a slice counts as small.
         resamples, seed: of the bootstrap.
-        to_read: a few held-out prompts that are answered for people to read; it has the name of `held_out`, and with
-            it one table, where evaluators ask for those answers anyway.
-        writes: whether the task's models write text, measured and shown or not.
-        benchmarks: what evaluators ask beside the recipe's data.
+        to_read: a few held-out prompts whose answers the report shows; it shares the name and table of `held_out` if
+            evaluators read the same answers.
+        writes: whether the task's models write text, even if it is neither measured nor shown.
+        benchmarks: evaluators' own questions.
     """
 
     split: str | None
@@ -109,7 +110,7 @@ class EvalPlan:
         return next((probe.examples.split for probe in self.probes if probe.kind == "forgetting"), None)
 
     def sets(self) -> list[EvalSet]:
-        """Return all sets in the order in which they are measured, that to fit on first."""
+        """Return all sets in the order in which they are measured, beginning with the one for fitting."""
         probes = [eval_set for probe in self.probes for eval_set in (probe.contrast, probe.examples)]
         shared = self.to_read is not None and self.held_out is not None and self.to_read.name == self.held_out.name
         every = [self.validation, self.held_out, None if shared else self.to_read, self.training, *probes]
@@ -122,7 +123,7 @@ class EvalPlan:
                 evaluator.start()
 
     def encoded(self) -> list[EncodedSplit]:
-        """Return the examples that a model reads as batches; those that are only answered are cut to fit."""
+        """Return the splits that a model reads in batches; prompts that are only answered are cut to fit."""
         return [eval_set.split for eval_set in self.sets() if eval_set.reading]
 
 
@@ -132,7 +133,7 @@ def read_columns(evaluators: Sequence[Evaluator]) -> list[str]:
 
 
 def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Collection[str]) -> None:
-    """Refuse evaluators that read what a task's predictions do not hold (RecipeError); they need not be bound."""
+    """Raise RecipeError if evaluators read keys that the task does not predict; they need not be bound."""
     for evaluator in evaluators:
         if missing := evaluator.reads - set(predicts):
             raise RecipeError(
@@ -142,7 +143,7 @@ def check_evaluators(evaluators: Iterable[Evaluator], task: str, predicts: Colle
 
 
 def check_metrics(evaluators: Iterable[Evaluator], reported: Mapping[str, str] | None = None) -> None:
-    """Refuse evaluators of which two report one metric, or one of those `known`, by evaluator (RecipeError)."""
+    """Raise RecipeError if two evaluators report the same metric; `reported` maps earlier metrics to evaluators."""
     owners = dict(reported or {})
     for evaluator in evaluators:
         for metric in evaluator.metrics:
@@ -157,7 +158,7 @@ def check_metrics(evaluators: Iterable[Evaluator], reported: Mapping[str, str] |
 def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator], list[Evaluator]]:
     """Divide evaluators into those that read the task's predictions and those that read its generations.
 
-    One that reads what neither has, and two that report one metric, are refused (RecipeError).
+    Raises RecipeError if an evaluator reads keys of neither, or two report the same metric.
     """
     answers = answer_keys(task)
     answering = [e for e in evaluators if not e.reads <= task.predicts and e.reads <= answers]
@@ -168,17 +169,17 @@ def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator
 
 
 def calibrates(task: Task) -> bool:
-    """Say whether a task fits something to predictions on validation, given its labels."""
+    """Say whether a task is calibrated on predictions of the validation split, given its labels."""
     return task.predicts_probabilities and overrides(task, "calibrate")
 
 
 def answer_keys(task: Task) -> frozenset[str]:
-    """Return the keys of a task's generations, drawn ones among them; none where it writes none."""
+    """Return the keys of a task's generations, including drawn ones; empty if it writes none."""
     return generated_keys(task) | ({SAMPLES} if writes_completions(task) else frozenset())
 
 
 def most_asked(requests: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the most that is asked of each option."""
+    """Return the largest requested value of each option."""
     options: dict[str, Any] = {}
     for request in requests:
         for name, value in request.items():
@@ -187,11 +188,12 @@ def most_asked(requests: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def how_sampled(evaluators: Iterable[Evaluator], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how several answers to a row are drawn: as evaluators ask, unless the recipe's `own` options say; {} for
-    none.
+    """Return the options for drawing several answers to a row; {} for none.
+
+    Evaluators request them; the recipe's `own` options take precedence.
 
     Raises:
-        RecipeError: two ask for different answers, or an evaluator's options and the recipe's contradict each other.
+        RecipeError: the options of two evaluators, or of an evaluator and the recipe, contradict each other.
     """
     asking = [evaluator for evaluator in evaluators if evaluator.sampling]
     if not asking:

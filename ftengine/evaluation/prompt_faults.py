@@ -1,4 +1,4 @@
-"""What a program reads in place of a prompt that was measured: the first token that differs, and the likely cause."""
+"""Finding how a program's reading of a prompt differs from the evaluation: the first token, and the likely cause."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ USUAL_SYSTEM = "You are a helpful assistant."
 
 
 def likely_faults(prompt: Prompt, processor: Any, lengths: Sequence[int] = ()) -> Iterator[tuple[str, list[int]]]:
-    """Yield what programs are known to read in place of a prompt: the fault, and the tokens.
+    """Yield known faults of programs in reading a prompt: a description, and the tokens.
 
     Args:
-        lengths: to which prompts may be cut; none tries powers of two.
+        lengths: lengths to which prompts may be cut; empty tries powers of two.
     """
     ids = list(prompt.ids)
     begin = getattr(processor, "bos_token_id", None)
@@ -54,7 +54,7 @@ def likely_faults(prompt: Prompt, processor: Any, lengths: Sequence[int] = ()) -
 
 
 def _other_turns(turns: Sequence[dict[str, str]]) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """Yield conversations that programs are known to make of one."""
+    """Yield known ways in which programs change a conversation."""
     system = [turn for turn in turns if turn["role"] == "system"]
     rest = [turn for turn in turns if turn["role"] != "system"]
     if system:
@@ -70,10 +70,10 @@ def _other_turns(turns: Sequence[dict[str, str]]) -> Iterator[tuple[str, list[di
 
 
 def token_fault(prompt: Prompt, theirs: Sequence[int], processor: Any, cause: str = "") -> str:
-    """Say where a program's tokens of a prompt differ from those that were measured, and why; "" where nowhere.
+    """Describe where a program's tokens of a prompt differ from the evaluation's, and why; "" if they are equal.
 
     Args:
-        cause: where it is known; "" looks for a known fault with these tokens.
+        cause: the cause, if known; "" searches for a known fault with these tokens.
     """
     ours, theirs = list(prompt.ids), list(theirs)
     if ours == theirs:
@@ -92,7 +92,7 @@ def token_fault(prompt: Prompt, theirs: Sequence[int], processor: Any, cause: st
 
 
 def _templated(processor: Any, turns: Sequence[dict[str, str]], *, answer: bool = True) -> list[int]:
-    """Return the tokens of a conversation in the template, with the beginning of an answer or without."""
+    """Return the token ids of a conversation in the template, with or without the beginning of an answer."""
     return list(processor.apply_chat_template(turns, add_generation_prompt=answer, return_dict=True)["input_ids"])
 
 

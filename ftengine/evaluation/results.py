@@ -1,4 +1,4 @@
-"""From tables of predictions to figures: evaluation.json, and figures of evaluators that came later."""
+"""Computing figures from tables of predictions, for evaluation.json and for later evaluators."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ LONG = 10.0
 
 @dataclass
 class Measured:
-    """What one model came to on one set of examples.
+    """The results of one model on one set of examples.
 
-    `figures` are by metric, `details` by evaluator and name, `scores` of single examples by evaluator, and so is
-    `seen`, the examples (n,) that it sees.
+    `figures` are by metric, `details` by evaluator and name. `scores` of single examples and `seen`, a mask (n,) of the
+    examples that an evaluator reads, are by evaluator.
     """
 
     predictions: Predictions
@@ -45,12 +45,12 @@ class Measured:
     seen: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, evaluator: Evaluator, weights: Weights, *, answering: bool, keep: bool = False) -> None:
-        """Measure with one more evaluator, which is bound, and fitted where it fits.
+        """Measure with one more evaluator, which is bound and fitted.
 
         Args:
             weights: of all examples.
-            answering: whether it sees generations only.
-            keep: whether the table is without what it keeps, since it came later.
+            answering: whether it reads generations only.
+            keep: whether to compute the columns that it keeps, since the table lacks them.
         """
         mask = self.predictions.answered if answering else np.ones(len(self.predictions), dtype=bool)
         part, own = self.predictions if mask.all() else self.predictions.take(mask), weights.under(mask)
@@ -74,20 +74,20 @@ class Measured:
             self.scores[evaluator.name] = ExampleScores(*every)
 
     def seen_by(self, evaluator: Evaluator) -> Side:
-        """Return the examples that an evaluator sees, and how it judged them."""
+        """Return the examples that an evaluator reads, and its scores."""
         mask, judged = self.seen[evaluator.name], self.scores.get(evaluator.name)
         scores = None if judged is None else ExampleScores(judged.score[mask], judged.right[mask])
         return Side(self.predictions.take(mask).rows(evaluator), scores)
 
 
 def bind(evaluators: Sequence[Evaluator], task: str, labels: Labels | None) -> None:
-    """Tell evaluators the labels, where they want to know."""
+    """Give the labels to evaluators."""
     for evaluator in evaluators:
         evaluator.set_labels(task, labels)
 
 
 def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep: bool = False) -> None:
-    """Let evaluators that fit learn from a model's predictions on validation; `keep` as in `Measured.add`."""
+    """Fit evaluators on a model's predictions on validation; `keep` is as in `Measured.add`."""
     for evaluator in evaluators:
         if isinstance(evaluator, FittedEvaluator):
             predictions = validation.keeping(evaluator) if keep and validation is not None else validation
@@ -95,7 +95,7 @@ def fit(evaluators: Iterable[Evaluator], validation: Predictions | None, *, keep
 
 
 def calibrate(task: Task, plan: EvalPlan, tuned: EvalResult) -> tuple[dict[str, Any], str]:
-    """Return what a task fits to the tuned model's predictions on validation, and why that is nothing, else ""."""
+    """Calibrate a task on the tuned model's validation predictions; return the result, and why it is empty, else ""."""
     of = plan.held_out if plan.split == "validation" else plan.validation
     if not calibrates(task):
         return {}, f"task {task.name!r} fits nothing on a validation split"
@@ -111,9 +111,9 @@ def calibrate(task: Task, plan: EvalPlan, tuned: EvalResult) -> tuple[dict[str, 
 def evaluate(
     plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured]
 ) -> tuple[record.EvaluationResult, record.Examples | None]:
-    """Make all figures of two models from what each came to (`measure_all`).
+    """Compute all figures of two models from the results of each (`measure_all`).
 
-    The examples that tuning changed most are beside them; None without held-out ones.
+    Also returns the examples that tuning changed most; None without held-out examples.
     """
     report, held = _report(plan, before, after), plan.held_out
     if held is None:
@@ -127,9 +127,9 @@ def evaluate(
 
 
 def measure_all(plan: EvalPlan, result: EvalResult, listener: Listener | None = None) -> dict[str, Measured]:
-    """Return what a model came to on each set that is measured, by evaluators that know the labels.
+    """Measure a model on each set, with evaluators that have the labels.
 
-    The listener is told which of them take long.
+    The listener receives a message on evaluators that take long.
     """
     fit({evaluator for eval_set in plan.sets() for evaluator in eval_set.evaluators}, None)
     if plan.validation is not None:
@@ -161,7 +161,7 @@ def measure_all(plan: EvalPlan, result: EvalResult, listener: Listener | None = 
 
 
 def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, Measured]) -> record.EvaluationResult:
-    """Return what evaluation.json holds; no figures without a held-out split."""
+    """Return the contents of evaluation.json; without a held-out split it has no figures."""
     held, clean, fields = plan.held_out, None, dict[str, Any]()
     if held is None:
         fields = {"base": {}, "tuned": {}, "difference": {}, "details": record.Details(), "displays": record.Displays()}
@@ -183,7 +183,7 @@ def _report(plan: EvalPlan, before: Mapping[str, Measured], after: Mapping[str, 
 
 
 def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
-    """Return figures, differences, details and displays of two models on the same examples, as records name them."""
+    """Return figures, differences, details and displays of two models on the same examples, by the record's fields."""
     same = base.predictions.equals(tuned.predictions)
     return {
         "base": estimates(base.figures),
@@ -195,7 +195,7 @@ def compared(base: Measured, tuned: Measured) -> dict[str, Any]:
 
 
 def exact_of(base: Measured, tuned: Measured) -> dict[str, PValue]:
-    """Return McNemar's test for each metric that is the share of right answers; {} where there is none."""
+    """Return McNemar's test for each metric that is the share of right answers; {} if there is none."""
     name = scored_by(base.scores, tuned.scores)
     if name is None:
         return {}
@@ -204,14 +204,14 @@ def exact_of(base: Measured, tuned: Measured) -> dict[str, PValue]:
 
 
 def paired(base: Measured, tuned: Measured) -> record.Paired | None:
-    """Return what both, one or neither got right, with McNemar's p; None where nothing is right or wrong."""
+    """Count what both, one or neither model got right, with McNemar's p; None if nothing is right or wrong."""
     name = scored_by(base.scores, tuned.scores)
     counts = None if name is None else mcnemar(base.scores[name], tuned.scores[name], tuned.predictions.weights(0, 0))
     return None if counts is None else record.Paired(evaluator=name or "", **counts)
 
 
 def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> dict[str, record.SlicedColumn]:
-    """Return what is known of each column; examples that the first evaluator does not see are left out."""
+    """Return the slices of each column, without examples that the first evaluator does not read."""
     if not held.slices or not held.evaluators:
         return {}
     evaluator = held.evaluators[0]
@@ -224,7 +224,7 @@ def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> d
 
 
 def _training(base: Measured, tuned: Measured, held: tuple[Measured, Measured] | None) -> record.OnTraining:
-    """Return what is known of the sample of training rows; `held` is base and tuned model on the held-out ones."""
+    """Return the results on the training sample; `held` are base and tuned model on held-out examples."""
     name, judged = scored_by(tuned.scores, tuned.scores), None
     if name is not None:
         columns = tuned.scores[name].score, tuned.scores[name].right, tuned.predictions.columns["place"]
@@ -245,7 +245,7 @@ def _training(base: Measured, tuned: Measured, held: tuple[Measured, Measured] |
 def _probe(
     probe: PlannedProbe, before: Mapping[str, Measured], after: Mapping[str, Measured], clean: Measured | None
 ) -> record.Probe:
-    """Return what is known of one probe; `clean` is the tuned model on the held-out examples as they are."""
+    """Return the results of one probe; `clean` is the tuned model on the unchanged held-out examples."""
     base, tuned = before[probe.examples.name], after[probe.examples.name]
     beside = dict[str, Any]()
     if probe.kind == "robustness" and clean is not None:

@@ -1,4 +1,4 @@
-"""Runs a model over examples, one batch at a time, and writes what it predicted of each into tables."""
+"""Running a model over examples in batches, and writing its predictions into tables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ benchmark and `ASKED`, what its asker returned, with the number of each answer's
 
 
 class EvalResult:
-    """Predictions of one model: a table a set, in files without names, of which none stays however a process ends."""
+    """Predictions of one model: a table per set, in unnamed temporary files that vanish with the process."""
 
     def __init__(self) -> None:
         self.files: dict[str, IO[bytes]] = {}
@@ -64,7 +64,7 @@ class EvalResult:
         pq.write_table(table, self.file(of), row_group_size=ROWS)
 
     def file(self, of: EvalSet | Benchmark) -> IO[bytes]:
-        """Make the file of a table."""
+        """Write a table to a temporary file."""
         self.files[of.name] = TemporaryFile(prefix="ftengine-")  # noqa: SIM115
         return self.files[of.name]
 
@@ -73,7 +73,7 @@ class EvalResult:
 
 
 def save_predictions(run: RunDirectory, **sides: EvalResult) -> None:
-    """Put models' tables into the run, as predictions/SET-SIDE.parquet; sides are "base" and "tuned"."""
+    """Write models' tables into the run, as predictions/SET-SIDE.parquet; sides are "base" and "tuned"."""
 
     def fill(folder: Path) -> None:
         for side, result in sides.items():
@@ -90,12 +90,11 @@ class EvalRunner:
     """Runs one model, each process over its share of the examples.
 
     Args:
-        batch_size: examples of a batch at most that are read, of the longest.
-        together: of shorter ones: as many have no more tokens than `batch_size` of the longest, so that no batch has
-            more of them to hold.
-        tokens: of such a batch at most, as in `micro_batches`; 0 for no limit.
-        answered: examples at most that are answered together.
-        side: "base" or "tuned", for the listener, who is told of every batch.
+        batch_size: most examples of a batch of the longest examples.
+        together: most examples of a batch of shorter ones, limited to the tokens of `batch_size` longest examples.
+        tokens: most tokens of a batch, as in `micro_batches`; 0 for no limit.
+        answered: most examples that are answered together.
+        side: "base" or "tuned", for messages to the listener.
         outputs: outputs of the model that are known already; the model computes the others.
         on_output: called with the name and the table of each output that the model computed, before it is judged.
     """
@@ -128,7 +127,7 @@ class EvalRunner:
         return result
 
     def _ask(self, asker: ModelEvaluator, benchmarks: Sequence[Benchmark]) -> dict[str, pa.Table]:
-        """Return the answers to an evaluator's own questions, by benchmark; each process asks all of them."""
+        """Return the answers to an evaluator's own questions, by benchmark; every process computes all of them."""
         self.loaded.module.eval()
         self.listener.phase(f"evaluate {self.side}: {asker.name}")
         with torch.no_grad(), self.accelerator.autocast():
@@ -162,7 +161,7 @@ class EvalRunner:
         return table.drop_columns([MEMBER])
 
     def _outputs(self, name: tuple[str, str], seed: int, ask: Callable[[], MemberPredictions]) -> pa.Table:
-        """Return what the model gives, sorted by member; it is asked where that is not known."""
+        """Return the model's outputs, sorted by member; they are computed unless they are known."""
         if name in self.outputs:
             return self.outputs[name]
         set_seed(seed)  # what is drawn for one set does not depend on which others there are
@@ -174,7 +173,7 @@ class EvalRunner:
         return outputs
 
     def _judged(self, outputs: pa.Table, of: EvalSet, evaluators: Sequence[Evaluator]) -> pa.Table:
-        """Return outputs with what evaluators read of rows and keep, of which each process makes a share."""
+        """Add the columns that evaluators read of rows and keep; each process computes a share."""
         columns = read_columns(evaluators)
         keeping = [evaluator for evaluator in evaluators if overrides(evaluator, "keep")]
         if not (columns or keeping):
@@ -189,7 +188,7 @@ class EvalRunner:
         return merged(gather_object([judged(share, keeping, columns_of)]))
 
     def _ranked(self, table: pa.Table, evaluators: Sequence[Evaluator]) -> pa.Table:
-        """Return a table with what evaluators keep of all its examples at once; each process makes all of it."""
+        """Add the columns that evaluators compute from all examples at once; every process computes all of them."""
         self.loaded.module.eval()
         for evaluator in (item for item in evaluators if overrides(item, "keep_together")):
             with torch.no_grad(), self.accelerator.autocast():
@@ -199,7 +198,7 @@ class EvalRunner:
         return table
 
     def predictions(self, split: EncodedSplit, phase: str) -> MemberPredictions:
-        """Yield what the model says of this process's share of examples, longest first."""
+        """Yield the predictions for this process's share of examples, longest first."""
         longest = self.batch_size * int(split.lengths.max(initial=1))
         tokens = min(self.tokens or longest, longest)
         for members, counts in self._batches(np.arange(len(split)), split, phase, self.together, tokens):
@@ -219,7 +218,7 @@ class EvalRunner:
     def answers(self, of: EvalSet, phase: str) -> MemberPredictions:
         """Yield the answer to each of the chosen examples in this process's share, longest first.
 
-        Where nothing measures the answers, a model that cannot write them ends no run: the listener is told.
+        If no evaluator reads the answers, an error of generation becomes a message to the listener.
         """
         answered = self._answers(of, phase)
         return answered if of.answering else self._while_it_goes(answered)
@@ -247,7 +246,7 @@ class EvalRunner:
         return answers
 
     def _while_it_goes(self, predicted: MemberPredictions) -> MemberPredictions:
-        """Yield answers that nothing is measured by; a model that cannot write them is told of, and ends no run."""
+        """Yield answers that no evaluator reads; an error of generation becomes a message."""
         try:
             yield from predicted
         except Exception as error:  # whatever a model's own code raises
@@ -256,7 +255,7 @@ class EvalRunner:
     def _batches(
         self, members: np.ndarray, split: EncodedSplit, phase: str, size: int, tokens: int = 0
     ) -> Iterator[tuple[np.ndarray, bool]]:
-        """Yield this process's batches, and whether each counts: where the model is divided, all have as many."""
+        """Yield this process's batches, and whether each counts; sharded processes all have equally many."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         self.loaded.module.eval()
         self.listener.phase(phase, len(members))
@@ -285,7 +284,7 @@ class EvalRunner:
 
 
 def _judged_benchmark(benchmark: Benchmark, answers: pa.Table) -> pa.Table:
-    """Return the table of a benchmark whose answers were asked."""
+    """Return the table of a benchmark from its answers."""
     table = judged(answers.drop_columns(["group"]), [benchmark.evaluator], lambda _: {})
     ids = table[MEMBER]
     places = pa.array([f"{benchmark.data}:{i + 1}" for i in ids.to_pylist()], pa.string())
@@ -295,12 +294,12 @@ def _judged_benchmark(benchmark: Benchmark, answers: pa.Table) -> pa.Table:
 
 
 def own_columns(of: EvalSet) -> pa.Table:
-    """Return what is known of the examples without a model."""
+    """Return the table's columns that need no model."""
     split, members = of.split, of.members
     index = split.index[members]
 
     def numbers(equal: np.ndarray | None) -> np.ndarray:
-        """Return which of the members are together, numbered from 0 on."""
+        """Return the group number of each member, from 0 on."""
         return np.unique(members if equal is None else equal[members], return_inverse=True)[1].ravel().astype(np.int64)
 
     columns = {
@@ -316,7 +315,7 @@ def own_columns(of: EvalSet) -> pa.Table:
 
 
 def _beside(table: pa.Table, predicted: pa.Table) -> pa.Table:
-    """Return a table with further columns, null where nothing was predicted of the member; both are sorted by it."""
+    """Add columns to a table, null for members without a prediction; both tables are sorted by member."""
     members, all_members = predicted[MEMBER].to_numpy(), table[MEMBER].to_numpy()
     there = np.isin(all_members, members)
     taken = predicted.take(pa.array(np.where(there, np.searchsorted(members, all_members), 0), mask=~there))
@@ -327,7 +326,7 @@ def _beside(table: pa.Table, predicted: pa.Table) -> pa.Table:
 
 
 def _require_predictions(task: Task, method: str, returned: Any, count: int, keys: Set[str]) -> None:
-    """Refuse what are no predictions, or answers, of so many examples, each with the declared keys (PluginError)."""
+    """Raise PluginError unless a task returned a mapping with its declared keys for each of `count` examples."""
     if not isinstance(returned, list) or len(returned) != count:
         raise contract_error(task, method, returned, f"a list of one mapping an example, {count} here")
     for prediction in returned:
@@ -345,7 +344,7 @@ def _require_predictions(task: Task, method: str, returned: Any, count: int, key
 
 
 def _require_finite(prediction: Prediction, split: EncodedSplit, member: int, phase: str) -> None:
-    """Refuse predictions that are not finite, of which no figure can be made (TrainingError, naming the example)."""
+    """Raise TrainingError, naming the example, if a prediction is not finite."""
     for key, value in prediction.items():
         numeric = isinstance(value, float) or (isinstance(value, list) and value and isinstance(value[0], float))
         if numeric and not np.isfinite(value).all():

@@ -1,4 +1,4 @@
-"""Slices: the held-out examples divided by a column's values, and whether one is served worse than the others."""
+"""Slices: held-out examples divided by a column's values, and tests whether one is worse than the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Question = tuple[str, int]
 
 
 def require_column(rows: DataRows, column: str) -> None:
-    """Refuse to divide rows by a column that they lack (RecipeError, which names those that there are)."""
+    """Raise RecipeError, listing the columns, if rows lack a column for slices."""
     if column not in rows.columns:
         raise RecipeError(
             f"evaluation.slices: {rows.source} has no column {column!r} (columns: {column_names(rows.columns)})."
@@ -42,7 +42,7 @@ def require_column(rows: DataRows, column: str) -> None:
 
 
 def as_text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
-    """Return a value as a reader knows it."""
+    """Return a value as text."""
     if value is None or value == "":
         return MISSING
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
@@ -50,16 +50,16 @@ def as_text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
 
 
 def is_small(part: Weights, small: int) -> bool:
-    """Say whether a slice of these rows is not to be judged: of fewer than `small` distinct examples, or of few groups.
+    """Say whether a slice has fewer than `small` distinct examples, or too few groups, to be judged.
 
-    Groups count as many of equal size as they are worth. Where each example is its own group, `small` alone decides.
+    Groups count as the equivalent number of equal size. If each example is its own group, only `small` decides.
     """
     return part.examples < small or (part.grouped and part.worth() < FEW_GROUPS)
 
 
 @dataclass(frozen=True)
 class Side:
-    """One model on the examples that are divided: n rows, as the evaluator sees them, and how it judged them."""
+    """One model on the sliced examples: n rows as the evaluator reads them, and their scores."""
 
     rows: Rows
     scores: ExampleScores | None = None
@@ -73,22 +73,22 @@ def slice_reports(
     weights: Weights,
     small: int,
 ) -> dict[str, SlicedColumn]:
-    """Return what evaluation.json says of each column.
+    """Return the slices of each column for evaluation.json.
 
     Each slice's gap is its figure minus that of all other examples. p-values, of gaps and of differences, are adjusted
-    by Holm's method for all slices of all columns that are large enough to be judged: whoever looks at several asks
-    more questions than at one. The gaps' intervals hold for all slices of a column at once (Bonferroni).
-    Slices stand in the order of how surely they are behind, by the near end of that interval; those without one come
-    last, by their size. The first is the worst, but for one that holds nearly all examples.
+    by Holm's method for all slices of all columns that are large enough to be judged. The gaps' intervals hold for all
+    slices of a column at once (Bonferroni).
+    Slices are ordered by the near end of that interval, the worst first; those without an interval come last, by size.
+    The first one is reported as the worst, unless it holds nearly all examples.
     Base and tuned are compared within a slice by McNemar's exact test where the metric is the share of right answers.
 
     Args:
         columns: (n,) values of each column, as texts.
-        evaluator: what measures; its first metric that has a direction is the one that gaps are of.
-        base, tuned: of the same examples.
+        evaluator: measures the slices; gaps are of its first metric that has a direction.
+        base, tuned: the two models on the same examples.
         weights: of these examples.
-        small: distinct examples below which a slice is called small, and not compared with the others; where examples
-            come in groups it is small where they are worth fewer than `FEW_GROUPS` too (`is_small`).
+        small: number of distinct examples below which a slice is small and not tested; with groups, also if it has
+            fewer than `FEW_GROUPS` (`is_small`).
     """
     quick = evaluator.for_slices()
     sides = {"base": base, "tuned": tuned}
@@ -134,16 +134,16 @@ class _Divided:
         self.gaps = {i: gap.difference(confidence) for i, gap in defined.items()}
 
     def question(self, number: int) -> Question:
-        """Return what a slice's gap asks: where two slices are all that there is, both ask the same."""
+        """Return the question that a slice's gap answers; if there are only two slices, theirs is the same."""
         return self.column, 0 if self.two else number
 
     def tests(self) -> dict[int, float | None]:
-        """Return the p-values of the slices' differences, small ones left out."""
+        """Return the p-values of the slices' differences, without small slices."""
         tested = {i: by_metric[self.metric] for i, by_metric in enumerate(self.differences) if self.metric in by_metric}
         return {i: difference.p for i, difference in tested.items() if not self.small[i]}
 
     def report(self, gaps: Mapping[Question, float], tests: Mapping[Question, float]) -> SlicedColumn:
-        """Return what evaluation.json says of the column, given adjusted p-values of gaps and differences."""
+        """Return the column's part of evaluation.json, given adjusted p-values of gaps and differences."""
         adjusted = {i: replace(gap, p_adjusted=gaps.get(self.question(i))) for i, gap in self.gaps.items()}
         order = sorted(adjusted, key=self._near_end)
         rarer = (i for i in order if (self.codes == i).sum() < USUAL * len(self.codes))
@@ -183,7 +183,7 @@ class _Divided:
         return compare(before, after, exact, same=equal(*rows))
 
     def _gap(self, side: str, number: int) -> Gap | None:
-        """Return how far a slice lies from all other examples; None where one side has no figure."""
+        """Return the gap between a slice and all other examples; None if one side has no figure."""
         if self.metric is None:
             return None
         inside = self.codes == number

@@ -1,4 +1,4 @@
-"""Figures from the tables that runs kept: of further evaluators, and of several runs together."""
+"""Figures from stored tables of predictions: of further evaluators, and of several runs together."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ftengine.run.recipe import Recipe
 
 
 def stored(run: RunDirectory, name: str, side: str) -> Predictions:
-    """Read what a run's model ("base" or "tuned") said of a set (RunError: the table is missing or damaged)."""
+    """Read the stored predictions of a run's model ("base" or "tuned") for a set (RunError: missing or damaged)."""
     return Predictions.read(run.path / FOLDER / f"{name}-{side}.parquet")
 
 
 def validation_of(run: RunDirectory, held_out: str, side: str) -> Predictions | None:
-    """Read what evaluators fit on; None where the run kept no such table, or its figures are made on it."""
+    """Read the validation predictions for fitting; None if the run has none, or its figures are computed on them."""
     exists = (run.path / FOLDER / f"validation-{side}.parquet").is_file()
     return stored(run, "validation", side) if exists and held_out != "validation" else None
 
 
 def add_evaluators(run: RunDirectory, evaluators: Sequence[Evaluator], task: Task, recipe: Recipe) -> EvaluationResult:
-    """Return what evaluation.json would hold with the figures of further evaluators, just built; nothing is written.
+    """Return evaluation.json's contents with the figures of further, newly built evaluators; nothing is written.
 
-    One that measured before measures anew; the task knows its labels. Refused are a run without predictions or the keys
-    that an evaluator reads, and two that report one metric (InputError).
+    An evaluator that measured before replaces its figures. The task must have its labels. Raises InputError if the run
+    lacks predictions or a key that an evaluator reads, or if two evaluators report the same metric.
     """
     recorded = EvaluationResult.read(run)
     if (split := recorded.split) is None:
@@ -73,13 +73,13 @@ def measure_again(
     *,
     keep: bool = False,
 ) -> Measured:
-    """Return what one model came to by evaluators just built, from the table that a run kept.
+    """Measure one model with newly built evaluators, from a run's stored table.
 
     Args:
-        task: knows its labels.
+        task: the task with its labels.
         weights: of the table's examples.
-        validation: what evaluators fit on; None where there is nothing.
-        keep: whether the tables are without what the evaluators keep, since they came later.
+        validation: predictions for fitting evaluators; None if there are none.
+        keep: whether to compute the columns that evaluators keep, since the tables lack them.
     """
     bind(evaluators, task.name, task.labels)
     fit(evaluators, validation, keep=keep)
@@ -96,7 +96,7 @@ def _check(
     run: RunDirectory,
     task: Task,
 ) -> None:
-    """Refuse evaluators that read what was not kept or the task never gives, or that report what another one did."""
+    """Raise InputError if evaluators read keys that were not stored, or report a metric of another evaluator."""
     available = task.predicts | answer_keys(task)
     check_metrics(evaluators, {name: metric.evaluator for name, metric in metrics.items()})
     for evaluator in evaluators:

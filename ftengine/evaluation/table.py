@@ -1,4 +1,4 @@
-"""The table of predictions: what one model said of each example, a Parquet file.
+"""The table of predictions: a model's output for each example, stored as a Parquet file.
 
 Columns: `row` (position in the split's source), `place` (file and line), `group` (equal for
 rows that were not drawn independently, duplicates among them), `duplicate` (equal for duplicates),
@@ -42,7 +42,7 @@ def equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> 
 
 
 def kept_by(evaluator: Evaluator, prediction: Prediction) -> Mapping[str, Any]:
-    """Return what an evaluator keeps of a prediction (PluginError: it is no mapping)."""
+    """Return the values that an evaluator keeps of a prediction (PluginError: it returned no mapping)."""
     columns = evaluator.keep(prediction)
     if not isinstance(columns, Mapping):
         raise contract_error(evaluator, "keep", columns, "a mapping of names to numbers")
@@ -54,7 +54,7 @@ Answering = Callable[[Sequence[Example]], Sequence[Mapping[str, Any]]]
 
 
 def kept_together(evaluator: Evaluator, table: Predictions, answer: Answering | None = None) -> dict[str, np.ndarray]:
-    """Return the columns that an evaluator keeps of all examples at once (PluginError: they are no numbers of each)."""
+    """Return the columns that an evaluator computes from all examples at once (PluginError: not one number each)."""
     columns = evaluator.keep_together(table.rows(evaluator), answer) if len(table) else {}
     if not isinstance(columns, Mapping) or any(
         len(x) != len(table) or x.dtype.kind not in "bif" for x in columns.values()
@@ -82,7 +82,7 @@ class Writer:
             self._flush()
 
     def finish(self) -> pa.Table:
-        """Return all that was put here, and remove the file."""
+        """Return all examples as a table, and remove the file."""
         self._flush()
         self._file.seek(0)
         parts = [pa.ipc.open_stream(self._file).read_all() for _ in range(self._parts)]
@@ -117,13 +117,12 @@ def merged(tables: Sequence[pa.Table]) -> pa.Table:
 def judged(
     table: pa.Table, evaluators: Sequence[Evaluator], columns_of: Callable[[int], Mapping[str, Any]]
 ) -> pa.Table:
-    """Return a table of predictions with what evaluators read of the user's rows, and what they keep of each.
+    """Add the columns that evaluators read of the user's rows, and those that they keep, to a table of predictions.
 
-    Evaluators are given the values as the table has them, so that it makes no difference whether a model has just
-    predicted them or did so in an earlier run.
+    Evaluators read the values as stored in the table, so that new and reused predictions give the same result.
 
     Args:
-        columns_of: returns what they read of a member's row, by column.
+        columns_of: returns the values that they read of a member's row, by column.
     """
     further = Writer()
     for batch in table.to_batches(max_chunksize=ROWS):
@@ -145,7 +144,7 @@ def judged(
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model said of n examples, by name: (n,) or (n, k).
+    """A model's output for n examples: columns by name, (n,) or (n, k).
 
     Texts and lists of different lengths are objects; missing numbers are nan.
     """
@@ -168,7 +167,7 @@ class Predictions:
 
     @classmethod
     def join(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Return the examples of several sets that share none, such as folds; their groups stay apart."""
+        """Return the examples of several disjoint sets, such as folds, with distinct group numbers."""
         columns = {name: [part.columns[name] for part in parts] for name in parts[0].columns}
         for name in ("group", "duplicate"):
             numbers = [part.groups if name == "group" else part.duplicates for part in parts]
@@ -200,7 +199,7 @@ class Predictions:
 
     @property
     def keys(self) -> frozenset[str]:
-        """What the task said of an example, and the columns of the user's row that evaluators read."""
+        """The task's keys, and the columns of the user's rows that evaluators read."""
         return frozenset(self._columns_by_key())
 
     def equals(self, other: Predictions) -> bool:
@@ -212,7 +211,7 @@ class Predictions:
         return Predictions({name: column[chosen] for name, column in self.columns.items()})
 
     def by_key(self) -> dict[str, np.ndarray]:
-        """Return what the task said, and the columns of the user's rows that evaluators read, by key."""
+        """Return the task's outputs, and the columns of the user's rows that evaluators read, by key."""
         return {key: self.columns[name] for key, name in self._columns_by_key().items()}
 
     def rows(self, evaluator: Evaluator) -> dict[str, np.ndarray]:
@@ -220,11 +219,11 @@ class Predictions:
         return {**self.by_key(), **_beginning(f"{evaluator.name}.", self.columns)}
 
     def prediction(self, i: int) -> dict[str, Any]:
-        """Return what the task said of one example, in plain values."""
+        """Return the task's output for one example, as plain values."""
         return {key: _python_value(self.columns[name][i]) for key, name in self._columns_by_key().items()}
 
     def keeping(self, evaluator: Evaluator) -> Predictions:
-        """Return the table with what a further evaluator keeps of each prediction."""
+        """Return the table with the columns that a further evaluator keeps."""
         first = kept_by(evaluator, self.prediction(0)) if len(self) else {}
         rows = [kept_by(evaluator, self.prediction(i)) for i in range(len(self))] if first else []
         columns = {
@@ -235,7 +234,7 @@ class Predictions:
         return Predictions({**table.columns, **kept_together(evaluator, table)})
 
     def slices(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield each column that figures are divided by, with its values as texts, (n,)."""
+        """Yield each column that defines slices, with its values as texts, (n,)."""
         yield from _beginning("slice.", self.columns).items()
 
     def _columns_by_key(self) -> dict[str, str]:
@@ -249,7 +248,7 @@ def _beginning(prefix: str, columns: Mapping[str, np.ndarray]) -> dict[str, np.n
 
 
 def _stacked(values: list[np.ndarray]) -> np.ndarray:
-    """Return columns below one another; lists of different lengths become objects."""
+    """Return columns concatenated; lists of different lengths become objects."""
     if len({value.shape[1:] for value in values}) > 1:
         values = [_objects(value.tolist()) for value in values]
     return np.concatenate(values)
@@ -260,7 +259,7 @@ def _objects(values: Sequence[Any]) -> np.ndarray:
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Return numbers as (n,), lists of equally many numbers as (n, k), all else as objects."""
+    """Return numbers as (n,), lists of equally many numbers as (n, k), everything else as objects."""
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return column.to_numpy()
