@@ -3,8 +3,8 @@
 Texts are compared as bags of words by their Jaccard similarity |A ∩ B| / |A ∪ B|. Candidates come from MinHash
 (Broder 1997) with banding (Leskovec, Rajaraman & Ullman, Mining of Massive Datasets, §3.4), and each is checked
 against the texts themselves, so that no pair below the threshold is reported. A pair exactly at the threshold is
-found with a probability of `RECALL`, more similar ones nearly always. MinHash is rensa's; its LSH index is not used, as
-it takes 1.7 KB of memory a text (rensa 0.5), the sorted bands here 0.3 KB.
+found with a probability of `RECALL`, more similar ones nearly always. rensa computes MinHash; its LSH index is not
+used, as it takes 1.7 KB of memory a text (rensa 0.5), while the sorted bands here take 0.3 KB.
 """
 
 from __future__ import annotations
@@ -27,34 +27,35 @@ from ftengine.data.distinct import Distinct
 from ftengine.text import CJK, comparable
 
 FEWEST_WORDS = 16
-"""Texts with fewer words are near duplicates only where all of their words are equal: "Yes, of course." and
+"""Texts with fewer words are near duplicates only if all of their words are equal: "Yes, of course." and
 "No, of course." have two of three words in common."""
 
 BANDS = 20
 RECALL = 0.995
 LONGEST_BAND = 10
-"""Hashes in a band, which bounds a sketch to 200 of them."""
+"""Most hashes in a band, so that a sketch has at most 200."""
 
 SAMPLE, SAMPLE_FEWEST = 2000, 20
-"""Distinct examples among which shared words are counted; with fewer, no word counts as shared."""
+"""Distinct examples in which shared words are counted; with fewer, no word counts as shared."""
 USUAL = 1 << 14
-"""Characters of a text that is kept while that is done, so that all of them take 32 million at most."""
+"""Longest text, in characters, that is cached meanwhile, so that the cache holds at most 32 million."""
 SHARED = 0.5
-"""Words that are each in more than this share of all examples, and together in more than this share of them, are the
-form of examples (an instruction, a template) rather than what they say, and are left out of the comparison. Words that
-are only frequent ("the", "of") stay: they make no two texts alike."""
+"""Words that are each in more than this share of all examples, and that occur together in more than this share, belong
+to a template or an instruction rather than to the content, and are left out of the comparison. Words that are merely
+frequent ("the", "of") stay: they do not make two texts similar."""
 CARRIED, MOSTLY = 0.8, 0.5
-"""An example has the form if it has this share of the form's words and they are more than that share of its own."""
+"""An example has the template if it has this share of the template's words, and they exceed that share of its own."""
 
 CLOSE_RUN, CLOSE = 32, 4
 """In a band with more members than `CLOSE_RUN`, each is compared with the first and with its `CLOSE` neighbours."""
 SLACK = 4
-"""Standard deviations by which a sketch may fall short of the threshold before its pair is dropped unread."""
+"""A pair is dropped without reading its texts if its sketches agree less than the threshold by so many standard
+deviations."""
 CACHED_TEXTS = 1024
 
-# Marks between sentences say nothing; other signs do ("3 + 4", ":)" and ":(").
+# Punctuation does not count; other signs do ("3 + 4", ":)" and ":(").
 _WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+|[^\w\s.,!?;:…\"'“”‘’«»、。]")
-# In JSON, or a dictionary of Python's; the length is bounded, as a quote may never be closed.
+# In JSON or a Python dictionary; the length is bounded, as a quote may never be closed.
 _KEY = re.compile(r"""(?<=[{,])\s*("[^"\\]{0,60}"|'[^'\\]{0,60}')\s*:""")
 
 
@@ -65,12 +66,12 @@ class Near:
     Args:
         threshold: least Jaccard similarity.
         groups: (distinct,) equal for near duplicates, directly or through others.
-        pairs: (pairs, 2) rows that were found to be near duplicates; not every pair of a group, but for each row
-            one at least with every split that holds a near duplicate of it.
+        pairs: (pairs, 2) rows that are near duplicates: not all pairs of a group, but for each row at least one with
+            each split that has a near duplicate of it.
         same: (distinct,) the first row that has the same words in the same order.
-        shared: number of words that were left out, as more than half of the examples share them.
-        boilerplate: number of rows that have few words beside these, a fifth at most.
-        short: number of rows with fewer than `FEWEST_WORDS` words, of which only those with the same words are near.
+        shared: number of words that were left out because more than half of the examples share them.
+        boilerplate: number of rows of which at most a fifth of the words remain without these.
+        short: number of rows with fewer than `FEWEST_WORDS` words, which are near only to rows with the same words.
     """
 
     threshold: float
@@ -83,14 +84,14 @@ class Near:
 
 
 def normalised(text: str) -> list[str]:
-    """Return a text's words and signs without case, punctuation, compatibility forms and what is not drawn."""
+    """Return a text's words and signs, without case, punctuation, compatibility forms and invisible characters."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", comparable(text))
     return _WORD.findall(text.casefold())
 
 
 def bag(words: Collection[str], shared: Collection[str] = ()) -> list[str]:
-    """Number repeated words, so that sets of the result are compared as bags; shared ones are left out."""
+    """Number repeated words, so that sets of the result compare as bags; shared words are left out."""
     count: dict[str, int] = {}
     numbered = []
     for word in words:
@@ -102,11 +103,11 @@ def bag(words: Collection[str], shared: Collection[str] = ()) -> list[str]:
 
 @dataclass(frozen=True)
 class _Form:
-    """What most examples share, and is left out of the comparison.
+    """The template that most examples share, which is left out of the comparison.
 
     Args:
-        keys: those of JSON, with their quotes.
-        words: those of an instruction or a template.
+        keys: keys of JSON, with their quotes.
+        words: words of an instruction or a template.
     """
 
     keys: frozenset[str] = frozenset()
@@ -119,12 +120,12 @@ class _Form:
         return normalised(text)
 
     def compared_words(self, text: str) -> list[str]:
-        """Return the bag of what is compared of a text: its `values`, or those beside the words where it has these."""
+        """Return the bag of words to compare: a text's `values`, without the template's words if it has these."""
         words = self.values(text)
         return bag(words, self.words if self.words and self.is_of(set(words)) else ())
 
     def is_of(self, words: Set[str]) -> bool:
-        """Say whether an example of these words has the form's."""
+        """Return whether an example with these words has the template."""
         here = sum(word in words for word in self.words)
         return here >= CARRIED * len(self.words) and here > MOSTLY * len(words)
 
@@ -132,9 +133,10 @@ class _Form:
 def find_near(distinct: Distinct, threshold: float) -> Near:
     """Find near duplicates among distinct rows.
 
-    Kept in memory are a sketch and a few hashes a row: about 250 bytes at a threshold of 0.8. Where many texts are
-    alike, each is compared with few of them, which joins them all the same. `threshold` is the least Jaccard similarity
-    of near duplicates, from 0.5 to 1.
+    Memory holds a sketch and a few hashes a row: about 250 bytes at a threshold of 0.8. If many texts are alike, each
+        is
+    compared with only a few of them, which suffices to group them. `threshold` is the least Jaccard similarity of near
+    duplicates, from 0.5 to 1.
     """
     form = _form(distinct)
     sketches = _Sketches(distinct, threshold, form)
@@ -150,8 +152,8 @@ def find_near(distinct: Distinct, threshold: float) -> Near:
 
 
 def _form(distinct: Distinct) -> _Form:
-    """Return what more than half of the examples share; of keys, more than half of those that have some."""
-    sample, text = range(min(len(distinct), SAMPLE)), _kept(distinct)  # in the order of hashes: a random sample
+    """Return what more than half of the examples share; keys count among the examples that have keys."""
+    sample, text = range(min(len(distinct), SAMPLE)), _cached_text(distinct)  # in the order of hashes: a random sample
     keys = _frequent(set(_KEY.findall(text(number))) for number in sample)
     without = _Form(keys)
     if len(sample) < SAMPLE_FEWEST:
@@ -163,19 +165,19 @@ def _form(distinct: Distinct) -> _Form:
     return form if matching > SHARED * len(sample) else without
 
 
-def _kept(distinct: Distinct) -> Callable[[int], str]:
-    """Return what gives the texts of a sample, and reads those of usual length once."""
+def _cached_text(distinct: Distinct) -> Callable[[int], str]:
+    """Return a function that gives the text of a distinct row, with a cache for texts of usual length."""
     texts: dict[int, str] = {}
 
     def text(number: int) -> str:
-        one = texts[number] if number in texts else distinct.text(number)
-        return texts.setdefault(number, one) if len(one) <= USUAL else one
+        content = texts[number] if number in texts else distinct.text(number)
+        return texts.setdefault(number, content) if len(content) <= USUAL else content
 
     return text
 
 
 def _frequent(sets: Iterable[Set[str]]) -> frozenset[str]:
-    """Return what is in more than half of the sets that are not empty."""
+    """Return the strings that are in more than half of the sets that are not empty."""
     count, of = Counter[str](), 0
     for members in sets:
         count.update(members)
@@ -191,7 +193,7 @@ def _same(keys: np.ndarray) -> np.ndarray:
 
 
 def band_length(threshold: float) -> int:
-    """Return the most hashes a band with which a pair at the threshold shares one of the bands by `RECALL`."""
+    """Return the largest band with which a pair at the threshold shares a band with a probability of `RECALL`."""
     if threshold >= 1:
         return LONGEST_BAND
     longest = math.log(1 - (1 - RECALL) ** (1 / BANDS)) / math.log(threshold)
@@ -199,11 +201,11 @@ def band_length(threshold: float) -> int:
 
 
 class _Sketches:
-    """What is kept of each distinct row.
+    """The sketches and hashes of distinct rows.
 
     Attributes:
-        keys: (distinct,) a hash of all words in order; 0 where there are none.
-        members: rows that have enough words to be compared by parts.
+        keys: (distinct,) a hash of all words in order; 0 if there are none.
+        members: rows with enough words to be near, rather than equal, to others.
         bands: (members, BANDS) a hash of each band of the sketch.
         sketches: (members, hashes) the last byte of each MinHash.
     """
@@ -218,7 +220,7 @@ class _Sketches:
             parts.append(self._sketch([words for _, words in some]))
         self.members = np.array(members, dtype=np.int64)
         if parts:
-            order = np.argsort(self.members)  # the order of hashes again, so that files in another order change nothing
+            order = np.argsort(self.members)  # by hash again, so that the order of files does not matter
             self.members = self.members[order]
             self.bands, self.sketches = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
 
@@ -247,14 +249,14 @@ class _Sketches:
 
 
 class _Search:
-    """Joins candidates that are near duplicates, and reads as few of them as that takes."""
+    """Groups candidates that are near duplicates, reading as few texts as possible."""
 
     def __init__(self, distinct: Distinct, threshold: float, form: _Form, sketches: _Sketches) -> None:
         self._threshold, self._sketches = threshold, sketches
         self._parent = np.arange(len(distinct))
         self._sides = distinct.sides()
-        self._seen = self._sides.copy()  # sides on which the row, or a near duplicate of it, is known to be
-        self._found: list[tuple[int, int]] = []
+        self._known_sides = self._sides.copy()  # splits known to have the row or a near duplicate of it
+        self._pairs: list[tuple[int, int]] = []
         self._refused: set[int] = set()
         self._bag = lru_cache(CACHED_TEXTS)(lambda number: frozenset(form.compared_words(distinct.text(number))))
         sketch = BANDS * band_length(threshold)
@@ -267,19 +269,19 @@ class _Search:
         return self._parent
 
     def pairs(self) -> np.ndarray:
-        """Return the pairs found, each with the lower one first."""
-        return np.array(self._found, dtype=np.int64).reshape(-1, 2)
+        """Return the pairs of near duplicates, each with the lower number first."""
+        return np.array(self._pairs, dtype=np.int64).reshape(-1, 2)
 
     def take(self, first: np.ndarray, second: np.ndarray, *, verify: bool) -> None:
-        """Look at candidate pairs, given by number."""
+        """Compare candidate pairs, given as two arrays of numbers, and group near duplicates."""
         groups = self.groups()
         open_ = (groups[first] != groups[second]) | (self._news(first, second) != 0)
         first, second = first[open_], second[open_]
         if verify and len(first):
             promising = self._promising(first, second)
             first, second = first[promising], second[promising]
-        for left, other in zip(first.tolist(), second.tolist(), strict=True):
-            a, b = min(left, other), max(left, other)
+        for first_row, second_row in zip(first.tolist(), second.tolist(), strict=True):
+            a, b = min(first_row, second_row), max(first_row, second_row)
             root, other_root = self._root(a), self._root(b)
             if (root == other_root and not self._news(a, b)) or a * len(self._parent) + b in self._refused:
                 continue
@@ -287,13 +289,13 @@ class _Search:
                 self._refused.add(a * len(self._parent) + b)
                 continue
             self._parent[max(root, other_root)] = min(root, other_root)
-            self._seen[a] |= self._sides[b]
-            self._seen[b] |= self._sides[a]
-            self._found.append((a, b))
+            self._known_sides[a] |= self._sides[b]
+            self._known_sides[b] |= self._sides[a]
+            self._pairs.append((a, b))
 
     def _news(self, first: Any, second: Any) -> Any:
-        """Return the sides on which one of a pair occurs and the other has no known near duplicate yet."""
-        return (self._sides[second] & ~self._seen[first]) | (self._sides[first] & ~self._seen[second])
+        """Return the splits that have one row of a pair but no known near duplicate of the other yet (bits)."""
+        return (self._sides[second] & ~self._known_sides[first]) | (self._sides[first] & ~self._known_sides[second])
 
     def _promising(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         at = np.searchsorted(self._sketches.members, np.stack([first, second]))
@@ -305,9 +307,9 @@ class _Search:
         return promising
 
     def _similarity(self, a: int, b: int) -> float:
-        bag_a, other = self._bag(a), self._bag(b)
-        common = len(bag_a & other)
-        return common / (len(bag_a) + len(other) - common)
+        bag_a, bag_b = self._bag(a), self._bag(b)
+        common = len(bag_a & bag_b)
+        return common / (len(bag_a) + len(bag_b) - common)
 
     def _root(self, number: int) -> int:
         parent = self._parent

@@ -1,4 +1,4 @@
-"""Ways to divide rows into splits. Rows come in groups that share a side, such as those of equal examples."""
+"""Division of rows into splits: at random, stratified, by time or into folds. A group of rows stays in one split."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ def partition(
     targets: np.ndarray | None = None,
     sources: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Divide rows so that those of one group share a side.
+    """Divide rows into splits so that each group is in one split.
 
-    Groups are taken in their order (that of hashes is a shuffle by the seed): for the first split from the front,
-    for the second from the back, so that the fraction of one does not move the other as long as they do not meet. A
-    group is taken if it brings the number of rows closer to the fraction; where no group does, because all are
-    large, the smallest is taken. One group at least is left for training. The same rows in another order, or among
-    further rows, mostly stay where they were.
+    Groups are taken in order (the order of hashes is a shuffle by the seed): for the first split from the front, for
+    the second from the back, so that the fraction of one does not affect the other unless they meet. A group is taken
+    if it brings the number of rows closer to the fraction; if all groups are too large for that, the smallest is taken.
+    At least one group stays in training. If rows are reordered or added, most rows stay in the same split.
 
-    With targets, a group is taken if it brings the numbers of rows of each target closer to their share; a target
-    keeps one group at least in training. So the proportions are kept as far as the groups allow.
+    With targets, a group is taken if it brings the number of rows of each target closer to its share, and each target
+    keeps at least one group in training. So proportions are preserved as far as the groups allow.
 
-    With sources, what is held out, as many rows (of each target) as without, is divided among them in proportion, and
-    each keeps a group in training, as far as the groups and targets allow.
+    With sources, as many rows (of each target) are held out as without; they are divided among the sources in
+    proportion, and each source keeps a group in training, as far as the groups and targets allow.
 
     Args:
         groups: (rows,) the group of each row; its order is that of the groups.
         fractions: shares of all rows, by split name; at most two.
-        source: where the rows are from.
-        targets: (rows,) what each row is to answer, as a number; None for a random division.
-        sources: (rows,) the number of each row's source; None where there is one.
+        source: name of the rows' source, for messages.
+        targets: (rows,) each row's target as a number; None for a random division.
+        sources: (rows,) the number of each row's source; None if there is only one.
 
     Returns:
-        "train" and every key of `fractions` with the indices of its rows, ascending; none is empty.
+        The row indices, ascending, of "train" and of every key of `fractions`; none is empty.
 
     Raises:
         DataError: there are fewer groups than splits.
@@ -60,10 +59,10 @@ def partition(
         free = np.flatnonzero(owner == "train")
         if waiting < len(fractions):
             free = free[::-1]
-        # One group is kept for training and one for each split that is still to be made.
+        # One group stays for training and one for each split that is still to be made.
         most = len(free) - waiting
-        groups_taken = _held_out(sizes, free, fraction, most, strata, mixture)
-        owner[groups_taken] = name
+        chosen = _held_out(sizes, free, fraction, most, strata, mixture)
+        owner[chosen] = name
         waiting -= 1
     return {name: np.flatnonzero(owner[group_of] == name) for name in ("train", *fractions)}
 
@@ -71,7 +70,7 @@ def partition(
 def _held_out(
     sizes: np.ndarray, free: np.ndarray, fraction: float, most: int, strata: _Strata | None, mixture: _Sources | None
 ) -> list[int]:
-    """Return the groups of one split, and take them out of what is left for training."""
+    """Return the groups of one split, and remove them from those left for training."""
     if strata is None:
         taken = _take(sizes, free, fraction * sizes.sum(), most)
     else:
@@ -79,9 +78,9 @@ def _held_out(
     if mixture is not None:
         taken = mixture.take(free, taken, fraction, most)
     taken = taken or [int(free[np.argmin(sizes[free])])]
-    for strata_ in (strata, mixture):
-        if strata_ is not None:
-            strata_.remove(taken)
+    for left in (strata, mixture):
+        if left is not None:
+            left.remove(taken)
     return taken
 
 
@@ -101,21 +100,21 @@ def _take(sizes: np.ndarray, order: Iterable[int], target: float, most: int) -> 
     for group in order:
         if len(taken) == most or count >= target:
             break
-        if sizes[group] < 2 * (target - count):  # it ends closer to the target than it began
+        if sizes[group] < 2 * (target - count):  # this brings the sum closer to the target
             taken.append(group)
             count += sizes[group]
     return taken
 
 
 class _Strata:
-    """How many rows of each stratum every group has, and in how many groups of training it is."""
+    """The number of rows of each stratum in every group, and the number of training groups of each stratum."""
 
     def __init__(self, group_of: np.ndarray, of: np.ndarray, groups: int) -> None:
         _, stratum = np.unique(of, return_inverse=True)
         self.total = np.bincount(stratum)
         group, strata, count = _pairs(group_of, stratum)
         self._left = np.bincount(strata, minlength=len(self.total))
-        # Lists: each group is looked at by itself, which numpy is slow at.
+        # Lists, because numpy is slow at handling single groups.
         self._stratum, self._count = strata.tolist(), count.tolist()
         self._start = np.searchsorted(group, np.arange(groups + 1)).tolist()
 
@@ -129,12 +128,12 @@ class _Strata:
         after: Sequence[int] = (),
         within: tuple[_Strata, Sequence[int]] | None = None,
     ) -> list[int]:
-        """Return up to `most` groups whose rows come close to what is needed of each stratum.
+        """Return up to `most` groups with about `need` rows of each stratum.
 
         Args:
-            kept: whose strata keep one group at least in training; its own by default.
-            after: groups that are taken already.
-            within: other strata, and what is needed of them, to which each group has to bring the rows closer too.
+            protected: strata that keep at least one group in training; by default this object's.
+            after: groups that were taken before.
+            within: other strata with the rows needed of each; a group must bring their numbers closer to these too.
         """
         taken, need, stratum, count = list[int](), list(need), self._stratum, self._count
         wider, limit = (None, []) if within is None else (within[0], list(within[1]))
@@ -163,7 +162,7 @@ class _Strata:
         return taken
 
     def rows(self, taken: Sequence[int]) -> np.ndarray:
-        """Return how many rows of each stratum some groups have."""
+        """Return (strata,) the number of rows of each stratum in some groups."""
         rows = np.zeros(len(self.total), dtype=np.int64)
         for group in taken:
             for stratum, count in self._rows_of(group):
@@ -191,11 +190,11 @@ class _Strata:
 
 
 class _Sources:
-    """What is held out of each of several sources: of every target its share, as far as the targets allow."""
+    """Division of held-out rows among several sources, in proportion for each target."""
 
     def __init__(self, group_of: np.ndarray, targets: np.ndarray, sources: np.ndarray, groups: int) -> None:
         target = np.unique(targets, return_inverse=True)[1]
-        # Sources are numbered by their first group, whose order is that of the seed and not of the recipe.
+        # Sources are numbered by their first group, so that the seed and not the recipe determines their order.
         names, source = np.unique(sources, return_inverse=True)
         first = np.full(len(names), groups)
         np.minimum.at(first, source, group_of)
@@ -208,9 +207,9 @@ class _Sources:
         self._free = self._cells.total.copy()
 
     def take(self, order: np.ndarray, without_sources: list[int], fraction: float, most: int) -> list[int]:
-        """Return groups in place of those that are taken without sources, with as many rows of each target.
+        """Return groups that replace those taken without regard to sources, with as many rows of each target.
 
-        Where these would be further from their shares, those without sources are returned.
+        If the new groups are further from the targets' shares, `without_sources` is returned.
         """
         need = self._targets.rows(without_sources)
         protected = (self._targets, self._sources)
@@ -231,9 +230,9 @@ class _Sources:
         self._free -= self._cells.rows(taken)
 
     def _shared_out(self, need: np.ndarray) -> np.ndarray:
-        """Divide what is needed of each target among the sources that have it, as whole numbers.
+        """Divide the rows needed of each target among the sources that have it, as whole numbers.
 
-        What is left by rounding down goes to the sources that are furthest behind, over all targets so far.
+        Rows that rounding down leaves over go to the sources that are furthest behind over all targets so far.
         """
         free = np.bincount(self._target, self._free)
         shares = self._free * (need / np.maximum(free, 1))[self._target]
@@ -251,7 +250,7 @@ class _Sources:
 
 
 def _pairs(group: np.ndarray, stratum: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return every pair of group and stratum that occurs, by group, and the number of its rows."""
+    """Return the groups, the strata and the numbers of rows of all pairs of group and stratum, sorted by group."""
     strata = int(stratum.max()) + 1
     pairs, count = np.unique(group * strata + stratum, return_counts=True)
     return pairs // strata, pairs % strata, count
@@ -272,11 +271,11 @@ def folds(
     targets: np.ndarray | None = None,
     sources: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return (rows,) the fold of each row, from 0, of k folds of about equal size; arguments are as in `partition`.
+    """Return (rows,) the fold of each row, from 0, with k folds of about equal size; arguments as in `partition`.
 
-    The largest groups are placed first, those of one size in their order; each goes to the smallest fold, or with
-    targets to the one that has the fewest rows of what most of the group's rows are to answer. With sources, groups of
-    one size go by these, target by target, so that each is spread over the folds.
+    The largest groups are placed first, and groups of equal size in their order. Each goes to the smallest fold or,
+    with targets, to the fold with the fewest rows of the group's most frequent target. With sources, groups of equal
+    size are sorted by target and source, so that each source is spread over the folds.
 
     Raises:
         DataError: there are fewer groups than folds.
@@ -292,7 +291,7 @@ def folds(
     rows, of_source = np.zeros((stratum.max() + 1, k)), np.zeros((of.max() + 1, k))
     total = np.zeros(k)
     fold_of = np.empty(len(sizes), dtype=np.int64)
-    # Below 1 row: the whole fold's size decides between folds with as many rows of the target.
+    # Below 1 row: the fold's size decides between folds with equally many rows of the target.
     tie = 1 / (len(groups) + 1)
     for group in np.argsort(-sizes, kind="stable") if sources is None else np.lexsort((of, stratum, -sizes)):
         fold = int(np.argmin(rows[stratum[group]] + tie * total + tie**2 * of_source[of[group]]))
@@ -304,11 +303,11 @@ def folds(
 
 
 def _most_frequent(group_of: np.ndarray, of: np.ndarray | None, groups: int) -> np.ndarray:
-    """Return (groups,) the number of what most rows of each group are of; 0 where nothing is known of rows."""
+    """Return (groups,) the most frequent value of `of` in each group; 0 if `of` is None."""
     result = np.zeros(groups, dtype=np.int64)
     if of is not None:
         group, number, count = _pairs(group_of, np.unique(of, return_inverse=True)[1])
-        fullest = np.lexsort((count, group))  # of each group the last is its most frequent
+        fullest = np.lexsort((count, group))  # the last of each group is its most frequent
         result[group[fullest]] = number[fullest]
     return result
 
@@ -316,7 +315,7 @@ def _most_frequent(group_of: np.ndarray, of: np.ndarray | None, groups: int) -> 
 def latest(times: np.ndarray, fractions: Mapping[str, float], source: str = "the data") -> dict[str, np.ndarray]:
     """Divide rows by time: the latest are the test split, those before them validation, the earliest training.
 
-    Rows of one time share a side; a split ends where that brings its size closest to the fraction.
+    Rows with equal times are in one split; a split ends where its size is closest to the fraction.
 
     Args:
         times: (rows,) numbers.

@@ -1,8 +1,8 @@
-"""Rows of the user's data: read once into a memory-mapped Arrow file, then handed out by number.
+"""Reading of the user's data: once into a memory-mapped Arrow file, which then gives rows by number.
 
-A row of a text format is kept as its JSON text beside its line. So a column may change its type, appear
-late, or hold nested messages of any shape, and every row comes back exactly as it was written; Parquet
-files and data sets of the hub keep the types they have.
+A row of a text format is stored as JSON text with its line. So a column may change its type, appear late, or hold
+nested messages of any shape, and every row is restored exactly; Parquet files and data sets of the hub keep their
+types.
 """
 
 from __future__ import annotations
@@ -46,21 +46,20 @@ def read_rows(
 ) -> DataRows:
     """Read a file, a folder, another source that a reader accepts, or a data set of the hub.
 
-    A file is read once and kept in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a hash of its
+    A file is read once and cached in `$FTENGINE_CACHE/data` (by default `~/.cache/ftengine/data`) under a hash of its
     content and of its reader.
 
     Args:
-        source: a path or an address, or a data set of the hub (see `HUB_ID`). Categories with names, as of the hub's
-            data sets, are handed out by name.
-        reader: which one of the registry's (by default those that are installed), as the recipe writes it.
-        on_error: "fail" raises at the first malformed row, "skip" leaves such rows out and counts them.
+        source: a path or an address, or a data set of the hub (see `HUB_ID`). Categories are given by name.
+        reader: the reader as in a recipe; `registry` has the readers (by default those that are installed).
+        on_error: "fail" raises for malformed rows, "skip" leaves them out and counts them.
         columns: renames columns, {new name: name in the file}.
-        partial: leave out what the file does not suit: renames of columns that it does not have, as of labels in data
-            to predict, and a named reader that does not accept it.
+        partial: ignore renames of columns that the file lacks (such as labels in data to predict), and a named reader
+            that does not accept it.
         paths: columns that hold paths, relative to the source's folder.
 
     Raises:
-        DataError: the source or a renamed column is missing, or it is of another format, malformed or without rows.
+        DataError: the source or a renamed column is missing, or the source has another format, is malformed or empty.
     """
     registry = Registry() if registry is None else registry
     path = Path(source).expanduser()
@@ -76,20 +75,22 @@ def read_rows(
 def _reading(
     source: str, registry: Registry, reader: Mapping[str, Any], on_error: str, partial: bool = False
 ) -> Reading | None:
-    """Return how a source is read; None for a data set of the hub (arguments and errors as of `read_rows`)."""
+    """Return how to read a source; None for a data set of the hub (arguments and errors as in `read_rows`)."""
     path = Path(source).expanduser()
     if not path.exists():
         accepted = accepting(source, registry, reader)
         return None if accepted is None else Reading(source, source, accepted, on_error)
     if not (path.is_file() or path.is_dir()):
-        raise DataError(f"{source} is a pipe or a device, which may never end. Write its data to a file and name that.")
+        raise DataError(
+            f"{source} is a pipe or a device, which may never end. Write its data to a file and use the file."
+        )
     make = choose_reader(str(path), registry, reader, shown=source, lenient=partial)
     return Reading(source, str(path), make, on_error)
 
 
 @dataclass(frozen=True)
 class FirstRows:
-    """The first rows of a source, and what is known of all of it: `count` rows, and as `DataRows` has it."""
+    """The first rows of a source, and facts about it: `count` is its number of rows; the others as in `DataRows`."""
 
     rows: list[dict[str, Any]]
     count: int
@@ -100,9 +101,9 @@ class FirstRows:
 
 
 def first_rows(source: str, most: int, registry: Registry) -> FirstRows:
-    """Return at most so many rows of a source; malformed ones are left out (DataError: as of `read_rows`).
+    """Return at most `most` rows of a source, without malformed ones (DataError: as in `read_rows`).
 
-    Rows of text formats are read without `datasets`, which takes longer to import than a small file to read.
+    Text formats are read without `datasets`, because importing it takes longer than reading a small file.
     """
     import pyarrow as pa
 
@@ -120,7 +121,7 @@ def first_rows(source: str, most: int, registry: Registry) -> FirstRows:
 
 
 def is_there(source: str, registry: Registry) -> bool:
-    """Say whether a file or folder is there; what is none may be what a reader fetches or the hub has (DataError)."""
+    """Return whether a source is a file or folder (DataError: it is not, and neither reader nor hub may have it)."""
     path = Path(source).expanduser()
     if not path.exists() and accepting(source, registry, {"name": AUTO}) is None:
         _hub_id(source, path, registry)
@@ -128,7 +129,7 @@ def is_there(source: str, registry: Registry) -> bool:
 
 
 def _hub_id(source: str, path: Path, registry: Registry) -> re.Match[str]:
-    """Return the parts of a data set's id, of a source that is not there (DataError: it is a path)."""
+    """Return the parts of a hub data set's id, for a source that is not a file (DataError: it looks like a path)."""
     hub, is_path = HUB_ID.fullmatch(source), path.parent.is_dir() or path.name.lower().endswith(suffixes(registry))
     if hub is None or is_path:
         raise DataError(_missing(source, path, registry))
@@ -143,7 +144,7 @@ def _missing(source: str, path: Path, registry: Registry) -> str:
     neighbours = sorted(
         file.name for file in path.parent.iterdir() if file.name.lower().endswith(ends) or file.is_dir()
     )
-    near = near_file(path, neighbours)  # a recipe, say, is no data
+    near = near_file(path, neighbours)  # only data files: not a recipe, for example
     return f"no data file {source!r} in {path.parent.resolve()}.{near} {allowed}"
 
 
@@ -159,18 +160,18 @@ def _renamed(rows: DataRows, renames: Mapping[str, str]) -> dict[str, str]:
     for name in unrenamed.keys() & renames.keys():
         raise DataError(
             f"{source} has a column {name!r} beside {renames[name]!r}, which data.columns renames to it. "
-            f"Give the other one another name as well, for example data.columns: {{other: {name}}}."
+            f"Rename the other column too, for example data.columns: {{other: {name}}}."
         )
     return {**unrenamed, **renames}
 
 
 def plain(value: Any) -> str:
-    """Return what JSON has no type for as text: a date as it is written, bytes as their hash."""
+    """Return a value that JSON has no type for as text: a date as written, bytes as their hash."""
     return blake2b(value, digest_size=16).hexdigest() if isinstance(value, bytes) else str(value)
 
 
 def _undecoded(dataset: Dataset) -> Dataset:
-    """Hand out images as the bytes or paths that are stored; whoever wants pixels reads them."""
+    """Return the data set with images as stored bytes or paths, not as pixels."""
     from datasets import Image
 
     for name, feature in dataset.features.items():
@@ -194,14 +195,14 @@ def _read(reading: Reading) -> DataRows:
         else:
             dataset = Dataset(pa.ipc.open_stream(buffer.getvalue()).read_all())
     except (ValueError, NotImplementedError) as error:
-        raise DataError(f"{reading.source} has a column of a type that is not read: {error}.") from None
+        raise DataError(f"{reading.source} has a column whose type is not supported: {error}.") from None
     of_reader = {name: facts[name] for name in ("note", "hint", "separator")}
     names = {name: name for name in facts["columns"]}
     return DataRows(dataset, reading.source, names, _skipped(reading.source, facts), **of_reader)
 
 
 def _cached(reading: Reading) -> tuple[Path, dict[str, Any]]:
-    """Return the cache entry of a file, and the facts in it."""
+    """Return the cache entry of a file and its facts."""
     entry = reading.cached()
     return entry, json.loads((entry / FACTS).read_text(encoding="utf-8"))
 
@@ -217,7 +218,7 @@ def _read_hub(source: str, hub: re.Match[str], registry: Registry) -> DataRows:
 
     split = hub["split"] or "train"
     try:
-        # `datasets` (4.0 and later) runs no code of a data set.
+        # `datasets` 4.0 and later does not run code of a data set.
         dataset = datasets.load_dataset(hub["id"], hub["config"], split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n")[0].rstrip(".")

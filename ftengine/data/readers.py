@@ -1,4 +1,4 @@
-"""Which reader reads a source."""
+"""Choice of the reader for a source."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def choose_reader(
     """Return the reader of a path: the one that `data.reader` names, or the first by name that accepts it.
 
     Args:
-        source: a path that is there.
-        spec: the component as the recipe writes it; options of "auto" go to the reader that is found.
-        shown: what the recipe calls the source.
-        lenient: take another reader where the named one does not accept the source.
+        source: an existing path.
+        spec: the component as in a recipe; options of "auto" go to the reader that is chosen.
+        shown: the name of the source in the recipe.
+        lenient: take another reader if the named one does not accept the source.
 
     Raises:
         UnknownName, RecipeError: the named reader does not exist, or its options are wrong.
-        DataError: none accepts the source.
+        DataError: no reader accepts the source.
     """
     if spec["name"] != AUTO and not lenient:
         return registry.factory("reader", spec, "data.reader")
@@ -45,7 +45,7 @@ def choose_reader(
 
 
 def accepting(source: str, registry: Registry, spec: Mapping[str, Any]) -> Factory | None:
-    """Return the named reader if it accepts a source, else the first by name that does; raises as `choose_reader`."""
+    """Return the named reader if it accepts a source, else the first (by name) that does, or None."""
     if spec["name"] != AUTO:
         named = registry.factory("reader", spec, "data.reader")
         if named().accepts(source):
@@ -57,7 +57,7 @@ def accepting(source: str, registry: Registry, spec: Mapping[str, Any]) -> Facto
 
 
 def suffixes(registry: Registry) -> tuple[str, ...]:
-    """Return the suffixes of files that are read."""
+    """Return the suffixes of files that the readers accept."""
     classes = [entry.cls for entry in registry.entries("reader")]
     return tuple(dict.fromkeys(end for cls in classes if issubclass(cls, FileReader) for end in cls.suffixes))
 
@@ -67,7 +67,7 @@ def _is_other(reader: type) -> bool:
 
 
 def data_is(registry: Registry) -> str:
-    """Say what data may be."""
+    """Return a clause that lists the kinds of data that can be read."""
     others = [entry.name for entry in registry.entries("reader") if _is_other(entry.cls)]
     plain = [suffix for suffix in suffixes(registry) if not suffix.endswith(GZIP)]
     packed = f", or packed as {GZIP}" if len(plain) < len(suffixes(registry)) else ""

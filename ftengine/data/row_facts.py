@@ -1,4 +1,4 @@
-"""What a task makes of rows, and what it tells of them."""
+"""Encoding of rows by a task, and the facts and counts that it reports."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from ftengine.errors import DataError, PluginError, RefusedRows
 from ftengine.plugins.attribution import contract_error, described, named
 
 Encoded = tuple[int, Features | DataError]
-"""The number of a row with the features of it, or of one of the examples that it makes, or why there are none."""
+"""The number of a row, with the features of an example made of it or the error."""
 COUNTS = [
     ("weight", float),
     *((name, int) for name in ("row", "length", "sequence", "truncated", "untruncated", "unknown", "token")),
 ]
-"""What is kept of an example's features."""
+"""The counts that are held in memory for each example."""
 TOKENS = ("input_ids", "labels")
-"""Where the inputs of features have ids of tokens, as a rule."""
+"""The usual keys of token ids in the inputs of features."""
 UNKNOWN = -1
-"""What stands for a count that the task does not tell."""
+"""The value of a count that the task does not report."""
 
 COMPARED = 64
-"""Rows of a split that are compared with what they were before they were encoded."""
+"""The first rows of a split, for which it is checked that encoding does not change them."""
 
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 
 @dataclass
 class RowFacts:
-    """What is gathered of a split's rows as they are encoded.
+    """Facts about a split's rows, collected while they are encoded.
 
     Args:
         counts: what the task counts (`Task.encode`), summed.
         kinds: the first example of each kind that is trained on.
-        reasons: why rows are not trained on, as the task says, with how many; the others were cut.
-        of: the number of each example's row; that of a row without any too.
+        reasons: the task's reasons why rows are not trained on, with their counts; other untrained rows were cut.
+        of: the row number of each example, and of each row that makes none.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -52,7 +52,7 @@ class RowFacts:
     of: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, example: int, features: Features) -> None:
-        """Note what is told of an example."""
+        """Add the facts of an example."""
         self.counts.update(features.counts)
         if features.weight and features.kind:
             self.kinds.setdefault(features.kind, example)
@@ -60,34 +60,34 @@ class RowFacts:
             self.reasons[features.untrained] += 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return what audits see."""
+        """Return the facts for audits."""
         return {"counts": dict(self.counts), "untrained_reasons": dict(self.reasons)}
 
 
 def percentiles(lengths: np.ndarray, *, longest: bool = False) -> dict[str, int]:
-    """Return the lengths that so many percent do not exceed; with `longest`, that of all ("100") too."""
+    """Return percentiles of lengths by their number, such as "50"; with `longest`, the maximum ("100") too."""
     at = (*PERCENTILES, 100) if longest else PERCENTILES
     values = np.percentile(lengths, at, method="inverted_cdf")
     return {str(p): int(value) for p, value in zip(at, values, strict=True)}
 
 
 def longest_sequence(features: Features) -> int:
-    """Return the longest sequence that the model reads of an example."""
+    """Return the length in tokens of the longest sequence of an example."""
     return int(features.longest or features.length)
 
 
 def with_following(rows: DataRows, task: Task) -> DataRows:
-    """Return rows that have the next one with other inputs as `following`, where a task asks for it.
+    """Return rows with `following`, the next row with other inputs, if the task needs it.
 
-    A row that cannot be read follows none, and where all others have a row's inputs it has itself.
+    Rows that cannot be read are passed over; a row follows itself if all others have the same inputs.
     """
     if not task.traits.reads_following or rows.following is not None:
         return rows
     inputs = (list(view.inputs) for view in rows.views(task))
-    hashes = [blake2b(to_json(one).encode(), digest_size=16).digest() if one else b"" for one in inputs]
-    readable = [i for i, one in enumerate(hashes) if one]
+    hashes = [blake2b(to_json(texts).encode(), digest_size=16).digest() if texts else b"" for texts in inputs]
+    readable = [i for i, digest in enumerate(hashes) if digest]
     following = list(range(len(hashes)))
-    for k in reversed(range(2 * len(readable))):  # twice, since the first rows follow the last ones
+    for k in reversed(range(2 * len(readable))):  # twice, because the first rows follow the last ones
         i, after = readable[k % len(readable)], readable[(k + 1) % len(readable)]
         following[i] = (
             after if hashes[after] != hashes[i] else following[after] if hashes[following[after]] != hashes[i] else i
@@ -96,7 +96,7 @@ def with_following(rows: DataRows, task: Task) -> DataRows:
 
 
 def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter[str], skipped: int) -> str:
-    """Say why no row of a split is trained on; the length limit is the one that rows were cut to, whoever set it."""
+    """Return a message that explains why no row of a split can be trained on."""
     detail, cut = f"{len(counts):,} have no token to train on", counts["sequence"][counts["truncated"] != 0]
     if reasons:
         causes = (why if times == len(counts) else f"of {times:,} {why}" for why, times in reasons.most_common())
@@ -106,14 +106,13 @@ def nothing_left(name: str, rows: DataRows, counts: np.ndarray, reasons: Counter
     if skipped:
         detail += f", {skipped:,} were skipped"
     return (
-        f"nothing is left to learn from in the {name} split ({rows.source}): of {len(rows):,} rows {detail}. Check the "
-        "columns, the task's max_length (virtual tokens count towards the model's limit) and which tokens the loss is "
-        "on."
+        f"the {name} split ({rows.source}) has no row to train on: of {len(rows):,} rows {detail}. Check the columns, "
+        "the task's max_length (virtual tokens count towards the model's limit) and which tokens the loss is on."
     )
 
 
-def whole(task: Task, features: Any) -> Features:
-    """Return features as they are (PluginError: they are none, or a field is of the wrong kind)."""
+def require_features(task: Task, features: Any) -> Features:
+    """Return what `Task.encode` returned (PluginError: it is no Features, or a field has the wrong type)."""
     if not isinstance(features, Features):
         raise contract_error(task, "encode", features, "api.Features(inputs={…}, length=…, weight=…, truncated=…)")
     for key in ("length", "weight", "truncated"):
@@ -127,7 +126,7 @@ def whole(task: Task, features: Any) -> Features:
 def encoded_rows(
     rows: Iterable[Example], task: Task, processor: Any, max_length: int | None, following: DataRows | None
 ) -> Iterator[Encoded]:
-    """Yield what is made of rows: features of each example, or why there are none, not of one of them alone."""
+    """Yield the features of each example of each row, or one error for a row that cannot be encoded."""
     divides = overrides(task, "parts")
     for number, row in enumerate(rows):
         before = _written(row) if number < COMPARED else None
@@ -135,7 +134,10 @@ def encoded_rows(
         try:
             parts = task.parts(row, processor) if divides else 1
             arguments = [beside if parts == 1 else {**beside, "part": part} for part in range(parts)]
-            encoded = [whole(task, task.encode(row, processor, max_length=max_length, **one)) for one in arguments]
+            encoded = [
+                require_features(task, task.encode(row, processor, max_length=max_length, **keywords))
+                for keywords in arguments
+            ]
         except DataError as error:
             yield number, error
         else:
@@ -149,16 +151,15 @@ def _written(row: Example) -> dict[str, str]:
 
 
 def _changed(task: Task, before: Mapping[str, str], after: Mapping[str, str]) -> PluginError:
-    """Return the error that a task writes into rows: whatever reads one next would read another."""
+    """Return the error for a task that changes rows, which later readers would get changed."""
     name = min(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return PluginError(
-        f"{named(task)}: encode() changes {name!r} of the row that it is given; it must leave rows as they are: copy "
-        "what it changes."
+        f"{named(task)}: encode() changes {name!r} of the row that it gets. Copy a value before changing it."
     )
 
 
 def accepted(encoded: Iterable[Encoded], rows: DataRows, on_error: str) -> Iterator[Encoded]:
-    """Yield what is made of rows (DataError: nothing is of some, which are counted, and they are not to be skipped)."""
+    """Yield encoded rows (DataError: some cannot be encoded and must not be skipped; it counts them)."""
     refused = RefusedRows()
     for row, features in encoded:
         if isinstance(features, DataError) and on_error == "fail":
@@ -176,7 +177,7 @@ def accepted(encoded: Iterable[Encoded], rows: DataRows, on_error: str) -> Itera
 def counted(
     encoded: Iterable[Encoded], rows: DataRows, facts: RowFacts, skipped: dict[int, str]
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield what `COUNTS` names of each example, and note facts, and why rows were skipped."""
+    """Yield the `COUNTS` of each example; collect facts, and the reasons of skipped rows."""
     for i, (row, features) in enumerate(encoded):
         facts.of.append(row)
         if isinstance(features, DataError):
@@ -187,7 +188,7 @@ def counted(
 
 
 def _counts(row: int, features: Features) -> tuple[Any, ...]:
-    """Return what `COUNTS` names of an example."""
+    """Return the `COUNTS` of an example."""
     counts = (UNKNOWN if count is None else count for count in (features.full_length, features.unknown))
     ids = (features.inputs[key] for key in TOKENS if isinstance(features.inputs.get(key), list))
     token = max((max(values, default=UNKNOWN) for values in ids), default=UNKNOWN)

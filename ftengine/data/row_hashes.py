@@ -1,4 +1,4 @@
-"""Rows by split, with the hashes by which they are compared."""
+"""Rows by split, with hashes to compare and divide them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ to_json = json.JSONEncoder(sort_keys=True, default=plain).encode
 
 
 def comparable_json(value: Any) -> str:
-    """Return a value as JSON by which it is compared: texts as `comparable` makes them."""
+    """Return a value as JSON in which texts are normalised by `comparable`."""
     text = to_json(value)
     return to_json(comparable(value)) if "\\u" in text else text
 
 
 @dataclass(frozen=True)
 class RowHashes:
-    """Rows by split, and hashes of what they are divided and compared by.
+    """Rows by split, with hashes to compare and divide them.
 
     Args:
         splits: rows by name, training first.
         digests: for each split the hash of each row.
-        targets: for each split the hash of what each row is to answer, 0 where that is nothing.
-        keys: for each split what the division goes by: a hash of each row's group, or its time; empty with neither.
+        targets: for each split the hash of each row's target, 0 if it has none.
+        keys: for each split the hash of each row's group, or its time, if the division needs one; else empty.
     """
 
     splits: Mapping[str, DataRows]
@@ -41,7 +41,7 @@ class RowHashes:
     keys: Mapping[str, np.ndarray]
 
     def without(self, reasons: Mapping[str, str]) -> RowHashes:
-        """Return the same but for training rows at some places, each with the reason why it is skipped."""
+        """Return the same without the training rows at some places, which are skipped for the given reasons."""
         train = self.splits["train"]
         stays = np.array([train.where(i) not in reasons for i in range(len(train))], dtype=bool)
 
@@ -52,10 +52,10 @@ class RowHashes:
         return RowHashes(splits, chosen(self.digests), chosen(self.targets), chosen(self.keys))
 
     def divided(self, sides: Mapping[str, np.ndarray]) -> RowHashes:
-        """Return the same with training divided; `sides` has for each part the indices of its rows."""
+        """Return the same with the training split divided; `sides` has the row indices of each part."""
         training, splits = self.splits["train"], dict(self.splits)
         for name, rows in sides.items():
-            # What could not be read is counted once, with the training split.
+            # Rows that could not be read are counted once, with the training split.
             splits[name] = replace(training.select(rows), skipped=training.skipped if name == "train" else NO_SKIPS)
         splits = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
@@ -67,15 +67,15 @@ class RowHashes:
 
 
 def identities(rows: DataRows, task: Task, seed: int) -> np.ndarray:
-    """Hash what makes each row the same as another (`View.identity`): (rows,) 16 bytes each, of dtype S16.
+    """Return (rows,) hashes of `View.identity`, 16 bytes each (dtype S16).
 
-    Equal examples have equal hashes under one seed, and the order of hashes is a shuffle by that seed.
+    Equal examples have equal hashes for the same seed, and the order of hashes is a shuffle by that seed.
     """
     return fingerprints(rows, task, seed)[0]
 
 
 def fingerprints(rows: DataRows, task: Task, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (rows,) what `identities` does, and (rows,) int64 hashes of `View.label`, 0 where there is none."""
+    """Return the hashes of `identities`, and (rows,) int64 hashes of `View.label`, 0 if there is none."""
     digests, targets = bytearray(), bytearray()
     nothing = bytes(8)
     for view in rows.views(task):
@@ -86,21 +86,19 @@ def fingerprints(rows: DataRows, task: Task, seed: int) -> tuple[np.ndarray, np.
 
 
 def connected(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return (n,) numbers that are equal for things connected by equal values of either array, directly or through
-    others; they are numbers from 0 on."""
+    """Return (n,) numbers from 0 of the connected components of n elements, where elements with equal values in either
+    array are connected."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    first_numbers, other = (np.unique(values, return_inverse=True)[1].ravel() for values in (first, second))
-    size = max(first_numbers.max(initial=-1), other.max(initial=-1)) + 1
-    links = coo_array(
-        (np.ones(len(first_numbers), dtype=bool), (first_numbers, other + size)), shape=(2 * size, 2 * size)
-    )
-    return np.asarray(connected_components(links, directed=False)[1][first_numbers])
+    left, right = (np.unique(values, return_inverse=True)[1].ravel() for values in (first, second))
+    size = max(left.max(initial=-1), right.max(initial=-1)) + 1
+    links = coo_array((np.ones(len(left), dtype=bool), (left, right + size)), shape=(2 * size, 2 * size))
+    return np.asarray(connected_components(links, directed=False)[1][left])
 
 
 def duplicate_numbers(digests: np.ndarray) -> np.ndarray:
-    """Return a number for each hash, equal where the hashes are: the first 8 of its 16 bytes, as uint64.
+    """Return (rows,) uint64 numbers that are equal for equal hashes: the first 8 of their 16 bytes.
 
     Among a million examples two different ones share a number with a probability of 3e-8.
     """

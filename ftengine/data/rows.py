@@ -1,4 +1,4 @@
-"""Rows of the user's data, handed out by number; each of a source that memory holds is decoded and viewed once."""
+"""Rows of the user's data by number; rows of a source that fits in memory are decoded and viewed once."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 BATCH_FILES = 16
-"""Rows read at one time where they may hold whole files (images)."""
+"""Rows read at a time if they may hold whole files (images)."""
 
 NO_SKIPS = Skipped(count=0, first=())
 
 KEPT_BYTES = 64 << 20
-"""A source of at most so many bytes is decoded once; each pass over a larger one decodes its rows again."""
+"""Most bytes of a source whose rows are decoded once; those of a larger one are decoded in each pass."""
 
 
 class DecodedRows:
-    """Rows of a source that were decoded, and what tasks saw in them, by their numbers in the source."""
+    """Cached rows of a source, and the views of tasks, by row number in the source."""
 
     def __init__(self) -> None:
         self.rows: dict[int, dict[str, Any]] = {}
         self._views: WeakKeyDictionary[Task, dict[int, View]] = WeakKeyDictionary()
 
     def views(self, task: Task) -> dict[int, View]:
-        """Return what this task saw so far."""
+        """Return the cached views of a task."""
         return self._views.setdefault(task, {})
 
 
@@ -45,17 +45,18 @@ class DataRows:
 
     Args:
         dataset: the memory-mapped rows, with the hidden column that `where` reads.
-        source: what the recipe calls them.
+        source: their name in the recipe.
         names: for each column of a row, its name in the file.
         skipped: malformed rows that were left out when the source was read, the first `SHOWN_SKIPS` with reasons.
-        folder: what paths in rows are relative to; None for a data set of the hub.
-        paths: columns that hold paths, which are handed out relative to the working directory.
-        note, hint, separator: what the reader says of the file; see `Reader.describe`.
-        parts: (rows,) which of a row's examples each is (`Task.parts`), -1 where the row makes one; None where all do.
-        numbers: (rows,) where these rows were before such rows were repeated; None where none is.
-        following: the row that `Task.encode` is given beside each, itself where there is none; None where no task asks.
-        decoded: rows of the source that were decoded, shared with all that is selected of it; None: too large to keep.
-        origin: (rows,) each row's number in the source; None where they are all of it, in order.
+        folder: the folder that paths in rows are relative to; None for a data set of the hub.
+        paths: columns that hold paths, which `rows[i]` makes relative to the working directory.
+        note, hint, separator: from `Reader.describe`.
+        parts: (rows,) the number of the example that a repeated row stands for (`Task.parts`), -1 for a row that makes
+            one example; None if all do.
+        numbers: (rows,) the number of each row before rows were repeated; None if none was.
+        following: the following row that `Task.encode` gets with each row; None if the task does not need it.
+        decoded: cache of decoded rows, shared by all selections of the source; None: the source is too large.
+        origin: (rows,) each row's number in the source; None if these are all its rows in order.
     """
 
     dataset: Dataset
@@ -81,14 +82,14 @@ class DataRows:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return a row with every column of the file; what the row does not have is None."""
+        """Return a row with every column of the file; a column that the row lacks is None."""
         return dict(self._stored(int(index)))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         yield from map(dict, self._all_stored())
 
     def view(self, index: int, task: Task) -> View:
-        """Return what a task sees in a row (`Task.view`)."""
+        """Return a task's view of a row (`Task.view`)."""
         if self.decoded is None:
             return task.view(self[index])
         views, number = self.decoded.views(task), self._origins[int(index)]
@@ -97,14 +98,14 @@ class DataRows:
         return views[number]
 
     def views(self, task: Task) -> Iterator[View]:
-        """Yield what a task sees in each row, without holding rows of a large source in memory."""
+        """Yield a task's view of each row, without holding the rows of a large source in memory."""
         if self.decoded is None:
             yield from map(task.view, self)
         else:
             yield from (self.view(index, task) for index in range(len(self)))
 
     def _stored(self, index: int) -> dict[str, Any]:
-        """Return a row's columns, not to be changed: other callers have the same object."""
+        """Return a row's columns; callers share the object and must not change it."""
         if self.decoded is None:
             return self._row(self.dataset[index])
         number = self._origins[index]
@@ -131,11 +132,11 @@ class DataRows:
         return range(len(self)) if self.origin is None else self.origin.tolist()
 
     def part(self, index: int) -> dict[str, int]:
-        """Return which of its row's examples this is, as the argument `part`; none where the row makes one."""
+        """Return the argument `part` of `Task.encode`: the number of the example; {} if the row makes only one."""
         return {} if self.parts is None or self.parts[index] < 0 else {"part": int(self.parts[index])}
 
     def beside(self, index: int) -> dict[str, Any]:
-        """Return the arguments that `Task.encode` is given beside a row."""
+        """Return the further arguments of `Task.encode` for a row."""
         return self.part(index) | ({} if self.following is None else {"following": self.following[index]})
 
     def _row(self, stored: dict[str, Any]) -> dict[str, Any]:
@@ -148,11 +149,11 @@ class DataRows:
         else:
             values = {name: _without_nulls(stored[column]) for name, column in self.names.items()}
             row = {name: _named(self._categories.get(self.names[name]), value) for name, value in values.items()}
-        return row | {name: self._found(row[name]) for name in self.paths & row.keys()}
+        return row | {name: self._path_from_here(row[name]) for name in self.paths & row.keys()}
 
     @cached_property
     def _lines(self) -> np.ndarray:
-        """The column of places; `dataset[LINE]` would copy what the data set says of its columns at each access."""
+        """The column of places, cached because each `dataset[LINE]` copies the data set's metadata."""
         return self.dataset.select_columns(LINE).with_format("numpy")[:][LINE]
 
     @cached_property
@@ -161,19 +162,19 @@ class DataRows:
 
     @cached_property
     def _moved(self) -> dict[str, str]:
-        """Columns that have another name in the file, by their names."""
+        """The names in the file of renamed columns."""
         return {name: column for name, column in self.names.items() if name != column}
 
     @cached_property
     def _categories(self) -> dict[str, Any]:
-        """Columns whose numbers stand for names that the data set brings."""
+        """Columns of categories, whose numbers stand for names in the data set."""
         from datasets import ClassLabel
 
         features = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
         return {name: feature for name, feature in features.items() if isinstance(feature, ClassLabel)}
 
-    def _found(self, value: Any) -> Any:
-        """Return a path, alone or as {"path": …}, as seen from the working directory."""
+    def _path_from_here(self, value: Any) -> Any:
+        """Return a path (a text, or {"path": …}) relative to the working directory."""
         if self.folder is None:
             return value
         if isinstance(value, dict) and value.get("path") and value.get("bytes") is None:
@@ -181,7 +182,7 @@ class DataRows:
         return str(self.folder / value) if isinstance(value, str) and value else value
 
     def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
-        """Return some of the rows, in the order asked for; `where` still gives their places."""
+        """Return some of the rows, in the order of `indices`; `where` still gives their places."""
         parts, numbers = (None if values is None else values[list(indices)] for values in (self.parts, self.numbers))
         following = None if self.following is None else self.following.select(indices)
         changed: dict[str, Any] = {
@@ -199,7 +200,7 @@ class DataRows:
         return chosen if self.origin is None else self.origin[chosen]
 
     def in_parts(self, counts: np.ndarray) -> DataRows:
-        """Return each row as often as it makes examples, told apart by `part`; itself where each makes one."""
+        """Return each row once for each of its examples, numbered by `part`; `self` if each row makes one."""
         import numpy as np
 
         if (counts == 1).all():
@@ -217,11 +218,11 @@ class DataRows:
         return replace(self, dataset=self.dataset.select(numbers), **changed)
 
     def before(self, indices: np.ndarray) -> np.ndarray:
-        """Return the numbers that rows had before rows were repeated."""
+        """Return the row numbers before rows were repeated by `in_parts`."""
         return indices if self.numbers is None else self.numbers[indices]
 
     def without(self, reasons: Mapping[str, str]) -> DataRows:
-        """Return the rows but for those at some places (from `where`), each with the reason why it is skipped."""
+        """Return the rows without those at some places (from `where`), which are skipped for the given reasons."""
         places = [self.where(i) for i in range(len(self))]
         rows = self.select([i for i, place in enumerate(places) if place not in reasons])
         first = (*self.skipped.first, *(reasons[place] for place in places if place in reasons))
@@ -229,16 +230,16 @@ class DataRows:
         return replace(rows, skipped=Skipped(count=count, first=first[:SHOWN_SKIPS]))
 
     def where(self, index: int) -> str:
-        """Return the place of a row: "support.jsonl:12", or "data.parquet row 12" where there are no lines.
+        """Return the place of a row: "support.jsonl:12", or "data.parquet row 12" if the file has no lines.
 
-        A row of a list is at its element, from 0: "data.json[11]". A row of a folder is at the path of its image.
+        For a JSON list it has the index, from 0: "data.json[11]"; for a folder it is the path of the image.
         """
         place = self._lines[int(index)]
         return place_of(self.source, place) if isinstance(place, str) else f"{self.source} row {place}"
 
 
 def _named(category: Any, value: Any) -> Any:
-    """Return the name (or names) behind a category's number; those without a name count as missing."""
+    """Return the name (or names) of a category's number; a number without a name counts as missing."""
     if category is None or value is None:
         return value
     if isinstance(value, list):
@@ -247,7 +248,7 @@ def _named(category: Any, value: Any) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Drop keys of nested objects that are None: Arrow gives every object of a column the same keys."""
+    """Drop None values of nested objects: Arrow gives all objects of a column the same keys."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value

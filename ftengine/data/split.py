@@ -1,4 +1,4 @@
-"""Training, validation and test rows, with what belongs together on one side."""
+"""Training, validation and test rows; rows that belong together are in one split."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from ftengine.run.recipe_sources import names
 from ftengine.text import counted, listed, quoted
 
 LEAST_ROWS = 0.1
-"""Rows that a fraction comes to, at least; of few rows one is held out although it comes to less than one."""
+"""The least product of fraction and rows: of few rows, one is held out although the product is below 1."""
 
 
 def _grouped(section: DataSection) -> bool:
-    """Say whether groups decide on which side a row lies, as they do unless its time does."""
+    """Return whether groups determine the split of a row; with a split by time they do not."""
     return section.group_column is not None and section.split.by != "time"
 
 
@@ -42,10 +42,10 @@ class Splits:
     """The data of a run.
 
     Args:
-        train, validation, test: rows, None where the recipe asks for none.
-        divide: divides what was read, but for the rows of the training source at some places, each with its reason.
-        to_audit: makes what audits look at; None where they are not to.
-        trained_on: by held-out split, with data.leaks: warn, which of its rows are in training too.
+        train, validation, test: rows; None if the recipe has no such split.
+        divide: divides the data again without training rows at some places, which are skipped for the given reasons.
+        to_audit: returns the data for audits; None if there are none.
+        trained_on: with data.leaks: warn, which rows of each held-out split are also in training.
     """
 
     train: DataRows
@@ -56,12 +56,12 @@ class Splits:
     trained_on: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def mapping(self) -> dict[str, DataRows]:
-        """Return the splits that there are, by name."""
+        """Return the existing splits by name."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in splits.items() if rows is not None}
 
     def audited(self, left_out: Mapping[str, Sequence[int]] = MappingProxyType({})) -> AuditedData:
-        """Return what audits look at, but for the rows of each split that are left out because no model reads them."""
+        """Return the data for audits, without the rows that are left out because they cannot be encoded."""
         assert self.to_audit is not None, "the splits were made without audits"
         return self.to_audit(left_out=left_out)
 
@@ -74,18 +74,18 @@ def make_splits(
     *,
     audited: bool = True,
 ) -> Splits:
-    """Read the recipe's data, hold out what it asks for, and find what is on two sides.
+    """Read the recipe's data, hold out validation and test rows, and find leaks.
 
-    Validation and test are files of their own, or parts of the training file: fractions, or a fold.
+    Validation and test are separate files or parts of the training file: fractions, or a fold.
 
     Args:
         seed: of the division.
         registry: has the readers; by default those that are installed.
-        audited: whether audits are to look at it; else only what decides where a row goes is found.
+        audited: whether audits follow; if not, only what affects the division is computed.
 
     Raises:
-        DataError: a source cannot be read, its columns do not suit the task, too few distinct examples are left for
-            a fraction, or training has rows that are also held out (data.leaks: auto, fail).
+        DataError: a source cannot be read, its columns do not suit the task, there are too few distinct examples for a
+            fraction, or training has rows that are also held out (data.leaks: auto, fail).
     """
     return _divided(_read(section, task, seed, registry or Registry()), section, task, audited, {})
 
@@ -95,7 +95,7 @@ def _divided(read: RowHashes, section: DataSection, task: Task, audited: bool, l
     shares = {name: part for name in ("test", "validation") if isinstance(part := getattr(section, name), float)}
     cutting = bool(shares) or section.split.folds is not None
     distinct, near = Distinct(hashes.splits, hashes.digests, task), None
-    # Where near duplicates decide on the division they are found before it; else when it is known who is where.
+    # If near duplicates affect the division, they are searched before it, else after it.
     together = section.split.duplicates == "together" and section.split.by != "time"
     dropping = section.leaks == "drop"
     threshold = section.near_duplicates if audited or dropping or (together and cutting) else None
@@ -103,7 +103,7 @@ def _divided(read: RowHashes, section: DataSection, task: Task, audited: bool, l
         near = find_near(distinct, threshold)
     if cutting:
         hashes = hashes.divided(_sides(section, task, hashes, distinct, near, shares))
-        distinct = Distinct(hashes.splits, hashes.digests, task)  # the same examples, so the same numbers
+        distinct = Distinct(hashes.splits, hashes.digests, task)  # the same examples, so their numbers do not change
         if threshold is not None and near is None:
             near = find_near(distinct, threshold)
     groups = hashes.keys if _grouped(section) else {}
@@ -147,7 +147,7 @@ def _read(section: DataSection, task: Task, seed: int, registry: Registry) -> Ro
 
 
 def _part_shares(section: DataSection, shares: Mapping[str, float]) -> dict[str, float]:
-    """Return the share of the training source that each part cut from it should have."""
+    """Return the configured share of the training source for each split that is cut from it."""
     if section.split.folds is None:
         return dict(shares)
     tested = 1 / section.split.folds
@@ -162,7 +162,7 @@ def _sides(
     near: Near | None,
     shares: Mapping[str, float],
 ) -> dict[str, np.ndarray]:
-    """Divide the rows of the training source: for each part the indices of its rows, ascending."""
+    """Divide the training source; return the row indices of each part, ascending."""
     split, rows = section.split, hashes.splits["train"]
     for name, share in shares.items():
         if share * len(rows) < LEAST_ROWS:
@@ -178,13 +178,13 @@ def _sides(
     targets = hashes.targets["train"] if split.by == "stratified" else None
     if targets is not None and not targets.any():
         raise DataError(
-            f"{rows.source}: data.split.by is stratified, but task {task.name!r} finds no labels in it to keep the "
-            "proportions of. Set data.split.by to random."
+            f"{rows.source}: data.split.by is stratified, but task {task.name!r} finds no labels to stratify by. Set "
+            "data.split.by to random."
         )
     if targets is not None and (kinds := len(np.unique(targets))) > len(targets) / 2:
         raise DataError(
             f"{rows.source}: its {len(targets):,} rows have {kinds:,} different targets, too many for data.split.by: "
-            "stratified to keep the proportions of. Set it to random."
+            "stratified. Set it to random."
         )
     sources = rows.of if isinstance(rows, MixedRows) else None
     if split.folds is None:
@@ -199,21 +199,21 @@ def _sides(
 
 
 def _groups(section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None) -> np.ndarray:
-    """Return the group of each row of the training source, in an order that is a shuffle by the seed."""
+    """Return the group of each row of the training source; the order of groups is a shuffle by the seed."""
     of, digests = distinct.of["train"], hashes.digests["train"]
-    equal = of if near is None else near.groups[of]  # numbers, and so the first of a group, are in the order of hashes
+    equal = of if near is None else near.groups[of]  # numbers follow the order of hashes
     together = section.split.duplicates == "together"
     if not _grouped(section):
         return equal if together else _each(digests)
     grouped = np.unique(hashes.keys["train"], return_inverse=True)[1]
-    # Rows of one value and duplicates of each other: whatever is connected by either stays together.
+    # Rows connected by equal values or by duplicates stay together.
     return _shuffled(connected(grouped, equal) if together else grouped, digests)
 
 
 def _require_groups(
     section: DataSection, hashes: RowHashes, distinct: Distinct, near: Near | None, available: int, parts: list[str]
 ) -> None:
-    """Refuse a column that makes too few groups to divide, and say what joins its values."""
+    """Raise DataError if a column makes too few groups to divide; the message says what joins its values."""
     split, rows = section.split, hashes.splits["train"]
     if available >= (split.folds or len(parts) + 1):
         return
@@ -229,7 +229,7 @@ def _require_groups(
         first = np.flatnonzero((equal[here] == equal[then]) & (grouped[here] != grouped[then]))[0]
         places = f"{rows.where(int(here[first]))} ≈ {rows.where(int(then[first]))}"
         description += f" ({kinds:,} values, joined by duplicates, e.g. {places})"
-        if not split.folds:  # equal rows in several folds would be tested and trained on at once
+        if not split.folds:  # with folds, equal rows would be in training and test
             cures.append("set data.split.duplicates: apart, with data.leaks: drop to remove the leaks that this makes")
     key = "data.split.column" if split.by == "group" else "data.group"
     cures.append(f"take a column of more values in {key}")
@@ -247,13 +247,13 @@ def _shuffled(labels: np.ndarray, digests: np.ndarray) -> np.ndarray:
 
 
 def _each(digests: np.ndarray) -> np.ndarray:
-    """Number rows in a shuffle in which equal ones do not stand together."""
+    """Number rows in a shuffled order in which equal rows are not adjacent."""
     hashes = [blake2b(digest + i.to_bytes(8, "big"), digest_size=8).digest() for i, digest in enumerate(digests)]
     return _shuffled(np.arange(len(digests)), np.array(hashes, dtype="S8"))
 
 
 def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section: DataSection, cutting: bool) -> None:
-    """Raise for rows of training that are also held out; near duplicates alone are refused where the user says so."""
+    """Raise DataError for training rows that are also held out; near duplicates alone only with data.leaks: fail."""
     serious = [leak for leak in leaks if leak["between"][0] == "train"]
     if section.leaks == "auto":
         serious = [leak for leak in serious if leak["count"] or leak.get("groups")]
@@ -269,8 +269,8 @@ def _refuse(leaks: list[dict[str, Any]], splits: Mapping[str, DataRows], section
     cures += ["compare equal rows only with data.near_duplicates: null"] if near else []
     cures.append("measure them separately with data.leaks: warn")
     raise DataError(
-        f"{'; '.join(descriptions)}. Figures on them say nothing about new data (data.leaks: {section.leaks}). "
-        f"Either {', or '.join(cures)}."
+        f"{'; '.join(descriptions)}. Figures on such rows do not show the quality on new data "
+        f"(data.leaks: {section.leaks}). Either {', or '.join(cures)}."
     )
 
 
@@ -294,10 +294,10 @@ def read_for(
     registry: Registry | None = None,
     own: Mapping[str, Any] = MappingProxyType({}),
 ) -> DataRows:
-    """Read a source as the recipe says (DataError, which names it: it cannot be, or the task lacks a column).
+    """Read a source with the recipe's options (DataError: it cannot be read, or the task lacks a column).
 
     Args:
-        own: its reader and columns, where it has some other than the recipe's for all.
+        own: the source's own reader and columns, which replace the recipe's; values of None do not.
     """
     options: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
     options |= {key: value for key, value in own.items() if value is not None}
