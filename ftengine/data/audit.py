@@ -187,12 +187,12 @@ def _sources(
     return result
 
 
-def _sizes(splits: Mapping[str, DataRows], asked: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+def _sizes(splits: Mapping[str, DataRows], shares: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """Return for each part of the training source its configured and its actual share."""
     total = sum(len(rows) for rows in splits.values() if rows.source == splits["train"].source)
     return {
         name: {"source": splits[name].source, "asked": share, "rows": len(splits[name]), "of": total}
-        for name, share in asked.items()
+        for name, share in shares.items()
     }
 
 

@@ -99,7 +99,7 @@ def idle_augmenters(split: EncodedSplit) -> list[str]:
 
 
 def always_the_same(split: EncodedSplit) -> list[str]:
-    """Return the names of augmenters that change all of `SAMPLED` examples, in the first two epochs alike."""
+    """Return the names of augmenters that change all of `SAMPLED` examples in the same way in the first two epochs."""
     return [
         augmenter.name
         for augmenter in filterfalse(_mixes, split.augmenters)
@@ -107,12 +107,12 @@ def always_the_same(split: EncodedSplit) -> list[str]:
     ]
 
 
-def _changes_alike(alone: EncodedSplit, row: int) -> bool:
-    """Say whether a row is changed, and to the same, in two epochs."""
-    first, second = (list(alone.augmented(row, epoch)) for epoch in (0, 1))
-    if not len(first) == len(second) == 1 or _compared(alone.task, alone.rows[row], first[0]) is None:
+def _changes_alike(split: EncodedSplit, row: int) -> bool:
+    """Return whether a row is changed in the same way in two epochs."""
+    first, second = (list(split.augmented(row, epoch)) for epoch in (0, 1))
+    if not len(first) == len(second) == 1 or _compared(split.task, split.rows[row], first[0]) is None:
         return False
-    return _compared(alone.task, first[0], second[0]) is None
+    return _compared(split.task, first[0], second[0]) is None
 
 
 def sample_rows(split: EncodedSplit) -> list[int]:

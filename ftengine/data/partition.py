@@ -78,9 +78,9 @@ def _held_out(
     if mixture is not None:
         taken = mixture.take(free, taken, fraction, most)
     taken = taken or [int(free[np.argmin(sizes[free])])]
-    for left in (strata, mixture):
-        if left is not None:
-            left.remove(taken)
+    for counter in (strata, mixture):
+        if counter is not None:
+            counter.remove(taken)
     return taken
 
 
@@ -138,7 +138,7 @@ class _Strata:
         taken, need, stratum, count = list[int](), list(need), self._stratum, self._count
         wider, limit = (None, []) if within is None else (within[0], list(within[1]))
         protected = protected or (self,)
-        remaining = [one._but_for(after) for one in protected]
+        remaining = [strata._but_for(after) for strata in protected]
         waiting = any(count > 0 for count in need)
         for group in order.tolist():
             if len(taken) == most or not waiting:
@@ -148,15 +148,15 @@ class _Strata:
             if closer and wider is not None:
                 closer = sum(abs(limit[s] - n) - abs(limit[s]) for s, n in wider._rows_of(group)) < 0
             if closer and all(
-                has[s] > 1 for one, has in zip(protected, remaining, strict=True) for s in one._strata(group)
+                has[s] > 1 for strata, has in zip(protected, remaining, strict=True) for s in strata._strata(group)
             ):
                 taken.append(group)
                 for i in part:
                     need[stratum[i]] -= count[i]
                 for s, n in () if wider is None else wider._rows_of(group):
                     limit[s] -= n
-                for one, has in zip(protected, remaining, strict=True):
-                    for s in one._strata(group):
+                for strata, has in zip(protected, remaining, strict=True):
+                    for s in strata._strata(group):
                         has[s] -= 1
                 waiting = any(count > 0 for count in need)
         return taken

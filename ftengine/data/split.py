@@ -26,7 +26,7 @@ from ftengine.errors import DataError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 from ftengine.run.recipe_sources import names
-from ftengine.text import counted, listed, quoted
+from ftengine.text import counted, listed, number, quoted
 
 LEAST_ROWS = 0.1
 """The least product of fraction and rows: of few rows, one is held out although the product is below 1."""
@@ -168,7 +168,7 @@ def _sides(
         if share * len(rows) < LEAST_ROWS:
             raise DataError(
                 f"{rows.source}: data.{name} is {share:g}, too small to select any of its "
-                f"{counted(len(rows), 'row')}. Set it to {1 / len(rows):.2g} or more, or to null."
+                f"{counted(len(rows), 'row')}. Set it to {number(1 / len(rows))} or more, or to null."
             )
     if split.by == "time":
         return latest(hashes.keys["train"], shares, rows.source)

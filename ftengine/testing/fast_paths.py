@@ -17,7 +17,7 @@ from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import close
 from ftengine.training.dropout_statistics import dropout_fault
 from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, state_of, unfit
-from ftengine.training.probe import Around, ProbeBatch, Way
+from ftengine.training.probe import Around, Computation, ProbeBatch
 
 CPU = torch.device("cpu")
 LONG = 300
@@ -62,7 +62,7 @@ class FastPathChecks(Checks):
 
     def in_evaluation_mode_too(self) -> None:
         path, loaded = self._suited()
-        fault = ProbeBatch(loaded, self.task, self.batch, CPU).fault(self._way(path, loaded), training=False)
+        fault = ProbeBatch(loaded, self.task, self.batch, CPU).fault(self._computation(path, loaded), training=False)
         assert not fault, f"in evaluation mode, as in validation, it does not compute what the model does: {fault}"
 
     def rows_of_many_tokens_too(self) -> None:
@@ -72,7 +72,7 @@ class FastPathChecks(Checks):
         path, loaded = self._suited()
         if not path.traits.draws_randomness:
             skip("it draws no numbers of its own, so that it is compared with the model's own dropout")
-        fault = dropout_fault(ProbeBatch(loaded, self.task, self.batch, CPU), self._way(path, loaded))
+        fault = dropout_fault(ProbeBatch(loaded, self.task, self.batch, CPU), self._computation(path, loaded))
         assert not fault, fault
 
     def leaving_it_restores_the_model(self) -> None:
@@ -117,13 +117,13 @@ class FastPathChecks(Checks):
         left = differing(before, state_of(loaded))
         assert not left, f"{left[0]} are others after it predicted"
 
-    def _way(self, path: FastPath, loaded: LoadedModel) -> Way:
+    def _computation(self, path: FastPath, loaded: LoadedModel) -> Computation:
         @contextmanager
-        def way() -> Iterator[Around | None]:
+        def computation() -> Iterator[Around | None]:
             with activated([path], loaded, training_context()):
                 yield path.around_batch if overrides(path, "around_batch") else None
 
-        return way
+        return computation
 
     def _long_batch(self) -> Batch:
         """Return two rows, the first as long as the model takes, up to LONG, made of the batch's rows over and over."""

@@ -1,4 +1,4 @@
-"""Tells a recipe's callbacks what happens in a run."""
+"""Calls a recipe's callbacks at the events of a run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ftengine.training.process_watch import ProcessWatch, running
 
 
 class Callbacks:
-    """A recipe's callbacks; one that raises is named and left out from then on.
+    """A recipe's callbacks; one that raises is reported and switched off.
 
     Raises:
-        UnknownName, RecipeError: one does not exist, or lacks what it needs.
+        UnknownName, RecipeError: a callback does not exist, or lacks something that it needs.
     """
 
     def __init__(self, recipe: Recipe, registry: Registry, listener: Listener) -> None:
@@ -28,22 +28,22 @@ class Callbacks:
         self._moved: set[int] = set()
         self._watch: ModelWatch | None = None  # from the first step on
         self.callbacks: list[tuple[Callback, str]] = []
-        seen: list[object] = []
+        described: list[object] = []
         for key, spec in ((f"callbacks.{i}", spec) for i, spec in enumerate(recipe.callbacks)):
             factory = registry.factory("callback", spec if len(spec) > 1 else spec["name"], key)
-            if factory.described in seen:  # named twice is told once
+            if factory.described in described:  # named twice in the recipe
                 continue
-            seen.append(factory.described)
+            described.append(factory.described)
             callback = factory()
             with naming(key):
                 callback.check_options()
             self.callbacks.append((callback, str(factory.entry.origin)))
 
     def tell(self, event: Event) -> None:
-        """Call the method of an event's moment of each; in the main process alone.
+        """Call the method for an event of every callback; only in the main process.
 
         Raises:
-            TrainingError: one ends the run by it, or changed the model, so that it would be another run.
+            TrainingError: a callback ends the run with an error, or changed the model.
         """
         if isinstance(event, BeforeStep) and (self._watch is None or not self._watch.is_of(event.model)):
             self._watch = ModelWatch(event.model)
@@ -56,7 +56,7 @@ class Callbacks:
             try:
                 with generators_kept(), process:
                     getattr(callback, event.moment)(event)
-            # Whatever a callback may raise, sys.exit among it, the run is worth more.
+            # A run survives any error of a callback, even sys.exit.
             except (Exception, SystemExit) as error:
                 who, cause = f"callback {callback.name!r} of {origin}", cause_in(callback, error)
                 self.callbacks = [pair for pair in self.callbacks if pair[0] is not callback]
@@ -67,35 +67,35 @@ class Callbacks:
             if self._watch is not None and (changed := self._watch.changed()):
                 raise TrainingError(
                     f"callback {callback.name!r} of {origin} changed {changed} in {event.moment}() at step "
-                    f"{event.step}: a callback looks at the model, and a run is the same with it and without. Take it "
-                    "out of the recipe's callbacks; what changes a model is a regularizer or a strategy."
+                    f"{event.step}: a callback must not change the model, so that the run is the same without it. Take "
+                    "it out of the recipe's callbacks; write a regularizer or a strategy to change a model."
                 )
 
     def _tell_changes(self, callback: Callback, origin: str, event: Event, process: ProcessWatch) -> None:
-        """Say what a callback changed of the process, which other code of the run shares; each once."""
-        threads, found = self._threads.setdefault(id(callback), []), list[str]()
+        """Report the working directory or threads that a callback changed in the process, each once."""
+        threads, changes = self._threads.setdefault(id(callback), []), list[str]()
         threads += process.started()
         if process.moved_to and id(callback) not in self._moved:
             self._moved.add(id(callback))
-            found.append(
-                f"changes the working directory to {process.moved_to!r} in {event.moment}(); it is put back: "
-                "give programs and files whole paths, such as event.run"
+            changes.append(
+                f"changes the working directory to {process.moved_to!r} in {event.moment}(); it is restored: "
+                "use absolute paths for programs and files, such as event.run"
             )
         if isinstance(event, Finished | Failed) and (name := running(self._threads.pop(id(callback)))):
-            found.append(
+            changes.append(
                 f"may have left the thread {name!r}, which was started while it ran and still runs after the run: end "
-                f"what it starts in {Finished.moment}() and in {Failed.moment}()"
+                f"its threads in {Finished.moment}() and in {Failed.moment}()"
             )
-        for text in found:
+        for text in changes:
             self.listener.message(f"callback {callback.name!r} of {origin} {text}")
 
     def view_commands(self, run: Path) -> list[str]:
-        """Return the commands that show what callbacks wrote; a callback that fails is named."""
+        """Return the commands that show what callbacks wrote; report a callback that fails."""
         commands: list[str] = []
         for callback, origin in self.callbacks:
             try:
                 commands += filter(None, [callback.view_command(run)])
-            # The run is complete, whatever a third-party callback raises.
+            # The run is complete even if a third-party callback raises.
             except (Exception, SystemExit) as error:
                 self.listener.message(f"callback {callback.name!r} of {origin} failed: {cause_in(callback, error)}")
         return commands

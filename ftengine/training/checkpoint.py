@@ -1,6 +1,6 @@
-"""Checkpoints: what is trainable, the optimiser and the position, in safetensors and JSON.
+"""Checkpoints: the trainable tensors, the optimiser and the progress, in safetensors and JSON.
 
-Random states need no place here: the loop draws them anew at every step, from (seed, step, process).
+Random states are not saved: the loop seeds them at every step with (seed, step, process).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ftengine.training.optimizer import optimizer_state, restore_optimizer, tens
 TRAINED, OPTIMIZER = "trained.safetensors", "optimizer.safetensors"
 BEST = "best.safetensors"
 BEST_PARTS = "best"
-"""Its folder where the model is divided."""
+"""The folder of the weights of a sharded model."""
 HASHES = "hashes"
 """Key of that file's header, since no second file could be written in the same instant."""
 STATE = "state.json"
@@ -39,13 +39,13 @@ REGULARIZERS = "regularizers.safetensors"
 
 @dataclass
 class Progress:
-    """Where training stands.
+    """The position of training.
 
     Args:
         step: optimiser steps done; `step_in_epoch` those of `epoch`, to which the next step belongs.
-        best_loss, best_step: of the lowest validation loss so far; None before the first validation.
-        level: the validation loss from which early stopping counts, and `bad_validations` since it was reached.
-        seconds: training time so far, of all processes that worked on this run.
+        best_loss, best_step: the lowest validation loss so far and its step; None before the first validation.
+        level: the validation loss that early stopping compares with; `bad_validations` is the number since then.
+        seconds: training time so far, including that before resumes.
     """
 
     step: int = 0
@@ -67,9 +67,9 @@ def save_checkpoint(
     keep: int,
     regularizers: Mapping[str, Tensor],
 ) -> Path:
-    """Write `checkpoints/step-NNNNNN` atomically, with what regularizers need, and drop all but the newest `keep`.
+    """Write `checkpoints/step-NNNNNN` atomically, with the state of regularizers; remove all but the newest `keep`.
 
-    Where the model is divided, every process calls it and writes its parts.
+    With a sharded model, every process calls it and writes its shards.
     """
     target = run.checkpoints / f"step-{progress.step:06d}"
     trained = state_tensors(module)
@@ -95,28 +95,28 @@ def save_checkpoint(
 
 
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a state, with the hashes of it and of the files that are there."""
+    """Write a state with its hash and the hashes of the files in the folder."""
     hashes = {file.name: file_hash(file) for file in folder.iterdir()}
     RunDirectory(folder).write_json(STATE, {**state, "sha256": {**hashes, STATE: json_hash(state)}})
 
 
 def drop_checkpoints(run: RunDirectory, newest: Path, keep: int) -> None:
-    """Remove the checkpoints before one, but for the newest `keep` with it (RunError: one cannot be removed)."""
+    """Remove older checkpoints than `newest`, except the newest `keep` in all (RunError: one cannot be removed)."""
     folders = checkpoint_folders(run)
     for old in folders[: folders.index(newest) + 1][:-keep]:
         with writing(old):
-            # Under another name first, so that no kill leaves a part of it that looks like a checkpoint.
+            # Renamed first, so that a kill does not leave a partial checkpoint under a valid name.
             remove(old.rename(old.with_name(old.name + PARTIAL)))
 
 
 def newest_checkpoint(run: RunDirectory, listener: Listener) -> Path | None:
-    """Return the newest checkpoint whose files are whole; None where there was none yet.
+    """Return the newest checkpoint with intact files; None if there is no checkpoint.
 
     Args:
-        listener: told which newer ones are damaged.
+        listener: gets a message about each newer one that is damaged.
 
     Raises:
-        RunError: there are checkpoints, and all are damaged.
+        RunError: all checkpoints are damaged.
     """
     folders = checkpoint_folders(run)
     for folder in reversed(folders):
@@ -135,7 +135,7 @@ def newest_checkpoint(run: RunDirectory, listener: Listener) -> Path | None:
 
 
 def _verify(folder: Path) -> None:
-    """Compare a checkpoint's files with the hashes that it was written with (RunError: one is damaged or missing)."""
+    """Compare a checkpoint's files with their recorded hashes (RunError: a file is damaged or missing)."""
     state = RunDirectory(folder).read_json(STATE)
     if not (isinstance(state, dict) and isinstance(hashes := state.pop("sha256", None), dict)):
         raise RunError(f"{str(folder / STATE)!r} is incomplete.")
@@ -151,7 +151,7 @@ def _verify(folder: Path) -> None:
 def load_checkpoint(
     folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """Set module and optimiser to a checkpoint's state; return where it stood, and what regularizers had.
+    """Restore module and optimiser from a checkpoint; return its progress and the state of regularizers.
 
     Raises:
         RunError, BaseMismatch: the checkpoint is damaged or belongs to another model.
@@ -170,7 +170,7 @@ def load_checkpoint(
 
 
 def save_best(run: RunDirectory, module: nn.Module) -> None:
-    """Write the present weights as the best, atomically; where the model is divided, every process calls it."""
+    """Write the current weights as the best, atomically; with a sharded model, every process calls it."""
     parts, target = run.checkpoints / BEST_PARTS, run.checkpoints / BEST
     tensors = state_tensors(module)
     if is_sharded(module):
@@ -185,11 +185,11 @@ def save_best(run: RunDirectory, module: nn.Module) -> None:
         flush(partial)
         (partial / BEST).replace(target)
         remove(partial)
-        remove(parts)  # of as many processes as there were before
+        remove(parts)  # a resumed run may have fewer processes
 
 
 def load_best(run: RunDirectory, module: nn.Module) -> None:
-    """Set the module to the best weights (RunError: they are missing or damaged)."""
+    """Load the best weights into the module (RunError: they are missing or damaged)."""
     if (parts := run.checkpoints / BEST_PARTS).is_dir():
         _verify(parts)
         read_parts(parts, state_tensors(module))

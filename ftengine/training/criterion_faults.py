@@ -1,4 +1,4 @@
-"""Whether a criterion falls where labels get likelier: it is asked of a few made-up logits, and no model."""
+"""Checks, on invented logits, that a criterion falls when labels become likelier."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ftengine.model.modes import generators_kept
 
 ROWS = 32
 PROBABILITIES = (0.02, 0.1, 0.3, 0.6)
-"""Of the label, in each of which the loss is asked; of the last it must be lower than somewhere before, as it is for
-smoothed labels and for losses that leave out what looks mislabelled."""
+"""Probabilities of the label for which the loss is computed. The loss at the last must be lower than at some other, as
+it is for smoothed labels and for losses that ignore rows which look mislabelled."""
 
 MANY = 1 << 14
-"""Classes of which fewer rows are enough, and cheap."""
+"""Number of classes from which fewer rows are used, to save time."""
 
 OTHERWISE = 7
-"""Classes where a model does not say how many it has."""
+"""Number of classes if a model does not state it."""
 
 
 def outputs_of(task: Task, module: torch.nn.Module) -> int:
-    """Return how many outputs the logits have that a task hands to a criterion."""
+    """Return the number of outputs of the logits that a task gives to a criterion."""
     if task.labels is not None:
         return len(task.labels.names)
     head = getattr(module, "get_output_embeddings", lambda: None)()
@@ -33,14 +33,14 @@ def outputs_of(task: Task, module: torch.nn.Module) -> int:
 
 
 def criterion_fault(criterion: Criterion, labels: Labels | None, outputs: int, device: torch.device) -> str:
-    """Say why what a criterion asks of a model is not its labels; "" where it is.
+    """Return why a criterion does not make a model learn its labels; "" if it does.
 
     Args:
-        labels: of the task; None where it predicts tokens.
-        outputs: as `outputs_of` returns them.
+        labels: the task's labels; None if it predicts tokens.
+        outputs: from `outputs_of`.
 
     Raises:
-        Whatever the criterion raises.
+        Any error of the criterion.
     """
     kind = "single" if labels is None else labels.kind
     if kind in ("multi", "regression"):
@@ -52,7 +52,7 @@ def criterion_fault(criterion: Criterion, labels: Labels | None, outputs: int, d
 
 
 def split_fault(criterion: Criterion, labels: Labels | None, outputs: int, device: torch.device) -> str:
-    """Say that a row's loss depends on the rows beside it; "" where it does not, or where it draws random numbers."""
+    """Return a fault if a row's loss depends on other rows; "" if it does not, or if the criterion is random."""
     kind = "single" if labels is None or labels.kind == "tags" else labels.kind
     make = {"single": _ids, "multi": _choices, "regression": _numbers}[kind]
     targets, alike = make(0.3, outputs, device)
@@ -64,12 +64,12 @@ def split_fault(criterion: Criterion, labels: Labels | None, outputs: int, devic
             torch.manual_seed(seed)
             return method(targets[rows], *(logits[rows] for _ in range(criterion.passes)))
 
-    whole, again = losses(slice(None)), losses(slice(None), seed=1)
+    together, again = losses(slice(None)), losses(slice(None), seed=1)
     parts = torch.cat([losses(slice(0, 5)), losses(slice(5, None))])
     if parts.shape != (len(targets),):
-        return f"{kind}() returns a tensor of shape {tuple(parts.shape)} for {len(targets)} rows: one loss each"
-    if torch.equal(whole, again) and not distance(parts, whole) <= REORDERED:
-        return f"{kind}() gives rows other losses in parts than together, and it is called with a chunk at a time"
+        return f"{kind}() returns a tensor of shape {tuple(parts.shape)} for {len(targets)} rows; return one a row"
+    if torch.equal(together, again) and not distance(parts, together) <= REORDERED:
+        return f"{kind}() gives rows other losses in chunks than together, but it is called with one chunk at a time"
     return ""
 
 
@@ -87,22 +87,21 @@ def _fault(
             torch.manual_seed(0)
             passes = [logits.clone().requires_grad_() for _ in range(criterion.passes)]
             losses = getattr(criterion, method)(targets, *passes)
-            found = torch.autograd.grad(losses.sum(), passes, allow_unused=True) if losses.requires_grad else ()
+            gradients = torch.autograd.grad(losses.sum(), passes, allow_unused=True) if losses.requires_grad else ()
         means.append(float(losses.detach().mean()))
-        slope = slope or any(one is not None and bool(one.any()) for one in found)
-    what = f"its {method}() of {'probabilities as targets' if make is _mixed else 'such targets'}"
+        slope = slope or any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+    subject = f"its {method}() of {'probabilities as targets' if make is _mixed else 'such targets'}"
     if not slope:
-        return f"{what} has no gradient in the logits"
+        return f"{subject} has no gradient in the logits"
     if means[-1] >= max(means[:-1]):
         series = ", ".join(f"{mean:.4g}" for mean in means)
-        return (
-            f"{what} is {series} where labels have a probability of {', '.join(map(str, PROBABILITIES))}: it must fall"
-        )
+        probabilities = ", ".join(map(str, PROBABILITIES))
+        return f"{subject} is {series} for labels with a probability of {probabilities}, but it must fall"
     return ""
 
 
 def _ids(probability: float, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return targets and logits in which each target has a probability; of a single class there is nothing to say."""
+    """Return targets and logits that give each target a probability; with a single class it cannot vary."""
     generator = torch.Generator().manual_seed(0)
     outputs = max(outputs, 2)
     rows = ROWS if outputs < MANY else ROWS // 4
@@ -115,7 +114,7 @@ def _ids(probability: float, outputs: int, device: torch.device) -> tuple[Tensor
 
 
 def _mixed(probability: float, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the same with targets as an augmenter mixes them: probabilities."""
+    """Return the same with probabilities as targets, as an augmenter mixes them."""
     targets, logits = _ids(probability, outputs, device)
     return torch.nn.functional.one_hot(targets, logits.shape[1]).to(logits), logits
 
@@ -130,7 +129,7 @@ def _choices(probability: float, outputs: int, device: torch.device) -> tuple[Te
 
 
 def _numbers(probability: float, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return numbers, and outputs that are the nearer, the larger a "probability" is."""
+    """Return numeric targets, and outputs that are nearer to them for a larger "probability"."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.randn(ROWS, outputs, generator=generator)
     sides = torch.randn(ROWS, outputs, generator=generator).sign()

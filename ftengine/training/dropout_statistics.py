@@ -1,8 +1,8 @@
-"""Whether dropout that a fast path draws has the rate and the mean of the model's own, measured over several passes.
+"""Compares the rate and the scale of a fast path's dropout with the model's own, over several passes.
 
-Each value x that a module is given is compared with a, what it is given without dropout: x = c·a + r with
-c = ⟨x, a⟩ / ⟨a, a⟩. Over masks the mean of c says whether what is kept is scaled by 1 / (1 - p), and that of
-‖r‖² / ‖a‖² how much is dropped; likewise of the gradient of each parameter, which goes by the same masks.
+Each input x of a module is compared with its input a without dropout: x = c·a + r with c = ⟨x, a⟩ / ⟨a, a⟩. Over many
+masks, the mean of c shows whether the remaining values are scaled by 1 / (1 - p), and the mean of ‖r‖² / ‖a‖² how much
+is dropped. The same holds for the gradient of each parameter, which has the same masks.
 """
 
 from __future__ import annotations
@@ -20,51 +20,53 @@ from torch.overrides import TorchFunctionMode
 from ftengine.equivalence import DROPPED, distance
 from ftengine.model import trainable
 from ftengine.model.modes import drops
-from ftengine.training.probe import ProbeBatch, Way
+from ftengine.text import number
+from ftengine.training.probe import Computation, ProbeBatch
 
 RAISED = 0.5
-"""The probability of dropout while it is measured: where little is dropped, little shows."""
+"""The probability of dropout during the measurement; smaller ones have too little effect."""
 
 PASSES, AGAIN = 8, 16
-"""Passes of either way, and more of them where these differ."""
+"""Passes of each computation, and more passes if these differ."""
 
 ERRORS = 7.0
-"""Two means differ by so many standard errors, and by `DROPPED` of their size, where masks are not drawn alike."""
+"""Two means differ if they are more than so many standard errors and `DROPPED` of their size apart."""
 
 Values = dict[str, Tensor]
 Statistics = Mapping[str, np.ndarray]
-"""Of each value its c and ‖r‖² / ‖a‖², (passes, 2)."""
+"""For each value, (passes, 2) with c and ‖r‖² / ‖a‖²."""
 
 
-def dropout_fault(probe: ProbeBatch, way: Way) -> str:
-    """Say where a way drops another share than the model does, or scales it otherwise; "" nowhere."""
+def dropout_fault(probe: ProbeBatch, computation: Computation) -> str:
+    """Return where a computation drops another share than the model, or scales differently; "" if nowhere."""
     module = probe.loaded.module
     with _with_dropout(module, 0.0):
-        reference = _alike(_without_dropout(probe, None), _without_dropout(probe, way))
+        reference = _alike(_without_dropout(probe, None), _without_dropout(probe, computation))
     with _with_dropout(module, RAISED) as drops:
         if not drops:
             return ""
         first, suspects = 0, list[tuple[str, int]]()
         for passes in (PASSES, AGAIN):
             seeds = range(first, first + passes)
-            own, other = (_statistics(probe, one, reference, seeds) for one in (None, way))
-            found = _differing(own, other)
+            own, other = (_statistics(probe, candidate, reference, seeds) for candidate in (None, computation))
+            differing = _differing(own, other)
             if passes == AGAIN:
-                found = [one for one in found if one in suspects]
-            if not found:
+                differing = [name_and_kind for name_and_kind in differing if name_and_kind in suspects]
+            if not differing:
                 return ""
-            first, suspects = first + passes, found
+            first, suspects = first + passes, differing
     name, kind = suspects[0]
-    told, mean = (float(one[name][:, kind].mean()) for one in (other, own))
-    what = ("are scaled by", "vary by")[kind]
+    measured, mean = (float(statistics[name][:, kind].mean()) for statistics in (other, own))
+    effect = ("are scaled by", "vary by")[kind]
     return (
-        f"with dropout of {RAISED:g}, {name} {what} {told:.3g} in the mean over {AGAIN} passes, in the model itself by "
-        f"{mean:.3g}: keep a share of 1 - p, scaled by 1 / (1 - p), forwards and backwards"
+        f"with dropout of {RAISED:g}, {name} {effect} {number(measured)} in the mean over {AGAIN} passes, but by "
+        f"{number(mean)} in the model itself: keep a share of 1 - p, scaled by 1 / (1 - p), in the forward and "
+        "the backward pass"
     )
 
 
 class DropoutCalls(TorchFunctionMode):
-    """Counts the calls of torch's dropout that drop something, and of its attention with dropout."""
+    """Counts calls of torch's dropout, and of its attention with dropout, whose probability is not 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,30 +82,30 @@ class DropoutCalls(TorchFunctionMode):
         return func(*args, **named)
 
 
-def fewer_calls(probe: ProbeBatch, way: Way) -> bool:
-    """Say whether a way calls torch's dropout less often than the model itself, so that something else drops."""
+def fewer_calls(probe: ProbeBatch, computation: Computation) -> bool:
+    """Return whether a computation calls torch's dropout less often than the model, so that it has its own dropout."""
     counts = []
-    for one in (None, way):
-        with torch.no_grad(), probe.computing(training=True, way=one) as around, DropoutCalls() as calls:
+    for candidate in (None, computation):
+        with torch.no_grad(), probe.computing(training=True, computation=candidate) as around, DropoutCalls() as calls:
             probe.loss(around)
         counts.append(calls.count)
     return counts[1] < counts[0]
 
 
-def _without_dropout(probe: ProbeBatch, way: Way | None) -> Values:
-    with probe.computing(training=True, way=way) as around:
-        _values(probe, around, 0)  # with its first pass a model may be tried on something else
+def _without_dropout(probe: ProbeBatch, computation: Computation | None) -> Values:
+    with probe.computing(training=True, computation=computation) as around:
+        _values(probe, around, 0)  # the first pass of a fast path may also probe the model
         return _values(probe, around, 0)
 
 
 def _alike(own: Values, other: Values) -> Values:
-    """Return the values that a way computes as the model does: it may lay out others in another order."""
+    """Return the model's values that the other computation reproduces; others may have another layout."""
     return {name: a for name, a in own.items() if name in other and distance(other[name], a) <= DROPPED}
 
 
 @contextmanager
 def _with_dropout(module: nn.Module, probability: float) -> Iterator[bool]:
-    """Set all probabilities of a model's dropout; yields whether there are any."""
+    """Set all dropout probabilities of a model; yield whether it has dropout."""
     places = [(part, *rate) for part in module.modules() for rate in drops(part).items()]
     for part, name, _ in places:
         setattr(part, name, probability)
@@ -114,21 +116,21 @@ def _with_dropout(module: nn.Module, probability: float) -> Iterator[bool]:
             setattr(part, name, value)
 
 
-def _statistics(probe: ProbeBatch, way: Way | None, reference: Values, seeds: range) -> Statistics:
-    found = defaultdict[str, list[tuple[float, float]]](list)
-    with probe.computing(training=True, way=way) as around:
+def _statistics(probe: ProbeBatch, computation: Computation | None, reference: Values, seeds: range) -> Statistics:
+    statistics = defaultdict[str, list[tuple[float, float]]](list)
+    with probe.computing(training=True, computation=computation) as around:
         for seed in seeds:
             for name, x in _values(probe, around, seed).items():
                 a = reference.get(name)
                 if a is None or a.shape != x.shape or not (size := float(a.square().sum())):
                     continue
                 scale = float((x * a).sum()) / size
-                found[name].append((scale, float((x - scale * a).square().sum()) / size))
-    return {name: np.array(values) for name, values in found.items() if len(values) == len(seeds)}
+                statistics[name].append((scale, float((x - scale * a).square().sum()) / size))
+    return {name: np.array(values) for name, values in statistics.items() if len(values) == len(seeds)}
 
 
 def _values(probe: ProbeBatch, around: Any, seed: int) -> Values:
-    """Return what each module is given in a pass, and the gradients of what trains."""
+    """Return the inputs of each module in a pass, and the gradients of the trainable parameters."""
     module, values = probe.loaded.module, Values()
 
     def look(name: str, inputs: tuple[Any, ...]) -> None:
@@ -153,14 +155,14 @@ def _values(probe: ProbeBatch, around: Any, seed: int) -> Values:
 
 
 def _differing(own: Statistics, other: Statistics) -> list[tuple[str, int]]:
-    """Return the names of values whose means differ, and in which of the two, in the order in which they come."""
-    found = []
+    """Return the names of values whose means differ, with 0 for c or 1 for ‖r‖² / ‖a‖², in the order of computation."""
+    differing = []
     for name in own:
         if name not in other:
             continue
         for kind in (0, 1):
-            one, two = own[name][:, kind], other[name][:, kind]
-            error = ((one.var(ddof=1) + two.var(ddof=1)) / len(one)) ** 0.5
-            if abs(one.mean() - two.mean()) > ERRORS * error + DROPPED * max(abs(one.mean()), kind * 1e-3):
-                found.append((name, kind))
-    return found
+            mine, two = own[name][:, kind], other[name][:, kind]
+            error = ((mine.var(ddof=1) + two.var(ddof=1)) / len(mine)) ** 0.5
+            if abs(mine.mean() - two.mean()) > ERRORS * error + DROPPED * max(abs(mine.mean()), kind * 1e-3):
+                differing.append((name, kind))
+    return differing

@@ -1,4 +1,4 @@
-"""How long and how much memory a run will take, measured on a few of its own batches."""
+"""Estimates of a run's time and memory, measured on a few of its own batches."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from ftengine.training.regularizing import Attached
 from ftengine.training.steps import Steps, batch_tokens
 
 GRADIENT_BYTES = 4
-"""What trains has gradients in float32, as it is itself."""
+"""Bytes of a gradient: trainable parameters and their gradients are float32."""
 
 PLANNED_EPOCHS = 3
-"""Epochs whose batches are looked at; later ones are alike."""
+"""Epochs whose batches are examined; later ones are similar."""
 
 
 LOOKED_AT = 32
-"""Effective batches that are made to see how much of them is computed."""
+"""Effective batches that are collated to count the tokens that are computed."""
 
 
 def planned_batches(train: EncodedSplit, seed: int, steps: Steps) -> list[np.ndarray]:
@@ -48,14 +48,14 @@ def planned_batches(train: EncodedSplit, seed: int, steps: Steps) -> list[np.nda
 
 
 def _some(batches: list[np.ndarray], lengths: np.ndarray) -> list[np.ndarray]:
-    """Return a few effective batches, the one with the longest example among them."""
+    """Return a few effective batches, including the one with the longest example."""
     longest = max(range(len(batches)), key=lambda i: lengths[batches[i]].max())
     return [batches[i] for i in sorted({longest, *range(0, len(batches), -(-len(batches) // LOOKED_AT))})]
 
 
 @dataclass(frozen=True)
 class Passed:
-    """A forward and a backward pass: seconds in all, of forward, of backward; bytes held before, and at the peak."""
+    """Seconds of both passes, the forward and the backward pass; bytes held before, and at the peak."""
 
     seconds: float
     forward: float
@@ -65,12 +65,12 @@ class Passed:
 
 
 class Trial:
-    """Forward and backward passes on micro-batches of a run, which leave the model as it is.
+    """Forward and backward passes on micro-batches of a run, after which the model is restored.
 
     Args:
-        regularizers: attached meanwhile.
-        optimizer, groups: whose state will be held in training, and is not there yet.
-        fast_paths: by which the model computes meanwhile.
+        regularizers: attached during the passes.
+        optimizer, groups: the optimiser, whose state will take memory in training but does not exist yet.
+        fast_paths: active during the passes.
     """
 
     def __init__(
@@ -92,13 +92,13 @@ class Trial:
         self.state_bytes = optimizer_bytes(optimizer, groups)
         self.fast_paths, fewer = fast_paths, fast_paths.compute_fewer_tokens
         planned, ranks = planned_batches(train, seed, steps), accelerator.num_processes
-        if fewer:  # which only shows where the batches are made
+        if fewer:  # only collated batches show by how much
             planned = _some(planned, train.lengths)
         tokens = batch_tokens(section, accelerator.device)
         computed = (lambda some: fast_paths.computed_tokens(train.batch(some, 0))) if fewer else None
         order = (lambda some: fast_paths.ordered(some, train.batch(some, 0))) if fewer else None
         with fast_paths.active():
-            micro = [  # of the first process, which has the longest examples of each step
+            micro = [  # the first process has the longest examples of each step
                 (self.size(part), part)
                 for batch in planned
                 for part in micro_batches(
@@ -112,21 +112,21 @@ class Trial:
                     order=order,
                 )
             ]
-        micro.sort(key=lambda one: one[0])
+        micro.sort(key=lambda candidate: candidate[0])
         self.sizes, self.batches = [size for size, _ in micro], [part for _, part in micro]
         self.steps_looked_at = len(planned)
         self._regularizers, self._keeps_gradients = regularizers, len(micro) > len(planned)
         self.passes: dict[int, Passed] = {}
 
     def size(self, members: np.ndarray) -> int:
-        """Return how many tokens of a micro-batch are computed while fast paths are active, with what pads them."""
+        """Return how many tokens of a micro-batch, with padding, are computed while fast paths are active."""
         fewer = self.fast_paths.compute_fewer_tokens
         computed = self.fast_paths.computed_tokens(self.train.batch(members, 0)) if fewer else None
         return computed or int(self.train.lengths[members].max()) * len(members)
 
     @contextmanager
     def attached(self) -> Iterator[Attached]:
-        """Attach the regularizers, and put back what passes move (running statistics)."""
+        """Attach the regularizers; afterwards restore running statistics."""
         module = self.loaded.module
         with statistics_kept(module):
             attached = Attached(self._regularizers, self.loaded, self.task)
@@ -139,18 +139,18 @@ class Trial:
                 module.zero_grad(set_to_none=True)
 
     def run(self, regularizers: Attached, members: np.ndarray) -> Passed:
-        """Run one forward and backward pass; of a size that was run before, the new figures count."""
+        """Run one forward and backward pass; its figures replace those of an earlier pass of the same size."""
         module, accelerator = self.loaded.module, self.accelerator
         if not self._keeps_gradients:
             module.zero_grad(set_to_none=True)
         with PeakMemory(accelerator.device) as memory:
             start = time.perf_counter()
             batch = to_device(self.train.batch(members, 0), accelerator.device)
-            made = time.perf_counter()
+            encoded_at = time.perf_counter()
             with accelerator.autocast():
                 loss_sum, weight = loss_of(self.task, module, batch, regularizers.criterion)
                 _settle(accelerator)
-                forward = (time.perf_counter() - made) / regularizers.criterion.passes
+                forward = (time.perf_counter() - encoded_at) / regularizers.criterion.passes
                 penalty = regularizers.penalty(batch, loss_sum / weight)
             _settle(accelerator)
             ahead = time.perf_counter()
@@ -162,15 +162,14 @@ class Trial:
         return passed
 
     def memory(self, regularizers: Attached, most: int) -> tuple[int, int]:
-        """Return the bytes that the process holds now, and what it will hold at most in training.
+        """Return the bytes that the process holds now, and the most that it will hold in training.
 
-        That is measured on the micro-batch with most tokens, unless more than `most` is to be expected of it by what
-        one of median size takes: then it is scaled by tokens. Where one of fewest tokens lets half of `most` be
-        expected, that of median size is not asked.
+        The peak is measured on the largest micro-batch. If extrapolation from the median one exceeds `most`, it is
+        extrapolated by tokens instead; the median one is skipped if the smallest one already predicts half of `most`.
         """
         passes = list[Passed]()
         for i in (0, len(self.batches) // 2):
-            release_memory()  # what was measured before left some behind, which the next pass would use again
+            release_memory()  # memory left by earlier measurements would be reused by the next pass
             passes.append(passed := self.run(regularizers, self.batches[i]))
             peak = passed.held + int((passed.peak - passed.held) * self.sizes[-1] / self.sizes[i])
             if peak + self.state_bytes <= (most if i else most // 2):
@@ -179,9 +178,9 @@ class Trial:
         return passes[0].held, peak + self.state_bytes
 
     def optimizer_seconds(self) -> float:
-        """Return what a step of the optimiser takes, which changes the weights; gradients are those of the last run."""
+        """Return the seconds of an optimiser step with the last gradients; it changes the weights."""
         optimizer = build_optimizer(self.optimizer, self.groups)
-        for _ in range(2):  # the first makes the state
+        for _ in range(2):  # the first creates the state
             start = time.perf_counter()
             torch.nn.utils.clip_grad_norm_(trainable(self.loaded.module).values(), 1.0)
             optimizer.step()
@@ -191,17 +190,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What a run is expected to take.
+    """The expected time and memory of a run.
 
     Args:
         train_seconds: all optimiser steps, without evaluation.
         evaluate_seconds: validations during training, and base and tuned afterwards, without generations.
-        backward_seconds: of a step's last micro-batch, in which gradients can be sent already.
-        weight_bytes: all parameters as they are stored.
+        backward_seconds: backward pass of a step's last micro-batch, during which gradients can already be sent.
+        weight_bytes: all parameters in their dtypes.
         optimizer_bytes: gradients and optimiser state.
-        activation_bytes: what the largest micro-batch holds beside that.
-        other_bytes: what the process holds beside the weights before it trains: on a CPU Python and its libraries.
-        peak_bytes: all that together, or what loading the model took, if that is more.
+        activation_bytes: memory of the largest micro-batch beyond these.
+        other_bytes: memory of the process before training without the weights; on a CPU, Python and its libraries.
+        peak_bytes: the sum of these, or the peak of loading the model if that is larger.
     """
 
     train_seconds: float
@@ -215,10 +214,10 @@ class RunEstimate:
 
 
 def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
-    """Time micro-batches of smallest, largest and median size, and the optimiser; the trained weights move.
+    """Time micro-batches of smallest, largest and median size, and the optimiser; this changes the trained weights.
 
-    The time of the others lies between them, by their tokens with padding. The smallest comes first, for the first pass
-    allocates and warms caches: it is taken to be no slower than one of more tokens.
+    Times of other sizes are interpolated by tokens with padding. The smallest runs first, since the first pass
+    allocates memory and warms caches; its time is limited to that of larger ones.
 
     Args:
         evaluate_tokens: of all evaluations; processes share them.
@@ -226,13 +225,13 @@ def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
     module, batches, accelerator = trial.loaded.module, trial.batches, trial.accelerator
     most, sizes, median = available_bytes(accelerator.device), trial.sizes, batches[len(batches) // 2]
     with trial.attached() as attached:
-        held, peak = trial.memory(attached, most)
+        resident, peak = trial.memory(attached, most)
         typical = trial.run(attached, median)
         update = trial.optimizer_seconds() if peak <= most else 0.0
-    known = dict(sorted(trial.passes.items()))
-    timed = np.minimum.accumulate([one.seconds for one in known.values()][::-1])[::-1]
-    seconds = np.interp(sizes, list(known), timed)
-    seconds *= np.maximum(1.0, np.array(sizes) / max(known))  # larger than any that was tried
+    passes = dict(sorted(trial.passes.items()))
+    timed = np.minimum.accumulate([passed.seconds for passed in passes.values()][::-1])[::-1]
+    seconds = np.interp(sizes, list(passes), timed)
+    seconds *= np.maximum(1.0, np.array(sizes) / max(passes))  # larger than any that was timed
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     held_in_training = GRADIENT_BYTES * sum(p.numel() for p in trainable(module).values()) + trial.state_bytes
     tokens = float(trial.train.lengths[median].sum()) * accelerator.num_processes
@@ -242,8 +241,8 @@ def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
         backward_seconds=float(seconds.mean()) * typical.backward / typical.seconds,
         weight_bytes=weights,
         optimizer_bytes=held_in_training,
-        activation_bytes=max(0, peak - held - held_in_training),
-        other_bytes=max(0, held - weights),
+        activation_bytes=max(0, peak - resident - held_in_training),
+        other_bytes=max(0, resident - weights),
         peak_bytes=max(peak, peak_memory_bytes()),
     )
 

@@ -1,4 +1,4 @@
-"""The fast paths of a run: which of them compute what the model does, and those while it trains."""
+"""Choice of the fast paths of a run, after comparison with the model, and their activation while it trains."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ DRIFTS = "the model itself computes something else the second time, from the sam
 NOTHING = "it finds nothing in this model that it could compute"
 
 Replaced = dict[str, Mapping[str, int] | None]
-"""What each path computes otherwise, by its name; None where it finds nothing."""
+"""For each path, by name, the counts of what it replaces; None if it finds nothing to replace."""
 
 
 class ProbeCache(Protocol):
-    """What is known of comparisons of some paths with one model, on one batch, that found no difference."""
+    """A record of earlier comparisons of some paths with one model, on one batch, that showed no difference."""
 
     def was_compared(self, replaced: Replaced) -> bool:
-        """Say whether paths that replace so much were compared."""
+        """Return whether paths with these counts were compared before."""
 
     def keep(self, replaced: Replaced) -> None:
-        """Remember that they were."""
+        """Record that paths with these counts were compared."""
 
 
 class FastPaths:
     """The fast paths of a run.
 
     Args:
-        paths: those that are trusted with `loaded`.
-        used: of these and the others, for environment.json.
+        paths: paths that passed the comparison with `loaded`.
+        used: the use of these and the other paths, for environment.json.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class FastPaths:
 
     @contextmanager
     def active(self) -> Iterator[Replaced]:
-        """Have the model compute by them; yields what each replaces."""
+        """Activate the paths; yield what each replaces."""
         with quick_products(), activated(self.paths, self._loaded, self._context) as replaced:
             yield replaced
 
     def around_batch(
         self, members: Sequence[int], batch: Batch, loss: Callable[[], Tensor]
     ) -> AbstractContextManager[None]:
-        """Hold while the loss of a micro-batch is computed."""
+        """Return the paths' context for the loss of one micro-batch."""
         around = _around(self.paths)
         return nullcontext() if around is None else around(members, batch, loss)
 
@@ -81,15 +81,15 @@ class FastPaths:
         return any(overrides(path, "computed_tokens") for path in self.paths)
 
     def computed_tokens(self, batch: Batch) -> int | None:
-        """Return how many tokens of a micro-batch the model computes (PluginError: no number); None: all of them."""
+        """Return how many tokens of a micro-batch the model computes; None: all (PluginError: it is no number)."""
         paths = (path for path in self.paths if overrides(path, "computed_tokens"))
         counts = (token_count(path, "computed_tokens", path.computed_tokens(batch)) for path in paths)
         return min((count for count in counts if count is not None), default=None)
 
     def ordered(self, members: np.ndarray, batch: Batch) -> np.ndarray:
-        """Return examples in the order in which they are best divided (PluginError: one is lost, or there twice).
+        """Return examples in the paths' preferred order for dividing them (PluginError: one is missing or there twice).
 
-        A batch with several sequences an example, such as those of a preference pair, is left as it is.
+        A batch with several sequences an example, such as preference pairs, is not reordered.
         """
         if {len(x) for x in batch.values() if isinstance(x, Tensor) and x.ndim} != {len(members)}:
             return members
@@ -107,7 +107,7 @@ class FastPaths:
 
 @contextmanager
 def activated(paths: Sequence[FastPath], loaded: LoadedModel, context: TrainingContext) -> Iterator[Replaced]:
-    """Have a model compute by some fast paths (PluginError: one returns no context, or yields no counts)."""
+    """Activate fast paths for a model (PluginError: one returns no context, or yields no counts)."""
     replaced, context = Replaced(), replace(context, paths=[path.name for path in paths])
     with ExitStack() as stack:
         for path in paths:
@@ -124,14 +124,14 @@ def activated(paths: Sequence[FastPath], loaded: LoadedModel, context: TrainingC
 
 
 def _around(paths: Sequence[FastPath]) -> Around | None:
-    """Return what holds around each batch by some paths; None where none of them asks for that."""
+    """Return the paths' combined context for each batch; None if no path has one."""
     around = [path.around_batch for path in paths if overrides(path, "around_batch")]
 
     @contextmanager
     def every(members: Sequence[int], batch: Batch, loss: Callable[[], Tensor]) -> Iterator[None]:
         with ExitStack() as stack:
-            for one in around:
-                stack.enter_context(one(members, batch, loss))
+            for context in around:
+                stack.enter_context(context(members, batch, loss))
             yield
 
     return every if around else None
@@ -146,57 +146,57 @@ def choose_fast_paths(
     accelerator: Accelerator | None = None,
     before: ProbeCache | None = None,
 ) -> FastPaths:
-    """Return the paths that replace something in a model and compute what it does, on a probe batch.
+    """Return the paths that replace something in a model and compute the same result on a probe batch.
 
-    They are compared all together; if they differ from the model's own way, added one by one and left out if they do.
+    All are compared together first; if the result differs, one by one, and those with which it differs are left out.
 
     Args:
-        paths: those that may be used.
-        probe, context: the model and its batch, and its training.
-        named: whether the recipe names them, so that one that is wrong or of no use is an error.
-        accelerator: of several processes, which decide together.
-        before: what is known of comparisons of the same.
+        paths: candidates.
+        probe, context: the model with its probe batch, and its training context.
+        named: whether the recipe names the paths, so that a wrong or useless one is an error.
+        accelerator: of several processes, which must decide alike.
+        before: earlier comparisons.
 
     Raises:
-        RecipeError, PluginError: a named one cannot compute here, finds nothing, computes something else, or fails.
+        RecipeError, PluginError: a named path does not work here, finds nothing, computes another result, or fails.
     """
-    left, used, replaced = list(paths), dict[str, FastPathUse](), Replaced()
+    remaining, used, replaced = list(paths), dict[str, FastPathUse](), Replaced()
 
     def leave_out(path: FastPath, reason: str) -> None:
         if named:
             raise _of_no_use(path, reason)
-        left.remove(path)
+        remaining.remove(path)
         used[path.name] = FastPathUse(active=False, reason=reason)
 
     def refuse(path: FastPath, fault: str, beside: Sequence[FastPath] = ()) -> None:
-        others = f" beside {', '.join(one.name for one in beside)}" if beside else ""
-        told = f"{owned(path)} does not compute what {type(probe.loaded.module).__name__} does{others}: {fault}"
-        if fault not in (OWN_FAILS, DRIFTS):  # of which the first step tells, or the message before
+        others = f" beside {', '.join(other.name for other in beside)}" if beside else ""
+        problem = f"{owned(path)} does not compute what {type(probe.loaded.module).__name__} does{others}: {fault}"
+        if fault not in (OWN_FAILS, DRIFTS):  # reported by the first step or an earlier message
             if named:
-                raise PluginError(f"{told}. {HELP}")
-            context.message(f"{told}; the run goes on without it")
-        left.remove(path)
+                raise PluginError(f"{problem}. {HELP}")
+            context.message(f"{problem}; the run goes on without it")
+        remaining.remove(path)
         used[path.name] = FastPathUse(active=False, reason=fault)
 
     for path in paths:
         if reason := unfit(path, probe.loaded, context.device):
             leave_out(path, reason)
-    fault = _compared_once(left, probe, context, replaced, accelerator, before)
+    fault = _compared_once(remaining, probe, context, replaced, accelerator, before)
     if fault and _drifts(probe, context, accelerator, fails=fault == OWN_FAILS):
-        for path in tuple(left):
+        for path in tuple(remaining):
             refuse(path, DRIFTS)
     elif fault:
-        kept: list[FastPath] = []
-        for path in tuple(left):
-            kept.append(path)
-            if fault := compared(kept, probe, context, replaced, accelerator):
-                refuse(kept.pop(), fault, kept)
-    for path in tuple(left):
+        chosen: list[FastPath] = []
+        for path in tuple(remaining):
+            chosen.append(path)
+            if fault := compared(chosen, probe, context, replaced, accelerator):
+                refuse(chosen.pop(), fault, chosen)
+    for path in tuple(remaining):
         if counts := replaced.get(path.name):
             used[path.name] = FastPathUse(active=True, replaced=dict(counts))
         else:
             leave_out(path, NOTHING)
-    return FastPaths(left, probe.loaded, context, dict(sorted(used.items())))
+    return FastPaths(remaining, probe.loaded, context, dict(sorted(used.items())))
 
 
 def _compared_once(
@@ -207,14 +207,14 @@ def _compared_once(
     accelerator: Accelerator | None,
     before: ProbeCache | None,
 ) -> str:
-    """Return what `compared` does; where they were compared before and replace the same, nothing is computed."""
+    """Return the result of `compared`; skip it if the same paths were compared before and replace the same."""
     if before is None:
         return compared(paths, probe, context, replaced, accelerator)
-    found, loaded = Replaced(), probe.loaded
+    counts_by_path, loaded = Replaced(), probe.loaded
     with suppress(Exception), visible(loaded.module), activated(paths, loaded, _quiet(context)) as counts:
-        found.update(counts)  # where one fails, the comparison tells of it
-    if any(found.values()) and before.was_compared(found):
-        replaced.update(found)
+        counts_by_path.update(counts)  # the comparison reports a path that fails
+    if any(counts_by_path.values()) and before.was_compared(counts_by_path):
+        replaced.update(counts_by_path)
         return ""
     fault = compared(paths, probe, context, replaced, accelerator)
     if not fault and any(replaced.values()):
@@ -223,25 +223,25 @@ def _compared_once(
 
 
 def _drifts(probe: ProbeBatch, context: TrainingContext, accelerator: Accelerator | None, *, fails: bool) -> bool:
-    """Say, and tell, whether a model computes something else each time, so that nothing can be compared with it.
+    """Return, and report, whether repeated computations of a model differ, which makes comparison impossible.
 
-    Every process asks, also one in which the model `fails` anyway: they decide together.
+    Every process takes part, even if the model `fails` there, because they decide together.
     """
     try:
         fault = "" if fails else probe.drift()
-    except Exception as error:  # the first time it was computed
+    except Exception as error:  # only the first computation worked
         fault = f"it fails the second time: {error!r}"
     drift = _everywhere(fault, accelerator)
     if drift:
         context.message(
-            f"{DRIFTS} ({drift}), so that no fast path can be compared with it and none is used: a layer, perhaps "
-            "of the strategy, keeps a state from one pass to the next"
+            f"{DRIFTS} ({drift}), so no fast path can be compared with it and none is used: a layer, perhaps of "
+            "the strategy, keeps state from one pass to the next"
         )
     return bool(drift)
 
 
 def require_device(paths: Iterable[FastPath], device: torch.device) -> None:
-    """Refuse paths that cannot compute on a device (RecipeError)."""
+    """Raise RecipeError if a path does not work on a device."""
     for path in paths:
         try:
             path.check_device(device)
@@ -250,12 +250,12 @@ def require_device(paths: Iterable[FastPath], device: torch.device) -> None:
 
 
 def _of_no_use(path: FastPath, reason: str) -> RecipeError:
-    told = reason if repr(path.name) in reason else f"fast path {path.name!r}: {reason}"
-    return RecipeError(f"{told.rstrip('.')}. {HELP}")
+    text = reason if repr(path.name) in reason else f"fast path {path.name!r}: {reason}"
+    return RecipeError(f"{text.rstrip('.')}. {HELP}")
 
 
 def unfit(path: FastPath, loaded: LoadedModel, device: torch.device) -> str:
-    """Say why a path cannot compute on a device, or with a model that is divided; "" where it can."""
+    """Return why a path does not work on a device or with a sharded model; "" if it does."""
     try:
         path.check_device(device)
     except RecipeError as error:
@@ -271,27 +271,27 @@ def compared(
     replaced: Replaced,
     accelerator: Accelerator | None = None,
 ) -> str:
-    """Say where paths, together, compute something else than a model does, or fail; "" nowhere, in any process.
+    """Return where paths together differ from a model in any process, or fail; "" if nowhere.
 
     Args:
-        replaced: is told what they replace.
+        replaced: updated with what the paths replace.
     """
     try:
-        probe.own(training=True)  # the model's first pass may leave something in it, too
+        probe.own(training=True)  # the model's first pass may also change its state
         before = state_of(probe.loaded)
         fault = _fault(paths, probe, _quiet(context), replaced, accelerator)
-        left = differing(before, state_of(probe.loaded))
-        fault = fault or (f"{left[0]} changed: undo everything on exit" if left else "")
+        changed = differing(before, state_of(probe.loaded))
+        fault = fault or (f"{changed[0]} changed: undo everything on exit" if changed else "")
     except _Nothing:
         fault = ""
-    # Whatever a path raises, the model's own way is there: where that fails too, no path is to blame.
+    # A path may raise any error; if the model itself fails too, no path is to blame.
     except Exception as error:
         try:
             probe.own(training=True)
         except Exception:
             fault = OWN_FAILS
         else:
-            fault = f"it fails: {cause_in(paths[-1], error)}"  # the one that was added last
+            fault = f"it fails: {cause_in(paths[-1], error)}"  # the path that was added last
     return _everywhere(fault, accelerator)
 
 
@@ -300,7 +300,7 @@ def _quiet(context: TrainingContext) -> TrainingContext:
 
 
 def state_of(loaded: LoadedModel) -> dict[str, object]:
-    """Return what a fast path may have changed in a model once it is left."""
+    """Return the parts of a model's state that a fast path might not restore."""
     parts = list(loaded.module.modules())
     return {
         "classes of modules": [type(part) for part in parts],
@@ -312,7 +312,7 @@ def state_of(loaded: LoadedModel) -> dict[str, object]:
 
 
 class _Nothing(Exception):
-    """Raised where no path finds anything in a model, so that nothing need be computed."""
+    """No path replaces anything in a model, so nothing needs to be computed."""
 
 
 def _fault(
@@ -326,35 +326,35 @@ def _fault(
     dropouts = Dropouts()
 
     @contextmanager
-    def way(paths: Sequence[FastPath], watched: bool = False, trains: bool = True) -> Iterator[Around | None]:
+    def computation(paths: Sequence[FastPath], watched: bool = False, trains: bool = True) -> Iterator[Around | None]:
         with activated(paths, probe.loaded, context) as counts, dropouts if watched else nullcontext():
-            if watched or (trains and not drawing):  # a path may replace nothing where nothing trains
+            if watched or (trains and not drawing):  # a path may replace nothing in evaluation
                 replaced.update(counts)
             used = [path for path in paths if counts[path.name] is not None]
             if not used:
                 raise _Nothing
             yield _around(used)
 
-    fault = probe.fault(partial(way, paths, watched=bool(drawing)), training=True)
+    fault = probe.fault(partial(computation, paths, watched=bool(drawing)), training=True)
     draws = any(replaced[path.name] for path in drawing)
     if no_dropout := _everywhere(dropouts.fault, accelerator):
         return no_dropout
     if not _everywhere(fault, accelerator):
-        return probe.evaluated(partial(way, paths, trains=False))
+        return probe.evaluated(partial(computation, paths, trains=False))
     if not draws:
         return fault
-    # Other masks are no fault: what draws them is compared without dropout, the rest with it.
+    # Other dropout masks are no fault: paths that draw them are compared without dropout, the others with it.
     steady = [path for path in paths if path not in drawing and replaced[path.name] is not None]
-    fault = probe.fault(partial(way, steady), training=True) if steady else ""
-    fault = _everywhere(fault, accelerator) or probe.fault(partial(way, paths), training=False)
+    fault = probe.fault(partial(computation, steady), training=True) if steady else ""
+    fault = _everywhere(fault, accelerator) or probe.fault(partial(computation, paths), training=False)
     measured = not fault and not is_sharded(probe.loaded.module)
-    if measured and fewer_calls(probe, partial(way, paths)):
-        fault = dropout_fault(probe, partial(way, paths))
+    if measured and fewer_calls(probe, partial(computation, paths)):
+        fault = dropout_fault(probe, partial(computation, paths))
     return fault
 
 
 def _everywhere(fault: str, accelerator: Accelerator | None) -> str:
-    """Return the fault, or that another process has one, so that all decide alike."""
+    """Return the fault, or a notice that another process has one, so that all processes decide alike."""
     if accelerator is None or accelerator.num_processes == 1:
         return fault
     faults = accelerator.reduce(torch.tensor(float(bool(fault)), device=accelerator.device), "sum")

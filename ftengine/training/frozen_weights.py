@@ -1,4 +1,4 @@
-"""What does not train is, to the bit, what it was when training began."""
+"""Check that frozen weights are bit for bit what they were when training began."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ftengine.training.setup import Setup
 
 
 class FrozenWeights:
-    """Hashes of frozen parameters and buffers: of a sharded model of each process's part, else in the first process.
+    """Hashes of frozen parameters and buffers: in the first process, or of each process's shards.
 
-    Where a strategy brings a regularizer, what it added to the base is its own affair.
+    If a strategy brings a regularizer, tensors that the strategy added are not checked.
     """
 
     def __init__(self, setup: Setup, brought: bool) -> None:
@@ -27,19 +27,19 @@ class FrozenWeights:
         self._hashes = self._now()
 
     def require_unchanged(self) -> None:
-        """Refuse what changed them (TrainingError): it would be in the figures, and in no file that is saved."""
+        """Raise TrainingError if one changed: the change would affect the figures, but not be saved."""
         if not (changed := _of_any_process(differing(self._hashes, self._now()), self._module)):
             return
         setup = self._setup
         suspects = [f"regularizer {regularizer.name!r}" for regularizer in setup.regularizers]
         suspects += [f"callback {name!r}" for name in setup.callbacks]
-        suspects += [f"what strategy {setup.strategy.name!r} put into the model", "the model's own code"]
-        who = f"It was {', '.join(suspects[:-1])} or {suspects[-1]}"
+        suspects += [f"a layer of strategy {setup.strategy.name!r}", "the model's own code"]
+        who = f"Possible causes: {', '.join(suspects[:-1])} or {suspects[-1]}"
         raise TrainingError(
             f"{len(changed):,} of {len(self._hashes):,} frozen tensors changed while the model trained, such as "
-            f"{changed[0]!r}. Strategy {setup.strategy.name!r} trains none of them, and none would be saved. {who}: "
-            "only what requires a gradient may change. The checkpoints are kept; once that is repaired, the same "
-            "command with --resume goes on from the last one."
+            f"{changed[0]!r}. Strategy {setup.strategy.name!r} does not train or save them. {who}. Only "
+            "parameters that require a gradient may change. The checkpoints are kept; repair the cause, then continue "
+            "from the last one with the same command and --resume."
         )
 
     def _now(self) -> dict[str, str]:
@@ -50,7 +50,7 @@ class FrozenWeights:
 
 
 def _of_any_process(names: Collection[str], module: nn.Module) -> list[str]:
-    """Return the names that some process of a sharded model has; elsewhere they are as they are."""
+    """Return the names of all processes of a sharded model; for other models the names as given."""
     if not is_sharded(module):
         return sorted(names)
     gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]

@@ -1,4 +1,4 @@
-"""The training loop on Accelerate: epochs of steps, validated and saved when the recipe says."""
+"""The training loop on Accelerate: epochs of steps, with validations and checkpoints as the recipe sets them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from ftengine.training.unsaved_state import UnsavedState
 from ftengine.training.validation import Validator
 
 SAVE_SECONDS = 600
-"""Without `checkpoint_every`, long epochs are saved as often as well."""
+"""Longest time between checkpoints without `checkpoint_every`, also within an epoch."""
 
 _SPEEDS = ("examples", "tokens")
 
 
 class Trainer:
-    """Trains what requires gradients, step by step.
+    """Trains the parameters that require gradients, step by step.
 
     Raises:
         TrainingError: nothing is trainable.
@@ -48,7 +48,7 @@ class Trainer:
     def __init__(self, setup: Setup) -> None:
         self.setup, self.accelerator, self.module = setup, setup.accelerator, setup.loaded.module
         self.progress, self._began = Progress(), time.monotonic()
-        self.targets = StandardisedTargets(self.module)  # before anything looks at weights
+        self.targets = StandardisedTargets(self.module)  # before anything reads the weights
         self.optimizer_step = OptimizerStep(setup)
         if setup.section.gradient_checkpointing:
             checkpoint_gradients(self.module)
@@ -62,7 +62,7 @@ class Trainer:
         self.unsaved: UnsavedState | None = None
 
     def resume(self) -> None:
-        """Continue from the newest whole checkpoint of the run, or from the start when it has none yet."""
+        """Continue from the newest intact checkpoint of the run, or from the start if there is none."""
         newest = newest_checkpoint(self.setup.run, self.setup.listener)
         if newest is not None:
             self.progress, tensors = load_checkpoint(newest, self.module, self.optimizer_step.optimizer)
@@ -75,7 +75,7 @@ class Trainer:
         if self.accelerator.scaler is not None and self.progress.scaler:
             self.accelerator.scaler.load_state_dict(self.progress.scaler)
         if self.accelerator.is_main_process:
-            if newest is not None:  # a killed process may have left what was to go
+            if newest is not None:  # a killed process may have left old ones
                 drop_checkpoints(self.setup.run, newest, self.setup.section.keep_checkpoints)
             self.setup.run.keep_metrics(self.progress.step)
 
@@ -83,7 +83,7 @@ class Trainer:
         """Train to the end of the schedule or until early stopping; regularizers are detached then, or on failure.
 
         Raises:
-            TrainingError: a loss, gradient or trained tensor is not finite, or what is frozen has changed.
+            TrainingError: a loss, gradient or trained tensor is not finite, or a frozen tensor has changed.
         """
         progress, total = self.progress, self.optimizer_step.steps.total
         self._began = time.monotonic() - progress.seconds
@@ -116,7 +116,7 @@ class Trainer:
         )
 
     def step(self, members: np.ndarray) -> None:
-        """Take one optimiser step over an effective batch, and tell of it."""
+        """Take one optimiser step over an effective batch, and report it."""
         started, progress, train = time.monotonic(), self.progress, self.setup.train
         figures = self.optimizer_step.step(members, progress, self.regularizers)
         progress.step += 1
@@ -138,28 +138,28 @@ class Trainer:
         self._tell_unsaved()
         self.setup.record(Stepped, line)
         counted = {"tokens": tokens} if self.setup.task.modality == "text" else {}
-        told = {"examples": len(members), **counted, "memory": memory}
-        self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **told)
+        counts = {"examples": len(members), **counted, "memory": memory}
+        self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **counts)
 
     def _tell_unsaved(self) -> None:
-        """Say, after the first steps, which component remembers what no checkpoint holds."""
+        """Report, after the first steps, components with changing state that checkpoints do not hold."""
         if self.unsaved is None:
             components = {self.setup.strategy: False, **self.regularizers.keeping}
             self.unsaved = UnsavedState(components, self.optimizer_step.optimizer, self.setup.optimizer, self.module)
-        for told in self.unsaved.look():
-            self.setup.listener.message(told)
+        for message in self.unsaved.look():
+            self.setup.listener.message(message)
 
     def _announce(self) -> None:
         steps, listener = self.optimizer_step.steps, self.setup.listener
         advice = self.targets.advice(self.setup.task.labels)
-        for said in (never_trained(self.setup.strategy, self.module, steps), advice):
-            if said:
-                listener.message(said)
+        for message in (never_trained(self.setup.strategy, self.module, steps), advice):
+            if message:
+                listener.message(message)
         listener.phase("train", steps.total)
         listener.advance(self.progress.step)
 
     def _epoch(self) -> bool:
-        """Train to the end of an epoch, of the run, or of patience; say whether early stopping ended the run."""
+        """Train to the end of an epoch or of the run; return whether early stopping ended the run."""
         progress, section, train = self.progress, self.setup.section, self.setup.train
         batches = train.epoch(self.optimizer_step.steps.batch, self.setup.seed, progress.epoch)
         for members in batches[progress.step_in_epoch :]:
@@ -185,41 +185,41 @@ class Trainer:
         return False
 
     def _stop(self, *, saved: bool) -> None:
-        """Save a checkpoint where none was `saved`, and let the signal that asked for the end have its effect."""
+        """Save a checkpoint unless it is `saved` already, then end the process as the signal would have."""
         if not saved:
             share_statistics(self.accelerator, self.module)
             self._save()
-        self.setup.accelerator.wait_for_everyone()  # a process that ends is missed by the one that still writes
+        self.setup.accelerator.wait_for_everyone()  # the writing process needs the others
         self.optimizer_step.stop.follow()
 
     def _overdue(self) -> bool:
-        """Say whether the last save is long ago; by the first process's clock where all of them save."""
+        """Return whether a save is overdue, by the clock of the main process if all processes save."""
         late = self._seconds() - self.progress.seconds > SAVE_SECONDS
         if not is_sharded(self.module):
             return late
-        said = torch.tensor(float(late and self.accelerator.is_main_process), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(said, "sum"))
+        overdue = torch.tensor(float(late and self.accelerator.is_main_process), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(overdue, "sum"))
 
     def _due(self, every: int | None, epoch_ended: bool, run_ended: bool) -> bool:
-        """Say whether to validate or save `every` so many steps; None: with the epochs."""
+        """Return whether to validate or save now: after `every` steps, or with the epochs if it is None."""
         if every is not None:
             return run_ended or self.progress.step % every == 0
         return run_ended or (epoch_ended and self.progress.epoch % self.optimizer_step.steps.epochs_between == 0)
 
     def _speed(self) -> dict[str, Any]:
-        """Return examples and tokens a second over all steps, those before a resume too; validations do not count."""
+        """Return examples and tokens a second over all steps, also before resumes, without validations."""
         if not self.accelerator.is_main_process:
-            return {}  # it alone has the whole file of metrics
+            return {}  # only the main process has the file of metrics
         steps = [line for line in self.setup.run.metrics() if "examples" in line]
         seconds = sum(line["seconds"] for line in steps)
         return {f"{what}_per_second": sum(line[what] for line in steps) / seconds for what in _SPEEDS if seconds}
 
     def _seconds(self) -> float:
-        """Return the seconds of training, continued over resumes."""
+        """Return the seconds of training, including those before resumes."""
         return time.monotonic() - self._began
 
     def _require_finite(self) -> None:
-        """Refuse to keep weights that are no numbers: the last step's are in no loss yet (TrainingError)."""
+        """Raise TrainingError if a trained tensor is not finite: no loss shows the effect of the last step yet."""
         tensors = state_tensors(self.module)
         if broken := not_finite(tensors):
             step = self.progress.step
@@ -231,7 +231,7 @@ class Trainer:
     def _save(self) -> None:
         progress, setup = self.progress, self.setup
         self._require_finite()
-        self.frozen.require_unchanged()  # hours before the end
+        self.frozen.require_unchanged()  # rather than hours later, at the end
         progress.seconds = self._seconds()
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()

@@ -1,4 +1,4 @@
-"""Losses of a whole split, and how sums are kept while they are added up."""
+"""Losses of a whole split, and exact sums of losses."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from ftengine.plugins.attribution import contract_error, is_scalar
 from ftengine.training.source_losses import SourceLosses
 
 SAMPLE = 256
-"""Training rows at most on which the training loss is measured as the validation loss is."""
+"""Most training rows on which the training loss is measured in the same way as the validation loss."""
 
 
 @torch.no_grad()
 def mean_losses(
     accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int, tokens: int, together: int
 ) -> dict[str, float]:
-    """Return the plain loss over a split in evaluation mode, not augmented, divided once by its whole weight.
+    """Return the loss over a split in evaluation mode, without augmentation, divided once by its whole weight.
 
-    It stands under "", and beside it the loss of each source, where there are several, under "/" and its name.
+    Its key is ""; if there are several sources, the loss of each has the key "/" + name.
 
     Args:
-        size, tokens: examples and tokens of a batch at most, as in `micro_batches`.
-        together: examples that are compared with each other where the task's loss does that.
+        size, tokens: most examples and tokens of a batch, as in `micro_batches`.
+        together: number of examples that are compared with each other, if the task's loss does that.
     """
     module.eval()
     by_source = SourceLosses(split)
@@ -56,20 +56,20 @@ def mean_losses(
                 loss_sum, weight = loss_of(split.task, module, batch, criterion)
             if counts:
                 totals += stacked(accelerator.device, loss_sum, weight, *by_source.sums(members, criterion))
-        whole = gathered(parts, accelerator)[0] if meet else {}
-        if meet and accelerator.is_main_process:  # each process has all of them
-            totals += stacked(accelerator.device, *joint_loss_of(split.task, whole))
+        representation = gathered(parts, accelerator)[0] if meet else {}
+        if meet and accelerator.is_main_process:  # each process has all examples
+            totals += stacked(accelerator.device, *joint_loss_of(split.task, representation))
     reshard(module)
     total, count, *sums = accelerator.reduce(totals, "sum").tolist()
     return {"": total / count if count else 0.0} | by_source.means(np.arange(len(split)), sums, total, "/")
 
 
 Represented = Mapping[str, Tensor]
-"""What a task needs of examples that meet in its loss, by name."""
+"""The tensors by name that a task's loss needs to compare examples."""
 
 
 def represented(task: Task, module: nn.Module, batch: Batch) -> Represented:
-    """Return what a task makes of a batch whose examples meet others (PluginError: it is no mapping of tensors)."""
+    """Return a task's representation of a batch (PluginError: it is no mapping of tensors)."""
     assert isinstance(task, InBatchTask)
     tensors = task.represent(module, batch)
     if not isinstance(tensors, Mapping) or not all(isinstance(x, Tensor) and x.ndim for x in tensors.values()):
@@ -78,25 +78,25 @@ def represented(task: Task, module: nn.Module, batch: Batch) -> Represented:
 
 
 def joint_loss_of(task: Task, representation: Represented) -> tuple[Tensor, Tensor | float]:
-    """Return a task's (sum of losses, weight) of examples that meet (PluginError: they are no scalars)."""
+    """Return a task's (sum of losses, weight) of compared examples (PluginError: they are no scalars)."""
     assert isinstance(task, InBatchTask)
     return loss_and_weight(task, "joint_loss", task.joint_loss(representation))
 
 
 def rows_of(representation: Represented) -> int:
-    """Return of how many examples this is."""
+    """Return the number of examples of a representation."""
     return len(next(iter(representation.values())))
 
 
 def gathered(parts: Sequence[Represented], accelerator: Accelerator) -> tuple[dict[str, Tensor], int]:
-    """Put what was made of micro-batches below one another, of all processes, without gradient.
+    """Concatenate the representations of all micro-batches of all processes, without gradient.
 
-    Each process has all of it; its own begins at the row that is returned.
+    Each process gets all rows, and the number of the row at which its own begin.
     """
     rank = accelerator.process_index
     every = gather_object([(rank, {name: x.detach().cpu() for name, x in part.items()}) for part in parts])
-    whole = {name: torch.cat([part[name] for _, part in every]).to(accelerator.device) for name in every[0][1]}
-    return whole, sum(rows_of(part) for of, part in every if of < rank)
+    joined = {name: torch.cat([part[name] for _, part in every]).to(accelerator.device) for name in every[0][1]}
+    return joined, sum(rows_of(part) for of, part in every if of < rank)
 
 
 def loss_of(task: Task, module: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
@@ -105,21 +105,21 @@ def loss_of(task: Task, module: nn.Module, batch: Batch, criterion: Criterion) -
 
 
 def loss_and_weight(task: Task, method: str, result: Any) -> tuple[Tensor, Tensor | float]:
-    """Return what a task returned as (sum of losses, weight) (PluginError: they are no scalars)."""
+    """Return a task's result as (sum of losses, weight) (PluginError: they are no scalars)."""
     pair = isinstance(result, tuple) and len(result) == 2
     if not (pair and is_scalar(result[0], tensor=True) and is_scalar(result[1])):
-        wanted = "(sum of losses, its weight): a tensor of floats without dimensions, and a number or such a tensor"
-        raise contract_error(task, method, result, wanted)
+        expected = "(sum of losses, its weight): a tensor of floats without dimensions, and a number or such a tensor"
+        raise contract_error(task, method, result, expected)
     return result
 
 
 def zeros(count: int, device: torch.device) -> Tensor:
-    """Return sums that nothing was added to yet."""
+    """Return sums that start at 0."""
     return torch.zeros(count, dtype=_widest(device), device=device)
 
 
 def stacked(device: torch.device, *values: Tensor | float) -> Tensor:
-    """Stack numbers on the device, without waiting for it."""
+    """Stack numbers on the device without synchronising with it."""
     dtype = _widest(device)
     return torch.stack([torch.as_tensor(x, dtype=dtype, device=device).detach() for x in values])
 

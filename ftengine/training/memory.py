@@ -1,4 +1,4 @@
-"""What a process holds, may hold, and holds at most while something runs."""
+"""Memory of a process: what it uses, what it may use, and its peak while code runs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 from ftengine.run.environment import peak_memory_bytes, restart_peak
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux says what a container may hold."""
+"""The folder in which Linux gives the memory limits of a container."""
 
 
 def held_bytes(device: torch.device) -> int:
-    """Return what this process holds: on a GPU what torch allocated there, else resident memory."""
+    """Return the bytes that this process uses: on a GPU those that torch allocated, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return psutil.Process().memory_info().rss
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return what this process may come to hold, with what it holds already; processes of a host share what is free."""
+    """Return the bytes that this process may use in all; processes of a host share the free memory."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
@@ -32,22 +32,22 @@ def available_bytes(device: torch.device) -> int:
         limit, used = ((CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
         if limit != "max":
             stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-            files = int(stat["inactive_file"])  # copies of files that were read, which are given up for anything else
+            files = int(stat["inactive_file"])  # cached files, which the system drops when memory is needed
             free = min(free, int(limit) - int(used) + files)
     except (OSError, ValueError, KeyError):
-        pass  # no container of Linux, or an older kernel's
+        pass  # no Linux container, or an older kernel
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) + held_bytes(device)
 
 
 def release_memory() -> None:
-    """Give freed memory of the host back, which glibc keeps in its heap: what loading and measuring left behind."""
+    """Return freed host memory, such as after loading a model, from glibc's heap to the system."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 class PeakMemory:
-    """What a process holds at most while a block of code runs: `held` before it, `peak` in it, in bytes."""
+    """Measures a process's memory in bytes: `held` before a block of code, and `peak` while it runs."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self.held, self.peak = device, 0, 0

@@ -1,4 +1,4 @@
-"""Whether a callback changes the model that it is shown: by versions of its tensors, and by a few of their numbers."""
+"""Detects changes of the model by callbacks, by the versions of its tensors and a few of their values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from ftengine.parallel.sharding import is_sharded
 
 NUMBERS = 4
-"""Of each tensor, from its beginning: what is written past torch's counting of versions changes these too."""
+"""Values from the beginning of each tensor that are compared; some changes do not raise torch's version counter."""
 FIRST, EVERY = 3, 50
-"""Steps in which numbers are compared, the first ones and then each so many: hundreds of tensors take 10 ms."""
+"""Values are compared in the first steps and then every so many, because hundreds of tensors take 10 ms."""
 
 
 class ModelWatch:
-    """Remembers what trains of a model, to say what was changed since; it keeps no tensor alive.
+    """Records the state of a model's trainable tensors, to detect changes; it keeps no tensor alive.
 
     Args:
-        module: the model; parameters that are exchanged are found where numbers are compared.
+        module: the model; parameters that are replaced by others are detected in steps that compare values.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -28,36 +28,36 @@ class ModelWatch:
         self._gradients = self._numbers = False
 
     def is_of(self, module: nn.Module) -> bool:
-        """Say whether it watches a model."""
+        """Return whether this watches a model."""
         return self._module() is module
 
     def look(self, step: int, *, gradients: bool) -> None:
-        """Remember the model as it is.
+        """Record the present state of the model.
 
         Args:
-            step: of the run.
-            gradients: whether they count, which are whole before a step alone.
+            step: the run's step.
+            gradients: whether to record gradients too, which are complete only before a step.
         """
         self._numbers, self._gradients = step <= FIRST or step % EVERY == 0, gradients
         self._before = self._now()
 
     def changed(self) -> str:
-        """Name a tensor that was changed since the last look; "" where none was."""
+        """Return the name of a tensor that changed since `look`; "" if none did."""
         return next((name for name, now in self._now().items() if now != self._before.get(name)), "")
 
     def _now(self) -> dict[str, tuple[int, tuple[int, ...]]]:
-        """Return the version and, where they are compared, bits of some numbers of each tensor."""
+        """Return for each tensor its version and, in steps that compare values, the bits of some values."""
         if (module := self._module()) is None:
             return {}
         if self._numbers or not self._parameters:
             self._parameters = {name: ref(parameter) for name, parameter in module.named_parameters()}
-        found = ((name, parameter()) for name, parameter in self._parameters.items())
-        tensors: dict[str, Tensor] = {name: p for name, p in found if p is not None and p.requires_grad}
+        current = ((name, parameter()) for name, parameter in self._parameters.items())
+        tensors: dict[str, Tensor] = {name: p for name, p in current if p is not None and p.requires_grad}
         if self._gradients:
             tensors |= {f"the gradient of {n}": p.grad for n, p in tensors.items() if p.grad is not None}
         if not self._numbers or is_sharded(module):
             return {name: (tensor._version, ()) for name, tensor in tensors.items()}
-        with torch.no_grad():  # one copy from a device, whatever the number of tensors
+        with torch.no_grad():  # a single copy from the device for all tensors
             some = [_first(tensor.detach()) for tensor in tensors.values()]
             if len({few.device for few in some}) > 1:
                 some = [few.cpu() for few in some]
@@ -69,6 +69,6 @@ class ModelWatch:
 
 
 def _first(tensor: Tensor) -> Tensor:
-    """Return the first numbers of a tensor, (n,) in float64; where it is not contiguous, one, without a copy."""
+    """Return the first values of a tensor, (n,) in float64; only one, without a copy, if it is not contiguous."""
     few = tensor.flatten()[:NUMBERS] if tensor.is_contiguous() else tensor[(0,) * tensor.ndim].reshape(1)
     return (torch.view_as_real(few.resolve_conj()).flatten() if few.is_complex() else few).double()

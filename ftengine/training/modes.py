@@ -1,4 +1,4 @@
-"""A model while it trains: what it must be able to do, what is in training mode, which parameters are frozen."""
+"""Modes of a model in training: training mode, frozen parameters, running statistics, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ftengine.training.steps import Steps
 
 
 def draw_randomness(*path: int) -> None:
-    """Seed every generator from numbers such as (seed, step, process), by which randomness is the same again."""
+    """Seed every generator from numbers such as (seed, step, process), so that randomness is reproducible."""
     set_seed(int(np.random.SeedSequence(path).generate_state(1)[0]))
 
 
 def train_mode(module: nn.Module) -> None:
-    """Set training mode, but keep statistics (BatchNorm, spectral norm) still unless their module trains whole.
+    """Set training mode, but do not update statistics (BatchNorm, spectral norm) unless all of their module trains.
 
-    Where biases alone train, statistics that move would make the result depend on the size of a micro-batch.
+    If only biases train, updated statistics would make the result depend on the size of a micro-batch.
     """
     module.train()
     owners = computed_from(module)
@@ -40,9 +40,9 @@ def train_mode(module: nn.Module) -> None:
 
 
 def _may_move(part: nn.Module) -> bool:
-    """Say whether a layer has stored buffers that its forward may move in training: of floating point.
+    """Return whether a layer has saved floating-point buffers, which its forward pass may update in training.
 
-    A quantised layer's scales, which stand beside packed integers, do not move.
+    The scales of a quantised layer, which come with packed integers, are not updated.
     """
     if any(True for _ in part.children()):
         return has_running_statistics(part)
@@ -52,12 +52,12 @@ def _may_move(part: nn.Module) -> bool:
 
 
 def frozen_at(strategy: Strategy, module: nn.Module, step: int, steps: Steps) -> list[nn.Parameter]:
-    """Return the trainable parameters that a strategy leaves out of a step; none where it has no such schedule."""
+    """Return the trainable parameters that a strategy freezes in a step; none if it has no such schedule."""
     return list(strategy.frozen_parameters(module, step, steps.total, steps.per_epoch))
 
 
 def never_trained(strategy: Strategy, module: nn.Module, steps: Steps) -> str:
-    """Say how many trainable tensors a strategy leaves out of every step; "" where none is."""
+    """Return a message if a strategy freezes trainable tensors in every step; "" if it does not."""
     never = len(frozen_at(strategy, module, steps.total - 1, steps))
     of = f"{never} of {len(trainable(module))} trainable tensors"
     return f"{of} stay frozen for all {steps.total:,} steps" if never else ""
@@ -65,10 +65,10 @@ def never_trained(strategy: Strategy, module: nn.Module, steps: Steps) -> str:
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Leave trainable parameters out of a step: no gradient is computed, so the optimiser passes them over.
+    """Freeze trainable parameters in a step: no gradient is computed, so the optimiser skips them.
 
-    Only while the step lasts. Everywhere else requires_grad says what the run trains, so that optimiser,
-    checkpoints and counts do not depend on when they are asked.
+    This lasts only for the step. Everywhere else requires_grad shows what the run trains, so that optimiser,
+    checkpoints and counts do not depend on the time.
     """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in parameters:
@@ -82,7 +82,7 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 @contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Put back what forward passes move in a model that trains: buffers, such as running statistics."""
+    """Restore the buffers that forward passes update in training, such as running statistics."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
@@ -93,7 +93,7 @@ def statistics_kept(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
-    """Give all processes the mean of the running statistics, which each moved by its batches and training ignores."""
+    """Average the running statistics, which each process updated with its own batches, over all processes."""
     if accelerator.num_processes == 1:
         return
     for part in module.modules():
@@ -103,21 +103,21 @@ def share_statistics(accelerator: Accelerator, module: nn.Module) -> None:
 
 
 def can_checkpoint_gradients(module: nn.Module) -> bool:
-    """Say whether a prepared model can compute activations twice."""
+    """Return whether a prepared model supports gradient checkpointing."""
     return bool(getattr(module, "supports_gradient_checkpointing", False))
 
 
 def require_gradient_checkpointing(module: nn.Module) -> None:
-    """Refuse `train.gradient_checkpointing` for a prepared model that cannot do it (RecipeError)."""
+    """Raise RecipeError if a prepared model does not support `train.gradient_checkpointing`."""
     if not can_checkpoint_gradients(module):
         kind = type(module)
-        alone = getattr(kind, "supports_gradient_checkpointing", False)
-        who = f"the strategy, unlike {kind.__name__} alone," if alone else kind.__name__
+        supported_by_base = getattr(kind, "supports_gradient_checkpointing", False)
+        who = f"the strategy, unlike {kind.__name__} alone," if supported_by_base else kind.__name__
         raise RecipeError(f"train.gradient_checkpointing: {who} does not support it. Set it to false.")
 
 
 def checkpoint_gradients(module: nn.Module) -> None:
-    """Keep a block's input alone for the backward pass, and compute the rest again (Chen et al. 2016), or refuse to."""
+    """Keep only each block's input for the backward pass and recompute the rest (Chen et al. 2016), or RecipeError."""
     require_gradient_checkpointing(module)
     model: Any = module
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

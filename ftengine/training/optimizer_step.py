@@ -1,4 +1,4 @@
-"""One optimiser step: gradients over an effective batch, clipped and applied."""
+"""One optimiser step: gradients of an effective batch are accumulated, clipped and applied."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from ftengine.plugins.attribution import contract_error, described, named
 from ftengine.plugins.class_validation import written
 from ftengine.run.own_code import package_of
 from ftengine.run.recipe import TrainSection
+from ftengine.text import number
 from ftengine.training.checkpoint import Progress
 from ftengine.training.joint_loss import JointLoss
 from ftengine.training.losses import loss_of, stacked, zeros
@@ -38,14 +39,14 @@ from ftengine.training.steps import batch_tokens, plan_steps
 from ftengine.training.stopping import Stop
 
 GROUPS = "a list of groups of parameters: mappings with 'params', the parameters, and 'lr', their learning rate"
-"""What `Strategy.param_groups` returns, for messages."""
+"""A description, for messages, of what `Strategy.param_groups` must return."""
 
 
 class OptimizerStep:
-    """The optimiser of a run, over what the strategy left trainable (TrainingError: nothing is).
+    """The optimiser of a run, for the trainable parameters (TrainingError: there are none).
 
     The loss is divided once, by the weight of the whole effective batch over all micro-batches and processes, so that
-    8×1 equals 1×8. `Reduction` adds gradients up over processes.
+    8×1 equals 1×8. `Reduction` sums gradients over processes.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -57,11 +58,11 @@ class OptimizerStep:
         self._got = got_gradients(self.module) if self._sharded else set[str]()
         if not self.parameters:
             raise TrainingError(
-                f"strategy {setup.strategy.name!r} left nothing to train: no parameter requires a gradient."
+                f"strategy {setup.strategy.name!r} leaves nothing to train: no parameter requires a gradient."
             )
         groups = groups_of(setup.strategy, self.module, self.section)
         self.optimizer = build_optimizer(setup.optimizer, groups)
-        self.stop = Stop(alone=self.accelerator.num_processes == 1)
+        self.stop = Stop(single_process=self.accelerator.num_processes == 1)
         self._idle = set[nn.Parameter]()
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
@@ -69,12 +70,12 @@ class OptimizerStep:
         self._by_source = SourceLosses(setup.train)
 
     def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
-        """Take one step over the examples of an effective batch, on the criterion and penalties of regularizers.
+        """Take one step over the examples of an effective batch, with the criterion and penalties of regularizers.
 
-        Regularizers are told of it before its gradients are dropped.
+        Regularizers' `on_step_end` is called before the gradients are dropped.
 
         Returns:
-            Its mean losses, the learning rate, and the gradient's norm before clipping, None where that is not finite.
+            The step's mean losses, learning rate, and gradient norm before clipping (None if not finite).
 
         Raises:
             TrainingError: a loss or gradient is not finite.
@@ -88,11 +89,11 @@ class OptimizerStep:
             losses, norm = self._descend(members, progress, regularizers)
         regularizers.on_step_end(progress.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
-        asked, rates = self.section.learning_rate * rate, {group["lr"] for group in self.optimizer.param_groups}
+        learning_rate, rates = self.section.learning_rate * rate, {group["lr"] for group in self.optimizer.param_groups}
         return {
             **losses,
-            "learning_rate": asked,
-            **({"learning_rates": sorted(rates)} if rates - {asked} else {}),
+            "learning_rate": learning_rate,
+            **({"learning_rates": sorted(rates)} if rates - {learning_rate} else {}),
             "grad_norm": norm if math.isfinite(norm) else None,
         }
 
@@ -102,27 +103,27 @@ class OptimizerStep:
 
     def _descend(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> tuple[dict[str, Any], float]:
         several = self.accelerator.num_processes > 1
-        # What got no gradient in the last step comes last, so that nothing waits for it.
+        # Parameters without a gradient in the last step come last, so that nothing waits for them.
         parameters = [p for p in sorted(self.parameters, key=lambda p: p not in self._idle) if p.requires_grad]
         gradients = Reduction(parameters if several and not self._sharded else [])
         self._got.clear()
         totals = self._accumulate(members, progress.epoch, progress.step, regularizers, gradients)
         got = [name in self._got if self._sharded else p.grad is not None for name, p in self._trained.items()]
-        flags = totals.new_tensor([self.stop.asked, *got])
+        flags = totals.new_tensor([self.stop.requested, *got])
         gradients.send()
         loss_sum, penalty_sum, weight, penalties, computed, *others = self.accelerator.reduce(
             torch.cat([totals, flags]), "sum"
         ).tolist()
-        sources, (asked, *touches) = others[: len(self._by_source.names)], others[len(self._by_source.names) :]
+        sources, (stop_requests, *touches) = others[: len(self._by_source.names)], others[len(self._by_source.names) :]
         gradients.wait()
-        self.stop.agreed = asked > 0
+        self.stop.agreed = stop_requests > 0
         self._idle = {parameter for parameter, times in zip(self.parameters, touches, strict=True) if not times}
-        for parameter in self._idle:  # of all processes, so the optimiser passes it over as it does in one
+        for parameter in self._idle:  # idle in all processes, so the optimiser skips it as with one process
             parameter.grad = None
-        for what, value in (("loss", loss_sum), ("penalty of the regularizers", penalty_sum)):
+        for term, value in (("loss", loss_sum), ("penalty of the regularizers", penalty_sum)):
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the {what} is {value} at step {progress.step + 1}. {self.not_finite(progress.step)}"
+                    f"the {term} is {value} at step {progress.step + 1}. {self.not_finite(progress.step)}"
                 )
         if progress.step == 0 and weight:
             self._tell_untouched(members, progress.epoch)
@@ -140,8 +141,8 @@ class OptimizerStep:
     def _accumulate(
         self, members: np.ndarray, epoch: int, step: int, regularizers: Attached, gradients: Reduction
     ) -> Tensor:
-        """Add up gradients of this process's share; return sums: loss, penalty by weight, weight, penalties, tokens,
-        and the loss of each source."""
+        """Accumulate gradients of this process's share; return the sums of loss, penalty times weight, weight,
+        penalties, tokens, and the loss of each source."""
         accelerator = self.accelerator
         totals = zeros(5 + len(self._by_source.names), accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -162,26 +163,26 @@ class OptimizerStep:
         if compares_examples(self.setup.task) and (ranks > 1 or len(mine) > 1):
             joint = JointLoss(self.setup, step)
             joint.compare(mine, epoch)
-        for number, (chosen, counts) in enumerate(mine, 1):
+        for position, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(train.batch(chosen, epoch), accelerator.device)
             criterion = self._by_source.noting(regularizers.criterion)
             compute: Callable[[], tuple[Tensor, Tensor | float]] = partial(
                 loss_of, self.setup.task, self.module, batch, criterion
             )
             if joint is not None:
-                compute = partial(joint.share, batch, number)
+                compute = partial(joint.share, batch, position)
             with accelerator.autocast():
                 with self._around(chosen, batch, regularizers.criterion):
                     loss_sum, weight = self._loss(compute)
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
-            # The gradient is divided by the weight of the whole effective batch, so this counts a penalty by its share.
+            # The gradient is later divided by the weight of the whole effective batch, hence the factor.
             added = 0.0 if penalty is None else penalty * weight
             if not counts:
                 loss_sum, added, weight, penalty = loss_sum * 0, 0.0, 0.0, None
-            whole = loss_sum + added
-            if whole.requires_grad:
-                with gradients.overlapping() if number == len(mine) else nullcontext():
-                    (accelerator.scaler.scale(whole) if accelerator.scaler else whole).backward()
+            total = loss_sum + added
+            if total.requires_grad:
+                with gradients.overlapping() if position == len(mine) else nullcontext():
+                    (accelerator.scaler.scale(total) if accelerator.scaler else total).backward()
             computed = float(self._computed(chosen, batch)) if counts and fewer else 0.0
             sums = [loss_sum, added, weight, float(penalty is not None), computed]
             sources = self._by_source.sums(chosen, criterion) if counts else [0.0] * len(self._by_source.names)
@@ -189,7 +190,7 @@ class OptimizerStep:
         return totals
 
     def _loss(self, compute: Callable[[], tuple[Tensor, Tensor | float]]) -> tuple[Tensor, Tensor | float]:
-        """Return the loss of a batch (PluginError: a layer of the strategy gives another what it cannot take)."""
+        """Return the loss of a batch (PluginError: a layer of the strategy returns a wrong dtype)."""
         try:
             return compute()
         except torch.OutOfMemoryError:
@@ -204,18 +205,18 @@ class OptimizerStep:
             layer = type(self.module.get_submodule(wide[-1]))
             raise PluginError(
                 f"{named(strategy)}: its {layer.__name__} {wide[-1]!r} returns float32 for an input of another dtype, "
-                f"which the model cannot use: a layer returns its input's dtype ({written(layer)}). "
-                "train.precision float32 avoids that."
+                f"which the model cannot use. Return the input's dtype ({written(layer)}); "
+                "train.precision float32 avoids the error."
             ) from error
 
     def _computed(self, members: np.ndarray, batch: Batch) -> int:
-        """Return how many tokens of a micro-batch are computed, with what pads them."""
+        """Return how many tokens of a micro-batch are computed, padding included."""
         return self.setup.fast_paths.computed_tokens(batch) or int(self.setup.train.lengths[members].max()) * len(
             members
         )
 
     def _around(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
-        """Return what fast paths hold while the loss of these examples is computed."""
+        """Return the fast paths' context for the loss of these examples."""
 
         def loss() -> Tensor:
             with statistics_kept(self.module):
@@ -224,7 +225,7 @@ class OptimizerStep:
         return self.setup.fast_paths.around_batch(members.tolist(), batch, loss)
 
     def not_finite(self, step: int) -> str:
-        """Say what may be the cause where a number is not finite, before a step (from 0), and what to do."""
+        """Return the likely cause of a number that is not finite at a step (from 0), and what to do."""
         broken = next(iter(not_finite(dict(self.module.named_parameters()))), None)
         where = f"Parameter {broken!r} is not finite. " if broken else ""
         if step == 0:
@@ -232,16 +233,16 @@ class OptimizerStep:
             return f"{where}No step was taken yet, so it comes from {who}; train.precision float32 may help."
         return (
             f"{where}Lower train.learning_rate (now {self.section.learning_rate:g}, optimizer "
-            f"{self.setup.optimizer.name!r}), or use train.precision float32, in a new run; `--resume` goes on "
-            "from the last checkpoint, with the same recipe."
+            f"{self.setup.optimizer.name!r}), or use train.precision float32, in a new run; `--resume` continues "
+            "from the last checkpoint with the same recipe."
         )
 
     def _tell_untouched(self, members: np.ndarray, epoch: int) -> None:
-        """Say which parameters would train but are no part of the computation.
+        """Report trainable parameters that are not part of the computation.
 
         Raises:
-            PluginError: the task's loss has no gradient, whatever would train; or what is frozen has one.
-            TrainingError: none of them is a part.
+            PluginError: the task's loss has no gradient, or frozen weights have one.
+            TrainingError: no trainable parameter is part of the computation.
         """
         self._refuse_frozen_gradients()
         training = trainable(self.module)
@@ -250,43 +251,43 @@ class OptimizerStep:
             if not self._sharded:
                 self._require_gradient(members, epoch)
             raise TrainingError(
-                f"strategy {self.setup.strategy.name!r} trains {len(training)} tensors, e.g. {untouched[0]}, and none "
-                "got a gradient in the first step: the model does not compute with them. Choose other layers."
+                f"strategy {self.setup.strategy.name!r} trains {len(training)} tensors, e.g. {untouched[0]}, but none "
+                "got a gradient in the first step: the model does not use them. Choose other layers."
             )
         if untouched:
             self.setup.listener.message(
                 f"{len(untouched)} of {len(self.parameters)} trainable tensors got no gradient in the first step and "
-                f"stay as they are, e.g. {untouched[0]}. No fault of parts that the task does not use, "
+                f"do not change, e.g. {untouched[0]}. This is normal for parts that the task does not use, "
                 "such as a pooler"
             )
 
     def _refuse_frozen_gradients(self) -> None:
-        """Refuse what puts gradients on weights that do not train, which nothing clips, applies or frees.
+        """Raise an error if frozen weights have gradients, which nothing clips, applies or frees.
 
         Raises:
-            PluginError: the strategy's layers do, or a regularizer.
+            PluginError: the strategy's layers or a regularizer computed them.
         """
         own = set(self.parameters)
         frozen_ones = [n for n, p in self.module.named_parameters() if p not in own and p.grad is not None]
         if frozen_ones:
             raise PluginError(
-                f"the first step leaves gradients on {len(frozen_ones)} weights that do not train, such as "
-                f"{frozen_ones[0]!r}: the layers of {named(self.setup.strategy)}, or a regularizer, must compute none "
-                "for what is frozen."
+                f"the first step leaves gradients on {len(frozen_ones)} frozen weights, such as {frozen_ones[0]!r}. "
+                f"The layers of {named(self.setup.strategy)}, or a regularizer, must not compute gradients for frozen "
+                "weights."
             )
 
     def _refuse_flat(self, loss: float) -> None:
-        """Tell that nothing is learnt (TrainingError)."""
+        """Raise TrainingError: all gradients are 0."""
         setup, names = self.setup, list(self._trained)
         raise TrainingError(
-            f"the loss of the first step is {loss:.4g}, and its gradient is 0 in all {len(names)} tensors that train, "
-            f"e.g. {names[0]}: nothing would be learnt. {named(setup.task)} may detach, round or take the argmax of "
-            f"what the model says before its loss is computed, or {named(setup.strategy)} multiplies what it trains by "
-            "0. `ftengine plugins check` looks at both."
+            f"the loss of the first step is {number(loss)}, and its gradient is 0 in all {len(names)} trainable "
+            f"tensors, e.g. {names[0]}: nothing would be learnt. {named(setup.task)} may detach, round or take the "
+            f"argmax of the model's output before the loss is computed, or {named(setup.strategy)} multiplies its "
+            "trainable tensors by 0. `ftengine plugins check` checks both."
         )
 
     def _require_gradient(self, members: np.ndarray, epoch: int) -> None:
-        """Refuse a loss that loses the gradient which what trains has (PluginError)."""
+        """Raise PluginError if the model's output has a gradient but the task's loss has none."""
         had: list[bool] = []
 
         def look(part: nn.Module, inputs: Any, output: Any) -> None:
@@ -303,11 +304,11 @@ class OptimizerStep:
             for handle in handles:
                 handle.remove()
         if any(had) and not loss.requires_grad:
-            wanted = "a sum of losses that has a gradient: leave out detach(), item() and no_grad()"
-            raise contract_error(self.setup.task, "loss", loss, wanted)
+            expected = "a sum of losses that has a gradient: leave out detach(), item() and no_grad()"
+            raise contract_error(self.setup.task, "loss", loss, expected)
 
     def _update(self, weight: float, step: int) -> float:
-        """Divide the gradients by the effective batch's weight, clip, step; return their norm before clipping."""
+        """Divide the gradients by the effective batch's weight, clip and step; return their norm before clipping."""
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.unscale_(self.optimizer)
         grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -319,52 +320,54 @@ class OptimizerStep:
         norm = float(total)
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise TrainingError(f"the gradient's norm is {norm} at step {step + 1}. {self.not_finite(step)}")
-        if math.isfinite(norm):  # else the scaler leaves this step out
+        if math.isfinite(norm):  # otherwise the scaler skips this step
             self.setup.events(BeforeStep(self.setup.run.path, step + 1, self.module, norm))
         self._scaled.step()
         return norm
 
 
 def given_groups(strategy: Strategy, module: nn.Module, learning_rate: float, weight_decay: float) -> Any:
-    """Return the parameter groups that a strategy gives, by default those of matrices and of vectors."""
+    """Return a strategy's parameter groups; by default one of matrices and one of vectors."""
     build = strategy.param_groups if overrides(strategy, "param_groups") else default_param_groups
     return build(module, learning_rate, weight_decay)
 
 
 def groups_of(strategy: Strategy, module: nn.Module, section: TrainSection) -> list[dict[str, Any]]:
-    """Return a strategy's parameter groups (PluginError: they hold not each trainable parameter once, and no other)."""
-    asked = section.learning_rate, 2 * section.learning_rate
-    groups, doubled = (given_groups(strategy, module, rate, section.weight_decay) for rate in asked)
+    """Return a strategy's parameter groups (PluginError: they are not all trainable parameters, each once)."""
+    rates = section.learning_rate, 2 * section.learning_rate
+    groups, doubled = (given_groups(strategy, module, rate, section.weight_decay) for rate in rates)
     if not isinstance(groups, list):
         raise contract_error(strategy, "param_groups", groups, GROUPS)
-    for number, group in enumerate(groups, 1):
+    for position, group in enumerate(groups, 1):
         missing = [key for key in ("params", "lr") if key not in group] if isinstance(group, Mapping) else None
         if missing is None or missing:
             had = described(group) if missing is None else f"a mapping without {' and '.join(map(repr, missing))}"
             raise PluginError(
-                f"{named(strategy)}: param_groups() returned a list whose group {number} is {had}; it must return "
+                f"{named(strategy)}: param_groups() returned a list whose group {position} is {had}; it must return "
                 f"{GROUPS}."
             )
-    if groups and [float(one["lr"]) for one in groups] == [float(one["lr"]) for one in doubled]:
+    if groups and [float(group["lr"]) for group in groups] == [float(group["lr"]) for group in doubled]:
         raise PluginError(
             f"{named(strategy)}: param_groups() returned the learning rates of "
-            f"{', '.join(sorted({format(float(one['lr']), 'g') for one in groups}))} whatever it is given, so that "
-            "train.learning_rate would do nothing; return what it is given, or a multiple of that."
+            f"{', '.join(sorted({format(float(group['lr']), 'g') for group in groups}))} whatever its argument is, so "
+            "train.learning_rate would have no effect. Return the argument or a multiple of it."
         )
-    # Optimisers of torch take a decay of their own where a group names none.
+    # torch's optimisers use their own default decay if a group has none.
     groups = [{"weight_decay": 0.0, **group, "params": list(group["params"])} for group in groups]
-    given = Counter(id(parameter) for group in groups for parameter in group["params"])
+    counts = Counter(id(parameter) for group in groups for parameter in group["params"])
     names, trains = {id(p): name for name, p in module.named_parameters()}, trainable(module)
     faults = {
-        "leaves out": [name for name, p in trains.items() if id(p) not in given],
-        "holds twice": [names.get(one, "a tensor") for one, times in given.items() if times > 1],
-        "holds, although they do not train,": [n for one in given if (n := names.get(one, "a tensor")) not in trains],
+        "leaves out": [name for name, p in trains.items() if id(p) not in counts],
+        "holds twice": [names.get(parameter, "a tensor") for parameter, times in counts.items() if times > 1],
+        "holds, although they do not train,": [
+            n for parameter in counts if (n := names.get(parameter, "a tensor")) not in trains
+        ],
     }
-    for what, faulty in faults.items():
+    for fault, faulty in faults.items():
         if faulty:
             raise PluginError(
-                f"{named(strategy)}: what param_groups() returned {what} {len(faulty):,} parameters, such as "
-                f"{faulty[0]!r}. Each parameter that requires a gradient (modules that are new in the base do, "
-                "whatever the strategy) has to be in one group, once, and no other."
+                f"{named(strategy)}: what param_groups() returned {fault} {len(faulty):,} parameters, such as "
+                f"{faulty[0]!r}. Put each parameter that requires a gradient (also those of new modules in the "
+                "base model) into one group, once, and no others."
             )
     return groups

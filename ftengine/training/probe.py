@@ -1,4 +1,4 @@
-"""Losses and gradients of a small batch, by which another way to compute a model is compared with its own."""
+"""Comparison of a model's own computation with another, such as fast paths, by losses and gradients of a batch."""
 
 from __future__ import annotations
 
@@ -34,54 +34,54 @@ from ftengine.training.modes import statistics_kept, train_mode
 LOSS = "the loss"
 
 REROUNDED = 3
-"""How often the model's own way is rounded otherwise before a way is found to be farther from float32 than it.
+"""How often the model's own computation is rounded differently before another one counts as less exact than it.
 
-Rounding is no fixed distance: gradients of SmolLM2 on texts of random words are 1 % from float32 in one mode and 4 % in
-the other, those of single layers 5 or 50 %.
+Rounding errors vary: on random words, gradients of SmolLM2 differ from float32 by 1 % in one mode and by 4 % in the
+other, those of single layers by 5 or 50 %.
 """
 LONG = 128
-"""Tokens of a row in which a way shows that it computes long rows, or many positions, otherwise."""
+"""Tokens of a row that suffice to show differences in long rows, or at many positions."""
 
 SAMPLE = 1 << 14
-"""Numbers of a gradient that are compared, at equal distances; its norm counts all."""
+"""Values of a gradient that are compared, evenly spaced; its norm counts all."""
 
 MOST_TOKENS, BEYOND = 160, 32
-"""Tokens of a probe's sequences at most, and so many beyond the longest window that the model attends by."""
+"""Most tokens of a probe's sequences; with sliding windows, so many beyond the longest window."""
 
 CANDIDATES = 16
-"""Examples of which one is looked for that has something to train on in its first or last `MOST_TOKENS` tokens."""
+"""Examples that are searched for one with trained tokens among its first or last `MOST_TOKENS`."""
 
 Around = Callable[[Sequence[int], Batch, Callable[[], Tensor]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pass came to: the loss, and of each parameter that trains a sample of its gradient, with its norm."""
+    """The result of a pass: the loss, and a sample and the norm of each trainable parameter's gradient."""
 
     tensors: dict[str, Tensor]
 
     def distances(self, other: Outcome) -> dict[str, float]:
-        """Return how far another outcome of the same tensors is from each of them."""
+        """Return the distance of each tensor from the same tensor of another outcome."""
         return block_distances(other.tensors, self.tensors, LOSS)
 
     def fault(self, other: Outcome, allowed: Mapping[str, float] | None = None) -> str:
-        """Say where another outcome differs by more than is allowed of a tensor, by `GRADIENTS` else; "" nowhere."""
+        """Return where another outcome differs by more than `allowed` (by default `GRADIENTS`); "" if nowhere."""
         if missing := self.tensors.keys() ^ other.tensors.keys():
-            return f"{min(missing)} exists with it or without it, but not both"
-        for name, apart in self.distances(other).items():
-            if not apart <= (most := GRADIENTS if allowed is None else allowed[name]):
-                return f"{name} differs by {apart:.2g} of its size (at most {most:.2g} is rounding)"
+            return f"{min(missing)} exists only with it or only without it"
+        for name, distance in self.distances(other).items():
+            if not distance <= (most := GRADIENTS if allowed is None else allowed[name]):
+                return f"{name} differs by {distance:.2g} of its size (at most {most:.2g} is rounding)"
         return ""
 
 
 class ProbeBatch:
-    """A small batch of a run's own examples, and the model that computes it.
+    """A small batch of a run's examples, with the model.
 
-    Trainable tensors of zeros, as strategies add them, are small numbers meanwhile, so that all of the model counts.
-    Nothing is left behind: no gradient, no moved statistics, no drawn random number.
+    Meanwhile trainable tensors of zeros, which strategies add, have small random values, so that all of the model has
+    an effect. Everything is restored: gradients, running statistics and random states.
 
     Args:
-        batch: for `task`, on the device where the model is.
+        batch: a batch of `task`, on the model's device.
         compute: the run's precision.
         members: numbers of the batch's examples.
     """
@@ -102,9 +102,10 @@ class ProbeBatch:
 
     @classmethod
     def of(cls, split: EncodedSplit, loaded: LoadedModel, device: torch.device, compute: torch.dtype) -> ProbeBatch:
-        """Return a probe of two of a split's shorter examples: one of LONG tokens where some have so many, one padded.
+        """Return a probe of two of a split's shorter examples: if possible one of LONG tokens, and one that is padded.
 
-        Longer ones are cut, as the task cuts what exceeds its max_length, so that comparing takes less than training.
+        Longer examples are cut, as the task cuts examples to its max_length, so that comparing is cheaper than
+        training.
         """
         order = np.argsort(split.lengths, kind="stable")
         long = min(int(np.searchsorted(split.lengths[order], LONG)), len(order) - 1)
@@ -123,8 +124,8 @@ class ProbeBatch:
         return cls(loaded, split.task, batch, device, compute, members)
 
     def content(self) -> list[Any] | None:
-        """Return what the batch holds, tensors as hashes, as JSON has it; None where it holds something else."""
-        held: list[Any] = [list(self._members)]
+        """Return the content of the batch as JSON, with hashes of tensors; None if it has other values."""
+        content: list[Any] = [list(self._members)]
         reference = self._batch.get("reference", {})
         values = {**self._batch, **{f"reference.{key}": value for key, value in reference.items()}}
         for name, value in values.items():
@@ -132,71 +133,75 @@ class ProbeBatch:
                 continue
             if isinstance(value, Tensor):
                 bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-                held.append([name, str(value.dtype), list(value.shape), xxhash.xxh3_128_hexdigest(bits.data)])
+                content.append([name, str(value.dtype), list(value.shape), xxhash.xxh3_128_hexdigest(bits.data)])
             elif value is None or isinstance(value, (bool, int, float, str)):
-                held.append([name, value])
+                content.append([name, value])
             else:
                 return None
-        return held
+        return content
 
-    def fault(self, way: Way, *, training: bool) -> str:
-        """Say where a way differs from the model's own, in float32 and in the run's precision; "" nowhere.
+    def fault(self, computation: Computation, *, training: bool) -> str:
+        """Return where a computation differs from the model's own, in float32 and in the run's precision; "" if
+        nowhere.
 
         Args:
-            way: what is compared.
+            computation: the computation to compare.
             training: whether in training mode, with dropout.
         """
-        outcome = self._passed(training, True, way)
+        outcome = self._passed(training, True, computation)
         exact = self.own(training=training)
-        told = exact.fault(outcome)
-        if told or self._half is None:
-            return told
+        fault = exact.fault(outcome)
+        if fault or self._half is None:
+            return fault
         self.own(training=training, wide=False)
-        outcome = self._passed(training, False, way)
-        told = exact.fault(outcome, self._rounding(self._half))
-        # Processes that share a model's parameters compute alike, whatever each of them finds.
-        for seed in range(0 if told == "" or is_sharded(self.loaded.module) else REROUNDED):
+        outcome = self._passed(training, False, computation)
+        fault = exact.fault(outcome, self._rounding(self._half))
+        # Processes with a sharded model must run the same passes, whatever each of them finds.
+        for seed in range(0 if fault == "" or is_sharded(self.loaded.module) else REROUNDED):
             if (training, seed) not in self._rerounded:
                 self._rerounded[training, seed] = self._passed(training, False, reround=seed)
-            if not (told := exact.fault(outcome, self._rounding(self._half))):
+            if not (fault := exact.fault(outcome, self._rounding(self._half))):
                 break
-        return f"in {str(self._half)[6:]}, {told}" if told else ""
+        return f"in {str(self._half)[6:]}, {fault}" if fault else ""
 
     def drift(self) -> str:
-        """Say where the model's own way comes to something else when it is computed again; "" nowhere."""
+        """Return where the model's own computation differs when it is repeated; "" if nowhere."""
         return self.own(training=True).fault(self._passed(True, True))
 
     def _rounding(self, half: torch.dtype) -> dict[str, float]:
-        """Return how far a way may be from float32 in half precision, by where the model's own is farthest from it.
+        """Return how far a computation in half precision may be from float32, judged by the model's own largest error.
 
-        A gradient that is small, as those of queries in the first layers are, may come near it once by chance.
+        The largest counts, because a small gradient, such as of queries in the first layers, may once be close by
+        chance.
         """
         halves = [(mode, own) for (mode, wide), own in self._own.items() if not wide]
         halves += [(mode, own) for (mode, _), own in self._rerounded.items()]
-        apart = [self._own[mode, True].distances(own) for mode, own in halves]
-        return {name: HALF_RATIO * max(one[name] for one in apart) + rounding(half) for name in apart[0]}
+        distances = [self._own[mode, True].distances(own) for mode, own in halves]
+        return {
+            name: HALF_RATIO * max(measured[name] for measured in distances) + rounding(half) for name in distances[0]
+        }
 
     def own(self, *, training: bool, wide: bool = True) -> Outcome:
-        """Return what the model's own way comes to, in float32 or in the run's precision (whatever that raises)."""
+        """Return the model's own result, in float32 or in the run's precision; any error of the model is raised."""
         if (training, wide) not in self._own:
             self._own[training, wide] = self._passed(training, wide)
         return self._own[training, wide]
 
     @contextmanager
     def computing(
-        self, *, training: bool, wide: bool = True, way: Way | None = None, reround: int | None = None
+        self, *, training: bool, wide: bool = True, computation: Computation | None = None, reround: int | None = None
     ) -> Iterator[Around | None]:
-        """Have the model compute in one of its modes, its own way or another; yields what holds around each batch.
+        """Set the model's mode and activate a computation (None: its own); yield the context for each batch.
 
         Args:
-            wide: in float32, and not in the run's precision.
-            reround: rounds otherwise, by this seed.
+            wide: whether to compute in float32 instead of the run's precision.
+            reround: seed to round differently; None to round as usual.
         """
         module = self.loaded.module
         with ExitStack() as stack:
             for context in (evaluating(module), statistics_kept(module), visible(module), quick_products()):
                 stack.enter_context(context)
-            around = None if way is None else stack.enter_context(way())
+            around = None if computation is None else stack.enter_context(computation())
             if reround is not None:
                 stack.enter_context(_rounded_otherwise(module, torch.finfo(self._half or torch.float32).eps, reround))
             if training:
@@ -205,7 +210,7 @@ class ProbeBatch:
             yield around
 
     def loss(self, around: Around | None, seed: int = 0) -> Tensor:
-        """Return the loss of the batch, with all generators seeded; within `computing`."""
+        """Return the loss of the batch, with all generators seeded; to be called within `computing`."""
 
         def loss() -> Tensor:
             return loss_of(self._task, self.loaded.module, self._batch, Criterion())[0]
@@ -213,20 +218,22 @@ class ProbeBatch:
         with reproducible(self._device, seed), (around or _nothing)(self._members, self._batch, loss):
             return loss()
 
-    def evaluated(self, way: Way) -> str:
-        """Say where the loss in evaluation mode, as validation has it, is another by a way, in float32; "" nowhere."""
+    def evaluated(self, computation: Computation) -> str:
+        """Return how a computation's loss in evaluation mode differs in float32; "" if it does not."""
         with torch.no_grad():
             outcomes = list[Outcome]()
-            for one in (None, way):
-                with self.computing(training=False, way=one) as around:
+            for candidate in (None, computation):
+                with self.computing(training=False, computation=candidate) as around:
                     outcomes.append(Outcome({LOSS: self.loss(around)}))
         fault = outcomes[0].fault(outcomes[1])
         return f"in evaluation mode, {fault}" if fault else ""
 
-    def _passed(self, training: bool, wide: bool, way: Way | None = None, reround: int | None = None) -> Outcome:
-        with self.computing(training=training, wide=wide, way=way, reround=reround) as around:
+    def _passed(
+        self, training: bool, wide: bool, computation: Computation | None = None, reround: int | None = None
+    ) -> Outcome:
+        with self.computing(training=training, wide=wide, computation=computation, reround=reround) as around:
             if around is not None:
-                self._computed(around)  # what goes by examples shows where they come again
+                self._computed(around)  # a cache by examples shows when they are repeated
             return self._computed(around)
 
     def _computed(self, around: Around | None) -> Outcome:
@@ -247,7 +254,7 @@ class ProbeBatch:
 
 @contextmanager
 def _rounded_otherwise(module: nn.Module, eps: float, seed: int) -> Iterator[None]:
-    """Move what each block returns by random parts of a rounding."""
+    """Change the output of each block by random fractions of a rounding error."""
     blocks = module_blocks(module) or [part for part in module.modules() if not any(part.children())]
     generators = dict[torch.device, torch.Generator]()
 
@@ -270,7 +277,7 @@ def _rounded_otherwise(module: nn.Module, eps: float, seed: int) -> Iterator[Non
 
 
 def _cutting(task: Task) -> Iterator[Task]:
-    """Yield a task that cuts examples to what `encode` is given, as its own options ask and so that their ends stay."""
+    """Yield variants of a task that cut examples: as its options set, and so that their ends stay."""
     for options in ({"max_length": None}, {"max_length": None, "truncate": "left"}):
         if options.keys() <= type(task.config).model_fields.keys():
             other = copy(task)
@@ -279,7 +286,7 @@ def _cutting(task: Task) -> Iterator[Task]:
 
 
 def _trains(split: EncodedSplit, member: int) -> bool:
-    """Say whether something of an example is trained on."""
+    """Return whether an example has trained tokens."""
     try:
         return bool(split.features(int(split.index[member])).weight)
     except DataError:
@@ -287,19 +294,19 @@ def _trains(split: EncodedSplit, member: int) -> bool:
 
 
 def _windows(module: nn.Module) -> list[int]:
-    """Return the windows, in tokens, that a model of transformers attends by."""
+    """Return the attention windows, in tokens, of a transformers model."""
     config = getattr(module, "config", None)
     configs = [config, getattr(config, "text_config", None)]
-    windows = [getattr(one, name, None) for one in configs for name in ("sliding_window", "attention_chunk_size")]
+    windows = [getattr(config, name, None) for config in configs for name in ("sliding_window", "attention_chunk_size")]
     return [window for window in windows if isinstance(window, int)]
 
 
-Way = Callable[[], AbstractContextManager["Around | None"]]
-"""Another way to compute, entered for each comparison; it yields what holds around each batch, None for nothing."""
+Computation = Callable[[], AbstractContextManager["Around | None"]]
+"""A function that activates another computation for a comparison; it yields the context for each batch, or None."""
 
 
 class Dropouts(TorchFunctionMode):
-    """Looks at each dropout that a model computes: a share of 1 - p is kept, times 1 / (1 - p), gradients alike."""
+    """Checks each dropout of a model: a share of 1 - p must remain, times 1 / (1 - p), also in gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -314,21 +321,21 @@ class Dropouts(TorchFunctionMode):
 
 
 def _dropout_fault(y: Tensor, x: Tensor, p: float, train: bool = True, *_: Any, **__: Any) -> str:
-    """Say why y is no dropout of x; "" where it is."""
-    there = x != 0
-    if not train or not 0 < p < 1 or y is x or not there.any():
+    """Return why y is no dropout of x; "" if it is."""
+    nonzero = x != 0
+    if not train or not 0 < p < 1 or y is x or not nonzero.any():
         return ""
-    kept, close = (y != 0)[there], 2**-14 + rounding(x.dtype)  # a probability may be rounded to 16 bits
-    scaled = y.double()[there][kept] * (1 - p) / x.double()[there][kept]
+    mask, close = (y != 0)[nonzero], 2**-14 + rounding(x.dtype)  # a probability may be rounded to 16 bits
+    scaled = y.double()[nonzero][mask] * (1 - p) / x.double()[nonzero][mask]
     if bool(((scaled - 1).abs() > close).any()):
-        return f"dropout of {p:g} does not scale what it keeps by 1 / (1 - {p:g})"
-    share, spread = float(kept.double().mean()), (p * (1 - p) / kept.numel()) ** 0.5
-    if abs(share - (1 - p)) > 6 * spread + 1 / kept.numel():
+        return f"dropout of {p:g} does not scale the remaining values by 1 / (1 - {p:g})"
+    share, spread = float(mask.double().mean()), (p * (1 - p) / mask.numel()) ** 0.5
+    if abs(share - (1 - p)) > 6 * spread + 1 / mask.numel():
         return f"dropout of {p:g} keeps {percent(share)} of its input"
     if y.requires_grad and x.requires_grad:
         (slope,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
-        expected = kept.double() / (1 - p)
-        if bool(((slope.double()[there] - expected).abs() > close * expected).any()):
+        expected = mask.double() / (1 - p)
+        if bool(((slope.double()[nonzero] - expected).abs() > close * expected).any()):
             return f"the gradient of dropout of {p:g} does not follow its mask"
     return ""
 
@@ -339,7 +346,7 @@ def _nothing(*_: Any) -> AbstractContextManager[None]:
 
 @contextmanager
 def reproducible(device: torch.device, seed: int = 0) -> Iterator[None]:
-    """Seed every generator that a model may draw from, and put all back."""
+    """Seed every generator that a model may use, and restore them afterwards."""
     with generators_kept(), seeded(seed, device):
         random.seed(seed)
         np.random.seed(seed)

@@ -1,4 +1,4 @@
-"""Whether somebody who is called changes what the whole process has: its working directory and its threads."""
+"""Detects whether called code changes the working directory or leaves threads."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from typing import Self  # of Python 3.11
 
 LASTING = ("TMonitor", "_DummyThread")
-"""Classes of threads that libraries keep as long as the process: tqdm's, and those that are none of Python's."""
+"""Classes of threads that libraries keep for the life of the process: tqdm's, and those not started by Python."""
 
 SECONDS = 1.0
-"""What a thread that was asked to end is given."""
+"""Seconds that a thread gets to end."""
 
 
 class ProcessWatch:
-    """Puts the working directory back afterwards, and says what it was changed to and which threads were
-    started meanwhile, by whomever."""
+    """Restores the working directory afterwards, and records what it was changed to and the threads that were started
+    meanwhile by any code."""
 
     def __enter__(self) -> Self:
         self._directory, self._threads = _directory(), set(threading.enumerate())
@@ -30,17 +30,17 @@ class ProcessWatch:
     def __exit__(self, *_: object) -> None:
         if (now := _directory()) != self._directory:
             self.moved_to = now
-            with suppress(OSError):  # it was removed
+            with suppress(OSError):  # the folder was removed
                 os.chdir(self._directory)
 
     def started(self) -> list[threading.Thread]:
-        """Return the threads that were started since and still run."""
+        """Return the threads that were started since and are still running."""
         threads = (thread for thread in threading.enumerate() if thread not in self._threads)
         return [thread for thread in threads if type(thread).__name__ not in LASTING]
 
 
 def running(threads: Iterable[threading.Thread]) -> str:
-    """Return the name of a thread that runs and does not end by itself; "" where there is none."""
+    """Return the name of a thread that is running and does not end soon; "" if there is none."""
     for thread in threads:
         if thread is not threading.current_thread():
             thread.join(SECONDS)
@@ -52,5 +52,5 @@ def running(threads: Iterable[threading.Thread]) -> str:
 def _directory() -> str:
     try:
         return os.getcwd()
-    except OSError:  # it is no more
+    except OSError:  # the folder was removed
         return ""

@@ -1,4 +1,4 @@
-"""The recipe's regularizers while a model trains: one object for the loop, whatever their number."""
+"""The regularizers of a training, as one object for the loop."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ftengine.training.criterion_faults import criterion_fault, outputs_of
 
 
 def own_regularizers(strategy: Strategy, steps: int) -> list[Regularizer]:
-    """Return what a strategy brings for a run of so many steps, [] where it brings nothing.
+    """Return the regularizer that a strategy brings for a run of so many steps, in a list; [] if it brings none.
 
     Raises:
-        RecipeError: its options do not suit so many steps.
-        PluginError: it is no regularizer.
+        RecipeError: the strategy's options do not suit so many steps.
+        PluginError: the strategy returned something else.
     """
     regularizer = strategy.regularizer(steps)
     if regularizer is None:
         return []
     if not isinstance(regularizer, Regularizer):
         raise contract_error(strategy, "regularizer", regularizer, "a Regularizer")
-    regularizer.name = strategy.name  # type: ignore[misc]  # no recipe names it
+    regularizer.name = strategy.name  # type: ignore[misc]  # recipes do not name it
     return [regularizer]
 
 
@@ -37,11 +37,11 @@ class Attached:
     """Regularizers attached to a model after `strategy.prepare`, in the recipe's order.
 
     Raises:
-        RecipeError: one of them cannot regularize this; all are detached again.
+        RecipeError: a regularizer does not suit model or task; all are detached again.
     """
 
     criterion: Criterion
-    """What the model trains on: each regularizer that chooses wraps what those before it chose."""
+    """The criterion for training; each regularizer may wrap the one before."""
 
     def __init__(self, regularizers: Sequence[Regularizer], loaded: LoadedModel, task: Task) -> None:
         self._loaded, self._task, self._attached = loaded, task, list[Regularizer]()
@@ -51,7 +51,7 @@ class Attached:
             for regularizer in regularizers:
                 if is_sharded(loaded.module):
                     require_sharding_support(regularizer, "regularizer")
-                self._attached.append(regularizer)  # first, so that half an attachment is undone too
+                self._attached.append(regularizer)  # first, so that a partial attachment is undone too
                 regularizer.attach(loaded, task)
             for regularizer in regularizers:
                 self.criterion = regularizer.criterion(self.criterion)
@@ -61,20 +61,20 @@ class Attached:
             raise
 
     def require_falling(self) -> None:
-        """Refuse a regularizer whose criterion does not fall where labels get likelier (PluginError)."""
+        """Raise PluginError if a regularizer's criterion does not fall when labels become likelier."""
         module, task = self._loaded.module, self._task
         first = next(module.parameters(), None)
         device = torch.device("cpu") if first is None or first.is_meta else first.device
         for regularizer, criterion in self._criteria:
             fault = ""
             if overrides(regularizer, "criterion"):
-                with suppress(Exception):  # the logits are made up; of what fails on real ones the first step tells
+                with suppress(Exception):  # the logits are invented; the first step reports failures on real ones
                     fault = criterion_fault(criterion, task.labels, outputs_of(task, module), device)
             if fault:
-                raise PluginError(f"{named(regularizer)}: of its criterion, {fault}.{without(regularizer)}")
+                raise PluginError(f"{named(regularizer)}: its criterion is wrong: {fault}.{without(regularizer)}")
 
     def penalty(self, batch: Batch, loss: Tensor) -> Tensor | None:
-        """Return the sum of all penalties on a micro-batch of so much mean loss, None where there is none."""
+        """Return the sum of all penalties on a micro-batch, whose mean loss is `loss`; None if there are none."""
         penalties = []
         for regularizer in self._attached:
             penalty = regularizer.penalty(self._loaded.module, batch, loss)
@@ -86,18 +86,18 @@ class Attached:
         return torch.stack(penalties).sum() if penalties else None
 
     def on_step_end(self, step: int) -> None:
-        """Tell those who look of an optimiser step."""
+        """Call `on_step_end` of the regularizers that have it."""
         for regularizer in self._attached:
             regularizer.on_step_end(self._loaded.module, step)
 
     @property
     def average(self) -> bool:
-        """Whether one of them keeps other weights than those that train."""
+        """Whether a regularizer keeps an average instead of the trained weights."""
         return any(overrides(regularizer, "averaged_weights") for regularizer in self._attached)
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Give the model the weights that it would keep."""
+        """Meanwhile set the weights that the model would keep."""
         with ExitStack() as stack:
             for regularizer in self._attached:
                 if overrides(regularizer, "averaged_weights"):
@@ -105,7 +105,7 @@ class Attached:
             yield
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what a checkpoint has to hold, by place and name."""
+        """Return the tensors for a checkpoint, named "POSITION|NAME"."""
         return {
             f"{place}|{name}": tensor
             for place, regularizer in enumerate(self._attached)
@@ -113,15 +113,15 @@ class Attached:
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Set what `state_dict` returned."""
+        """Restore the tensors of `state_dict`."""
         for place, regularizer in enumerate(self._attached):
             mark = f"{place}|"
             own = {key.removeprefix(mark): tensor for key, tensor in tensors.items() if key.startswith(mark)}
-            if own or regularizer.state_dict():  # some have nothing to keep before their first step
+            if own or regularizer.state_dict():  # some have no state before their first step
                 regularizer.load_state_dict(own)
 
     def require_restored(self, tensors: Mapping[str, Tensor]) -> None:
-        """Refuse a regularizer that did not take back what a checkpoint holds of it (PluginError)."""
+        """Raise PluginError if a regularizer did not restore its state from a checkpoint."""
         now = self.state_dict()
         for key, tensor in tensors.items():
             place, _, name = key.partition("|")
@@ -130,29 +130,29 @@ class Attached:
                 continue
             regularizer = self._attached[int(place)]
             raise PluginError(
-                f"{named(regularizer)}: after load_state_dict(), {name!r} of its state_dict() is not what the "
-                "checkpoint holds, so that the run would go another way: set all that state_dict() returned."
+                f"{named(regularizer)}: after load_state_dict(), {name!r} of its state_dict() differs from the "
+                "checkpoint, so the resumed run would differ. Restore everything that state_dict() returned."
                 f"{without(regularizer)}"
             )
 
     @property
     def keeping(self) -> dict[Component, bool]:
-        """Those that are attached, and whether a checkpoint holds something of each."""
+        """The attached regularizers, each with whether a checkpoint holds state of it."""
         return {regularizer: bool(regularizer.state_dict()) for regularizer in self._attached}
 
     def on_train_end(self, module: nn.Module, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, Any]]:
-        """Let those who do change the weights that are kept; return what they report, for training.json.
+        """Call `on_train_end`, which may change the weights to keep; return the reports for training.json.
 
-        "needs_validation" says whether one chose by the validation loss.
+        "needs_validation" is whether the regularizer chose by validation loss.
         """
         facts: list[dict[str, Any]] = [{"name": regularizer.name} for regularizer in self._attached]
-        for regularizer, told in zip(self._attached, facts, strict=True):
+        for regularizer, report in zip(self._attached, facts, strict=True):
             if overrides(regularizer, "on_train_end"):
-                told |= {"needs_validation": regularizer.traits.needs_validation}
-                told |= json_mapping(regularizer, "on_train_end", regularizer.on_train_end(module, measure))
+                report |= {"needs_validation": regularizer.traits.needs_validation}
+                report |= json_mapping(regularizer, "on_train_end", regularizer.on_train_end(module, measure))
         return facts
 
     def detach(self) -> None:
-        """Undo all attachments, the last first; a second time does nothing."""
+        """Undo all attachments, the last first; a second call does nothing."""
         while self._attached:
             self._attached.pop().detach(self._loaded)

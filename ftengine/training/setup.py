@@ -1,4 +1,4 @@
-"""What a training is given."""
+"""The inputs of a training."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Setup:
 
     Args:
         loaded: the model after `strategy.prepare`.
-        regularizers: those of the recipe.
-        callbacks: names of those of the recipe.
+        regularizers: the recipe's regularizers.
+        callbacks: names of the recipe's callbacks.
         general: data on which regularizers may measure forgetting, or None.
-        processes: with how many the run began, which decides the effective batch; now there may be fewer or more.
-        run: where metrics and checkpoints go.
-        listener: told of every step.
-        events: told of every step, validation and checkpoint, in the main process.
-        fast_paths: by which the model computes.
+        processes: the number with which the run began, which determines the effective batch; it may differ now.
+        run: the folder for metrics and checkpoints.
+        listener: gets every step.
+        events: called in the main process for every step, validation and checkpoint.
+        fast_paths: the active fast paths.
     """
 
     accelerator: Accelerator
@@ -63,7 +63,7 @@ class Setup:
     fast_paths: FastPaths
 
     def record(self, event: type[Stepped] | type[Validated], line: dict[str, Any]) -> None:
-        """Write a line of metrics.jsonl and tell of it, in the main process; what is undefined is null."""
+        """In the main process, write a line of metrics.jsonl and report its event; undefined values are null."""
         line = each(line, without_nan)
         if self.accelerator.is_main_process:
             self.run.append_metrics(line)

@@ -1,4 +1,4 @@
-"""How many steps there are, and learning rates as pure functions of the step, so that a resumed run needs no state."""
+"""Number of steps, and learning rates as pure functions of the step, so that a resumed run needs no state."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ftengine.plugins.attribution import contract_error
 from ftengine.run.recipe import TrainSection
 
 CPU_TOKENS = 512
-"""Tokens of a micro-batch for two threads of a CPU, which compute more no faster, but keep the activations of all."""
+"""Tokens of a micro-batch for two CPU threads; more are not computed faster, but need more memory."""
 
 MOST_TIMES = 20
-"""A run validates, and saves, at most so many times by default: with few rows an epoch is over in a step or two."""
+"""Most validations, and most checkpoints, of a run by default: with few rows an epoch has only a step or two."""
 
 
 def batch_tokens(section: TrainSection, device: torch.device) -> int:
@@ -29,9 +29,9 @@ def batch_tokens(section: TrainSection, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Steps:
-    """How many optimiser steps a run has, how many a whole epoch, and over how many the learning rate grows.
+    """Numbers of optimiser steps: of a run, of a whole epoch, and of the learning rate's warm-up.
 
-    `batch` is the number of examples of each, over all micro-batches and processes: the effective batch.
+    `batch` is the number of examples of a step over all micro-batches and processes: the effective batch.
     """
 
     total: int
@@ -41,33 +41,33 @@ class Steps:
 
     @property
     def epochs_between(self) -> int:
-        """Epochs from one validation, or checkpoint, to the next, where the recipe names no number of steps."""
+        """Epochs between validations or checkpoints, if the recipe sets no number of steps."""
         return max(1, math.ceil(self.total / self.per_epoch / MOST_TIMES))
 
     def factor(self, schedule: Schedule, step: int) -> float:
-        """Return what the peak learning rate is multiplied by at a step, 0 for the first.
+        """Return the factor of the peak learning rate at a step, counted from 0.
 
-        It grows linearly over the warm-up, the first step not being 0; after that the schedule says it.
+        It grows linearly in the warm-up and is above 0 at the first step; then it comes from the schedule.
 
         Raises:
-            PluginError: the schedule returns no number, or one that is not from 0 to 1.
+            PluginError: the schedule does not return a number from 0 to 1.
         """
         if step < self.warmup:
             return (step + 1) / self.warmup
         factor = schedule.factor(step, self.total, self.warmup)
         if not is_factor(factor):
             at = f"step {step:,} of {self.total:,}"
-            raise contract_error(schedule, "factor", factor, f"a number from 0 to 1 (it was asked for {at})")
+            raise contract_error(schedule, "factor", factor, f"a number from 0 to 1 (called for {at})")
         return factor
 
 
 def is_factor(value: Any) -> bool:
-    """Say whether something is what the peak of a learning rate may be multiplied by, but for rounding."""
+    """Return whether a value is a number from 0 to 1, within rounding."""
     return isinstance(value, Real) and 0 <= float(value) <= 1 + 1e-9
 
 
 def plan_steps(examples: int, section: TrainSection, processes: int = 1) -> Steps:
-    """Count the optimiser steps of a run over `examples` training examples, which began with so many processes."""
+    """Return the steps of a run over `examples` training examples, which began with so many processes."""
     batch = section.batch_size * section.accumulate * processes
     per_epoch = math.ceil(examples / batch)
     total = max(1, _up(per_epoch * section.epochs))
@@ -81,5 +81,5 @@ def warmup_steps(warmup: float, total: int) -> int:
 
 
 def _up(steps: float) -> int:
-    """Round up, but for what multiplying decimals adds: 1.1 · 10 is 11.000000000000002."""
+    """Round up, but ignore errors of decimals: 1.1 · 10 is 11.000000000000002."""
     return math.ceil(round(steps, 9))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a model trains: the step ends, a checkpoint is saved, and then the signal has its effect."""
+"""Ctrl-C and SIGTERM while a model trains: finish the step, save a checkpoint, and only then act on the signal."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether training is asked to stop, in this process and in any.
+    """Requests to stop training by a signal.
 
     Args:
-        alone: whether this is the only process. The same signal again then has its effect at once; of several
-            processes, which a launcher may signal twice, none leaves the others alone in the middle of a step.
+        single_process: whether this is the only process. A second signal then takes effect at once. With several
+            processes, which a launcher may signal twice, it does not, as the others would hang in the middle of a step.
     """
 
-    def __init__(self, alone: bool) -> None:
+    def __init__(self, single_process: bool) -> None:
         self.agreed = False
-        """Whether all processes know, after the same step, that one of them is asked to stop."""
-        self._alone, self._asked = alone, 0
+        """Whether all processes agreed, after the same step, to stop because one got a signal."""
+        self._single_process, self._signal = single_process, 0
         self._before: dict[int, Any] = {}
 
     @property
-    def asked(self) -> bool:
-        """Whether this process is asked to stop."""
-        return bool(self._asked)
+    def requested(self) -> bool:
+        """Whether this process got a signal to stop."""
+        return bool(self._signal)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note signals instead of following them before the end; those that are ignored stay so."""
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        """Record signals instead of acting on them at once; ignored signals stay ignored."""
+        if threading.current_thread() is threading.main_thread():  # handlers can only be set there
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._ask)
@@ -42,22 +42,22 @@ class Stop:
             yield
         finally:
             self._restore()
-        if self._asked:  # after the last step
+        if self._signal:  # after the last step
             self.follow()
 
     def follow(self) -> None:
-        """Let the signal have the effect that it would have had, in the processes that did not get it too."""
+        """Act on the signal, also in processes that did not get it."""
         self._restore()
-        number, self._asked = self._asked or signal.SIGTERM, 0
+        number, self._signal = self._signal or signal.SIGTERM, 0
         signal.raise_signal(number)
 
     def _ask(self, number: int, frame: Any) -> None:
-        first, again = not self._asked, number == self._asked
-        self._asked = self._asked or number
-        if again and self._alone:
+        first, again = not self._signal, number == self._signal
+        self._signal = self._signal or number
+        if again and self._single_process:
             self.follow()
-        elif first and self._alone:
-            # Not by a listener, which may be in the middle of a line; nobody may read it any more.
+        elif first and self._single_process:
+            # Not through a listener, which may be in the middle of a line; stderr may be closed.
             with suppress(OSError):
                 os.write(2, b"\nending this step, then saving a checkpoint; the same signal again stops at once\n")
 

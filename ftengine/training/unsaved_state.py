@@ -1,4 +1,4 @@
-"""What components remember from step to step, and leave out of checkpoints."""
+"""Detection of state of components that changes from step to step but is not in checkpoints."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from ftengine.api import Component
 from ftengine.plugins.attribution import named
 
 NUMBERS, ITEMS, DEPTH = 16, 1_000, 3
-"""Numbers of a tensor and items of a list that are looked at, and how far lists are looked into."""
+"""Most values of a tensor and items of a list that are compared, and the depth of nested lists."""
 
 Remembered = dict[str, Any]
-"""Of an object's attributes, those whose kind is known, as what can be compared."""
+"""An object's attributes of known types, in a form that can be compared."""
 
 
 def remembered(owner: object, module: nn.Module, own: Iterable[str] = ()) -> Remembered:
-    """Return what an object holds now, without the model's own tensors.
+    """Return an object's present attributes, without the model's tensors.
 
     Args:
-        own: names of attributes that checkpoints hold.
+        own: names of attributes that are in checkpoints.
     """
     of_model = {tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())}
-    found = {name: _comparable(value, of_model, DEPTH) for name, value in vars(owner).items() if name not in own}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: _comparable(value, of_model, DEPTH) for name, value in vars(owner).items() if name not in own}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def moving(before: Remembered, after: Remembered) -> list[str]:
-    """Return the names of what has changed."""
+    """Return the names of attributes that changed."""
     return sorted(name for name in before if after.get(name) != before[name])
 
 
 def _comparable(value: Any, of_model: set[int], depth: int) -> Any:
-    """Return a value as what can be compared with ==; None where its kind is not known."""
+    """Return a value in a form that == compares; None if its type is not known."""
     if isinstance(value, Tensor):
         if value.is_meta or value.data_ptr() in of_model:
             return None
@@ -46,50 +46,50 @@ def _comparable(value: Any, of_model: set[int], depth: int) -> Any:
         return None
     if isinstance(value, Mapping):
         items = list(value.items())[:ITEMS]
-        return [(str(key), _comparable(one, of_model, depth - 1)) for key, one in items]
+        return [(str(key), _comparable(item, of_model, depth - 1)) for key, item in items]
     if isinstance(value, list | tuple):
-        return [_comparable(one, of_model, depth - 1) for one in value[:ITEMS]]
+        return [_comparable(item, of_model, depth - 1) for item in value[:ITEMS]]
     return None
 
 
 OPTIMIZER = frozenset({"state", "param_groups", "defaults"})
-"""What checkpoints hold of an optimiser, and what it was built with."""
+"""Attributes of an optimiser that are in checkpoints or come from the recipe."""
 
 
 def remembered_by_optimizer(optimizer: torch.optim.Optimizer, module: nn.Module) -> Remembered:
-    """Return what an optimiser holds beside its state and groups; names that begin with _ are torch's own."""
+    """Return an optimiser's attributes other than state and groups; names with a leading _ belong to torch."""
     return {n: x for n, x in remembered(optimizer, module, OPTIMIZER).items() if not n.startswith("_")}
 
 
 class UnsavedState:
-    """Looks at components after the first two steps of a process.
+    """Compares components' attributes after the first two steps of a process.
 
     Args:
-        held: whether checkpoints hold what a component remembers, which is then its own to keep whole.
+        components: each with whether checkpoints hold state of it; if so, it is responsible for all its state.
     """
 
     def __init__(
         self, components: Mapping[Component, bool], optimizer: torch.optim.Optimizer, by: Component, module: nn.Module
     ) -> None:
-        self._components = [component for component, held in components.items() if not held]
+        self._components = [component for component, is_saved in components.items() if not is_saved]
         self._optimizer, self._by, self._module = optimizer, by, module
         self._before: list[Remembered] | None = None
-        self._told = False
+        self._reported = False
 
     def look(self) -> list[str]:
-        """Say, after the second step, who remembers what; nothing after any other."""
-        if self._told:
+        """Return, after the second step, a message for each component with unsaved state; after others nothing."""
+        if self._reported:
             return []
         now = [remembered(component, self._module) for component in self._components]
         now.append(remembered_by_optimizer(self._optimizer, self._module))
         before, self._before = self._before, now
         if before is None:
             return []
-        self._told = True
+        self._reported = True
         owners = [*self._components, self._by]
         return [
-            f"{named(owner)} holds {', '.join(map(repr, names))}, which changes from step to step and is in no "
-            "checkpoint: where later steps depend on it, a resumed run goes another way"
-            for owner, one, other in zip(owners, before, now, strict=True)
-            if (names := moving(one, other))
+            f"{named(owner)} has {', '.join(map(repr, names))}, which changes from step to step but is not in "
+            "checkpoints: if later steps depend on it, a resumed run will differ"
+            for owner, earlier, later in zip(owners, before, now, strict=True)
+            if (names := moving(earlier, later))
         ]

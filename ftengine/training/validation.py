@@ -18,11 +18,11 @@ from ftengine.training.setup import Setup
 from ftengine.training.steps import batch_tokens, plan_steps
 
 LOSSES = ("validation_loss", "training_loss")
-"""What a validation is noted as, of all examples; of one source with its name behind a slash."""
+"""Keys of the losses in metrics.jsonl; for a single source followed by a slash and its name."""
 
 
 class Validator:
-    """Measures the weights that would be kept, and remembers the best of them; without a validation split nothing."""
+    """Validates the weights that would be kept, and saves the best; does nothing without a validation split."""
 
     def __init__(self, setup: Setup, regularizers: Attached) -> None:
         self.setup, self.regularizers = setup, regularizers
@@ -30,23 +30,23 @@ class Validator:
         self._sample = None
         if setup.validation is not None:
             steps = min(self._steps.total, self._steps.per_epoch)
-            known = setup.train.take(setup.train.drawn(self._steps.batch, setup.seed, steps))
-            self._sample = known.sample(min(len(setup.validation), SAMPLE), setup.seed)
+            trained = setup.train.take(setup.train.drawn(self._steps.batch, setup.seed, steps))
+            self._sample = trained.sample(min(len(setup.validation), SAMPLE), setup.seed)
 
     def validate(self, progress: Progress) -> None:
-        """Measure validation (TrainingError: not finite) and training loss, save the best weights, and note both."""
+        """Measure and record validation loss (TrainingError: not finite) and training loss; save the best weights."""
         setup, section = self.setup, self.setup.section
         with self.regularizers.averaged_weights():
             if self.regularizers.average:
                 share_statistics(setup.accelerator, setup.loaded.module)
-            held = self._losses(setup.validation)
-            loss = held[""]
+            losses = self._losses(setup.validation)
+            loss = losses[""]
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the validation loss is {loss} at step {progress.step}. Lower train.learning_rate "
                     f"(now {section.learning_rate:g}) or use train.precision float32, in a new run."
                 )
-            # On rows that were trained on, without dropout and augmentation, so that the gap compares like with like.
+            # On training rows without dropout and augmentation, so that the gap is comparable.
             train = self._losses(self._sample)
             better = progress.best_loss is None or loss < progress.best_loss
             writes = setup.accelerator.is_main_process or is_sharded(setup.loaded.module)
@@ -59,22 +59,26 @@ class Validator:
             progress.level, progress.bad_validations = loss, 0
         else:
             progress.bad_validations += 1
-        figures = {f"{name}{of}": x for name, told in zip(LOSSES, (held, train), strict=True) for of, x in told.items()}
+        figures = {
+            f"{name}{of}": x
+            for name, losses_by_source in zip(LOSSES, (losses, train), strict=True)
+            for of, x in losses_by_source.items()
+        }
         setup.record(Validated, {"step": progress.step, "epoch": progress.epoch, **figures})
         setup.listener.message(f"step {progress.step}: validation loss {number(loss, 4)}{' (best)' if better else ''}")
 
     def is_enough(self, progress: Progress) -> bool:
-        """Say whether early stopping ends the run: so many validations brought nothing."""
+        """Return whether early stopping ends the run, because too many validations brought no improvement."""
         stopping = self.setup.section.early_stopping
         return stopping is not None and progress.bad_validations >= stopping.patience
 
     def losses(self) -> dict[str, float]:
-        """Measure the weights as they are, for regularizers that choose among some."""
+        """Measure the present weights, for regularizers that choose among several."""
         splits = {"validation_loss": self.setup.validation, "general_loss": self.setup.general}
         return {name: self._losses(split)[""] for name, split in splits.items() if split is not None}
 
     def keep_weights(self, progress: Progress) -> None:
-        """End with the weights of the best validation loss, else with those that are evaluated after the last step."""
+        """Set the weights of the best validation loss, or else the weights after the last step (averaged if so set)."""
         setup, module = self.setup, self.setup.loaded.module
         setup.accelerator.wait_for_everyone()  # the main process may still be writing them
         if setup.section.keep_best and progress.best_step not in (None, progress.step):
@@ -84,8 +88,8 @@ class Validator:
             train_mode(module)
             with self.regularizers.averaged_weights():
                 share_statistics(setup.accelerator, module)
-                kept = {name: tensor.detach().clone() for name, tensor in state_tensors(module).items()}
-            copy_into(state_tensors(module), kept, "the weights to keep")
+                weights = {name: tensor.detach().clone() for name, tensor in state_tensors(module).items()}
+            copy_into(state_tensors(module), weights, "the weights to keep")
         module.eval()
 
     def _losses(self, split: EncodedSplit | None) -> dict[str, float]:

@@ -95,7 +95,7 @@ def test_sigterm_ends_a_chat_that_ctrl_c_does_not_end(run, monkeypatch):
 
 def test_what_a_signal_waits_for_is_reported_at_once(capfd):
     def training():
-        with Stop(alone=True).listening():
+        with Stop(single_process=True).listening():
             signal.raise_signal(signal.SIGINT)
             said.append(capfd.readouterr().err)
 
@@ -110,9 +110,9 @@ def test_a_signal_stops_training_in_order_where_nobody_reads_what_is_reported(mo
         raise BrokenPipeError
 
     monkeypatch.setattr("ftengine.training.stopping.os.write", broken)
-    stop = Stop(alone=True)
+    stop = Stop(single_process=True)
     stop._ask(signal.SIGINT, None)
-    assert stop.asked
+    assert stop.requested
 
 
 def test_an_end_before_anything_is_saved_is_reported(ftengine, recipe, tmp_path, monkeypatch):
