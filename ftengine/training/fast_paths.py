@@ -235,7 +235,7 @@ def _drifts(probe: ProbeBatch, context: TrainingContext, accelerator: Accelerato
     if drift:
         context.message(
             f"{DRIFTS} ({drift}), so no fast path can be compared with it and none is used: a layer, perhaps of "
-            "the strategy, keeps state from one pass to the next"
+            "the strategy, keeps a state from one pass to the next"
         )
     return bool(drift)
 
