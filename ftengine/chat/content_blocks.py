@@ -82,8 +82,8 @@ def _require_order(blocks: Sequence[Any], role: Any, number: int) -> None:
             continue
         if rank < highest:
             raise DataError(
-                f"message {number} ({role}) has {_CALLED[rank]} behind {_CALLED[highest]}, and chat templates write "
-                f"it in front. Put it there, or divide the message in two."
+                f"message {number} ({role}) has {_CALLED[rank]} behind {_CALLED[highest]}, but chat templates "
+                f"write it first. Move it to the front, or divide the message in two."
             )
         highest = rank
 

@@ -173,7 +173,7 @@ def _thought(message: Mapping[str, Any], content: Any, where: str, *, has_calls:
         thought = (match[1] or match[2] or match[3] or "").strip()
         texts |= {thought: "content, in front of </think>"} if thought not in texts else {}
     if len(texts := {text: key for text, key in texts.items() if text}) > 1:
-        raise DataError(f"{where} has thoughts that differ, in {' and in '.join(texts.values())}; leave one of them.")
+        raise DataError(f"{where} has different thoughts in {' and in '.join(texts.values())}. Keep one of them.")
     return next(iter(texts), ""), content
 
 
@@ -306,7 +306,10 @@ def _answered(messages: Sequence[Message]) -> Iterable[Message]:
             continue
         if open_calls and not message.calls:
             names = ", ".join(call.name for call in open_calls)
-            raise DataError(f"message {number} ({message.role}) comes where the result of {names} must stand.")
+            raise DataError(
+                f"message {number} ({message.role}) stands where the result of {names} is expected. "
+                "Add the result as a message of role tool."
+            )
         open_calls += message.calls
         yield message
 

@@ -1,4 +1,4 @@
-"""Conversations in a model's own chat template, whole: what it expects, and what it would leave out."""
+"""Rendering conversations with a model's chat template, and finding out what it expects and leaves out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def has_template(processor: Any) -> bool:
-    """Say whether the processor can write conversations."""
+    """Say whether the processor has a chat template."""
     return bool(getattr(processor, "chat_template", None))
 
 
@@ -32,7 +32,7 @@ def render(processor: Any, conversation: Conversation, *, upto: int | None = Non
     """Write a conversation as the model reads it; with `prompt`, up to where the assistant's reply begins.
 
     Args:
-        upto: write so many of its messages; None: all.
+        upto: number of messages to write; None: all.
 
     Raises:
         DataError: the template refuses the conversation (roles that do not alternate, a system message, …), or leaves
@@ -59,7 +59,7 @@ _REFUSALS = (TemplateError, ValueError, TypeError, ArithmeticError, RecursionErr
 
 
 def marks(processor: Any, conversation: Conversation, upto: int) -> list[Span] | None:
-    """Return what a template marks with {% generation %} in the first messages; None where it marks nothing ever."""
+    """Return the spans marked with {% generation %} in the first messages; None if the template has no such marks."""
     template = processor.get_chat_template(tools=_tools_of(conversation))
     if not _GENERATION_BLOCK.search(template):
         return None
@@ -72,7 +72,7 @@ def marks(processor: Any, conversation: Conversation, upto: int) -> list[Span] |
 def _filled_in(
     processor: Any, conversation: Conversation, messages: Sequence[Message], form: _Form, **options: Any
 ) -> Any:
-    """Fill in the template without what `apply_chat_template` does before: it takes keys away that are none."""
+    """Render the template directly, since `apply_chat_template` would remove keys that are None."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     tools = _tools_of(conversation)
@@ -86,7 +86,7 @@ def _filled_in(
 
 
 class Unbounded(DataError):
-    """A template takes more time or memory than it may."""
+    """A template exceeds its limit of time or memory."""
 
 
 Kind = tuple[bool, int]
@@ -102,7 +102,7 @@ def _kind_of(message: Message, *, calls: bool) -> Kind:
 
 @dataclass(frozen=True)
 class _Form:
-    """What a template expects of messages.
+    """The form of messages that a template expects.
 
     Args:
         mapping: arguments of a call as a mapping; else as JSON text.
@@ -121,11 +121,11 @@ class _Form:
     blank: str | None = ""
 
     def place_of(self, message: Message) -> Place:
-        """Return where the template takes a message's thought from."""
+        """Return the place from which the template reads a message's thought."""
         return self.thoughts.get(_kind_of(message, calls=self.calls), self.thoughts.get((True, 0), "field"))
 
     def message(self, message: Message) -> dict[str, Any]:
-        """Return a message as the template knows it."""
+        """Return a message in the form that the template expects."""
         as_text = message.written and not self.calls
         written: Any = message.written if as_text else message.content
         content: Any = written if isinstance(written, str) else list(written)
@@ -183,7 +183,7 @@ def _applied(
 
 @cache
 def _taken(apply: Callable[..., Any]) -> frozenset[str]:
-    """Return what a row cannot set: it is for ftengine to say how a template is applied, and which one."""
+    """Return the names of template arguments that a row cannot set, since ftengine sets them."""
     return frozenset(inspect.signature(apply).parameters) - {"documents"} | {VARIABLE}
 
 
@@ -215,7 +215,7 @@ _TOOLS = json.dumps(
 
 
 def _form(processor: Any) -> _Form:
-    """Find out what a template expects, by giving it a text, a thought and a call."""
+    """Find out what a template expects, by rendering a text, a thought and a call."""
 
     def find() -> _Form:
         question = Conversation((_ASKED,))
@@ -227,7 +227,7 @@ def _form(processor: Any) -> _Form:
 
 
 def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
-    """Return what a template makes of a conversation; "" where it refuses it."""
+    """Render a conversation; "" if the template raises an error."""
     try:
         return _applied(processor, conversation, conversation.messages, form)
     except Unbounded:  # the next conversation would take as long
@@ -237,7 +237,7 @@ def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
 
 
 def _places_of_thoughts(processor: Any, form: _Form) -> dict[Kind, Place]:
-    """Find out from where a template takes the thoughts of each kind of message, by writing one of each.
+    """Find out where a template reads the thoughts of each kind of message, by rendering one of each.
 
     A template that writes some from a field has marks of its own for them, so that none is put into a content with the
     marks of other models.
@@ -250,7 +250,7 @@ def _places_of_thoughts(processor: Any, form: _Form) -> dict[Kind, Place]:
 
 
 def _place_of_thought(processor: Any, form: _Form, kind: Kind, place: Place) -> Place:
-    """Return a place where it is written from there, "" where it is not, "misplaced" where it follows an answer."""
+    """Return the place if a thought there is written, "" if it is not, "misplaced" if it follows the answer."""
     has_text, count = kind
     calls = [ToolCall("ZqTool", _ARGUMENTS, _ID), ToolCall("ZqNext", _ARGUMENTS, _ID)][:count]
     answer = Message("assistant", "ZqText" * has_text, thought="ZqThought", calls=tuple(calls))
@@ -264,7 +264,7 @@ def _place_of_thought(processor: Any, form: _Form, kind: Kind, place: Place) -> 
 
 
 def _with_calls(processor: Any, form: _Form) -> _Form:
-    """Find out whether a template writes calls, of which form it expects arguments, and what where there is no text.
+    """Find out whether a template writes calls, and which form of arguments and of empty content it expects.
 
     Arguments are given as a mapping where they come out as JSON or as the template itself writes keys and values; as
     text where a mapping is refused, or comes out as Python writes it.
@@ -291,7 +291,7 @@ _JSON = re.compile(r'"ZqKey"\s*:\s*"ZqValue"')
 
 @dataclass(frozen=True)
 class CallForm:
-    """How a template writes calls whose name stands in front of their arguments.
+    """How a template writes calls, if the name stands before the arguments.
 
     Args:
         begin: what it writes in front of the arguments of the first, with the name as group 1.
@@ -307,7 +307,7 @@ class CallForm:
 
 
 def call_form(processor: Any) -> CallForm | None:
-    """Return how a template writes calls; None where it writes none, arguments first, or JSON and nothing around it."""
+    """Return how a template writes calls; None if it writes none, arguments first, or plain JSON."""
 
     def find() -> CallForm | None:
         form, calls = _form(processor), [ToolCall("ZqTool", _ARGUMENTS, _ID), ToolCall("ZqNext", _ARGUMENTS, _ID)]
@@ -335,7 +335,7 @@ def call_form(processor: Any) -> CallForm | None:
 
 
 def behind(prompt: str, written: str) -> str:
-    """Return what stands in a text behind the beginning that it shares with a prompt."""
+    """Return the part of a text after the prefix that it shares with a prompt."""
     shared = (n for n, (a, b) in enumerate(zip(prompt, written, strict=False)) if a != b)
     return written[next(shared, len(prompt)) :]
 
@@ -344,26 +344,26 @@ _ARGUMENTS, _ID = '{"ZqKey": "ZqValue"}', "ZqCall00x"
 
 
 def _spaced(text: str) -> str:
-    """Return a pattern of a text, with white space of any kind where it has some and none needed, and any id."""
+    """Return a pattern for a text in which white space is optional and the call's id is arbitrary."""
     parts = (re.escape(part).replace(_ID, r"[^\s\"']*") for part in re.split(r"\s+", text))
     return r"\s*".join(parts)
 
 
 def writes_tools(processor: Any, conversation: Conversation) -> bool:
-    """Say whether the template tells the model which tools a row offers; some leave that to a system message."""
+    """Say whether the template writes a row's tools; some leave that to a system message."""
     return not conversation.tools or remembered(
         processor, "tools", lambda: "ZqTool" in _try(processor, Conversation((_ASKED,), _TOOLS), _form(processor))
     )
 
 
 def _misplaced(processor: Any, conversation: Conversation) -> int:
-    """Return the number of the first message whose thought a template writes behind what it is about; 0: of none."""
+    """Return the number of the first message whose thought the template writes behind its answer; 0: none."""
     form, messages = _form(processor), enumerate(conversation.messages, 1)
     return next((n for n, message in messages if message.thought and form.place_of(message) == "misplaced"), 0)
 
 
 def _left_out(processor: Any, conversation: Conversation) -> str:
-    """Return what a template does not write of a conversation of this shape, as a sentence; "" where it writes all.
+    """Describe what the template leaves out of a conversation of this shape; "" if it leaves out nothing.
 
     A conversation of the same roles, calls and tools is written with words of its own in each place. Thoughts and tools
     may be left out: that is counted elsewhere.

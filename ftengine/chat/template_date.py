@@ -1,7 +1,7 @@
-"""The day that a chat template writes: that of the run, not of the clock.
+"""Fixing the date that a chat template writes to the run's date.
 
-transformers gives templates `strftime_now`, which asks the clock: a model would be trained, measured and asked on
-prompts of different days, and what is kept of one day be taken for another.
+transformers gives templates `strftime_now`, which reads the clock: a model would be trained, measured and served with
+prompts of different dates, and cached results of one date would not fit another.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _dates: WeakKeyDictionary[Any, date] = WeakKeyDictionary()
 
 
 def fix_date(processor: Any, day: date) -> None:
-    """Have a processor's chat template write a day, at midnight, wherever ftengine applies it."""
+    """Fix the date (at midnight) that a processor's chat template writes wherever ftengine applies it."""
     if getattr(processor, "chat_template", None):
         _dates[processor] = day
 
 
 def template_date(processor: Any) -> date | None:
-    """Return the day that a processor's chat template writes, today where none was fixed; None where it writes none."""
+    """Return the date that a processor's chat template writes (today if none is fixed); None if it writes none."""
     if VARIABLE not in str(getattr(processor, "chat_template", None)):
         return None
     return _dates.get(processor) or date.today()
@@ -34,7 +34,7 @@ def template_date(processor: Any) -> date | None:
 
 @contextmanager
 def writing_date(processor: Any, template: str) -> Iterator[None]:
-    """Have a chat template, the text of one of a processor's, write the processor's day while it is applied.
+    """Within the block, let a chat template of a processor write the processor's date.
 
     transformers makes text of all that a template is given, functions included, so the one that it calls is exchanged
     in what transformers has compiled.

@@ -1,4 +1,4 @@
-"""What ends the assistant's turns: a token that the chat template writes there, or that of the next speaker."""
+"""Finding the tokens that end the assistant's turns: written by the chat template, or the next speaker's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _RESULT = Message("tool", "REPLY", name=_CALL.name, call_id=_CALL.id)
 
 @dataclass(frozen=True)
 class TurnEnds:
-    """The tokens that end an assistant's messages in a template; "" where there is none.
+    """The tokens that end an assistant's messages in a template; "" if there is none.
 
     Args:
-        answer, call: what it writes behind an answer, and behind calls of tools.
+        answer, call: the token behind an answer, and behind tool calls.
         after_answer, after_call: where it writes none there, the token that the user's next message begins with, and
             that of the tool's result: GLM-4.5's <|user|> and <|observation|>, with which a model gives the word away.
-        each_call: what it writes behind each of several calls, which ends none of the turns.
+        each_call: the token behind each of several calls; it does not end the turn.
     """
 
     answer: str = ""
@@ -39,14 +39,14 @@ class TurnEnds:
     each_call: str = ""
 
     def after(self, message: Message) -> str:
-        """Return the token of who speaks behind a message that has no end of its own."""
+        """Return the next speaker's token, which ends a message that has no end token of its own."""
         return self.after_call if message.calls else self.after_answer
 
 
 def end_tokens(processor: Any) -> list[int]:
     """Return the tokens that end an assistant's answer, and its call of a tool, by the chat template.
 
-    Where it writes none behind them, the next speaker's token ends a turn.
+    If the template writes none there, the next speaker's token ends a turn.
     """
     ends = _ends(processor)
     tokens = (ends.answer or ends.after_answer, ends.call or ends.after_call)
@@ -54,7 +54,7 @@ def end_tokens(processor: Any) -> list[int]:
 
 
 def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
-    """Return what ends an answer, each once: the model's own, the tokenizer's EOS, the ends of turns of its template.
+    """Return the ids of tokens that end an answer: the model's own, the tokenizer's EOS, and the template's.
 
     The last one is what an answer is trained to end with: that of a turn, or EOS where there is no template.
     """
@@ -65,7 +65,7 @@ def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
 
 
 def end_turn(processor: Any, text: str, message: Message) -> tuple[str, int, bool]:
-    """Return a conversation up to a message with the token that ends its turn, where that ends, and whether it has one.
+    """Return the text up to a message with its end token, the position of its end, and whether it has an end token.
 
     Where the template writes none behind the assistant's, it is the next speaker's; a line break behind it is left out.
     A token that the message itself ends with, as a text about tokens does, ends no turn.
@@ -102,7 +102,7 @@ def _find_ends(processor: Any) -> TurnEnds:
 
 
 def _end(processor: Any, message: Message, following: Message, begins: str) -> tuple[str, str]:
-    """Return the token at the end of a message, and that at the beginning of the one that follows.
+    """Return the token at the end of a message, and the one at the beginning of the next message.
 
     The latter tells the assistant nothing where its own turns begin with it (`begins`), as ChatML's <|im_start|>.
     """
@@ -121,7 +121,7 @@ def _written(processor: Any, *messages: Message, prompt: bool = False) -> str:
 
 
 def _ending(processor: Any, text: str) -> str:
-    """Return the longest of the added tokens that a text ends with; "" where it is none."""
+    """Return the longest added token that a text ends with; "" if there is none."""
     return next((text[-n:] for n, tokens in _by_length(processor).items() if text[-n:] in tokens), "")
 
 

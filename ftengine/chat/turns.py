@@ -1,4 +1,4 @@
-"""Which part of a conversation the assistant wrote, as it will be served, and what of it is trained on."""
+"""Finding the assistant's turns in a conversation as they will be served, and the spans to train on."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Turn:
     """One of the assistant's messages as it will be served.
 
     Args:
-        number: of the message, from 0.
-        text: the conversation up to and with it, and the next speaker's token where that ends a turn.
+        number: of the message, counted from 0.
+        text: the conversation up to and including it, with the next speaker's token if that ends a turn.
         start, end: where in the text the message begins, behind the prompt, and ends with the token that ends a turn.
-        ends: whether such a token stands there.
-        opened: whether the prompt has begun a thought, which is then for the model to end.
-        rendered: whether the text is the template's as it is, without a thought that was put in.
+        ends: whether a token ends the turn.
+        opened: whether the prompt begins a thought, which the model then has to end.
+        rendered: whether the text is exactly the template's, without an inserted thought.
     """
 
     number: int
@@ -46,13 +46,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Written:
-    """An example that a conversation makes.
+    """A training example made from a conversation.
 
     Args:
         text: as the model reads it.
-        spans: what of it is trained on.
-        last: the message that it ends with, or is for; None where nothing is trained on.
-        ends: whether the last trained turn ends with a token that ends turns.
+        spans: the parts to train on.
+        last: the last message that is trained on; None if there is none.
+        ends: whether the last trained turn ends with an end token.
         counts: "thoughts" (in turns that are trained on), "thoughts_dropped" by the template, and "empty_thoughts", the
             blocks that it puts in front of answers without one; "ended_thoughts" that a prompt opens in front of such;
             "untrained_calls", turns with calls of which no name is trained on.
@@ -68,7 +68,7 @@ class Written:
 def write(
     processor: Any, conversation: Conversation, trained: Collection[int], *, mask_thoughts: bool = False
 ) -> list[Written]:
-    """Write a conversation as the examples that train some of its assistant's messages as they will be served.
+    """Render a conversation into examples that train some assistant messages as they will be served.
 
     That is one example where the template writes a turn in the same way when others follow. Where it does not (it drops
     thoughts of earlier turns, or ends the last one otherwise), a turn that it would write differently is the end of an
@@ -76,7 +76,7 @@ def write(
 
     Args:
         trained: numbers of messages, from 0; the first message of all answers nothing.
-        mask_thoughts: thoughts are read and not trained on.
+        mask_thoughts: do not train on thoughts.
 
     Raises:
         DataError: the template refuses the conversation, hides where a message begins, or marks something else with
@@ -135,16 +135,16 @@ def _written(
 
 
 def _trains_calls(message: Message, text: str, part: Turn, spans: Sequence[Span]) -> bool:
-    """Say whether the name of one of a turn's calls stands within what is trained on."""
+    """Say whether the name of one of a turn's calls lies within the trained spans."""
     names = re.compile("|".join(re.escape(call.name) for call in message.calls))
     places = [match.span() for match in names.finditer(text, part.start, part.end)]
     return any(begin <= first and last <= end for first, last in places for begin, end in spans)
 
 
 def _start(message: Message, text: str, part: Turn, masked: bool, counts: Counter[str]) -> int:
-    """Return where what is trained on of a turn begins: behind an empty thought, or one that is masked.
+    """Return the start of the trained span of a turn: behind an empty or masked thought.
 
-    Where the prompt opens a thought that there is not, the model has to end it, and learns to.
+    If the prompt opens a thought but the turn has none, the model is trained to end it.
     """
     start = part.start
     if not message.thought:
@@ -166,17 +166,17 @@ def _start(message: Message, text: str, part: Turn, masked: bool, counts: Counte
 
 
 def _place(message: Message, text: str, start: int) -> int:
-    """Return where a turn's thought stands, behind what opens it and in front of its answer; -1: nowhere."""
+    """Return the position of a turn's thought, between its opening tag and the answer; -1 if it is not there."""
     at, answer_text = text.find(message.thought, _OPENS.match(text, start).end()), message.text.strip()  # type: ignore[union-attr]
     end, answer = at + len(message.thought), text.rfind(answer_text) if answer_text else -1
     return at if _CLOSED.match(text, end) or answer < start or end <= answer else -1
 
 
 def _agreed(text: str, head: int, marked: Sequence[Span], part: Turn, start: int) -> Iterator[Span]:
-    """Yield what a template marks of a turn and no prompt gives, with the token that ends it.
+    """Yield the spans that a template marks in a turn, from `start` on, with the end token.
 
     Raises:
-        DataError: it marks nothing of it, or something of other messages (before `head`, or behind it) with it.
+        DataError: it marks nothing in the turn, or text of other messages (before `head`, or behind the turn).
     """
     inside = [(first, last) for first, last in marked if first < part.end and last > part.start]
     first, last = (inside[0][0], inside[-1][1]) if inside else (0, 0)
@@ -192,13 +192,13 @@ def _agreed(text: str, head: int, marked: Sequence[Span], part: Turn, start: int
 
 
 def turn(processor: Any, conversation: Conversation, k: int, rendered_text: str = "") -> Turn:
-    """Return message k, counted from 0, as it will be served.
+    """Return assistant message k, counted from 0, as it will be served.
 
     That is what follows the prompt that it answers. A template whose prompt opens a thought, which it does not write of
     a message in the past, leaves the thought to be put there.
 
     Raises:
-        DataError: the template writes the message otherwise than behind its prompt.
+        DataError: the template writes the message differently from what follows its prompt.
     """
     prompt = render(processor, conversation, upto=k, prompt=True)
     ended = rendered_text and k + 1 == len(conversation.messages)
@@ -236,7 +236,7 @@ def _behind(processor: Any, conversation: Conversation, k: int, prompt: str, tex
 
 
 def encode_conversation(processor: Any, conversation: Conversation) -> tuple[list[int], list[int]]:
-    """Tokenise a conversation and label what the assistant wrote, with the token that ends its turn.
+    """Tokenise a conversation and label the assistant's turns, including their end tokens.
 
     Messages of weight 0 are not labelled, nor is what a template writes differently when other messages follow, but
     for the last turn (`write` makes further examples of it).

@@ -387,8 +387,8 @@ def _settings(train: TrainSection, schedule: Steps) -> Iterator[str]:
     """Warn about settings that are far from usual."""
     if schedule.warmup >= schedule.total > 1:
         yield (
-            f"train.warmup takes all {counted(schedule.total, 'step')}, so train.learning_rate is reached at the last "
-            "one alone: set fewer, or a share below 1."
+            f"train.warmup takes all {counted(schedule.total, 'step')}, so train.learning_rate is reached only at the "
+            "last one. Set fewer steps, or a share below 1."
         )
     if train.weight_decay > 1:
         yield (

@@ -304,9 +304,9 @@ def apply_strategy(strategy: Strategy, loaded: LoadedModel) -> None:
     strategy.prepare(loaded)
     if loaded.module is not module:
         raise PluginError(
-            f"{named(strategy)}: prepare() put {described(loaded.module)} in the place of loaded.module, which is "
-            f"{described(module)}: whatever holds the model, and calls its class's methods, would miss what trains. "
-            "Exchange modules inside of it (loaded.module.set_submodule)."
+            f"{named(strategy)}: prepare() replaced loaded.module, {described(module)}, by "
+            f"{described(loaded.module)}: code that holds the old object would not see the trained modules. "
+            "Replace modules inside of it instead (loaded.module.set_submodule)."
         )
     loaded.pretrained = frozenset(name for name, p in loaded.module.named_parameters() if id(p) in base)
     for name in loaded.new_modules:

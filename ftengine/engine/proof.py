@@ -206,8 +206,8 @@ def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
     quoted = f" ({one_line(text)[:SHOWN]!r})" if text else ""
     numbers = ", ".join(str(i + 1) for i in judged.far[:5]) + (", …" if len(judged.far) > 5 else "")
     return (
-        f"{len(judged.far):,} of {judged.examples:,} rows that were asked are far off, number {numbers}{quoted}: "
-        f"{number(judged.furthest)}, where {number(ROW * judged.noise)} of one row is explained"
+        f"{len(judged.far):,} of {judged.examples:,} rows differ from the tuned model, number {numbers}{quoted}: by up "
+        f"to {number(judged.furthest)}, while rounding explains {number(ROW * judged.noise)} for one row"
     )
 
 
@@ -263,7 +263,7 @@ def _ask(who: str, ready: ReadyTask, own: Asked, opened: Runtime) -> Compared:
     lengths = [max(1, len(question.answer) + (8 if question.ended else 0)) for question in own.questions]
     answers = [runtime.answer(question.prompt, n) for question, n in zip(own.questions, lengths, strict=True)]
     if missing_eos(answers, own.questions):
-        raise ExportDiffers(f"{who} goes on where the tuned model ends its answer: it lacks end tokens. {GONE}")
+        raise ExportDiffers(f"{who} continues where the tuned model ends its answer: end tokens are missing. {GONE}")
     return Compared(runtime.name, scores, answers)
 
 

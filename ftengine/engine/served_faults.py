@@ -154,8 +154,8 @@ def _cut(answers: Answers) -> str:
     if not lengths:
         return ""
     return (
-        f"{len(lengths):,} of {len(answers.replies):,} answers are cut, the longest at {max(lengths):,} tokens, of the "
-        f"{answers.longest:,} that were allowed: a limit of the server (finish_reason length)"
+        f"{len(lengths):,} of {len(answers.replies):,} answers are cut, the longest at {max(lengths):,} tokens, "
+        f"though {answers.longest:,} were allowed: the server has a limit (finish_reason length)"
     )
 
 

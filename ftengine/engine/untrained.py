@@ -55,7 +55,9 @@ def load_model(
             _recipe_of(str(source), settings["registry"], precision), source, trust_code=trust_code, **settings
         )
     except SourceError as error:
-        raise InputError(f"{str(source)!r} is no folder of a run, no recipe (.yaml), and no model: {error}") from None
+        raise InputError(
+            f"{str(source)!r} is neither the folder of a run, nor a recipe (.yaml), nor a model: {error}"
+        ) from None
 
 
 class Untrained(Answering):

@@ -196,7 +196,7 @@ class _Divided:
         return measure(self._evaluator, rows, self._weights.under(mask))
 
     def _near_end(self, number: int) -> tuple[bool, float]:
-        """Return a key that is least for the slice most surely behind; slices without an interval come last."""
+        """Return the sort key of a slice: the surest to be worse comes first, slices without an interval last."""
         gap = self.gaps[number]
         end = gap.high if self.higher_is_better else gap.low
         value = gap.value if end is None else end

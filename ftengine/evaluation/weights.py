@@ -51,7 +51,7 @@ class Weights:
         return max(self.worth() - 1, 0.0) if self.grouped else math.inf
 
     def worth(self, unequal: np.ndarray | None = None) -> float:
-        """Return how many groups of equal weight these are worth (`kish`), by (n,) weights of their rows."""
+        """Return the equivalent number of groups of equal weight (`kish`), given (n,) weights of rows."""
         return kish(np.bincount(self._codes, unequal)) if len(self) else 0.0
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class Weights:
         return len(np.intersect1d(self._codes[mask], self._codes[~mask])) > 0
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yield the weights of some resamples after the other, (b, n) uint8; they are not to be changed."""
+        """Yield the weights of b resamples at a time, (b, n) uint8, read-only."""
         if self._whole is not None:
             for chunk in self._whole.chunks():
                 yield chunk[:, self._members]

@@ -1,4 +1,4 @@
-"""Batched generation that a model's padding does not change."""
+"""Batched generation that does not depend on padding."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GenerationOptions(BaseModel):
 
 
 def sampling(options: Mapping[str, Any], samples: int, seed: int) -> dict[str, Any]:
-    """Return the options by which a row is answered several times: drawn, and each time the same unless it says.
+    """Return the options for drawing several answers to a row.
 
     Raises:
         InputError: all answers would be equal.
@@ -67,7 +67,7 @@ _TOLD: ContextVar[Callable[[int], None] | None] = ContextVar("told", default=Non
 
 @contextmanager
 def streaming(tell: Callable[[int], None]) -> Iterator[None]:
-    """Have each new token told at once, within a block in which one prompt at a time is answered."""
+    """Within the block, pass each new token to a callback; one prompt at a time."""
     before = _TOLD.set(tell)
     try:
         yield
@@ -76,7 +76,7 @@ def streaming(tell: Callable[[int], None]) -> Iterator[None]:
 
 
 class _Streamer:
-    """What transformers hands new tokens to; the first that it hands over are the prompt's."""
+    """A transformers streamer that passes new tokens on, without the prompt's."""
 
     def __init__(self, tell: Callable[[int], None], stop: Sequence[int]) -> None:
         self._tell, self._stop, self._begun = tell, stop, False
@@ -99,7 +99,7 @@ def generate(
     stop: Sequence[int],
     samples: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Answer prompts as `generate_ended` does; return the new tokens of each, without the one that ended it."""
+    """Answer prompts as `generate_ended` does; return the new tokens of each, without the end token."""
     return [answer for answer, _ in generate_ended(loaded, prompts, options, stop, samples)]
 
 
@@ -165,7 +165,7 @@ def generate_ended(
 
 
 def _ended(answer: list[int], stop: Sequence[int]) -> tuple[list[int], int | None]:
-    """Return an answer up to the first token of `stop`, and that token; None where it has none."""
+    """Return an answer up to the first token of `stop`, and that token (None if there is none)."""
     length = next((i for i, token in enumerate(answer) if token in stop), None)
     return answer[:length], None if length is None else answer[length]
 
@@ -230,7 +230,7 @@ def next_log_probabilities(loaded: LoadedModel, ids: Sequence[int]) -> Tensor:
 def answer_scores(
     loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int], ends: Sequence[int] = ()
 ) -> Tensor:
-    """Return (tokens, 2): the log-probability of each token of an answer, and of the likeliest one in its place.
+    """Return (tokens, 2): the log-probability of each token of an answer, and of the likeliest token there.
 
     Where the last token is one of `ends`, it stands for the likeliest of these.
     """

@@ -1,4 +1,4 @@
-"""Generation settings, as transformers has them, that change answers: those measured with, and those of a folder."""
+"""Comparing the generation settings of a folder with those of the evaluation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ENDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 
 
 def measured_settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's own generation settings with those of an evaluation in their place.
+    """Return a model's own generation settings, overridden by those of an evaluation.
 
     Args:
         own: of the model, as its generation_config.json has them.
@@ -64,7 +64,7 @@ def measured_settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> dic
 
 
 def settings_faults(served: Mapping[str, Any], own: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Say which generation settings of a folder are not those that were measured.
+    """Describe the generation settings of a folder that differ from the evaluation's.
 
     Args:
         served: of the folder, as its generation_config.json has them.
@@ -86,7 +86,7 @@ def settings_faults(served: Mapping[str, Any], own: Mapping[str, Any], options: 
 
 
 def _changing(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings that change answers and are not neutral."""
+    """Return the settings that change answers."""
     drawn = bool(settings.get("do_sample"))
     return {
         key: value

@@ -1,4 +1,4 @@
-"""A model that computes in float32 for a while, for checks that must tell a fault from rounding."""
+"""Computing in float32 for a while, for checks that must distinguish faults from rounding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _half_of, _wide_of = dict[int, Tensor](), dict[int, Tensor]()
 
 @contextmanager
 def in_float32(model: nn.Module) -> Iterator[None]:
-    """Have a model compute in float32 whatever its weights are held in: without autocast, and without flash attention.
+    """Within the block, let a model compute in float32, without autocast and flash attention.
 
     Weights of half precision are widened where they stand, without a change to the model's own. So that memory holds
     no second model, those of a block (a member of a module list) and of an embedding are widened while it computes, and
@@ -134,7 +134,7 @@ def _restore(held: Held) -> None:
 
 
 def flash_of(model: Any) -> str | None:
-    """Return the name of the flash attention that a model of transformers computes by; None: by another."""
+    """Return the name of the flash attention of a transformers model; None if it uses another attention."""
     implementation = getattr(getattr(model, "config", None), "_attn_implementation", None)
     return implementation if isinstance(implementation, str) and "flash" in implementation else None
 

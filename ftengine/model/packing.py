@@ -1,4 +1,4 @@
-"""Examples one behind the other in one row, without padding, each read as if it stood alone.
+"""Packing examples into one row without padding, so that each is read as if it were alone.
 
 Models of transformers that make their attention masks of `position_ids` (masking_utils) begin a new sequence wherever
 positions begin again; flash attention computes each sequence by itself then, other kinds mask the rest.
@@ -56,7 +56,7 @@ class Packer:
 
 
 def in_one_row(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return padded rows, one behind the other in one, with each token's position in its own."""
+    """Return padded rows concatenated into one, with each token's position within its own row."""
     mask = batch["attention_mask"].bool()
     positions = mask.cumsum(1) - 1
     return {"input_ids": batch["input_ids"][mask][None], "position_ids": positions[mask][None]}
@@ -96,7 +96,7 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
 
 
 def _positions_reach_attention(model: Any, row: Mapping[str, Tensor]) -> bool:
-    """Say whether every call of a flash attention would be told where the examples of a row begin.
+    """Say whether every flash attention call would know where the examples of a row begin.
 
     It has no mask: transformers reads that from `position_ids` or `cu_seq_lens_q`, which a model must hand down.
     """

@@ -1,4 +1,4 @@
-"""What trains of a model: requires_grad is the only truth, and everything here derives from it."""
+"""The trainable parts of a model, all derived from requires_grad."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def state_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: trainable parameters, and buffers that move with them.
+    """Return the tensors that training changes: trainable parameters, and buffers that change with them.
 
     Buffers (BatchNorm statistics) are taken from modules that hold a trainable parameter, or compute a weight from one
     (spectral norm): in no others do they move.
@@ -39,7 +39,7 @@ def computed_from(module: nn.Module) -> dict[nn.Module, nn.Module]:
 
 
 def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return what training leaves as it is, by name: all parameters and persistent buffers but `state_tensors`."""
+    """Return the tensors that training leaves unchanged, by name: all but `state_tensors` and transient buffers."""
     tensors: dict[str, Tensor] = dict(module.named_parameters())
     for prefix, child in module.named_modules():
         for name, buffer in child.named_buffers(recurse=False):

@@ -26,7 +26,7 @@ def regex(pattern: str) -> str:
 
 
 def whole_match(pattern: str, path: str) -> bool:
-    """Say whether a regular expression takes a whole path (InputError: it tries so many ways that it never ends)."""
+    """Say whether a regular expression matches a whole path (InputError: matching takes too long)."""
     try:
         return engine.fullmatch(pattern, path, timeout=PATIENCE) is not None
     except TimeoutError:
@@ -55,7 +55,7 @@ def matches_name(path: str, names: Iterable[str]) -> bool:
 
 
 def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) -> dict[str, list[str]]:
-    """Return the module paths that each pattern takes, in the model's order.
+    """Return the module paths that match each pattern, in the model's order.
 
     Args:
         patterns: a regular expression for whole paths, or a list of paths and their endings (`ModuleNames`).
@@ -84,7 +84,7 @@ def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) 
 
 
 def matching(paths: Iterable[str], pattern: str, *, whole: bool) -> list[str]:
-    """Return the paths that a pattern takes: a regular expression for `whole` paths, or a path or an ending of one."""
+    """Return the paths that match a pattern: a regular expression for `whole` paths, else a path or its ending."""
     return [path for path in paths if (whole_match(pattern, path) if whole else matches_name(path, [pattern]))]
 
 

@@ -1,4 +1,4 @@
-"""The layer that gives the numbers of a regression: in the units of the data, and standardised while it trains."""
+"""The output layer of a regression: standardised in training, in the data's units in files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TargetScale:
 
 
 def scale_targets(loaded: LoadedModel, labels: Labels | None) -> None:
-    """Give the layers of a base that give numbers their scale, and new ones the mean and spread of the targets.
+    """Attach a `TargetScale` to a model's regression layers; new layers start at the targets' mean and spread.
 
     Nothing changes where the targets have no known scale, or no layer is known to give them.
     """
@@ -125,7 +125,7 @@ class StandardisedTargets:
             scale.to_standard(layer)
 
     def advice(self, labels: Labels | None) -> str:
-        """Say why numbers to be learnt are to be changed in the data; "" where they need not be."""
+        """Return advice if the target numbers should be changed in the data; "" otherwise."""
         if labels is None or labels.mean is None or labels.std is None:
             return ""
         mean, size = number(labels.mean), math.hypot(labels.mean, labels.std)

@@ -77,7 +77,7 @@ def tokenize(processor: Any, *texts: str, limit: int, side: str | None = None, *
 
 
 def set_truncation_side(processor: Any, side: str | None) -> None:
-    """Let a tokenizer cut off an end, "left" or "right"; None leaves its own."""
+    """Set the side, "left" or "right", on which a tokenizer truncates; None keeps its own."""
     if side is not None and hasattr(processor, "truncation_side"):
         processor.truncation_side = side
 
@@ -140,7 +140,7 @@ def joined(parts: Sequence[Features], inputs: dict[str, Any], weight: float) -> 
 
 
 def unknown_of_all(features: Iterable[Features]) -> int | None:
-    """Return how many tokens of several sequences are unknown; None where that of one is not known."""
+    """Return the number of unknown tokens in several sequences; None if the count of one is not available."""
     counts = [one.unknown for one in features]
     return None if None in counts else sum(filter(None, counts))
 
