@@ -1,15 +1,15 @@
-"""Conformance checks for authors of plugins: what the engine relies on, each check with a name.
+"""Conformance checks for authors of plugins. Each check has a name and tests something that the engine relies on.
 
     from ftengine.testing import check_component
 
     def test_my_strategy():
         check_component(MyStrategy)
 
-That runs the checks of the class's kind on small models, data and records that are shipped (`fixtures`, `predictions`,
-`audited_rows`, `stored_runs`). The functions of one kind, such as `check_strategy`, take a model or rows of one's own.
+This runs the checks of the class's kind on small models, data and records that are shipped (`fixtures`, `predictions`,
+`audited_rows`, `stored_runs`). The functions of one kind, such as `check_strategy`, take your own model or rows.
 
-A check that a component is known to fail is named with its reason, `expected_failed_checks={"merge": "…"}`; it must
-fail then, so that the list does not outlive its reasons. Whatever else fails is told at once, in one AssertionError.
+Name a check that a component is known to fail with the reason, `expected_failed_checks={"merge": "…"}`. It must then
+fail, so that the list does not outlive its reasons. All other failures are reported together in one AssertionError.
 """
 
 from ftengine.testing.audited import audited_rows

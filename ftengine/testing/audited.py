@@ -1,4 +1,4 @@
-"""Data for audits: rows as a run has them after its division."""
+"""Data for audits: rows after division into splits, as in a run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ftengine.testing.samples import NAMES, TEXTS, task_of
 def audited_rows(
     splits: Mapping[str, Sequence[Example]], head: str = "sequence-classification"
 ) -> Iterator[AuditedData]:
-    """Give rows as audits see them, while the context lasts.
+    """Yield the data that audits get for some rows; it is valid within the context.
 
     Args:
-        splits: rows of JSON values, "train" and, where wanted, "validation" and "test".
-        head: of the task that says what they hold.
+        splits: rows of JSON values: "train" and, optionally, "validation" and "test".
+        head: head of the task for these rows.
     """
     task = task_of(head, splits["train"])
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, FTENGINE_CACHE=f"{folder}/cache"):
@@ -41,15 +41,15 @@ def audited_rows(
 
 
 def clean() -> dict[str, list[Example]]:
-    """Return sound rows of texts with labels, in three splits."""
+    """Return faultless rows of texts with labels, in three splits."""
     draw, words = random.Random(0), sorted({word for line in CORPUS for word in line.split()})
-    said = [" ".join(draw.sample(words, 10)) for _ in range(30)]
-    rows: list[Example] = [{"text": text, "label": NAMES[i % 3]} for i, text in enumerate(said)]
+    texts = [" ".join(draw.sample(words, 10)) for _ in range(30)]
+    rows: list[Example] = [{"text": text, "label": NAMES[i % 3]} for i, text in enumerate(texts)]
     return {"train": rows[:18], "validation": rows[18:24], "test": rows[24:]}
 
 
 def messy() -> dict[str, list[Example]]:
-    """Return rows with what audits look for.
+    """Return rows with the faults that audits look for.
 
     Copies, contradicting labels, a row of training in the test split, personal data, wrongly decoded text, another
     script, a rare label, a column that nobody reads, and one very long text.

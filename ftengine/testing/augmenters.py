@@ -28,9 +28,9 @@ def check_augmenter(
 
     Args:
         make: returns a fresh augmenter.
-        task: its labels are bound.
-        examples: rows such as the task takes, of JSON values.
-        processor: tokenizer or image processor; needed where the augmenter reads it, or mixes batches.
+        task: a task with bound labels.
+        examples: rows of JSON values for the task.
+        processor: tokenizer or image processor; needed if the augmenter reads it or mixes batches.
         expected_failed_checks: names of checks that fail, with reasons.
     """
     run_checks(AugmenterChecks(make, task, examples, processor), expected_failed_checks)
@@ -49,81 +49,83 @@ class AugmenterChecks(Checks):
         assert self._augmented() == self._usual, "the same (seed, epoch, row) gives different examples"
 
     def no_state_between_examples(self) -> None:
-        assert self._usual == self._augmented(backwards=True), "what becomes of an example depends on those before it"
-        augmenter = self._made()
+        assert self._usual == self._augmented(backwards=True), "an example's variants depend on earlier examples"
+        augmenter = self._fresh()
         first, second = (self._augmented(augmenter=augmenter) for _ in "ab")
         assert first == second, (
-            "the same examples come out otherwise the second time: what becomes of an example may depend on the "
-            "options, the example and the random numbers that are given alone"
+            "the same examples have other variants the second time. They may only depend on the options, the "
+            "example and the random generator that it gets"
         )
-        assert second == self._usual, "a used augmenter gives other examples than a fresh one"
+        assert second == self._usual, "a used augmenter returns other examples than a fresh one"
 
     def it_can_be_pickled(self) -> None:
-        fresh, used = self._made(), self._made()
+        fresh, used = self._fresh(), self._fresh()
         self._augmented(augmenter=used)
-        advice = "keep files, locks and functions out of its attributes, or make them when they are needed"
+        advice = "do not store files, locks or functions in attributes, or create them when they are needed"
         with explained("it cannot be sent to another process", advice):
             state, _ = pickle.loads(pickle.dumps(vars(fresh))), pickle.dumps(vars(used))
-        other = self._made()
+        other = self._fresh()
         vars(other).update(state)
-        assert self._augmented(augmenter=other) == self._usual, "it gives other examples after it was pickled"
+        assert self._augmented(augmenter=other) == self._usual, "it returns other examples after pickling"
 
     def given_examples_stay(self) -> None:
         for row in self.examples:
-            given = copy.deepcopy(row)
-            list(self._made().augment(given, self.task, random.Random(0)))
-            assert given == row, "an example that was given was changed in place: copy it first"
+            copied = copy.deepcopy(row)
+            list(self._fresh().augment(copied, self.task, random.Random(0)))
+            assert copied == row, "augment() changes its example in place: copy it first"
 
     def labels_stay(self) -> None:
         for seed in range(3):
             for row, new in zip(self.examples, self._augmented(seed), strict=True):
                 target = self.task.view(row).target
-                changed = [one for one in new if self.task.view(one).target != target]
+                changed = [example for example in new if self.task.view(example).target != target]
                 assert not changed, (
-                    f"what is to be answered of {row} was {target!r} and became "
-                    f"{self.task.view(changed[0]).target!r}: an augmenter changes inputs alone (Task.with_inputs)"
+                    f"the target of {row} was {target!r} and became "
+                    f"{self.task.view(changed[0]).target!r}: an augmenter may only change inputs (Task.with_inputs)"
                 )
 
     def new_examples_can_be_read(self) -> None:
         for row, new in zip(self.examples, self._usual, strict=True):
             texts = all(isinstance(value, str) for value in self.task.view(row).inputs)
-            for one in new:
-                inputs = list(self.task.view(one).inputs)
+            for example in new:
+                inputs = list(self.task.view(example).inputs)
                 sound = all(isinstance(value, str) if texts else value is not None for value in inputs or [None])
-                assert sound, f"{row} became {one}, whose inputs are {inputs}"
+                assert sound, f"{row} became {example}, whose inputs are {inputs}"
 
     def new_examples_can_be_encoded(self) -> None:
         if self.processor is None:
             not_suited("there is no processor to encode them with")
         for row, new in zip(self.examples, self._usual, strict=True):
-            for one in new:
-                with explained(f"{row} became {one}, which cannot be encoded", "change inputs alone"):
-                    weight = self.task.encode(one, self.processor).weight
-                assert weight, f"{row} became {one}, of which nothing is trained on"
+            for example in new:
+                with explained(f"{row} became {example}, which cannot be encoded", "change inputs alone"):
+                    weight = self.task.encode(example, self.processor).weight
+                assert weight, f"{row} became {example}, which has no tokens to train on"
 
     def something_changes(self) -> None:
         if overrides(self.make(), "mix"):
             skip("it changes batches")
         unchanged = [[row] for row in self.examples]
         changes = any(self._augmented(seed) != unchanged for seed in range(20))
-        assert changes, "twenty seeds leave every example as it was"
+        assert changes, "it changes no example with any of twenty seeds"
 
     def mixing_is_a_function_of_the_random_numbers(self) -> None:
         assert equal(self._mixed(0), self._mixed(0)), (
-            "the same random numbers mix a batch in two ways: draw from those that are given alone"
+            "a batch is mixed differently with the same random numbers: use only the generator that it gets"
         )
         plain = self._batch()
-        assert not all(equal(self._mixed(seed), plain) for seed in range(20)), "no batch is ever changed"
+        assert not all(equal(self._mixed(seed), plain) for seed in range(20)), (
+            "it changes no batch with any of twenty seeds"
+        )
 
     def mixing_leaves_the_batch_and_its_shapes(self) -> None:
-        augmenter, given = self._mixing(), self._batch()
-        mixed = augmenter.mix(given, self.task, random.Random(0))
-        assert equal(given, self._batch()), "the batch that was given was changed in place"
+        augmenter, batch = self._mixing(), self._batch()
+        mixed = augmenter.mix(batch, self.task, random.Random(0))
+        assert equal(batch, self._batch()), "mix() changes its batch in place: copy it first"
         sizes = {key: len(value) for key, value in mixed.items() if isinstance(value, torch.Tensor) and value.ndim}
         count = len(self.examples)
         assert set(sizes.values()) == {count}, f"{count} examples became tensors of {sizes} rows"
 
-    def _made(self) -> Augmenter:
+    def _fresh(self) -> Augmenter:
         augmenter = self.make()
         if overrides(augmenter, "check_options"):
             augmenter.check_options()
@@ -133,14 +135,14 @@ class AugmenterChecks(Checks):
 
     @cached_property
     def _usual(self) -> list[list[Example]]:
-        """What a fresh augmenter makes of the examples, one after another."""
+        """The variants of all examples by a fresh augmenter."""
         return self._augmented()
 
     def _augmented(
         self, seed: int = 0, backwards: bool = False, augmenter: Augmenter | None = None
     ) -> list[list[Example]]:
         order = list(enumerate(copy.deepcopy(list(self.examples))))
-        augmenter = augmenter or self._made()
+        augmenter = augmenter or self._fresh()
         augmented = {
             i: list(augmenter.augment(row, self.task, random.Random(f"{seed}/0/{i}")))
             for i, row in (reversed(order) if backwards else order)
@@ -148,7 +150,7 @@ class AugmenterChecks(Checks):
         return [augmented[i] for i, _ in order]
 
     def _mixing(self) -> Any:
-        augmenter = self._made()
+        augmenter = self._fresh()
         if not overrides(augmenter, "mix"):
             skip("it mixes no batches")
         if self.processor is None:

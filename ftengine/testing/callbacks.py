@@ -1,4 +1,4 @@
-"""Checks of callbacks: all events of a run, on a folder of their own."""
+"""Checks of callbacks, which get all events of a run in a temporary folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_callback(make: Callable[[], api.Callback], expected_failed_checks: Map
 
 
 def events(run: Path) -> list[api.Event]:
-    """Return the events of a run of two steps, and of one that fails; `run` is an existing folder."""
+    """Return the events of a run of two steps and of a run that fails; `run` is an existing folder."""
     records = stored_runs()["a sound run"]
     recipe = records.recipe.model_dump(mode="json")
     step = {"epoch": 0, "loss": 1.5, "learning_rate": 2e-4, "grad_norm": 1.0, "examples": 16, "tokens": 512}
@@ -56,10 +56,12 @@ def events(run: Path) -> list[api.Event]:
 
 
 def steps_of(run: Path, began: int, ended: int) -> list[api.Event]:
-    """Return the events of a run of two steps that goes on after one step, and is killed after another."""
-    told = events(run)
-    kept = [one for one in told if not isinstance(one, api.Started | api.Failed) and began < one.step <= ended]
-    return [replace(told[0], step=began), *kept]
+    """Return the events of a run of two steps that resumes after step `began` and is killed after step `ended`."""
+    all_events = events(run)
+    later = [
+        event for event in all_events if not isinstance(event, api.Started | api.Failed) and began < event.step <= ended
+    ]
+    return [replace(all_events[0], step=began), *later]
 
 
 @dataclass
@@ -77,7 +79,7 @@ class CallbackChecks(Checks):
         for callback, event in self._events():
             before = copy.deepcopy(_fields(event))
             _tell(callback, event)
-            assert equal(_fields(event), before), f"{event.moment}() changes what its event holds: copy it first"
+            assert equal(_fields(event), before), f"{event.moment}() changes a value of its event: copy it first"
 
     def the_model_stays_as_it_is(self) -> None:
         models: list[tuple[nn.Module, dict[str, Any]]] = []
@@ -87,19 +89,21 @@ class CallbackChecks(Checks):
             _tell(callback, event)
             for model, before in models:
                 assert equal(_tensors(model), before), (
-                    f"it changes the model's weights, gradients or mode in {event.moment}(): look at them in "
-                    f"{api.BeforeStep.moment}(), and change a copy"
+                    f"it changes the model's weights, gradients or mode in {event.moment}(): only read them in "
+                    f"{api.BeforeStep.moment}(), or change a copy"
                 )
-                left = sum(map(hooks, model.modules()))
-                assert not left, f"it leaves {left} hooks on the model: take them away before {event.moment}() returns"
+                hooks_left = sum(map(hooks, model.modules()))
+                assert not hooks_left, (
+                    f"it leaves {hooks_left} hooks on the model: remove them before {event.moment}() returns"
+                )
 
     def random_numbers_stay_as_they_are(self) -> None:
         for callback, event in self._events():
             before = _drawn_next()
             _tell(callback, event)
             assert _drawn_next() == before, (
-                f"it draws from, or seeds, a global generator in {event.moment}(), by which the run would be "
-                "another one: draw from a generator of your own (random.Random(), numpy's default_rng)"
+                f"it draws from, or seeds, a global generator in {event.moment}(), which changes the run: use "
+                "your own generator (random.Random(), numpy's default_rng)"
             )
 
     def the_process_stays_as_it_is(self) -> None:
@@ -107,49 +111,49 @@ class CallbackChecks(Checks):
             for callback, event in self._events():
                 moved_to = _tell(callback, event)
                 assert not moved_to, (
-                    f"it changes the working directory to {moved_to!r} in {event.moment}(), by which paths of "
-                    "the run would be others: give programs and files whole paths, such as event.run"
+                    f"it changes the working directory to {moved_to!r} in {event.moment}(), which changes "
+                    "the meaning of the run's relative paths: use absolute paths, such as event.run"
                 )
                 if isinstance(event, api.Finished | api.Failed) and (name := running(run.started())):
                     raise AssertionError(
-                        f"it leaves the thread {name!r} running in {event.moment}(): end it there, and join it"
+                        f"it leaves the thread {name!r} running after {event.moment}(): end and join it there"
                     )
 
     def a_resumed_run_leaves_the_files_of_an_uninterrupted_one(self) -> None:
-        whole, again, resumed = (self._left(steps) for steps in ([0, 2], [0, 2], [0, 2, 1, 2]))
-        same = {name for name, content in whole.items() if again.get(name) == content}
-        other = sorted(name for name in same if resumed.get(name) != whole[name])
+        uninterrupted, again, resumed = (self._files_after(steps) for steps in ([0, 2], [0, 2], [0, 2, 1, 2]))
+        same = {name for name, content in uninterrupted.items() if again.get(name) == content}
+        other = sorted(name for name in same if resumed.get(name) != uninterrupted[name])
         assert not other, (
-            f"it leaves another {other[0]!r} where a run was interrupted after step 2 and went on from the checkpoint "
-            "of step 1: in on_train_begin(), cut what you wrote to event.step; the steps after it come again"
+            f"{other[0]!r} differs if a run is interrupted after step 2 and resumed from the checkpoint of step 1: in "
+            "on_train_begin(), remove entries after event.step, because those steps are repeated"
         )
 
     def its_viewer_is_a_command(self) -> None:
-        callback = self._made()
+        callback = self._fresh()
         if not api.overrides(callback, "view_command"):
             skip("it names no viewer")
         command = callback.view_command(Path("a-run"))
-        told = isinstance(command, str) and bool(command.strip())
-        assert told, f"view_command returns {command!r}"
+        is_command = isinstance(command, str) and bool(command.strip())
+        assert is_command, f"view_command returns {command!r}"
 
     def _events(self) -> Iterator[tuple[api.Callback, api.Event]]:
-        callback = self._made()
+        callback = self._fresh()
         with tempfile.TemporaryDirectory() as folder:
             for event in events(Path(folder)):
                 yield callback, event
 
-    def _left(self, steps: Sequence[int]) -> dict[str, bytes]:
-        """Return the files after a run that began, and went on, after each first of two steps, up to the second."""
+    def _files_after(self, steps: Sequence[int]) -> dict[str, bytes]:
+        """Return the files after a run whose parts begin and end at pairs of `steps`."""
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             run.mkdir()
             for began, ended in zip(steps[::2], steps[1::2], strict=True):
-                callback = self._made()
+                callback = self._fresh()
                 for event in steps_of(run, began, ended):
                     _tell(callback, event)
             return {str(x.relative_to(run)): x.read_bytes() for x in sorted(run.rglob("*")) if x.is_file()}
 
-    def _made(self) -> api.Callback:
+    def _fresh(self) -> api.Callback:
         callback = self.make()
         if api.overrides(callback, "check_options"):
             try:
@@ -160,10 +164,10 @@ class CallbackChecks(Checks):
 
 
 def _tell(callback: api.Callback, event: api.Event) -> str:
-    """Tell a callback of an event; one that is to end the run says so by a TrainingError.
+    """Call a callback for an event; it may raise TrainingError to end the run.
 
     Returns:
-        The working directory that it changed to, which is put back; "" where it did not.
+        The working directory that it changed to, which is restored; "" if it did not.
     """
     with suppress(TrainingError), ProcessWatch() as process:
         getattr(callback, event.moment)(event)
@@ -171,14 +175,14 @@ def _tell(callback: api.Callback, event: api.Event) -> str:
 
 
 def _drawn_next() -> tuple[float, float, float]:
-    """Return what the global generators would draw next."""
+    """Return the next numbers of the global generators without advancing them."""
     with generators_kept():
         return random.random(), float(np.random.random()), float(torch.rand(()))
 
 
 def _fields(event: api.Event) -> dict[str, Any]:
-    kept = (Path, BaseException, nn.Module)
-    return {name: value for name, value in vars(event).items() if not isinstance(value, kept)}
+    excluded = (Path, BaseException, nn.Module)
+    return {name: value for name, value in vars(event).items() if not isinstance(value, excluded)}
 
 
 def _with_gradients() -> nn.Module:

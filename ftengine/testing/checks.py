@@ -1,4 +1,4 @@
-"""How checks are run and told."""
+"""Running of checks and their results."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from unittest.mock import patch
 from ftengine.errors import FtengineError
 
 Outcome = Literal["passed", "failed", "expected", "skipped", "does not apply"]
-"""What comes of a check."""
+"""The outcome of a check."""
 
 Check = tuple[str, Callable[[], None]]
-"""The name of a check, and what raises where it fails; a name may come several times, once for each model or data."""
+"""A check's name, and a function that raises if it fails; a name may occur once for each model or data."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a check.
+    """The result of a check.
 
     Args:
-        check: its name.
-        outcome: "passed"; "failed"; "expected", which is a failure that was announced with a reason; "skipped" where
-            the component does not do what is checked; "does not apply" where it refuses the model or data, or nothing
-            that is at hand suits it.
-        reason: why it is no "passed", or the announced reason; "" where it passed.
+        check: the check's name.
+        outcome: "passed"; "failed"; "expected" (a failure that was announced with a reason); "skipped" if the component
+            does not have the checked feature; "does not apply" if it refuses the model or data, or none suits it.
+        reason: why it did not pass, or the announced reason; "" if it passed.
     """
 
     check: str
@@ -37,53 +36,57 @@ class CheckResult:
 
 
 class Skipped(Exception):
-    """Raised by a check of what the component does not do."""
+    """A check is skipped, because the component does not have the checked feature."""
 
 
 class NotSuited(Exception):
-    """Raised where a model or data does not suit the component, or what it needs was not given."""
+    """A check does not apply: the model or data does not suit the component, or something that it needs is missing."""
 
 
 def not_suited(reason: str) -> NoReturn:
-    """Say that a check cannot be made with what is at hand."""
+    """End a check that does not apply to the model or data."""
     raise NotSuited(reason)
 
 
 def skip(reason: str) -> NoReturn:
-    """Leave a check out, with the reason."""
+    """Skip a check, with the reason."""
     raise Skipped(reason)
 
 
 def results_of(
     checks: Iterable[Check], expected: Mapping[str, str] | None, only: Collection[str] = ()
 ) -> list[CheckResult]:
-    """Run checks; return one result a name, in their order.
+    """Run checks; return one result for each name, in order.
 
-    Where a name comes several times, one failure makes it fail, and it is skipped where it never applies.
+    If a name occurs several times, one failure makes it fail, and it is skipped only if it never runs.
 
     Args:
-        checks: what to run.
-        expected: names of checks that fail, with reasons; one that does not fail, or does not exist, fails.
-        only: names of the checks to run; all where there are none.
+        checks: checks to run.
+        expected: names of checks that fail, with reasons; if one passes or does not exist, that is a failure.
+        only: names of the checks to run; by default all.
     """
     expected, outcomes = expected or {}, dict[str, list[tuple[Outcome, str]]]()
     with patch.object(os, "_exit", partial(_refuse_end, os._exit, os.getpid())):
-        for name, check in (one for one in checks if not only or one[0] in only):
+        for name, check in (named_check for named_check in checks if not only or named_check[0] in only):
             outcomes.setdefault(name, []).append(_outcome(check))
-    results = [_joined(name, told, expected) for name, told in outcomes.items()]
-    there = ", ".join(outcomes)
+    results = [_joined(name, results_of_name, expected) for name, results_of_name in outcomes.items()]
+    names = ", ".join(outcomes)
     for name in (expected.keys() & set(only) if only else expected.keys()) - outcomes.keys():
-        results.append(CheckResult(name, "failed", f"expected_failed_checks names {[name]}; there are {there}."))
+        results.append(
+            CheckResult(
+                name, "failed", f"expected_failed_checks has the name {name!r}, which is no check. Checks: {names}."
+            )
+        )
     return results
 
 
 def run_checks(checks: Iterable[Check], expected: Mapping[str, str] | None) -> None:
-    """Run checks and raise an AssertionError that names each that failed."""
+    """Run checks and raise an AssertionError that names all that failed."""
     require_passed(results_of(checks, expected))
 
 
 def require_passed(results: Iterable[CheckResult]) -> None:
-    """Raise an AssertionError that names each check that failed, with its reason."""
+    """Raise an AssertionError that names all checks that failed, with their reasons."""
     wrong = [f"{result.check}: {result.reason}" for result in results if result.outcome == "failed"]
     if wrong:
         raise AssertionError("; ".join(wrong))
@@ -95,7 +98,7 @@ class Checks:
 
     Args:
         make: returns a fresh component, e.g. its class.
-        on: the model or data that it looks at, for the messages; "" where there is one alone.
+        on: the model or data of the check, for messages; "" if there is only one.
     """
 
     make: Callable[[], Any]
@@ -109,13 +112,13 @@ class Checks:
 
 
 def names_of_checks(kind: type[Checks] = Checks) -> set[str]:
-    """Return the names of the checks that classes derived from one have."""
+    """Return the names of the checks of a class and all its subclasses."""
     own = {name for name, member in vars(kind).items() if inspect.isfunction(member) and not name.startswith("_")}
     return own.union(*map(names_of_checks, kind.__subclasses__()))
 
 
 def require_any(checks: Sequence[Callable[[], None]]) -> None:
-    """Pass where one of several checks does."""
+    """Pass if one of several checks passes."""
     outcomes = dict(map(_outcome, checks))
     if "passed" not in outcomes:
         assert "failed" not in outcomes, outcomes["failed"]
@@ -123,7 +126,7 @@ def require_any(checks: Sequence[Callable[[], None]]) -> None:
 
 
 def _located(check: Callable[[], None], on: str) -> None:
-    """Run a check, whose reasons say then what it looked at."""
+    """Run a check; its reasons then name the model or data."""
     place = f"on {on}: " if on else ""
     try:
         check()
@@ -131,13 +134,13 @@ def _located(check: Callable[[], None], on: str) -> None:
         raise Skipped(f"{place}{reason}") from None
     except NotSuited as reason:
         raise NotSuited(f"{place}{reason}") from None
-    # A broken component may raise anything; each is that check's failure.
+    # A broken component may raise any error; the check then fails.
     except (Exception, SystemExit) as error:
         raise AssertionError(place + _message(error)) from error
 
 
 def _refuse_end(leave: Callable[[int], NoReturn], process: int, status: int) -> NoReturn:
-    """Stand for `os._exit`, which would end the checks without a word; processes that a component forks end by it."""
+    """Replace `os._exit`, which would end the checks without a message; in forked processes it still works."""
     if os.getpid() != process:
         leave(status)
     raise SystemExit(f"os._exit({status})")
@@ -145,7 +148,7 @@ def _refuse_end(leave: Callable[[int], NoReturn], process: int, status: int) -> 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        return f"it ends the process (SystemExit: {error}); what it cannot do, it says by an error"
+        return f"it ends the process (SystemExit: {error}); raise an error instead"
     kind = "" if isinstance(error, (AssertionError, FtengineError)) else f"{type(error).__name__}: "
     return f"{kind}{error}"
 
@@ -162,17 +165,17 @@ def _outcome(check: Callable[[], None]) -> tuple[Outcome, str]:
     return "passed", ""
 
 
-def _joined(name: str, told: list[tuple[Outcome, str]], expected: Mapping[str, str]) -> CheckResult:
-    failed = list(dict.fromkeys(reason for outcome, reason in told if outcome == "failed"))
-    left_out = next(((outcome, reason) for outcome, reason in told if outcome == "skipped"), told[0])
-    skipped = all(outcome in ("skipped", "does not apply") for outcome, _ in told)
+def _joined(name: str, outcomes: list[tuple[Outcome, str]], expected: Mapping[str, str]) -> CheckResult:
+    failed = list(dict.fromkeys(reason for outcome, reason in outcomes if outcome == "failed"))
+    left_out = next(((outcome, reason) for outcome, reason in outcomes if outcome == "skipped"), outcomes[0])
+    skipped = all(outcome in ("skipped", "does not apply") for outcome, _ in outcomes)
     if failed and name in expected:
         return CheckResult(name, "expected", expected[name])
     if failed:
         more = f" (and in {len(failed) - 1} more places)" if len(failed) > 1 else ""
         return CheckResult(name, "failed", failed[0] + more)
     if name in expected:
-        said = f"is skipped, though it was expected to fail: {told[0][1]}"
-        passes = f"passes, though it was expected to fail ({expected[name]})"
-        return CheckResult(name, "failed", said if skipped else passes)
+        message = f"is skipped, although it was expected to fail: {outcomes[0][1]}"
+        passes = f"passes, although it was expected to fail ({expected[name]})"
+        return CheckResult(name, "failed", message if skipped else passes)
     return CheckResult(name, *left_out) if skipped else CheckResult(name, "passed")

@@ -1,4 +1,4 @@
-"""One door for tools: whatever a class is, the checks of its kind on whatever of the shipped things suits it."""
+"""Checks of any component class, on the shipped models, data and records that suit it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OF_ANY = (
     *(COMPLETE, OPTIONS, SUITED, READ, "rows_suit_it", "predictions_suit_it"),
     *("other_rows_are_data_errors", "what_it_cannot_measure_is_refused"),
 )
-"""Names of checks that are no method of a class of `Checks`."""
+"""Names of checks that are not methods of a `Checks` class."""
 
 
 def check_results(
@@ -69,19 +69,19 @@ def check_results(
 
     Args:
         cls: a subclass of a kind's base class.
-        options: of the component; by default its own. Where some have to be given and are not, nothing applies.
-        models: to check it on, in place of those that are shipped; `fixture_of` makes one of a folder.
-        strategy: as a recipe writes it, which prepares the models that a regularizer sees.
-        only: names of the checks to run; all where there are none.
+        options: the component's options; by default their defaults. If a required one is missing, no check applies.
+        models: models to use instead of the shipped ones; `fixture_of` makes one of a folder.
+        strategy: the strategy, as in a recipe, that prepares the models for a regularizer.
+        only: names of the checks to run; by default all.
         expected_failed_checks: names of checks that fail, with reasons; one that does not fail is a failure.
 
     Returns:
-        A result for each check of the kind, and one that "does not apply", by its name, for each model or data that
-        the component refuses with a reason of its own.
+        A result for each check of the kind, and one with the outcome "does not apply" for each model or data that the
+            component refuses.
 
     Raises:
-        PluginError: the class is of no kind.
-        InputError: there is no such strategy, or it does not take these options.
+        PluginError: the class is not a component.
+            InputError: the strategy does not exist, or does not accept the options.
     """
     kind, base = kind_of(cls)
     wrong = fault(cls, base)
@@ -90,18 +90,18 @@ def check_results(
     try:
         config = cls.Config.model_validate(dict(options or {}))
     except ValidationError as error:
-        said = explain(error, cls.Config, "options.", f" of {kind} {cls.name!r}")
+        reason = explain(error, cls.Config, "options.", f" of {kind} {cls.name!r}")
         intended = options is None and all(item["type"] in ALLOWED_TO_FAIL for item in error.errors())
-        return [CheckResult(OPTIONS, "does not apply" if intended else "failed", said)]
+        return [CheckResult(OPTIONS, "does not apply" if intended else "failed", reason)]
     complete = (COMPLETE, partial(_require_documented, cls))
-    given = fixtures() if models is None else models
+    chosen = fixtures() if models is None else models
     if strategy is not None:
         prepares = registry().factory("strategy", strategy, "strategy")
-        given = [replace(one, strategy=prepares) for one in given]
-    checks = with_options_checked(kind, cls.Config, SUITES[kind](partial(cls, config), given))
-    # Whether options are read is seen in the other checks.
+        chosen = [replace(model, strategy=prepares) for model in chosen]
+    checks = with_options_checked(kind, cls.Config, SUITES[kind](partial(cls, config), chosen))
+    # The other checks show whether options are read.
     results = results_of(chain([complete], checks), expected_failed_checks, () if READ in only else only)
-    return [one for one in results if not only or one.check in only]
+    return [result for result in results if not only or result.check in only]
 
 
 def check_component(
@@ -128,7 +128,7 @@ def check_component(
 
 
 def kind_of(cls: Any) -> tuple[str, type[api.Component]]:
-    """Return a component class's kind and the base class of it; PluginError where it has none."""
+    """Return a component class's kind and the kind's base class (PluginError: it has no kind)."""
     for kind, (base, _) in KINDS.items():
         if isinstance(cls, type) and issubclass(cls, base):
             return kind, base
@@ -138,7 +138,7 @@ def kind_of(cls: Any) -> tuple[str, type[api.Component]]:
 
 def _require_documented(cls: type[api.Component]) -> None:
     own = inspect.getdoc(cls) if cls.__doc__ else ""
-    assert own, "it has no docstring, whose first line is what `ftengine plugins list` shows of it"
+    assert own, "it has no docstring; `ftengine plugins list` shows its first line"
     silent: Sequence[str] = [name for name, field in cls.Config.model_fields.items() if not field.description]
     assert not silent, f"its option {silent[0]!r} has no description: Field(…, description=…)"
 
@@ -146,8 +146,8 @@ def _require_documented(cls: type[api.Component]) -> None:
 def _of_strategy(make: Callable[[], api.Strategy], models: Models) -> Iterator[Check]:
     return _on_models(
         models,
-        lambda one: make().prepare(one.load()),
-        lambda one: StrategyChecks(make, one.load, one.batch, on=one.name),
+        lambda model: make().prepare(model.load()),
+        lambda model: StrategyChecks(make, model.load, model.batch, on=model.name),
     )
 
 
@@ -155,31 +155,31 @@ def _of_regularizer(make: Callable[[], api.Regularizer], models: Models) -> Iter
     """Yield a regularizer's checks on each model that it attaches to; all parameters train."""
     return _on_models(
         models,
-        lambda one: Attached([make()], one.load_trainable(), one.task),
-        lambda one: RegularizerChecks(make, one.task, one.load_trainable, one.batch, on=one.name),
+        lambda model: Attached([make()], model.load_trainable(), model.task),
+        lambda model: RegularizerChecks(make, model.task, model.load_trainable, model.batch, on=model.name),
     )
 
 
 def _of_fast_path(make: Callable[[], api.FastPath], models: Models) -> Iterator[Check]:
     """Yield a fast path's checks on each model, however it trains."""
     usual = Registry().usual("strategy", {"name": AUTO}, "strategy")
-    for one in models:
-        for how, load in variants(one.load_trainable, lambda loaded: usual().prepare(loaded)):
-            yield from FastPathChecks(make, one.task, load, one.batch, on=f"{one.name}{how}")
+    for model in models:
+        for how, load in variants(model.load_trainable, lambda loaded: usual().prepare(loaded)):
+            yield from FastPathChecks(make, model.task, load, model.batch, on=f"{model.name}{how}")
 
 
 def _of_augmenter(make: Callable[[], api.Augmenter], models: Models) -> Iterator[Check]:
-    """Yield an augmenter's checks on the rows of each task that it suits; it has to change something of one of them."""
+    """Yield an augmenter's checks on the rows of each task that it suits; it must change some row of at least one."""
 
-    def suits(one: Fixture) -> None:
+    def suits(model: Fixture) -> None:
         augmenter = make()
-        require_suitable(augmenter, one.task)
+        require_suitable(augmenter, model.task)
         if api.overrides(augmenter, "set_processor"):
-            augmenter.set_processor(one.processor)
+            augmenter.set_processor(model.processor)
 
     changes = []
     for name, check in _on_models(
-        models, suits, lambda one: AugmenterChecks(make, one.task, one.rows, one.processor, on=one.name)
+        models, suits, lambda model: AugmenterChecks(make, model.task, model.rows, model.processor, on=model.name)
     ):
         if name == "something_changes":
             changes.append(check)
@@ -192,8 +192,8 @@ def _of_augmenter(make: Callable[[], api.Augmenter], models: Models) -> Iterator
 def _of_task(make: Callable[[], api.Task], models: Models) -> Iterator[Check]:
     """Yield a task's checks on rows of each shape that it takes, with a model where its head is shipped."""
     head, modality = make().head, make().modality
-    known = next((one for one in models if one.head == head), None)
-    reader = known or next((one for one in models if one.task.modality == modality), None)
+    fitting = next((model for model in models if model.head == head), None)
+    reader = fitting or next((model for model in models if model.task.modality == modality), None)
     if reader is None:
         yield (
             "rows_suit_it",
@@ -215,44 +215,44 @@ def _of_task(make: Callable[[], api.Task], models: Models) -> Iterator[Check]:
         # What is computed of rows that differ in columns which it does not read is the same again.
         again = any(columns >= fewer and equal(features, same) for fewer, same in computed)
         computed.append((columns, features))
-        load = None if known is None or again else known.load
+        load = None if fitting is None or again else fitting.load
         yield from TaskChecks(make, reader.processor, rows, load, on=f"rows of {shape}")
     for refusal in refused:
         yield "other_rows_are_data_errors", partial(_require_data_error, make, *refusal)
     if not suited:
-        told = "; ".join(f"rows of {shape}: {said}" for shape, _, said in refused)
+        refusals = "; ".join(f"rows of {shape}: {reason}" for shape, _, reason in refused)
         yield (
             "rows_suit_it",
-            partial(not_suited, f"none of the shipped rows suit it; use check_task with yours ({told})"),
+            partial(not_suited, f"none of the shipped rows suit it; use check_task with yours ({refusals})"),
         )
 
 
 def _of_evaluator(make: Callable[[], Any], models: Models) -> Iterator[Check]:
-    """Yield an evaluator's checks on the predictions that have what it reads, and on models where it asks them."""
+    """Yield an evaluator's checks on predictions that have its columns, and on models if it has its own questions."""
     if isinstance(make(), api.ModelEvaluator):
         yield from _on_models(
             models,
-            lambda one: make().benchmarks(one.task),
-            lambda one: AskingChecks(make, one.task, one.load, on=one.name),
+            lambda model: make().benchmarks(model.task),
+            lambda model: AskingChecks(make, model.task, model.load, on=model.name),
         )
     suited, refused = 0, []
-    for one in predictions():
+    for predicted in predictions():
         evaluator = make()
         columns = evaluator.columns
-        if not evaluator.reads <= one.keys | columns:
+        if not evaluator.reads <= predicted.keys | columns:
             continue
         try:
             if api.overrides(evaluator, "set_labels"):
-                evaluator.set_labels("a-task", one.labels)
+                evaluator.set_labels("a-task", predicted.labels)
         except InputError as error:
-            refused.append((one.name, partial(not_suited, str(error))))
+            refused.append((predicted.name, partial(not_suited, str(error))))
             continue
         suited += 1
-        rows = [{**dict.fromkeys(columns), **prediction} for prediction in one.predictions]
+        rows = [{**dict.fromkeys(columns), **prediction} for prediction in predicted.predictions]
         failure = _failure(evaluator, rows)
-        yield "what_it_cannot_measure_is_refused", partial(_require_measured, failure, one.name)
+        yield "what_it_cannot_measure_is_refused", partial(_require_measured, failure, predicted.name)
         if failure is None:
-            yield from EvaluatorChecks(make, rows, one.labels, on=one.name)
+            yield from EvaluatorChecks(make, rows, predicted.labels, on=predicted.name)
     yield from refused
     if not suited:
         keys = sorted(make().reads)
@@ -261,7 +261,7 @@ def _of_evaluator(make: Callable[[], Any], models: Models) -> Iterator[Check]:
 
 
 def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> BaseException | None:
-    """Return what an evaluator raises where it measures predictions; None where it measures them."""
+    """Return the error that an evaluator raises for predictions; None if it measures them."""
     try:
         rows = rows_of_predictions(evaluator, predictions)
         if isinstance(evaluator, api.FittedEvaluator):
@@ -275,8 +275,8 @@ def _failure(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) ->
 
 def _require_measured(error: BaseException | None, on: str) -> None:
     assert error is None, (
-        f"on {on}: {type(error).__name__}: {error}. Where it cannot measure a kind of labels, let it refuse them "
-        "before anything trains: set_labels(task, labels) raises RecipeError"
+        f"on {on}: {type(error).__name__}: {error}. If it cannot measure a kind of labels, raise RecipeError in "
+        "set_labels(task, labels), before training begins"
     )
 
 
@@ -335,35 +335,35 @@ def _of_rule(make: Callable[[], Any]) -> Iterator[Check]:
 def _on_models(
     models: Models, suits: Callable[[Fixture], object], checks: Callable[[Fixture], Iterable[Check]]
 ) -> Iterator[Check]:
-    """Yield checks on each model that suits; those that are refused do not apply.
+    """Yield checks on each suitable model; for refused models, one that does not apply.
 
     Args:
         suits: raises an InputError where a component refuses a model.
         checks: yields the checks on one model.
     """
     refused, suited = [], 0
-    for one in models:
+    for model in models:
         try:
-            suits(one)
+            suits(model)
         except InputError as error:
-            refused.append((one.name, str(error)))
+            refused.append((model.name, str(error)))
             continue
         # Whatever else it raises, the checks will tell.
         except (Exception, SystemExit):
             pass
         suited += 1
-        yield from checks(one)
+        yield from checks(model)
     yield from ((name, partial(not_suited, reason)) for name, reason in refused)
     if not suited:
-        told = "; ".join(f"{name}: {reason}" for name, reason in refused)
+        refusals = "; ".join(f"{name}: {reason}" for name, reason in refused)
         advice = "give one that it suits (`models`, --model), or the strategy that it needs (`strategy`, --strategy)"
-        yield SUITED, partial(not_suited, f"it refuses each model ({told}); {advice}")
+        yield SUITED, partial(not_suited, f"it refuses each model ({refusals}); {advice}")
 
 
 def _require_data_error(make: Callable[[], api.Task], shape: str, rows: Iterable[Any], error: BaseException) -> None:
     assert isinstance(error, InputError), (
-        f"rows of {shape} raise {type(error).__name__}: {error}; a row that cannot be used is a DataError that names "
-        "the column which is missing, or wrong"
+        f"rows of {shape} raise {type(error).__name__}: {error}; raise a DataError that names the missing or wrong "
+        "column of a row that cannot be used"
     )
     for row in rows:
         with explained(f"view raises for a row of {shape}", "tell no inputs of a row that cannot be read"):
@@ -393,4 +393,4 @@ SUITES: Mapping[str, Callable[[Callable[[], Any], Models], Iterable[Check]]] = {
     "callback": lambda make, _: CallbackChecks(make),
     "exporter": lambda make, _: _of_exporter(make),
 }
-"""For each kind what yields its checks, given what builds a component, and models."""
+"""For each kind, the function that yields its checks for a factory of the component and models."""

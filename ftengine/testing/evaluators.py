@@ -23,10 +23,10 @@ from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import require_named_code
 
 ROWS, RESAMPLES, MOST_SECONDS = 240, 10, 60
-"""So many rows, resampled so often, and the most seconds that a thousand such resamples may take."""
+"""Rows, resamples of them that are timed, and the most seconds for a thousand such resamples."""
 
 ODD_VALUES: tuple[object, ...] = (None, "", "no such thing", -1.5, True, [], ["a", None], {"a": [1]})
-"""What columns of a user's file may hold."""
+"""Values that columns of a user's file may hold."""
 
 
 def check_evaluator(
@@ -39,17 +39,17 @@ def check_evaluator(
 
     Args:
         make: returns a fresh evaluator.
-        predictions: four at least, such as the task makes, with the columns that the evaluator reads.
-        labels: of the task.
+        predictions: at least four predictions with the columns that the evaluator reads.
+        labels: the task's labels.
         expected_failed_checks: names of checks that fail, with reasons.
     """
     run_checks(EvaluatorChecks(make, predictions, labels), expected_failed_checks)
 
 
 def rows_of(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> api.Rows:
-    """Return the columns that an evaluator scores: the predictions' keys and what it keeps of each, as a run does."""
-    kept = [{**prediction, **evaluator.keep(prediction)} for prediction in predictions]
-    rows = {name: column.copy() for name, column in Predictions.of(pa.Table.from_pylist(kept)).columns.items()}
+    """Return the columns that an evaluator scores: the predictions' keys and the values of `keep`, as in a run."""
+    columns = [{**prediction, **evaluator.keep(prediction)} for prediction in predictions]
+    rows = {name: column.copy() for name, column in Predictions.of(pa.Table.from_pylist(columns)).columns.items()}
     return {**rows, **evaluator.keep_together(rows, None)}
 
 
@@ -81,10 +81,10 @@ class EvaluatorChecks(Checks):
         return self._evaluator.score(rows, np.asarray(weights, dtype=np.float64))
 
     def kept_columns_have_one_shape(self) -> None:
-        kept = [self._evaluator.keep(prediction) for prediction in self.predictions]
-        shapes = {tuple(sorted((name, np.shape(value)) for name, value in row.items())) for row in kept}
+        columns = [self._evaluator.keep(prediction) for prediction in self.predictions]
+        shapes = {tuple(sorted((name, np.shape(value)) for name, value in row.items())) for row in columns}
         assert len(shapes) == 1, f"examples keep different columns: {sorted(shapes)}"
-        assert all(np.asarray(value).dtype.kind in "bif" for value in kept[0].values()), "a column is not of numbers"
+        assert all(np.asarray(value).dtype.kind in "bif" for value in columns[0].values()), "a column is not of numbers"
 
     def scores_are_the_declared_metrics(self) -> None:
         scores = self._scores(self._rows(), [1] * len(self.predictions))
@@ -95,7 +95,7 @@ class EvaluatorChecks(Checks):
         if isinstance(self._evaluator, api.ModelEvaluator):
             return  # what it asks models is none of these predictions
         drawn = [scores, *(self._scores(self._rows(), weights) for weights in self._weights(8))]
-        finite = any(np.isfinite(float(value)) for one in drawn for value in one.values())
+        finite = any(np.isfinite(float(value)) for drawn_scores in drawn for value in drawn_scores.values())
         assert finite, f"no metric is finite for any of {len(drawn)} weightings of the predictions"
 
     def proportions_lie_between_0_and_1(self) -> None:
@@ -113,7 +113,9 @@ class EvaluatorChecks(Checks):
         first = self._scores(rows, weights)
         for other in self._weights(3)[1:]:  # other figures between two equal calls, which must leave no trace
             self._scores(rows, other)
-        _same(first, self._scores(rows, weights), "a second call gives other scores: keep nothing between calls")
+        _same(
+            first, self._scores(rows, weights), "a second call gives other scores: do not store anything between calls"
+        )
         assert list(self.predictions) == before, "a prediction was changed in place"
         numbers = {name: column for name, column in untouched.items() if column.dtype.kind in "bif"}
         changed = [name for name, column in numbers.items() if not np.array_equal(rows[name], column, equal_nan=True)]
@@ -123,33 +125,34 @@ class EvaluatorChecks(Checks):
         first = [self._evaluator.keep(prediction) for prediction in self.predictions]
         again = [self._evaluator.keep(prediction) for prediction in self.predictions[::-1]][::-1]
         same = all(
-            one.keys() == other.keys() and all(np.array_equal(one[key], other[key], equal_nan=True) for key in one)
-            for one, other in zip(first, again, strict=True)
+            first_row.keys() == other.keys()
+            and all(np.array_equal(first_row[key], other[key], equal_nan=True) for key in first_row)
+            for first_row, other in zip(first, again, strict=True)
         )
-        assert same, "what is kept of an example depends on those before it: keep nothing between calls of keep"
+        assert same, "the result of keep depends on earlier examples: do not store anything between calls of keep"
 
     def the_order_of_rows_does_not_matter(self) -> None:
         rows, weights = self._rows(), self._weights(1)[0]
         order = np.random.default_rng(0).permutation(len(weights))
         shuffled = {name: column[order] for name, column in rows.items()}
-        what = "the same rows in another order have other scores"
-        _same(self._scores(rows, weights), self._scores(shuffled, weights[order]), what)
+        fault = "the same rows in another order have other scores"
+        _same(self._scores(rows, weights), self._scores(shuffled, weights[order]), fault)
 
     def a_weight_of_two_is_the_row_twice(self) -> None:
         n, rows = len(self.predictions), self._rows()
         for i in range(n):
             weights = [2.0 if j == i else 1.0 for j in range(n)]
             twice = {name: np.concatenate([column, column[i : i + 1]]) for name, column in rows.items()}
-            what = f"row {i} with a weight of 2 is not the same as twice in the rows"
-            _same(self._scores(rows, weights), self._scores(twice, [1] * (n + 1)), what)
+            fault = f"row {i} with a weight of 2 is not the same as twice in the rows"
+            _same(self._scores(rows, weights), self._scores(twice, [1] * (n + 1)), fault)
 
     def a_weight_of_zero_is_no_row(self) -> None:
         n, rows = len(self.predictions), self._rows()
         for i in range(n):
             weights = [0.0 if j == i else 1.0 for j in range(n)]
             without = {name: np.delete(column, i, axis=0) for name, column in rows.items()}
-            what = f"row {i} with a weight of 0 counts"
-            _same(self._scores(rows, weights), self._scores(without, [1] * (n - 1)), what)
+            fault = f"row {i} with a weight of 0 counts"
+            _same(self._scores(rows, weights), self._scores(without, [1] * (n - 1)), fault)
 
     def resamples_equal_scores(self) -> None:
         evaluator = self._evaluator
@@ -159,18 +162,24 @@ class EvaluatorChecks(Checks):
         together = evaluator.score_resamples(rows, weights)
         needed = {name for name, metric in evaluator.metrics.items() if metric.interval}
         assert needed <= set(together) <= set(evaluator.metrics), f"resamples of {sorted(together)}"
-        for i, one in enumerate(weights):
-            alone = self._scores(rows, one)
+        for i, row_weights in enumerate(weights):
+            single = self._scores(rows, row_weights)
             drawn = {name: float(values[i]) for name, values in together.items()}
-            _same(drawn, {name: alone[name] for name in drawn}, f"resample {i} among others is not as it is alone")
+            _same(
+                drawn,
+                {name: single[name] for name in drawn},
+                f"resample {i} has other scores together with others than alone",
+            )
 
     def resamples_are_quick(self) -> None:
         many = -(-ROWS // len(self.predictions))
         rows = {name: np.concatenate([column] * many) for name, column in self._rows().items()}
         weights = np.random.default_rng(0).poisson(1, (RESAMPLES, many * len(self.predictions))).astype(np.float64)
-        alone = partial(map, partial(self._scores, rows), weights)
+        separately = partial(map, partial(self._scores, rows), weights)
         together = partial(self._evaluator.score_resamples, rows, weights)
-        seconds = min(_seconds(together if api.overrides(self._evaluator, "score_resamples") else alone) for _ in "abc")
+        seconds = min(
+            _seconds(together if api.overrides(self._evaluator, "score_resamples") else separately) for _ in "abc"
+        )
         thousand = 1_000 / RESAMPLES * seconds
         assert thousand < MOST_SECONDS, (
             f"a thousand resamples of {len(weights[0])} rows take {thousand:.0f} s, and a run has them of each model "
@@ -181,11 +190,11 @@ class EvaluatorChecks(Checks):
         if not api.overrides(self._evaluator, "for_slices"):
             skip("slices are measured as the whole")
         rows, weights = self._rows(), self._weights(1)[0]
-        quick, whole = self._evaluator.for_slices(), self._scores(rows, weights)
+        quick, full = self._evaluator.for_slices(), self._scores(rows, weights)
         assert next(iter(quick.metrics)) == next(iter(self._evaluator.metrics)), "the first metric is another one"
         scores = quick.score(rows, weights)
-        assert scores.keys() == quick.metrics.keys() <= whole.keys(), f"scores {sorted(scores)}"
-        _same(scores, {name: whole[name] for name in scores}, "scores of slices are others")
+        assert scores.keys() == quick.metrics.keys() <= full.keys(), f"scores {sorted(scores)}"
+        _same(scores, {name: full[name] for name in scores}, "scores of slices are others")
 
     def what_cannot_be_read_is_a_data_error(self) -> None:
         if not api.overrides(self._evaluator, "check_row"):
@@ -198,7 +207,7 @@ class EvaluatorChecks(Checks):
             except Exception as error:
                 raise AssertionError(
                     f"check_row raises {type(error).__name__}: {error}, where {sorted(self._evaluator.columns)} hold "
-                    f"{value!r}: raise DataError for what cannot be read"
+                    f"{value!r}: raise DataError for values that cannot be read"
                 ) from error
 
     def what_runs_beside_plugins_is_named(self) -> None:
@@ -216,7 +225,9 @@ class EvaluatorChecks(Checks):
         assert all(value in (0, 1) for value in scores.right[~np.isnan(scores.right)]), "right is 0, 1 or nan"
         if (sure := scores.wrong_confidence) is not None:
             assert np.shape(sure) == shape, "not one wrong_confidence for each row"
-            assert all(0 <= one <= 1 for one in sure[~np.isnan(sure)]), "wrong_confidence is 0 to 1, or nan"
+            assert all(0 <= confidence <= 1 for confidence in sure[~np.isnan(sure)]), (
+                "wrong_confidence is 0 to 1, or nan"
+            )
 
     def what_intervals_rest_on_names_metrics(self) -> None:
         evaluator, rows, weights = self._evaluator, self._rows(), self._weights(3)
@@ -250,14 +261,16 @@ class EvaluatorChecks(Checks):
         evaluator, rows = self._evaluator, self._rows()
         if not isinstance(evaluator, api.IntervalEvaluator) or not api.overrides(evaluator, "baseline_resamples"):
             skip("it measures no baseline")
-        told = api.Baseline.of(dict(one for one in evaluator.details(rows, self._estimate) if isinstance(one, tuple)))
+        baseline = api.Baseline.of(
+            dict(detail for detail in evaluator.details(rows, self._estimate) if isinstance(detail, tuple))
+        )
         resamples = evaluator.baseline_resamples(rows, np.ones((1, len(self.predictions))))
         assert all(values.shape == (1,) for values in resamples.values()), "not one value for each resample"
-        assert told is not None, "a baseline is measured, and `details` tell none"
+        assert baseline is not None, "a baseline is measured, but `details` has none"
         plain = {name: float(values[0]) for name, values in resamples.items()}
-        unknown = plain.keys() - told.figures.keys()
+        unknown = plain.keys() - baseline.figures.keys()
         assert not unknown, f"the baseline has no figures of {sorted(unknown)}"
-        _same(plain, {name: told.figures[name] for name in plain}, "the baseline comes to something else")
+        _same(plain, {name: baseline.figures[name] for name in plain}, "its figures differ from the baseline's")
 
     def _estimate(
         self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None
@@ -276,6 +289,6 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def _same(one: Mapping[str, float], other: Mapping[str, float], what: str) -> None:
-    wrong = differing_figures(one, other)
-    assert not wrong, f"{what}: {wrong}"
+def _same(expected: Mapping[str, float], other: Mapping[str, float], fault: str) -> None:
+    wrong = differing_figures(expected, other)
+    assert not wrong, f"{fault}: {wrong}"

@@ -1,4 +1,4 @@
-"""Checks of exporters: refusals before weights are read, and an artifact that is the model."""
+"""Checks of exporters: they refuse models before weights are read, and the artifact equals the tuned model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.opening import LogProbabilities, answers_of, in_another_process, refused
 from ftengine.testing.samples import fixture, on_meta
 
-ALONE = "open what export() wrote into the folder, and nothing that the exporter remembers or the run has"
+ALONE = "open() must use only files that export() wrote into the folder, not the exporter's memory or the run"
 ASKED = ("What is the capital of France?", "How do I reset my password?", "Good morning! How are you today?")
 
 
@@ -37,7 +37,7 @@ def check_exporter(
     tuned: LoadedModel | None = None,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
-    """Check an exporter on a run of a language model; what its program needs and is not installed is skipped.
+    """Check an exporter on a run of a language model; checks whose program is not installed are skipped.
 
     Args:
         make: returns a fresh exporter.
@@ -74,22 +74,22 @@ class ExporterChecks(Checks):
             assert any(folder.iterdir()), "it writes nothing"
 
     def the_artifact_is_the_tuned_model(self) -> None:
-        asked, own = self._own()
+        questions, own = self._own()
         with self._exported() as (exporter, source, folder, noise):
 
             def ask(opened: Runtime) -> None:
                 runtime = as_runtime(opened, torch.device("cpu"))
                 assert runtime.name, "the program has no name"
-                for one in asked:
-                    ids = list(runtime.encode(one.prompt))
-                    assert ids == list(one.prompt.ids), f"the program reads {ids}, measured {one.prompt.ids}"
-                _require_near(scored(runtime.log_probabilities, asked), own, noise)
+                for question in questions:
+                    ids = list(runtime.encode(question.prompt))
+                    assert ids == list(question.prompt.ids), f"the program reads {ids}, measured {question.prompt.ids}"
+                _require_near(scored(runtime.log_probabilities, questions), own, noise)
 
             _opened(exporter, source, folder, ask)
 
     def nothing_but_its_files_is_opened(self) -> None:
-        asked, own = self._own()
-        log_probabilities = LogProbabilities(asked)
+        questions, own = self._own()
+        log_probabilities = LogProbabilities(questions)
         with self._exported() as (exporter, source, folder, noise), tempfile.TemporaryDirectory() as place:
             _opened(exporter, source, folder, lambda opened: None)  # or there is no such program
             empty = Path(place) / "empty"
@@ -102,19 +102,19 @@ class ExporterChecks(Checks):
             else:
                 raise AssertionError(f"an empty folder is opened and answers: {ALONE}")
             try:
-                there = in_another_process(exporter, source, folder, log_probabilities, Path(place))
+                reopened = in_another_process(exporter, source, folder, log_probabilities, Path(place))
             except pickle.PicklingError as error:
                 skip(f"another process cannot be given it ({error}), and here it opens: define its class in a module")
             except AssertionError as error:
                 raise AssertionError(f"{error}: {ALONE}") from None
-            _require_near(there, own, noise)
+            _require_near(reopened, own, noise)
 
     def _own(self) -> tuple[Sequence[Question], list[np.ndarray]]:
-        """Return questions, and what the tuned model makes of its own answers."""
+        """Return questions, and the tuned model's log-probabilities of its own answers."""
         loaded = self.tuned
         prompts = [_prompt(loaded, text) for text in ASKED]
-        asked = questions(loaded, prompts, 8, self.source.stop)
-        return asked, scored(lambda ids, answer: log_probabilities(loaded, ids, answer), asked)
+        asked_questions = questions(loaded, prompts, 8, self.source.stop)
+        return asked_questions, scored(lambda ids, answer: log_probabilities(loaded, ids, answer), asked_questions)
 
     @contextmanager
     def _exported(self) -> Iterator[tuple[Exporter, ExportSource, Path, float]]:
@@ -135,7 +135,7 @@ class ExporterChecks(Checks):
 
 
 def _opened(exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Runtime], Any]) -> None:
-    """Ask what is opened; skip where there is no program for it."""
+    """Open the artifact and call `ask`; skip if there is no program for it."""
     if not overrides(exporter, "open"):
         skip("it has no program that could be asked")
     try:
@@ -163,8 +163,8 @@ def _copied(source: ExportSource, place: Path) -> ExportSource:
 
 def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
     """Make a run of a small Llama in a folder, by the usual strategy: what an exporter sees, and the tuned model."""
-    one = fixture("causal-lm")
-    base, loaded = one.load(), one.load()
+    model = fixture("causal-lm")
+    base, loaded = model.load(), model.load()
     save_model(base.module, base.processor, folder / "base")
     loaded.source = str(folder / "base")
     strategy = Registry().usual("strategy", {"name": AUTO}, "strategy")()
@@ -179,7 +179,7 @@ def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
     save_model(loaded.module, loaded.processor, folder / "merged")
     source = ExportSource(
         base=loaded.source,
-        task=one.task,
+        task=model.task,
         head=loaded.head,
         module=on_meta(loaded).module,
         processor=loaded.processor,
@@ -188,7 +188,7 @@ def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
         max_length=loaded.max_length,
         check_merge=lambda: None,
         merged=lambda dtype: folder / "merged",
-        load_base=partial(_base, one.head),
+        load_base=partial(_base, model.head),
         stop=stop_tokens(loaded),
     )
     loaded.module.eval()

@@ -21,7 +21,7 @@ from ftengine.training.probe import Around, Computation, ProbeBatch
 
 CPU = torch.device("cpu")
 LONG = 300
-"""Tokens of a long row: more than one that a path may count as short, and no power of two."""
+"""Tokens of a long row: more than a path may treat as short, and no power of two."""
 
 
 def check_fast_path(
@@ -31,9 +31,9 @@ def check_fast_path(
     batch: Batch,
     expected_failed_checks: Mapping[str, str] | None = None,
 ) -> None:
-    """Check a fast path on a small model, as a strategy prepared it.
+    """Check a fast path on a small, prepared model.
 
-    Where it finds nothing in the model, or needs another device than a CPU, its checks are skipped.
+    If it finds nothing to replace in the model, or needs another device than a CPU, its checks are skipped.
 
     Args:
         make: returns a fresh fast path.
@@ -71,7 +71,7 @@ class FastPathChecks(Checks):
     def dropout_keeps_its_rate_and_mean(self) -> None:
         path, loaded = self._suited()
         if not path.traits.draws_randomness:
-            skip("it draws no numbers of its own, so that it is compared with the model's own dropout")
+            skip("it draws no random numbers, so it was compared with the model's own dropout")
         fault = dropout_fault(ProbeBatch(loaded, self.task, self.batch, CPU), self._computation(path, loaded))
         assert not fault, fault
 
@@ -95,7 +95,7 @@ class FastPathChecks(Checks):
             pass
         after = state_of(loaded)
         changed = differing(before, after)
-        assert not changed, f"{changed[0]} are others after a run that failed: undo everything in a `finally`"
+        assert not changed, f"{changed[0]} changed in a run that failed: restore everything in a `finally`"
 
     def predictions_stay_the_same(self) -> None:
         path, other, loaded = self.make(), self.make(), self.load()
@@ -106,16 +106,16 @@ class FastPathChecks(Checks):
         with torch.no_grad():
             own = self.task.predict(module, self.batch)
             with path.around_prediction(module, self.batch):
-                found = self.task.predict(module, self.batch)
-        for i, (one, two) in enumerate(zip(own, found, strict=True)):
-            changed = next((key for key in one if not close(one[key], two.get(key))), None)
-            assert changed is None, f"{changed} of example {i} is another where it predicts than the model's own"
+                predictions = self.task.predict(module, self.batch)
+        for i, (expected, two) in enumerate(zip(own, predictions, strict=True)):
+            changed = next((key for key in expected if not close(expected[key], two.get(key))), None)
+            assert changed is None, f"it predicts another {changed} of example {i} than the model itself"
         token_count(path, "predicted_tokens", path.predicted_tokens(module, self.batch))
-        kept = path.probe_result(module)
-        if kept is not None:
-            other.restore_probe_result(module, json.loads(json.dumps(kept)))
-        left = differing(before, state_of(loaded))
-        assert not left, f"{left[0]} are others after it predicted"
+        result = path.probe_result(module)
+        if result is not None:
+            other.restore_probe_result(module, json.loads(json.dumps(result)))
+        moved = differing(before, state_of(loaded))
+        assert not moved, f"predicting changes {moved[0]}: restore everything"
 
     def _computation(self, path: FastPath, loaded: LoadedModel) -> Computation:
         @contextmanager
@@ -126,7 +126,7 @@ class FastPathChecks(Checks):
         return computation
 
     def _long_batch(self) -> Batch:
-        """Return two rows, the first as long as the model takes, up to LONG, made of the batch's rows over and over."""
+        """Return two rows that repeat the batch's rows; the first has the model's greatest length, at most LONG."""
         batch, limit = self.batch, self.load().max_length
         mask = batch.get("attention_mask")
         if not isinstance(mask, torch.Tensor) or mask.ndim != 2:
@@ -144,15 +144,15 @@ class FastPathChecks(Checks):
         counts = replaced[path.name] or {}
         if not counts:
             skip(NOTHING)
-        wrong = {what: count for what, count in counts.items() if not (isinstance(count, int) and count > 0)}
-        assert not wrong, f"it yields {wrong}: say how many of what are computed otherwise, and nothing of others"
+        wrong = {kind: count for kind, count in counts.items() if not (isinstance(count, int) and count > 0)}
+        assert not wrong, f"it yields {wrong}: yield positive counts of what it replaces, and omit the rest"
 
     def _suited(self) -> tuple[FastPath, LoadedModel]:
-        """Return a path and a model that it has not seen (SkipTest: it finds nothing in such a model)."""
-        path, tried = self.make(), self.load()
-        if reason := unfit(path, tried, CPU):
+        """Return a fresh path and model; skip if it finds nothing to replace in such a model."""
+        path, loaded = self.make(), self.load()
+        if reason := unfit(path, loaded, CPU):
             skip(reason)
-        with activated([path], tried, training_context()) as counts:
+        with activated([path], loaded, training_context()) as counts:
             if counts[path.name] is None:
                 skip(NOTHING)
         return self.make(), self.load()
@@ -164,10 +164,10 @@ def _repeated(x: torch.Tensor, mask: torch.Tensor, length: int) -> torch.Tensor:
         return x[:2]
     if x.shape != mask.shape:  # what is written of a text that is read
         return x[:2].repeat(1, -(-length // (2 * x.shape[1])))
-    whole = mask[:2].bool()
+    rows_mask = mask[:2].bool()
     padding = x[~mask.bool()][0] if not mask.all() else torch.zeros((), dtype=x.dtype)
     rows = padding.expand(2, length).clone()
-    for row, own, cut in zip(rows, (x[i][whole[i]] for i in range(2)), (length, length - 9), strict=True):
+    for row, own, cut in zip(rows, (x[i][rows_mask[i]] for i in range(2)), (length, length - 9), strict=True):
         row[:cut] = own.repeat(-(-length // len(own)))[:cut]
     return rows
 
@@ -180,7 +180,7 @@ def training_context() -> TrainingContext:
 def variants(
     load: Callable[[], LoadedModel], prepare: Callable[[LoadedModel], object]
 ) -> Iterator[tuple[str, Callable[[], LoadedModel]]]:
-    """Yield ways in which a model trains: all of it, the upper half of it, and as a strategy that suits it prepares it.
+    """Yield a model with different trained parts: all of it, its upper half, and as prepared by a strategy.
 
     Args:
         load: returns a model all of which trains.

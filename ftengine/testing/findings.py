@@ -53,18 +53,18 @@ class AuditChecks(Checks):
 
     def the_same_data_has_the_same_findings(self) -> None:
         audit = self.make()
-        findings = [list(one.examine(self.data)) for one in (audit, audit, self.make())]
+        findings = [list(instance.examine(self.data)) for instance in (audit, audit, self.make())]
         assert findings[0] == findings[1] == findings[2], (
-            "a second look finds something else: findings depend on the data alone, and nothing is kept between calls"
+            "a second call has other findings: they may only depend on the data; do not store anything between calls"
         )
 
     def places_are_of_the_data(self) -> None:
-        known = {rows.where(i) for rows in self.data.splits.values() for i in range(len(rows))}
-        known |= {rows.source for rows in self.data.splits.values()}
+        places = {rows.where(i) for rows in self.data.splits.values() for i in range(len(rows))}
+        places |= {rows.source for rows in self.data.splits.values()}
         for finding in self.make().examine(self.data):
             for place in finding.places if isinstance(finding, Finding) else ():
-                assert any(one in place for one in known), (
-                    f"the place {place!r} is none of the data: take places from `rows.where(number)`"
+                assert any(known_place in place for known_place in places), (
+                    f"the place {place!r} is not in the data: take places from `rows.where(number)`"
                 )
 
 
@@ -81,22 +81,22 @@ class RuleChecks(Checks):
 
     def the_same_run_has_the_same_findings(self) -> None:
         rule = self.make()
-        findings = [list(one.judge(self.run)) for one in (rule, rule, self.make())]
-        assert findings[0] == findings[1] == findings[2], (
-            "a second call finds something else: go by the run's records alone"
-        )
+        findings = [list(instance.judge(self.run)) for instance in (rule, rule, self.make())]
+        assert findings[0] == findings[1] == findings[2], "a second call has other findings: use only the run's records"
 
     def only_records_are_read(self) -> None:
         before = list(self.make().judge(self.run))
         with tempfile.TemporaryDirectory() as folder:
             findings = list(self.make().judge(replace(self.run, path=Path(folder))))
             written = list(Path(folder).iterdir())
-        assert findings == before, "it finds something else where the run's folder is empty: go by the records alone"
+        assert findings == before, "it has other findings if the run's folder is empty: use only the records"
         assert not written, f"it writes {written[0].name!r} into the run's folder"
 
 
 def _require_shown(component: Audit | Rule, method: str, returned: Any, allowed: tuple[type[Any], ...]) -> None:
-    for one in each(component, method, returned, allowed):
-        if isinstance(one, Finding):
-            assert one.text.rstrip().endswith((".", "!", "?", "”", ")")), f"a finding is a sentence: {one.text!r}"
-            assert one.kind, f"a finding has a kind, such as 'data' or 'quality': {one.text!r}"
+    for finding in each(component, method, returned, allowed):
+        if isinstance(finding, Finding):
+            assert finding.text.rstrip().endswith((".", "!", "?", "”", ")")), (
+                f"a finding is a sentence: {finding.text!r}"
+            )
+            assert finding.kind, f"a finding has a kind, such as 'data' or 'quality': {finding.text!r}"

@@ -16,7 +16,7 @@ from ftengine.testing.checks import Checks, run_checks, skip
 from ftengine.testing.values import equal, require_meta, require_named_code, without_pickles
 
 MOST_SECONDS = 0.1
-"""What `accepts` may take for a source: it is asked of every loader before anything is said to be going on."""
+"""Most seconds of `accepts` for a source: it is called for every loader before any progress is shown."""
 
 ODD_SOURCES = ("", ".", "/", "nowhere/at/all", "no such thing", "scheme://name", "a:b", "x" * 300, "nul\0byte")
 
@@ -39,7 +39,7 @@ def check_loader(
 
 @dataclass
 class AcceptingChecks(Checks):
-    """Checks of what a loader or reader says of sources, whether it reads them or not."""
+    """Checks of `accepts` of a loader or reader."""
 
     make: Callable[[], ModelLoader | Reader]
     source: str
@@ -63,9 +63,9 @@ class LoaderChecks(AcceptingChecks):
 
     def it_loads_what_was_asked(self) -> None:
         loaded = self.make().load(self.request)
-        asked = {"source": self.request.source, "head": self.request.head, "labels": self.request.labels}
-        given = {key: getattr(loaded, key) for key in asked}
-        assert given == asked, f"asked for {asked}, got {given}"
+        expected = {"source": self.request.source, "head": self.request.head, "labels": self.request.labels}
+        actual = {key: getattr(loaded, key) for key in expected}
+        assert actual == expected, f"asked for {expected}, got {actual}"
         on_meta = [name for name, p in loaded.module.named_parameters() if p.is_meta]
         assert not on_meta, f"{on_meta[0]!r} has no values"
         paths = dict(loaded.module.named_modules())
@@ -83,8 +83,8 @@ class LoaderChecks(AcceptingChecks):
             states.append(self.make().load(self.request).module.state_dict())
         differing = [name for name, tensor in states[0].items() if not equal(tensor, states[1].get(name))]
         assert not differing, (
-            f"{differing[0]!r} is another one when the same source is loaded again with the same seed: draw what is "
-            "newly initialised from torch's global generator"
+            f"{differing[0]!r} differs if the same source is loaded again with the same seed: initialise new weights "
+            "with torch's global generator"
         )
 
     def the_skeleton_is_the_model_without_values(self) -> None:
@@ -109,9 +109,11 @@ class LoaderChecks(AcceptingChecks):
             raise AssertionError("check_head finds nothing wrong with a head that does not exist")
 
     def the_processor_alone_is_the_models(self) -> None:
-        alone, loaded = self.make().load_processor(self.request.source), self.make().load(self.request).processor
-        assert type(alone) is type(loaded), f"load_processor gives {type(alone).__name__}, load {type(loaded).__name__}"
-        same = fingerprint_processor(alone) == fingerprint_processor(loaded)
+        processor, loaded = self.make().load_processor(self.request.source), self.make().load(self.request).processor
+        assert type(processor) is type(loaded), (
+            f"load_processor gives {type(processor).__name__}, load {type(loaded).__name__}"
+        )
+        same = fingerprint_processor(processor) == fingerprint_processor(loaded)
         assert same, "load_processor and load give processors that differ"
 
     def what_runs_beside_plugins_is_named(self) -> None:

@@ -1,4 +1,4 @@
-"""Checks of merging: the merged model is a plain one, in memory and on disk."""
+"""Checks of merging: the merged model has the base's architecture, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class MergeChecks(Checks):
         _, loaded = self._merged
         base = self.load().module
         names = [dict.fromkeys(module.state_dict()) for module in (base, loaded.module)]
-        left, gone = [[n for n in one if n not in other] for one, other in (names[::-1], names)]
-        advice = "merge has to leave the base's architecture, with other weights"
-        assert not left, f"after merge the model has {left[0]!r}, which the base has not: {advice}"
-        assert not gone, f"after merge the model lacks {gone[0]!r}, which the base has: {advice}"
-        kept = dict(base.named_modules())
+        extra, missing = [[n for n in names_a if n not in other] for names_a, other in (names[::-1], names)]
+        advice = "merge must return the base's architecture with other weights"
+        assert not extra, f"after merge the model has {extra[0]!r}, which the base has not: {advice}"
+        assert not missing, f"after merge the model lacks {missing[0]!r}, which the base has: {advice}"
+        modules = dict(base.named_modules())
         for path, part in loaded.module.named_modules():
             where = f"after merge {path or 'the model'!r}"
-            actual, wanted = type(part).__name__, type(kept.get(path)).__name__
-            assert actual == wanted, f"{where} is a {actual}, in the base a {wanted}: {advice}"
-            more = hooks(part) - hooks(kept[path])
+            actual, expected = type(part).__name__, type(modules.get(path)).__name__
+            assert actual == expected, f"{where} is a {actual}, in the base a {expected}: {advice}"
+            more = hooks(part) - hooks(modules[path])
             assert more <= 0, f"{where} still has {more} hooks of the strategy: remove them"
-            assert "forward" not in vars(part), f"{where} keeps the strategy's own forward: take it away"
+            assert "forward" not in vars(part), f"{where} keeps the strategy's forward: remove it"
 
     def the_merged_model_opens_without_the_strategy(self) -> None:
         before, loaded = self._merged
@@ -64,7 +64,7 @@ class MergeChecks(Checks):
         difference = distance(self._outputs(again), before)
         assert difference < OUTPUTS, (
             f"the merged model was saved and opened by transformers alone, and its outputs differ by {difference:.3g} "
-            f"of their size: something is not in the base's weights (keys: {', '.join(wrong[:3]) or 'none is missing'})"
+            f"of their size: the base's weights lack something (keys: {', '.join(wrong[:3]) or 'none is missing'})"
         )
 
     def _new(self, loaded: LoadedModel | None = None) -> tuple[Strategy, LoadedModel]:

@@ -61,37 +61,37 @@ def tiny_llama(*, seed: int = 0, **config: Any) -> Made:
     tokenizer = byte_level_tokenizer(pad_token="<|endoftext|>")
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 2, "max_position_embeddings": 512}
     special = {"tie_word_embeddings": True, "pad_token_id": tokenizer.pad_token_id, **_ends(tokenizer)}
-    return _made(LlamaForCausalLM, SMALL | sizes | special | config, tokenizer, seed)
+    return _build(LlamaForCausalLM, SMALL | sizes | special | config, tokenizer, seed)
 
 
 def tiny_gpt2(*, pad_token: str | None = "<|endoftext|>", seed: int = 0, **config: Any) -> Made:
     """Make a GPT2LMHeadModel (its linear maps are Conv1D); `pad_token=None` leaves it out, as GPT-2 does."""
     tokenizer = byte_level_tokenizer(pad_token=pad_token)
     settings = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 256, **_ends(tokenizer)}
-    return _made(GPT2LMHeadModel, settings | config, tokenizer, seed)
+    return _build(GPT2LMHeadModel, settings | config, tokenizer, seed)
 
 
 def tiny_bert(model: type[PreTrainedModel] = BertModel, *, seed: int = 0, **config: Any) -> Made:
     """Make a BertModel with its pooler and no task head, or another model of that family; a WordPiece tokenizer."""
-    return _made(model, {**SMALL, "max_position_embeddings": 128, **config}, word_piece_tokenizer(), seed)
+    return _build(model, {**SMALL, "max_position_embeddings": 128, **config}, word_piece_tokenizer(), seed)
 
 
 def tiny_t5(*, seed: int = 0, **config: Any) -> Made:
     """Make a T5ForConditionalGeneration with a Unigram tokenizer that ends texts, as T5's does."""
     settings = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
-    return _made(T5ForConditionalGeneration, settings | config, unigram_tokenizer(), seed)
+    return _build(T5ForConditionalGeneration, settings | config, unigram_tokenizer(), seed)
 
 
 def tiny_vit(*, seed: int = 0, **config: Any) -> Made:
     """Make a ViTForImageClassification with a head for three classes of its own."""
     settings = {"num_attention_heads": 2, "image_size": SIDE, "patch_size": 8, "num_labels": 3}
-    return _made(ViTForImageClassification, SMALL | settings | config, image_processor(), seed)
+    return _build(ViTForImageClassification, SMALL | settings | config, image_processor(), seed)
 
 
 def tiny_resnet(*, seed: int = 0, **config: Any) -> Made:
     """Make a ResNetForImageClassification: convolutions and BatchNorm."""
     settings = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
-    return _made(ResNetForImageClassification, settings | config, image_processor(), seed)
+    return _build(ResNetForImageClassification, settings | config, image_processor(), seed)
 
 
 def byte_level_tokenizer(*, pad_token: str | None) -> PreTrainedTokenizerFast:
@@ -174,7 +174,7 @@ def _ends(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
 
 
-def _made(model: type[PreTrainedModel], settings: dict[str, Any], processor: Any, seed: int) -> Made:
+def _build(model: type[PreTrainedModel], settings: dict[str, Any], processor: Any, seed: int) -> Made:
     words = {"vocab_size": len(processor)} if hasattr(processor, "get_vocab") else {}
     with torch.random.fork_rng(devices=[]):  # the caller's random state is not ours to move
         torch.manual_seed(seed)

@@ -26,7 +26,7 @@ DECAY = 0.1
 """Weight decay of matrices; vectors have none."""
 
 LENGTHS = ((1, 0), (7, 6), (10, 0), (10, 3), (1_000, 30))
-"""Runs that schedules are asked for: steps, and how many of them are the warm-up."""
+"""Runs on which schedules are checked: steps, and steps of warm-up."""
 
 
 def check_optimizer(make: Callable[[], Optimizer], expected_failed_checks: Mapping[str, str] | None = None) -> None:
@@ -70,7 +70,7 @@ class OptimizerChecks(Checks):
         _train(module, optimizer, 0, 3)
         moved = differing(before, module.state_dict())
         still = [name for name in before if name not in moved]
-        assert not still, f"three steps leave {still[0]!r} as it was, though it had gradients"
+        assert not still, f"three steps do not change {still[0]!r}, although it had gradients"
 
     def parameters_without_a_gradient_stay(self) -> None:
         module, optimizer = self._built()
@@ -78,7 +78,7 @@ class OptimizerChecks(Checks):
         frozen.requires_grad_(False)
         before = frozen.detach().clone()
         _train(module, optimizer, 0, 3)
-        assert frozen.equal(before), "a parameter whose grad is None moves; pass it over, as torch's optimisers do"
+        assert frozen.equal(before), "a parameter whose grad is None changes; skip it, as torch's optimisers do"
 
     def it_goes_by_the_learning_rate_of_its_groups(self) -> None:
         module, optimizer = self._built()
@@ -89,8 +89,8 @@ class OptimizerChecks(Checks):
         _train(module, optimizer, 2, 3)
         moved = differing(before, module.state_dict())
         assert not moved, (
-            f"a step with a learning rate of 0 moves {moved[0]!r}: the engine sets param_groups[i]['lr'] before each "
-            "step, and the step must go by that"
+            f"a step with a learning rate of 0 changes {moved[0]!r}: the engine sets param_groups[i]['lr'] before each "
+            "step, and the step must use it"
         )
 
     def it_goes_by_the_weight_decay_of_its_groups(self) -> None:
@@ -102,12 +102,12 @@ class OptimizerChecks(Checks):
             optimizer.step()
         for name, parameter in module.named_parameters():
             assert parameter.ndim > 1 or parameter.equal(before[name]), (
-                f"two steps with gradients of 0 change {name!r}, whose group has a weight_decay of 0: go by each "
-                "group's own"
+                f"two steps with gradients of 0 change {name!r}, whose group has a weight_decay of 0: use each "
+                "group's own value"
             )
             assert parameter.ndim < 2 or parameter.norm() < before[name].norm(), (
-                f"two steps with gradients of 0 leave {name!r} as it was, whose group has a weight_decay of "
-                f"{DECAY:g}: train.weight_decay would do nothing"
+                f"two steps with gradients of 0 do not change {name!r}, whose group has a weight_decay of "
+                f"{DECAY:g}: train.weight_decay would have no effect"
             )
 
     def the_loss_falls(self) -> None:
@@ -131,8 +131,8 @@ class OptimizerChecks(Checks):
         restore_optimizer(again, other, tensors, content)
         _train(again, other, HALF, STEPS)
         assert not differing(module.state_dict(), again.state_dict()), (
-            f"a run that is interrupted after {HALF} of {STEPS} steps and resumed ends with other weights: keep what "
-            "lasts from step to step in `state` or in `param_groups` of the optimiser, which a checkpoint holds"
+            f"a run that is interrupted after {HALF} of {STEPS} steps and resumed ends with other weights: store "
+            "all state in `state` or `param_groups` of the optimiser, which checkpoints hold"
         )
 
     def _built(self) -> tuple[nn.Sequential, torch.optim.Optimizer]:
@@ -149,8 +149,8 @@ class ScheduleChecks(Checks):
     def factors_are_numbers_from_0_to_1(self) -> None:
         for steps, warmup in LENGTHS:
             for step, factor in self._factors(steps, warmup).items():
-                wanted = "it must be a number from 0 to 1, as train.learning_rate is the peak"
-                assert is_factor(factor), f"factor({step}, {steps}, {warmup}) returns {factor!r}; {wanted}"
+                requirement = "it must be a number from 0 to 1, as train.learning_rate is the peak"
+                assert is_factor(factor), f"factor({step}, {steps}, {warmup}) returns {factor!r}; {requirement}"
 
     def factors_depend_on_the_arguments_alone(self) -> None:
         schedule = self.make()
@@ -160,8 +160,8 @@ class ScheduleChecks(Checks):
             fresh = self._factors(steps, warmup)
             differing = [step for step, factor in first.items() if not factor == backwards[step] == fresh[step]]
             assert not differing, (
-                f"factor({differing[0]}, {steps}, {warmup}) changes with the calls before it: a resumed run asks from "
-                "the middle on, so compute it from the arguments and the options alone"
+                f"factor({differing[0]}, {steps}, {warmup}) depends on earlier calls, but a resumed run begins in the "
+                "middle: compute it only from the arguments and the options"
             )
 
     def some_step_trains(self) -> None:
@@ -182,14 +182,14 @@ def _network() -> nn.Sequential:
 
 def _groups(module: nn.Module) -> list[dict[str, Any]]:
     """Return two groups, matrices with weight decay and all else without, as strategies do."""
-    kinds = [[p for p in module.parameters() if (p.ndim > 1) is wanted] for wanted in (True, False)]
+    kinds = [[p for p in module.parameters() if (p.ndim > 1) is is_matrix] for is_matrix in (True, False)]
     return [{"params": p, "lr": 0.01, "weight_decay": decay} for p, decay in zip(kinds, (DECAY, 0.0), strict=True)]
 
 
 def _loss(module: nn.Module, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    inputs, wanted = torch.randn(8, 5, 6, generator=generator), torch.randn(8, 4, 3, generator=generator)
-    return (module(inputs) - wanted).square().mean()
+    inputs, targets = torch.randn(8, 5, 6, generator=generator), torch.randn(8, 4, 3, generator=generator)
+    return (module(inputs) - targets).square().mean()
 
 
 def _train(module: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop: int) -> None:

@@ -64,10 +64,10 @@ def _require_read(kind: str, config: type[BaseModel], read: Set[str], passed: Se
         skip("it could not be used with what is at hand")
     unread = [name for name in config.model_fields if name not in read]
     if unread and kind in SAMPLED:
-        skip(f"its option {unread[0]!r} was not read, and what it is for may come in a run alone")
+        skip(f"its option {unread[0]!r} was not read, but may be read in a real run")
     assert not unread, (
-        f"its option {unread[0]!r} is never read, so that it changes nothing: use it or remove it; if another option "
-        "decides whether it is read, check it with that one set (`options`, --set)"
+        f"its option {unread[0]!r} is never read, so it has no effect: use it or remove it. If it is only read with "
+        "another option, check the component with that option set (`options`, --set)"
     )
 
 

@@ -84,9 +84,9 @@ def _number(target: float, value: float) -> Prediction:
 
 def _answers(losses: list[Prediction]) -> list[dict[str, Any]]:
     """Return good, bad, empty and refusing answers, some of them to what has no reference."""
-    told = ["a red fox", "I'm sorry, but I cannot help with that.", "", "the fox sleeps here", "A fox!", "no"]
-    wanted = ["a red fox", "the fox sleeps", None]
+    completions = ["a red fox", "I'm sorry, but I cannot help with that.", "", "the fox sleeps here", "A fox!", "no"]
+    references = ["a red fox", "the fox sleeps", None]
     return [
-        {"prompt": f"question {i}", "completion": told[i % 6], "reference": wanted[i % 3], **losses[i]}
+        {"prompt": f"question {i}", "completion": completions[i % 6], "reference": references[i % 3], **losses[i]}
         for i in range(len(losses))
     ]

@@ -98,8 +98,8 @@ def under_suffix(
             copies.append(str(shutil.copy(source, place / f"rows{suffix}")))
         copy = next((copy for copy in copies if _reads_rows(make(), copy)), None)
         long = None
-        if copy is not None and (given := longer.get(f".{Path(copy).parent.name}")) is not None:
-            long = (str(shutil.copy(given[0], Path(folder) / f"long{suffix}")), *given[1:])
+        if copy is not None and (long_file := longer.get(f".{Path(copy).parent.name}")) is not None:
+            long = (str(shutil.copy(long_file[0], Path(folder) / f"long{suffix}")), *long_file[1:])
         for name, check in ReaderChecks(make, copy or copies[0], None, long, on=f"rows{suffix}"):
             if name in WITHOUT_ROWS or (copy is not None and name != "rows_are_those_that_were_written"):
                 yield name, check
@@ -108,7 +108,7 @@ def under_suffix(
 def _reads_rows(reader: Reader, source: str) -> bool:
     try:
         rows = reader.read(source)
-        return any(not isinstance(one, BrokenRow) for one in rows)
+        return any(not isinstance(row, BrokenRow) for row in rows)
     except Exception:  # of files that it cannot read, the checks will tell
         return False
 
@@ -130,32 +130,36 @@ class ReaderChecks(AcceptingChecks):
     longer: tuple[str, int, int] | None = None
 
     def it_accepts_what_it_reads(self) -> None:
-        assert self.make().accepts(self.source), f"accepts({Path(self.source).name!r}) is false"
+        assert self.make().accepts(self.source), (
+            f"accepts({Path(self.source).name!r}) is False, although it reads the file"
+        )
 
     def rows_have_places_and_json_values(self) -> None:
         read = list(self._read(self.source))
-        rows = [one for one in read if isinstance(one, Row)]
+        rows = [row for row in read if isinstance(row, Row)]
         assert rows, "read yields no Row of a source that has rows"
-        for one in read:
-            what = type(one).__name__
-            assert isinstance(one, (Row, BrokenRow)), f"read yields a {what}; it must yield Row and BrokenRow"
+        for item in read:
+            kind = type(item).__name__
+            assert isinstance(item, (Row, BrokenRow)), f"read yields a {kind}; it must yield Row and BrokenRow"
         for row in rows:
-            assert isinstance(row.place, (int, str)), f"a row's place is {row.place!r}; it is a line's number, or text"
+            assert isinstance(row.place, (int, str)), (
+                f"a row's place is {row.place!r}; it must be a line number or a text"
+            )
             assert isinstance(row.values, Mapping), f"the values of {row.place!r} are {row.values!r}, no mapping"
             assert all(isinstance(name, str) for name in row.values), f"a column of {row.place} has no text as name"
             try:
                 json.dumps(dict(row.values))
             except TypeError as error:
-                raise AssertionError(f"the row at {row.place!r} has values that JSON does not know: {error}") from None
+                raise AssertionError(f"the row at {row.place!r} has values without a JSON type: {error}") from None
         places = [row.place for row in rows]
-        assert len(set(places)) == len(places), "two rows have the same place, so that messages cannot name one"
+        assert len(set(places)) == len(places), "two rows have the same place, so messages cannot identify a row"
 
     def rows_are_those_that_were_written(self) -> None:
         if self.rows is None:
             not_suited("the rows of this source are not known")
-        broken = [str(one) for one in self._read(self.source) if isinstance(one, BrokenRow)]
-        assert not broken, f"a sound row is told to be broken: {broken[0]}"
-        read = [dict(one.values) for one in self._read(self.source)]
+        broken = [str(item) for item in self._read(self.source) if isinstance(item, BrokenRow)]
+        assert not broken, f"an intact row is reported as broken: {broken[0]}"
+        read = [dict(item.values) for item in self._read(self.source)]
         assert read == list(self.rows), (
             f"reads {len(read):,} rows, {read[:2]} …, where there are {len(self.rows):,}, {list(self.rows)[:2]} …"
         )
@@ -163,11 +167,11 @@ class ReaderChecks(AcceptingChecks):
     def long_files_lose_no_row(self) -> None:
         if self.longer is None:
             skip("no longer file of this format is at hand")
-        place, written, wanted = self.longer
+        place, written, long_written = self.longer
         few, many = (sum(1 for _ in self._read(source)) for source in (self.source, place))
         if few not in (written, written + 1):
             skip("its rows are not those that were written, nor these and a header")
-        lost = few + wanted - written - many
+        lost = few + long_written - written - many
         assert not lost, f"it reads {many:,} rows of a file that has {many + lost:,}: the end of a batch is rows too"
 
     def lines_that_cannot_be_read_are_broken_rows(self) -> None:
@@ -179,7 +183,7 @@ class ReaderChecks(AcceptingChecks):
             copy = Path(folder) / path.name
             copy.write_bytes(b"\n".join([lines[0], b'{"text": "cut', *lines[1:], b""]))
             few, more = (sum(1 for _ in self._read(source)) for source in (self.source, str(copy)))
-            assert more > few, "it passes over a line that it cannot read: yield BrokenRow(place, reason) for it"
+            assert more > few, "it skips a line that it cannot read: yield BrokenRow(place, reason) for it"
 
     def nothing_is_unpickled(self) -> None:
         with without_pickles():
@@ -188,31 +192,31 @@ class ReaderChecks(AcceptingChecks):
     def a_second_reading_is_the_same(self) -> None:
         reader = self.make()
         first, second = (list(map(str, self._read(self.source, reader))) for _ in "ab")
-        assert first == second, "a second reading gives other rows: keep nothing between calls"
+        assert first == second, "a second call gives other rows: do not store anything between calls"
 
     def damaged_files_are_broken_rows(self) -> None:
         if not Path(self.source).is_file():
             skip("it is not a file that could be damaged")
-        whole = Path(self.source).read_bytes()
+        intact = Path(self.source).read_bytes()
         damaged = {
-            "cut in the middle": whole[: len(whole) // 2],
+            "cut in the middle": intact[: len(intact) // 2],
             "empty": b"",
             "of random bytes": bytes(i * 73 % 256 for i in range(512)),
-            "with a null byte inside": whole[: len(whole) // 3] + b"\0" + whole[len(whole) // 3 :],
+            "with a null byte inside": intact[: len(intact) // 3] + b"\0" + intact[len(intact) // 3 :],
         }
-        advice = "yield BrokenRow(place, reason) for a row that cannot be read, or raise it where nothing more can be"
-        for what, content in damaged.items():
+        advice = "yield BrokenRow(place, reason) for a row that cannot be read, or raise it if nothing more can be read"
+        for damage, content in damaged.items():
             with tempfile.TemporaryDirectory() as folder:
                 copy = Path(folder) / Path(self.source).name
                 copy.write_bytes(content)
                 # Whatever else it raises, a user would be told of a broken plugin instead of a broken file.
-                with explained(f"a file {what} cannot be read", advice), suppress(BrokenRow):
+                with explained(f"a file {damage} cannot be read", advice), suppress(BrokenRow):
                     list(self._read(str(copy)))
 
     def nothing_is_written(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            place, given = Path(folder) / Path(self.source).name, Path(self.source)
-            (shutil.copytree if given.is_dir() else shutil.copy)(given, place)
+            place, source = Path(folder) / Path(self.source).name, Path(self.source)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, place)
             before = _content(Path(folder))
             list(self._read(str(place)))
             assert _content(Path(folder)) == before, "reading changes the source, or writes files beside it"

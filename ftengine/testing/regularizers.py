@@ -66,8 +66,8 @@ class RegularizerChecks(Checks):
         loaded.module.train(plain.module.training)
         after = self._loss(loaded, own, Criterion()).detach()
         assert after.equal(before), "the loss differs after attach and detach"
-        left = set(loaded.module.state_dict()) ^ set(plain.module.state_dict())
-        assert not left, f"{sorted(left)[0]} was left behind or taken away"
+        keys = set(loaded.module.state_dict()) ^ set(plain.module.state_dict())
+        assert not keys, f"detach() does not restore the keys of the state_dict: {sorted(keys)[0]}"
         more = sum(map(hooks, loaded.module.modules())) - sum(map(hooks, plain.module.modules()))
         assert not more, f"detach leaves {more} hooks on the model: remove them"
 
@@ -96,7 +96,7 @@ class RegularizerChecks(Checks):
 
     def it_works_in_bfloat16(self) -> None:
         loaded, own = self.load(), copy.deepcopy(self.task)
-        advice = "compute in the dtype of what is given, and convert where two meet"
+        advice = "compute in the dtype of the inputs, and convert if two differ"
         with in_bfloat16(loaded.module), explained("a pass in bfloat16, under autocast, fails", advice):
             loss, penalty = self._pass(Attached([self.make()], loaded, own), loaded, own)
             (loss if penalty is None else loss + penalty).backward()
@@ -109,8 +109,8 @@ class RegularizerChecks(Checks):
             loss, penalty = self._pass(*attached)
             losses.append((loss if penalty is None else loss + penalty).detach())
         assert losses[0].equal(losses[1]), (
-            "loss and penalty of two passes differ though torch's seed is the same: draw from torch's global generator "
-            "alone, and keep nothing between passes"
+            "loss and penalty of two passes differ with the same seed: use only torch's global generator, and "
+            "store nothing between passes"
         )
 
     def state_survives_a_checkpoint(self) -> None:
@@ -121,34 +121,34 @@ class RegularizerChecks(Checks):
             for parameter in loaded.module.parameters():
                 parameter.add_(0.01)
         attached.on_step_end(1)
-        kept = copies(attached.state_dict())
+        saved = copies(attached.state_dict())
         other, _, _ = self._attached()
-        other.load_state_dict(kept)
+        other.load_state_dict(saved)
         state = other.state_dict()
-        assert state.keys() == kept.keys(), f"{sorted(state)} instead of {sorted(kept)}"
-        assert not differing(kept, state), "tensors differ after load_state_dict"
+        assert state.keys() == saved.keys(), f"{sorted(state)} instead of {sorted(saved)}"
+        assert not differing(saved, state), "tensors differ after load_state_dict"
 
     def a_resumed_run_is_the_uninterrupted_one(self) -> None:
         attached, loaded, own = self._attached()
         self._train(attached, loaded, own, 0, HALF)
-        weights, held = copies(state_tensors(loaded.module)), copies(attached.state_dict())
+        weights, saved_state = copies(state_tensors(loaded.module)), copies(attached.state_dict())
         self._train(attached, loaded, own, HALF, STEPS)
         other, again, task = self._attached()
         with torch.no_grad():
             for name, tensor in state_tensors(again.module).items():
                 tensor.copy_(weights[name])
-        other.load_state_dict(held)
+        other.load_state_dict(saved_state)
         self._train(other, again, task, HALF, STEPS)
-        for what, one, two in (
+        for tensors, expected, two in (
             ("weights", state_tensors(loaded.module), state_tensors(again.module)),
-            ("kept weights", _kept(attached, loaded), _kept(other, again)),
+            ("kept weights", _weights_to_keep(attached, loaded), _weights_to_keep(other, again)),
             ("state", attached.state_dict(), other.state_dict()),
         ):
-            other_ones = differing(one, two)
+            other_ones = differing(expected, two)
             assert not other_ones, (
                 f"a run that is interrupted after {HALF} of {STEPS} steps and resumed ends with another "
-                f"{other_ones[0]} ({what}): what it remembers from step to step must be in state_dict() and be "
-                "set by load_state_dict()"
+                f"{other_ones[0]} ({tensors}): put all state into state_dict() and restore it in "
+                "load_state_dict()"
             )
 
     def what_on_train_end_returns_is_json(self) -> None:
@@ -167,8 +167,8 @@ class RegularizerChecks(Checks):
         if not overrides(self.make(), "criterion"):
             skip("it trains on the plain losses")
         attached, loaded, task = self._attached()
-        found = fault(attached.criterion, task.labels, outputs_of(task, loaded.module), torch.device("cpu"))
-        assert not found, f"of its criterion, {found}"
+        reason = fault(attached.criterion, task.labels, outputs_of(task, loaded.module), torch.device("cpu"))
+        assert not reason, f"its criterion is wrong: {reason}"
 
     def _attached(self) -> tuple[Attached, LoadedModel, Task]:
         loaded, own = self.load(), copy.deepcopy(self.task)
@@ -197,7 +197,7 @@ class RegularizerChecks(Checks):
             attached.on_step_end(step + 1)
 
 
-def _kept(attached: Attached, loaded: LoadedModel) -> dict[str, Tensor]:
+def _weights_to_keep(attached: Attached, loaded: LoadedModel) -> dict[str, Tensor]:
     """Return copies of the weights that would be kept."""
     with attached.averaged_weights():
         return copies(state_tensors(loaded.module))

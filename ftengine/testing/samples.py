@@ -171,11 +171,11 @@ def fixtures() -> tuple[Fixture, ...]:
 
 def fixture(head: str) -> Fixture:
     """Return the first model with a head; LookupError where none is shipped."""
-    for one in fixtures():
-        if one.head == head:
-            return one
-    known = ", ".join(dict.fromkeys(one.head for one in fixtures()))
-    raise LookupError(f"no model with the head {head!r} is shipped; there are {known}.")
+    for model in fixtures():
+        if model.head == head:
+            return model
+    heads = ", ".join(dict.fromkeys(model.head for model in fixtures()))
+    raise LookupError(f"no model with the head {head!r} is shipped; there are {heads}.")
 
 
 def fixture_of(source: str, task: str) -> Fixture:
@@ -236,7 +236,7 @@ def rows_of_tags() -> tuple[Example, ...]:
 
 def rows_of_questions() -> tuple[Example, ...]:
     """Return rows of a prompt and its completion, of different lengths."""
-    return tuple({"prompt": asked, "completion": told} for asked, told in QUESTIONS)
+    return tuple({"prompt": question, "completion": answer} for question, answer in QUESTIONS)
 
 
 def rows_of_images() -> tuple[Example, ...]:
@@ -245,7 +245,7 @@ def rows_of_images() -> tuple[Example, ...]:
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (len(TEXTS), models.SIDE, models.SIDE, 3), generator=generator).to(torch.uint8)
-    return tuple({"image": Image.fromarray(one.numpy()), "label": NAMES[i % 3]} for i, one in enumerate(pixels))
+    return tuple({"image": Image.fromarray(image.numpy()), "label": NAMES[i % 3]} for i, image in enumerate(pixels))
 
 
 def rows_of(modality: str) -> list[Sequence[Example]]:
@@ -258,7 +258,7 @@ def rows_of(modality: str) -> list[Sequence[Example]]:
     if modality != "text":
         return [rows_of_images()] if modality == "image" else []
     texts = rows_of_texts()
-    turns = [(("user", asked), ("assistant", told)) for asked, told in QUESTIONS]
+    turns = [(("user", question), ("assistant", answer)) for question, answer in QUESTIONS]
     return [
         texts,
         [{**row, "label": list(NAMES[: 1 + i % 3])} for i, row in enumerate(texts)],
@@ -266,11 +266,14 @@ def rows_of(modality: str) -> list[Sequence[Example]]:
         [{**row, "pair": TEXTS[-1 - i]} for i, row in enumerate(texts)],
         rows_of_tags(),
         rows_of_questions(),
-        [{"messages": [{"role": role, "content": content} for role, content in both]} for both in turns],
+        [
+            {"messages": [{"role": role, "content": content} for role, content in conversation]}
+            for conversation in turns
+        ],
         [{"text": text} for text in TEXTS],
         [
-            {"prompt": asked, "chosen": told, "rejected": QUESTIONS[i - 1][1]}
-            for i, (asked, told) in enumerate(QUESTIONS)
+            {"prompt": question, "chosen": answer, "rejected": QUESTIONS[i - 1][1]}
+            for i, (question, answer) in enumerate(QUESTIONS)
         ],
         [{**row, "label": i % 2 == 0} for i, row in enumerate(rows_of_questions())],
     ]

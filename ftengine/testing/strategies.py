@@ -75,8 +75,8 @@ class StrategyChecks(MergeChecks):
     def something_trains(self) -> None:
         _, loaded = self._prepared()
         assert trainable(loaded.module), (
-            "no parameter requires a gradient after prepare: where it finds nothing in a model it raises NoMatch "
-            "(ftengine.errors), which says what it looks for; else set requires_grad on what trains"
+            "no parameter requires a gradient after prepare: set requires_grad on trained parameters, or raise "
+            "NoMatch (ftengine.errors) if it finds nothing to train in a model"
         )
 
     def prepare_leaves_the_base_as_it_is(self) -> None:
@@ -84,13 +84,13 @@ class StrategyChecks(MergeChecks):
         before = {name: (tensor, tensor.detach().clone()) for name, tensor in base.module.state_dict().items()}
         outputs = self._outputs(base)
         _, loaded = self._new(base)
-        kept = list(loaded.module.state_dict().values())
-        changed = [name for name, (tensor, values) in before.items() if not _is_among(tensor, values, kept)]
+        current = list(loaded.module.state_dict().values())
+        changed = [name for name, (tensor, values) in before.items() if not _is_among(tensor, values, current)]
         # Some start by moving a part of a weight into what they add, which leaves the outputs as they were.
         moved = bool(changed) and distance(self._outputs(loaded), outputs) > REORDERED
         assert not moved, (
-            f"prepare changes the values of {changed[0]!r} and with them the outputs, though nothing was trained yet: "
-            "leave the base's weights as they are, and add what trains beside them"
+            f"prepare changes the values of {changed[0]!r} and thereby the outputs before any training: do not "
+            "change the base's weights; add trained parameters beside them"
         )
 
     def frozen_weights_do_not_move(self) -> None:
@@ -99,11 +99,11 @@ class StrategyChecks(MergeChecks):
         self._train(strategy, loaded, 1)
         after = dict(loaded.module.named_parameters())
         moved = differing(frozen, after)
-        assert not moved, f"{moved[0]} moved in a step, though it does not require a gradient"
+        assert not moved, f"{moved[0]} changed in a step, although it does not require a gradient"
         graded = [name for name in frozen if after[name].requires_grad or after[name].grad is not None]
         assert not graded, (
-            f"after a step {graded[0]} has a gradient, or requires one, though it did not require one when the "
-            "strategy had prepared the model: freeze in `prepare`, and compute no gradient for what is frozen"
+            f"after a step {graded[0]} has or requires a gradient, although it did not require one after prepare: "
+            "freeze parameters in `prepare`, and compute no gradients for frozen parameters"
         )
 
     def groups_hold_each_trainable_parameter_once(self) -> None:
@@ -111,12 +111,12 @@ class StrategyChecks(MergeChecks):
         groups_of(strategy, loaded.module, TrainSection.model_validate({"weight_decay": 0.1}))
 
     def a_seed_decides_what_it_prepares(self) -> None:
-        one, other = (self._new()[1].module for _ in "ab")
-        trained = [trainable(module).keys() for module in (one, other)]
+        first_module, other = (self._new()[1].module for _ in "ab")
+        trained = [trainable(module).keys() for module in (first_module, other)]
         assert trained[0] == trained[1], "two preparations leave different parameters to train"
-        first, second = ({**dict(x.named_parameters()), **dict(x.named_buffers())} for x in (one, other))
+        first, second = ({**dict(x.named_parameters()), **dict(x.named_buffers())} for x in (first_module, other))
         drawn = differing(first, second)
-        assert not drawn, f"{drawn[0]} starts differently though the seed is the same: draw with torch alone"
+        assert not drawn, f"{drawn[0]} starts differently with the same seed: use only torch's generator"
 
     def a_seed_decides_a_training_pass(self) -> None:
         _, loaded = self._new()
@@ -127,8 +127,8 @@ class StrategyChecks(MergeChecks):
             with torch.no_grad():
                 logits.append(loaded.module(**self.batch).logits)
         assert logits[0].equal(logits[1]), (
-            "two passes in training mode differ though torch's seed is the same: draw dropout from torch's global "
-            "generator alone, and keep nothing between passes"
+            "two passes in training mode differ with the same seed: use only torch's global generator for dropout, "
+            "and store nothing between passes"
         )
 
     def it_trains_in_bfloat16(self) -> None:
@@ -179,7 +179,7 @@ class StrategyChecks(MergeChecks):
         moved = distance(self._outputs(loaded), before)
         assert moved >= LEAST_EFFECT, (
             f"{STEPS} steps with a learning rate of 0.01 change the outputs by {moved:.2g} of their size, less than "
-            f"{LEAST_EFFECT:g}: what trains has hardly any effect. Look at its scale, and whether it is used at all"
+            f"{LEAST_EFFECT:g}: the trained parameters have hardly any effect. Check their scale and use"
         )
 
     def a_copy_is_independent(self) -> None:
@@ -191,7 +191,7 @@ class StrategyChecks(MergeChecks):
                 parameter.add_(1.0)
         advice = "hooks and functions must reach parameters through the module that they are called with"
         changed = not own or not self._outputs(duplicate).equal(before)
-        assert changed, f"a copy (copy.deepcopy) of the prepared model does not go by its own parameters: {advice}"
+        assert changed, f"a copy (copy.deepcopy) of the prepared model does not use its own parameters: {advice}"
         assert self._outputs(loaded).equal(before), f"changing a copy of the prepared model changes the model: {advice}"
 
     def saved_and_loaded_outputs_are_equal(self) -> None:
@@ -208,8 +208,8 @@ class StrategyChecks(MergeChecks):
             _copy_new_modules(loaded, again)
             difference = (self._outputs(again) - after).abs().max()
         assert difference == 0, (
-            f"outputs differ by {difference:.3g} after save and load into a fresh model: save whatever requires a "
-            "gradient, and load all of it"
+            f"outputs differ by {difference:.3g} after save and load into a fresh model: save and load all parameters "
+            "that require a gradient"
         )
 
     def a_resumed_run_is_the_uninterrupted_one(self) -> None:
@@ -232,8 +232,8 @@ class StrategyChecks(MergeChecks):
         same = not lost and self._outputs(loaded).equal(self._outputs(again))
         assert same, (
             f"a run that is interrupted after step {HALF} and resumed ends with another "
-            f"{lost[0] if lost else 'output'}: a checkpoint holds what trains and nothing else of a strategy, so keep "
-            "nothing between steps, or in the regularizer that it brings"
+            f"{lost[0] if lost else 'output'}: checkpoints hold only a strategy's trained parameters, so store "
+            "nothing else between steps, or put it into its regularizer"
         )
 
     def what_freezes_by_step_trains(self) -> None:
@@ -241,9 +241,9 @@ class StrategyChecks(MergeChecks):
         if not api.overrides(strategy, "frozen_parameters"):
             skip("it freezes nothing by step")
         for step in range(4):
-            asked = [set(map(id, strategy.frozen_parameters(loaded.module, step, 4, 2))) for _ in "ab"]
-            assert asked[0] == asked[1], f"what is frozen in step {step} changes when it is asked again"
-            other = asked[0] - {id(p) for p in loaded.module.parameters() if p.requires_grad}
+            frozen_ids = [set(map(id, strategy.frozen_parameters(loaded.module, step, 4, 2))) for _ in "ab"]
+            assert frozen_ids[0] == frozen_ids[1], f"a second call for step {step} returns other frozen parameters"
+            other = frozen_ids[0] - {id(p) for p in loaded.module.parameters() if p.requires_grad}
             assert not other, f"{len(other)} parameters frozen in step {step} never train"
 
     def what_it_brings_regularizes(self) -> None:
@@ -307,8 +307,8 @@ def _copy_new_modules(loaded: api.LoadedModel, again: api.LoadedModel) -> None:
         again.module.get_submodule(path).load_state_dict(loaded.module.get_submodule(path).state_dict())
 
 
-def _is_among(tensor: Tensor, values: Tensor, kept: list[Tensor]) -> bool:
+def _is_among(tensor: Tensor, values: Tensor, others: list[Tensor]) -> bool:
     """Say whether a tensor has the values that it had, or another of the model has them."""
-    if any(tensor.data_ptr() == one.data_ptr() for one in kept):
+    if any(tensor.data_ptr() == candidate.data_ptr() for candidate in others):
         return tensor.equal(values)
-    return any(one.shape == values.shape and one.equal(values) for one in kept)
+    return any(candidate.shape == values.shape and candidate.equal(values) for candidate in others)

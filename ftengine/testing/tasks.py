@@ -82,7 +82,7 @@ class TaskChecks(Checks):
             other.labels = api.Labels(stored["kind"], tuple(stored["names"]))
         assert other.labels == task.labels, "labels differ after they were JSON"
         for name in ("evaluators", "predicts"):
-            assert getattr(other, name) == getattr(task, name), f"{name} differ where the labels are given"
+            assert getattr(other, name) == getattr(task, name), f"{name} differ if the labels are given"
         for row in self.examples:
             same = equal(other.encode(row, self.processor), task.encode(row, self.processor))
             assert same, "features differ where labels are given"
@@ -107,7 +107,7 @@ class TaskChecks(Checks):
             assert len(again.inputs) == len(view.inputs), "the number of inputs changes"
             texts = all(isinstance(value, str) for value in view.inputs)
             same = not texts or list(again.inputs) == list(view.inputs)
-            assert same, f"with_inputs was given {list(view.inputs)}, and view then tells {list(again.inputs)}"
+            assert same, f"with_inputs got {list(view.inputs)}, but view then returns {list(again.inputs)}"
         assert list(self.examples) == before, "view or with_inputs changes an example in place: copy what changes"
 
     def the_criterion_is_what_is_summed(self) -> None:
@@ -115,8 +115,8 @@ class TaskChecks(Checks):
         loss, weight = loss_of(task, loaded.module, batch, Criterion())
         assert bool(torch.isfinite(loss)), f"the loss is {loss}"
         assert loss.requires_grad, "no gradient reaches the model"
-        wanted = sum(task.encode(row, loaded.processor).weight for row in self.examples)
-        assert float(weight) == wanted, f"the weight is {float(weight):g}, that of the features {wanted:g}"
+        expected = sum(task.encode(row, loaded.processor).weight for row in self.examples)
+        assert float(weight) == expected, f"the weight is {float(weight):g}, that of the features {expected:g}"
         if task.predicts_probabilities:
             twice, _ = loss_of(task, loaded.module, batch, _Scaled(2, 1.0))
             assert distance(twice, 2 * loss) <= REORDERED, f"two passes give {twice}, one gives {loss}"
@@ -142,26 +142,26 @@ class TaskChecks(Checks):
         if not compares_examples(task):
             skip("its loss compares no examples with each other")
         with torch.no_grad():
-            wanted, weight = loss_of(task, loaded.module, batch, Criterion())
+            expected, weight = loss_of(task, loaded.module, batch, Criterion())
             parts = [represented(task, loaded.module, self._batch(task, loaded, [row])) for row in self.examples]
             rows = {name: [part[name] for part in reversed(parts)] for name in parts[0]}
             loss = joint_loss_of(task, {name: torch.cat(of) for name, of in rows.items()})
-        assert close([float(x) for x in loss], [float(wanted), float(weight)]), (
+        assert close([float(x) for x in loss], [float(expected), float(weight)]), (
             f"joint_loss of examples that were represented one by one, in another order, is {loss}, and loss of all "
-            f"of them {(wanted, weight)}: loss is joint_loss of represent, and no row of that depends on the others"
+            f"of them {(expected, weight)}: loss is joint_loss of represent, and no row of that depends on the others"
         )
 
     def losses_add_up_over_batches(self) -> None:
         task, loaded, _ = self._ready()
         if compares_examples(task):
             skip("its loss compares examples with each other")
-        whole, weight = self._loss(task, loaded, self.examples)
+        batch_loss, weight = self._loss(task, loaded, self.examples)
         parts = [self._loss(task, loaded, [row]) for row in self.examples]
         sums = [sum(column) for column in zip(*parts, strict=True)]
         advice = "return the sum of losses and its weight, and leave padding out of both"
         assert sums[1] == weight, f"the weight of a batch is {weight:g}, that of its examples {sums[1]:g}: {advice}"
-        assert same_figure(sums[0], whole), (
-            f"the loss of a batch is {whole:.6g}, the sum of its examples' one by one {sums[0]:.6g}: {advice}"
+        assert same_figure(sums[0], batch_loss), (
+            f"the loss of a batch is {batch_loss:.6g}, the sum of its examples' one by one {sums[0]:.6g}: {advice}"
         )
 
     def another_criterion_changes_the_loss(self) -> None:
@@ -171,7 +171,7 @@ class TaskChecks(Checks):
         plain, _ = loss_of(task, loaded.module, batch, Criterion())
         half, _ = loss_of(task, loaded.module, batch, _Scaled(1, 0.5))
         assert distance(half, plain) > LEAST_EFFECT, (
-            "a criterion that halves every loss changes nothing: compute losses with the criterion that is given"
+            "a criterion that halves every loss has no effect: compute losses with the criterion that loss() gets"
         )
 
     def training_makes_labels_likelier(self) -> None:
@@ -186,8 +186,8 @@ class TaskChecks(Checks):
             loss_of(task, loaded.module, batch, Criterion())[0].backward()
             moved = any(weight.grad is not None and bool(weight.grad.any()) for weight in weights)
             assert moved or step > 1, (
-                "the loss has a gradient of 0 in every weight, so that nothing is learnt: do not detach what the model "
-                "says, nor take its argmax or round it, before the loss is computed"
+                "the loss has a gradient of 0 in every weight, so nothing is learnt: do not detach or round the "
+                "model's output or take its argmax before the loss is computed"
             )
             optimizer.step()
             if step in LOOKS:
@@ -196,12 +196,12 @@ class TaskChecks(Checks):
                     return
         worse = [name for name, value in before.items() if after[name] < value]
         if not worse:
-            skip("nothing that it predicts, and no metric of its evaluators, tells how far it agrees with labels")
+            skip("neither its predictions nor metrics of its evaluators measure agreement with labels")
         name = worse[0]
         raise AssertionError(
             f"{LEARNING} steps that follow the loss's gradient take {name} from {before[name]:.4g} to "
-            f"{after[name]:.4g}: the loss must fall where labels get likelier. Look at the sign of the loss, of the "
-            "logits, or of what is compared"
+            f"{after[name]:.4g}: the loss must fall when labels become likelier. Check the sign of the loss, the "
+            "logits, or the compared values"
         )
 
     def predictions_have_their_keys(self) -> None:
@@ -209,23 +209,29 @@ class TaskChecks(Checks):
         predictions = self._predicted(task, loaded, batch)
         count = len(self.examples)
         assert len(predictions) == count, f"{len(predictions)} predictions of {count} examples"
-        missing = [sorted(task.predicts - one.keys()) for one in predictions if task.predicts - one.keys()]
+        missing = [
+            sorted(task.predicts - prediction.keys()) for prediction in predictions if task.predicts - prediction.keys()
+        ]
         assert not missing, f"predictions lack {missing[0]}"
-        odd = {k: type(v).__name__ for one in predictions for k, v in one.items() if isinstance(v, Tensor)}
+        odd = {
+            k: type(v).__name__ for prediction in predictions for k, v in prediction.items() if isinstance(v, Tensor)
+        }
         assert not odd, f"predictions hold {odd}; they are plain numbers, texts and lists"
 
     def predictions_do_not_depend_on_the_batch(self) -> None:
         task, loaded, batch = self._ready()
         together = self._predicted(task, loaded, batch)
-        alone = [self._predicted(task, loaded, self._batch(task, loaded, [row]))[0] for row in self.examples]
+        separately = [self._predicted(task, loaded, self._batch(task, loaded, [row]))[0] for row in self.examples]
         backwards = self._predicted(task, loaded, self._batch(task, loaded, self.examples[::-1]))[::-1]
-        for i, (one, two, three) in enumerate(zip(together, alone, backwards, strict=True)):
-            for key in one:
-                assert close(one[key], two.get(key)), (
-                    f"example {i} is predicted {key} {one[key]!r} among others and {two.get(key)!r} alone: padding, or "
-                    "another example, has an influence"
+        for i, (expected, two, three) in enumerate(zip(together, separately, backwards, strict=True)):
+            for key in expected:
+                assert close(expected[key], two.get(key)), (
+                    f"example {i} is predicted {key} {expected[key]!r} among others and {two.get(key)!r} alone: "
+                    "padding, or another example, has an influence"
                 )
-                assert close(one[key], three.get(key)), f"predictions are not in the batch's order: {key} of row {i}"
+                assert close(expected[key], three.get(key)), (
+                    f"predictions are not in the batch's order: {key} of row {i}"
+                )
 
     def answers_have_their_keys(self) -> None:
         task, loaded, _ = self._ready()
@@ -235,10 +241,10 @@ class TaskChecks(Checks):
         answers = task.generate(loaded, rows, {**task.short_generation})
         assert task.generates, "`generates` names no key of what `generate` returns"
         assert len(answers) == len(rows), f"{len(answers)} answers to {len(rows)} rows"
-        missing = [sorted(task.generates - one.keys()) for one in answers if task.generates - one.keys()]
+        missing = [sorted(task.generates - answer.keys()) for answer in answers if task.generates - answer.keys()]
         assert not missing, f"answers lack {missing[0]}, which `generates` declares"
         again = task.generate(loaded, rows, {**task.short_generation})
-        assert again == answers, "the same rows are answered otherwise the second time"
+        assert again == answers, "a second call gives other answers to the same rows"
 
     def rows_without_an_answer_are_answered(self) -> None:
         task, loaded, _ = self._ready()
@@ -283,7 +289,7 @@ class TaskChecks(Checks):
             features = task.encode(row, self.processor)
             pieces = task.decode_example(features, self.processor)
             sound = isinstance(pieces, Sequence) and all(
-                isinstance(one, tuple) and [type(part) for part in one] == [str, bool] for one in pieces
+                isinstance(piece, tuple) and [type(part) for part in piece] == [str, bool] for piece in pieces
             )
             assert sound, f"decode_example returns {pieces!r:.80}; it returns (text, is trained on) pieces"
             if pieces and features.weight:
@@ -314,7 +320,7 @@ class TaskChecks(Checks):
         if not api.overrides(task, "calibrate"):
             skip("it calibrates nothing")
         if not task.predicts_probabilities:
-            skip("what it says of these rows are no probabilities")
+            skip("its predictions for these rows are no probabilities")
         predictions = Predictions.of(pa.Table.from_pylist(self._predicted(task, loaded, batch) * CALIBRATED))
         try:
             fitted = task.calibrate(predictions.by_key())
@@ -341,8 +347,8 @@ class TaskChecks(Checks):
     def _batch(self, task: api.Task, loaded: api.LoadedModel, rows: Sequence[api.Example]) -> api.Batch:
         batch = task.collate([task.encode(row, loaded.processor) for row in rows], loaded.processor)
         keys = reference_keys(task)
-        said = self._predicted(task, loaded, batch) if keys else []  # the model is its own reference
-        values = {key: as_numbers([one[key] for one in said]) for key in keys}
+        predictions = self._predicted(task, loaded, batch) if keys else []  # the model is its own reference
+        values = {key: as_numbers([prediction[key] for prediction in predictions]) for key in keys}
         return {**batch, "reference": values} if keys else batch
 
     def _loaded(self, task: api.Task) -> api.LoadedModel:

@@ -16,31 +16,31 @@ from ftengine.equivalence import same_figure
 from ftengine.parallel.precision import Precision, apply_precision
 
 
-def equal(one: Any, other: Any) -> bool:
-    """Say whether two values are equal: tensors by all elements, mappings and lists by what is in them."""
-    return _compare(one, other, lambda a, b: bool(a == b) or bool(a != a and b != b))
+def equal(first: Any, other: Any) -> bool:
+    """Return whether two values are equal: tensors by all elements, mappings and lists by their items."""
+    return _compare(first, other, lambda a, b: bool(a == b) or bool(a != a and b != b))
 
 
-def close(one: Any, other: Any) -> bool:
-    """Say whether two values are equal but for the rounding of floats."""
-    return _compare(one, other, lambda a, b: same_figure(a, b, 1e-6) if isinstance(a, float) else bool(a == b))
+def close(first: Any, other: Any) -> bool:
+    """Return whether two values are equal within the rounding of floats."""
+    return _compare(first, other, lambda a, b: same_figure(a, b, 1e-6) if isinstance(a, float) else bool(a == b))
 
 
 @contextmanager
 def explained(
-    what: str, advice: str, kinds: type[Exception] | tuple[type[Exception], ...] = Exception
+    failure: str, advice: str, kinds: type[Exception] | tuple[type[Exception], ...] = Exception
 ) -> Iterator[None]:
-    """Tell what a component raises, by default whatever it is, as an AssertionError: what fails, why, what to do."""
+    """Turn a component's error (by default any) into an AssertionError with the failure, the error and advice."""
     try:
         yield
     except kinds as error:
-        raise AssertionError(f"{what} ({type(error).__name__}: {error}): {advice}") from error
+        raise AssertionError(f"{failure} ({type(error).__name__}: {error}): {advice}") from error
 
 
-def require_named_code(what: Any) -> None:
+def require_named_code(description: Any) -> None:
     """Fail unless `runs_code` returned what runs beside installed plugins, as a text, or None."""
-    assert what is None or (isinstance(what, str) and what.strip()), (
-        f"runs_code returns {what!r:.60}, where it should say in words what runs beside installed plugins, or None"
+    assert description is None or (isinstance(description, str) and description.strip()), (
+        f"runs_code returns {description!r:.60}, not a description of the code that runs besides plugins, or None"
     )
 
 
@@ -58,12 +58,12 @@ def in_bfloat16(module: nn.Module) -> Iterator[None]:
 
 def without_values(method: str) -> AbstractContextManager[None]:
     """Tell what a method raises on a model on the meta device."""
-    what = f"{method} fails on a model on the meta device, whose weights have shapes but no values"
+    failure = f"{method} fails on a model on the meta device, whose weights have shapes but no values"
     advice = (
         "it is called with such a model first, so read no values there, and make new parameters on the device of the "
         "weights that they go with"
     )
-    return explained(what, advice, (NotImplementedError, RuntimeError))
+    return explained(failure, advice, (NotImplementedError, RuntimeError))
 
 
 _unpickled: list[str] | None = None
@@ -81,13 +81,13 @@ def _watch() -> None:
 
 @contextmanager
 def without_pickles() -> Iterator[None]:
-    """Tell whether something is unpickled (AssertionError): a pickle runs what its writer wants."""
+    """Raise AssertionError if something is unpickled, because a pickle may run any code."""
     global _unpickled
     _watch()
     _unpickled = []
     try:
         yield
-        assert not _unpickled, f"it reads a pickle ({_unpickled[0]}), which may run anything: safetensors do not"
+        assert not _unpickled, f"it reads a pickle ({_unpickled[0]}), which may run any code: use safetensors"
     finally:
         _unpickled = None
 
@@ -103,13 +103,13 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _compare(one: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and one.dtype == other.dtype and one.equal(other)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_compare(one[key], other[key], plain) for key in one)
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(_compare(a, b, plain) for a, b in zip(one, other, strict=True))
-    if isinstance(one, Features) and isinstance(other, Features):
-        return all(_compare(getattr(one, name), getattr(other, name), plain) for name in Features.__slots__)
-    return type(one) is type(other) and plain(one, other)
+def _compare(first: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:
+    if isinstance(first, Tensor) and isinstance(other, Tensor):
+        return first.shape == other.shape and first.dtype == other.dtype and first.equal(other)
+    if isinstance(first, Mapping) and isinstance(other, Mapping):
+        return first.keys() == other.keys() and all(_compare(first[key], other[key], plain) for key in first)
+    if isinstance(first, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(first) == len(other) and all(_compare(a, b, plain) for a, b in zip(first, other, strict=True))
+    if isinstance(first, Features) and isinstance(other, Features):
+        return all(_compare(getattr(first, name), getattr(other, name), plain) for name in Features.__slots__)
+    return type(first) is type(other) and plain(first, other)

@@ -122,7 +122,7 @@ class _Encoder(Runtime):
         self._opened = library.SentenceTransformer(str(folder), **_exactly())
 
     def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> list[dict[str, Any]]:
-        texts = [self._task.asked(row, options)[1].strip() for row in rows]
+        texts = [self._task.side_and_text(row, options)[1].strip() for row in rows]
         encoders = {"query": self._opened.encode_query, "document": self._opened.encode_document}
         encode = encoders.get(options.get("prompt", ""), self._opened.encode)
         return [{"vector": vector} for vector in encode(texts, show_progress_bar=False)]

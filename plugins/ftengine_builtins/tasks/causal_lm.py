@@ -126,24 +126,24 @@ class CausalLM(LanguageTask):
         `weight` counts the labels that are predicted: all but the first token's, 0 where the first label was cut off.
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
-        left = self.config.truncate == "left"
+        cut_left = self.config.truncate == "left"
         written, conversation = self._written(example, processor, part)
         text = written.text
-        piece, start = part_within(processor, text, limit, left=left)
+        piece, start = part_within(processor, text, limit, left=cut_left)
         ids, labels = encode_spans(processor, piece, [(first - start, last - start) for first, last in written.spans])
         if conversation is None:
             begin, end = beginning_of(processor, ids), missing_end(ids, processor)
             ids, labels = begin + ids + end, [IGNORED] * len(begin) + labels + end
         if self.config.train_on == "all":
             labels = list(ids)
-        full, whole = full_length(len(ids), text, piece), labels
-        kept = range(len(ids))[-limit:] if left else range(len(ids))[:limit]
-        ids, labels = ids[kept.start : kept.stop], labels[kept.start : kept.stop]
+        full, all_labels = full_length(len(ids), text, piece), labels
+        remaining = range(len(ids))[-limit:] if cut_left else range(len(ids))[:limit]
+        ids, labels = ids[remaining.start : remaining.stop], labels[remaining.start : remaining.stop]
         weight = sum(label != IGNORED for label in labels[1:])
         features = Features({"input_ids": ids, "labels": labels}, len(ids), weight, full > limit, full_length=full)
         features.unknown = unknown_in(ids, processor)
         if conversation is not None:
-            counts = counts_of(processor, conversation, written, whole, kept)
+            counts = counts_of(processor, conversation, written, all_labels, remaining)
             if written.spans and written.spans[-1][1] - start > len(piece):  # it was cut before it was tokenised
                 counts.pop("end_of_turn", None)
             features.kind, features.counts = kind_of(conversation), with_layout(counts, recognised(example)[0])
@@ -192,12 +192,12 @@ class CausalLM(LanguageTask):
             rows = [
                 {**x, "prompt": read_text(x, "text")} if s == "text" else x for x, s in zip(rows, shapes, strict=True)
             ]
-        asked = [self._asked(row, loaded.processor, loaded.max_length, anew=True) for row in rows]
-        answered = self._complete(loaded, asked, [one.ids for one in asked], chosen)
-        said = [{"completion": text, **({"thought": thought} if thought else {})} for thought, text, *_ in answered]
+        prompts = [self._ask(row, loaded.processor, loaded.max_length, anew=True) for row in rows]
+        answered = self._complete(loaded, prompts, [prompt.ids for prompt in prompts], chosen)
+        answers = [{"completion": text, **({"thought": thought} if thought else {})} for thought, text, *_ in answered]
         return [
-            one | ({} if chosen.sample is None else {"ended": ended})
-            for one, (*_, ended) in zip(said, answered, strict=True)
+            answer | ({} if chosen.sample is None else {"ended": ended})
+            for answer, (*_, ended) in zip(answers, answered, strict=True)
         ]
 
     def generate(
@@ -217,32 +217,32 @@ class CausalLM(LanguageTask):
         stands before. The reference is None where nothing is to be answered. All examples form one batch. A prompt
         that leaves no room for its answer loses its beginning, and at most half of what the model reads is generated.
         """
-        given = CausalLMOptions.read(options)
+        config = CausalLMOptions.read(options)
         each = zip(rows, parts or [None] * len(rows), strict=True)
-        asked = [self._asked(row, loaded.processor, loaded.max_length, calls=given.calls, part=n) for row, n in each]
-        prompts, chosen = made_to_fit(loaded, [one.ids for one in asked], given)
-        pairs = zip(self._complete(loaded, asked, prompts, chosen), asked, strict=True)
-        return [one.answered(text, calls) for (_, text, calls, _), one in pairs]
+        queries = [self._ask(row, loaded.processor, loaded.max_length, calls=config.calls, part=n) for row, n in each]
+        prompts, chosen = made_to_fit(loaded, [query.ids for query in queries], config)
+        pairs = zip(self._complete(loaded, queries, prompts, chosen), queries, strict=True)
+        return [query.answered(text, calls) for (_, text, calls, _), query in pairs]
 
     def check_generation(
         self, row: Example, processor: Any, options: Mapping[str, Any], *, part: int | None = None
     ) -> None:
         """Refuse calls that are to be measured, and that the model's chat template writes in a way that is not read."""
-        if CausalLMOptions.read(options).calls and not self._asked(row, processor, calls=True, part=part).readable:
+        if CausalLMOptions.read(options).calls and not self._ask(row, processor, calls=True, part=part).readable:
             raise DataError(UNREADABLE_CALLS)
 
     def _complete(
-        self, loaded: LoadedModel, asked: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
+        self, loaded: LoadedModel, queries: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
     ) -> list[tuple[str, str, str, bool]]:
         """Return a thought, a text, the calls in it and whether it ended by itself for each prompt."""
-        processor, samples, written = loaded.processor, [chosen.sample or 0] * len(asked), []
-        for one, ids in zip(
-            asked, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if asked else [], strict=True
+        processor, samples, written = loaded.processor, [chosen.sample or 0] * len(queries), []
+        for query, ids in zip(
+            queries, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if queries else [], strict=True
         ):
             plain = "", processor.decode(ids, skip_special_tokens=True)
-            said = read_answer(processor, ids, opened=one.opened) if one.chat else plain
-            calls = language_rows.calls_json(read_calls(processor, ids, opened=one.opened)) if one.chat else "[]"
-            written.append((*said, calls, len(ids) < chosen.max_new_tokens))
+            answer = read_answer(processor, ids, opened=query.opened) if query.chat else plain
+            calls = language_rows.calls_json(read_calls(processor, ids, opened=query.opened)) if query.chat else "[]"
+            written.append((*answer, calls, len(ids) < chosen.max_new_tokens))
         return written
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
@@ -254,14 +254,14 @@ class CausalLM(LanguageTask):
         row = self._as_read(row, loaded.processor)
         shape = shape_of(row, answered=False)
         if self._is_chat(shape, loaded.processor):
-            asked, conversation = self._asked(row, loaded.processor, loaded.max_length), self._conversation(row)
-            known = [(one.role, one.text, one.thought, one.calls) for one in asked.messages]
+            query, conversation = self._ask(row, loaded.processor, loaded.max_length), self._conversation(row)
+            messages = [(message.role, message.text, message.thought, message.calls) for message in query.messages]
             other = any(
-                role not in ("system", "user", "assistant") or thought or calls for role, _, thought, calls in known
+                role not in ("system", "user", "assistant") or thought or calls for role, _, thought, calls in messages
             )
             if other or conversation.tools or conversation.template_arguments:
                 raise DataError("the conversation has tools, thoughts or template arguments.")
-            return Prompt(asked.ids, [{"role": role, "content": text} for role, text, _, _ in known])
+            return Prompt(query.ids, [{"role": role, "content": text} for role, text, _, _ in messages])
         text = read_text(row, shape)
         if shape == "text":
             half = text[: (len(text) + 1) // 2]
@@ -302,7 +302,7 @@ class CausalLM(LanguageTask):
         shape = shape_of(example)
         if self._is_chat(shape, processor):
             conversation = self._conversation(example)
-            messages, given = conversation.messages, conversation.given
+            messages, given_messages = conversation.messages, conversation.given
             if self.config.train_on == "all":
                 if any(message.role == "assistant" and not message.trains for message in messages):
                     raise DataError(
@@ -311,8 +311,8 @@ class CausalLM(LanguageTask):
                     )
                 text, _, ends = end_turn(processor, render(processor, conversation), messages[-1])
                 return Written(text, [(0, len(text))], ends=ends), conversation
-            if not any(message.role == "assistant" for message in messages[given or 1 :]):
-                where = "in its completion" if given else "that answers something"
+            if not any(message.role == "assistant" for message in messages[given_messages or 1 :]):
+                where = "in its completion" if given_messages else "that answers something"
                 raise DataError(f"the conversation has no assistant turn {where}; nothing to train on.")
             masked = self.config.thoughts == "mask"
             parts = write(processor, conversation, self._trained(conversation), mask_thoughts=masked)
@@ -324,7 +324,7 @@ class CausalLM(LanguageTask):
             text, start = read_text(example, "text"), 0
         return Written(text, [(start, len(text))]), None
 
-    def _asked(
+    def _ask(
         self,
         example: Example,
         processor: Any,
@@ -357,7 +357,7 @@ class CausalLM(LanguageTask):
             upto, reference = language_rows.question_of(conversation), None
         else:
             trained = self._trained(conversation)
-            lasts = [] if part is None else [one.last for one in write(processor, conversation, trained)][: part + 1]
+            lasts = [] if part is None else [x.last for x in write(processor, conversation, trained)][: part + 1]
             upto = language_rows.turn_asked(messages, trained, lasts, at_call=at_call)
             reference = language_rows.reference_of(processor, conversation, upto) if upto < len(messages) else None
         shown = [f"{message.role}: {message.text}" for message in messages[:upto]]

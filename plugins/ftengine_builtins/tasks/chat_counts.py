@@ -31,7 +31,7 @@ def kind_of(conversation: Conversation) -> str:
 
 
 def counts_of(
-    processor: Any, conversation: Conversation, written: Written, labels: Sequence[int], kept: range
+    processor: Any, conversation: Conversation, written: Written, labels: Sequence[int], remaining: range
 ) -> dict[str, int]:
     """Count what is trained on of an example, and what its template made of it.
 
@@ -41,14 +41,14 @@ def counts_of(
     counts = Counter(written.counts, conversations=1)
     trained = [i for i, label in enumerate(labels) if label != IGNORED]
     counts["targets"] = bool(written.spans)
-    counts["end_of_turn"] = bool(trained) and written.ends and trained[-1] in kept
+    counts["end_of_turn"] = bool(trained) and written.ends and trained[-1] in remaining
     counts["calls"] = sum(len(message.calls) for message in conversation.messages)
     counts["calls_without_tools"] = 0 if conversation.tools else counts["calls"]
     counts["tools_left_out"] = not writes_tools(processor, conversation)
     counts.update(f"{UNWRITTEN}{name}" for message in conversation.messages for name in message.unwritten)
-    total = sum(i in kept for i in trained)
+    total = sum(i in remaining for i in trained)
     if written.last is None and written.spans:  # all of it is trained on, whoever said it
-        counts.update(dict(_by_role(processor, conversation, written.text, kept, total)))
+        counts.update(dict(_by_role(processor, conversation, written.text, remaining, total)))
     else:
         counts[f"{ROLE}assistant"] = total
     return {name: int(count) for name, count in counts.items() if count}
@@ -61,18 +61,18 @@ def with_layout(counts: Mapping[str, int], layout: str) -> dict[str, int]:
 
 
 def _by_role(
-    processor: Any, conversation: Conversation, text: str, kept: range, total: int
+    processor: Any, conversation: Conversation, text: str, remaining: range, total: int
 ) -> Iterator[tuple[str, int]]:
     places: dict[str, list[Span]] = {}
     at = 0
     for message in conversation.messages:
-        said = message.text.strip()
-        if said and (start := text.find(said, at)) >= 0:
-            at = start + len(said)
+        content = message.text.strip()
+        if content and (start := text.find(content, at)) >= 0:
+            at = start + len(content)
             places.setdefault(message.role, []).append((start, at))
     for role, spans in places.items():
         _, labels = encode_spans(processor, text, spans)
-        count = sum(labels[i] != IGNORED for i in kept if i < len(labels))
+        count = sum(labels[i] != IGNORED for i in remaining if i < len(labels))
         total -= count
         yield f"{ROLE}{role}", count
     yield f"{ROLE}{TEMPLATE}", max(total, 0)

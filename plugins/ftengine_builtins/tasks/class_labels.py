@@ -105,9 +105,9 @@ def read_names(value: Any, separator: str) -> list[str]:
 def refuse_joined(names: Iterable[str], separator: str, column: str) -> None:
     """Refuse to guess where a name may be several (DataError): all that its separators part is in other names too."""
     parts = {name: {part.strip() for part in name.split(separator)} for name in names}
-    seen = Counter(part for own in parts.values() for part in own)
+    counts = Counter(part for own in parts.values() for part in own)
     for name, own in parts.items():
-        if len(own) > 1 and all(seen[part] > 1 for part in own):
+        if len(own) > 1 and all(counts[part] > 1 for part in own):
             raise DataError(
                 f"label {name!r} of column {column!r} is one name, or several with {separator!r} between them, which "
                 "other labels have too. Say which: task.kind=single or task.kind=multi."
@@ -153,8 +153,8 @@ def refuse_numbers(counts: Mapping[str, int], column: str) -> None:
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Sort label names: whole numbers by value, so that label 10 follows 9, everything else by letter."""
     names = set(names)
-    whole = all(name.removeprefix("-").isdecimal() for name in names)
-    return tuple(sorted(names, key=lambda name: (int(name), name)) if whole else sorted(names))
+    integers = all(name.removeprefix("-").isdecimal() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if integers else sorted(names))
 
 
 def looks(name: str) -> str:
@@ -176,31 +176,31 @@ def one_spelling(names: Mapping[str, int]) -> set[str]:
     best: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (-names[name], name)):
         best.setdefault(looks(name), name)
-    kept = {name for name in best.values() if not _is_not_finite(name)}
-    truths = {name for name in kept if looks(name) in _TRUTHS}
-    if truths and {*map(looks, kept - truths)} in ({"0"}, {"1"}, {"0", "1"}):
-        kept = max(truths, kept - truths, key=lambda part: sum(names[name] for name in part))
-    numbers = all(as_number(name) is not None or name in truths for name in kept)
-    return kept if len(kept) > 1 and numbers else set(best.values())
+    spellings = {name for name in best.values() if not _is_not_finite(name)}
+    truths = {name for name in spellings if looks(name) in _TRUTHS}
+    if truths and {*map(looks, spellings - truths)} in ({"0"}, {"1"}, {"0", "1"}):
+        spellings = max(truths, spellings - truths, key=lambda part: sum(names[name] for name in part))
+    numbers = all(as_number(name) is not None or name in truths for name in spellings)
+    return spellings if len(spellings) > 1 and numbers else set(best.values())
 
 
 def unknown_label(name: str, names: tuple[str, ...]) -> DataError:
     """Make the error for a label that training does not have, or has in another spelling."""
-    if twin := next((known for known in names if looks(known) == looks(name)), None):
+    if twin := next((other for other in names if looks(other) == looks(name)), None):
         return DataError(
             f"label {_exactly(name)} looks like {_exactly(twin)}, which more rows of training have, but is another "
             "text, and so would be another class. Write both alike."
         )
-    numbers = all(as_number(known) is not None for known in names)
+    numbers = all(as_number(other) is not None for other in names)
     if (numbers and _is_not_finite(name)) or {*map(looks, (name, *names))} <= {"0", "1", *_TRUTHS}:
         kind = "a finite number" if numbers else "true or false"
         return DataError(
             f"label {name!r} is not {kind}, as most labels of training are. Correct it, or leave the row out."
         )
-    known = ", ".join(map(repr, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
+    shown_names = ", ".join(map(repr, names[:SHOWN_NAMES])) + (", …" if len(names) > SHOWN_NAMES else "")
     point = with_point(name)
     hint = f" If its comma is a decimal one, write {point}." if point else did_you_mean(name, names)
-    return DataError(f"label {name!r} does not occur in training; there are {len(names)} labels: {known}.{hint}")
+    return DataError(f"label {name!r} does not occur in training; there are {len(names)} labels: {shown_names}.{hint}")
 
 
 def _exactly(name: str) -> str:
@@ -215,9 +215,9 @@ def refuse_new_labels(
 
     One that only looks like a label of training is left to `encode`, so that such rows can be skipped.
     """
-    known, alike = set(names), {looks(name) for name in names}
+    exact, alike = set(names), {looks(name) for name in names}
     for split, rows in splits.items():
         for row in rows if split != "train" else ():
             for name in names_of(row):
-                if name not in known and looks(name) not in alike:
+                if name not in exact and looks(name) not in alike:
                     raise DataError(f"{unknown_label(name, names)} It stands in the {split} split alone.")

@@ -96,8 +96,8 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        for one in self.losses:
-            _require_sound(one, type(self))
+        for loss in self.losses:
+            _require_sound(loss, type(self))
         own = {key: getattr(self.config, key) for key in LANGUAGE}
         self._language = CausalLM(CausalLMConfig(max_length=WHOLE, **own))
         self.preference_loss = self._chosen_loss()
@@ -111,19 +111,19 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
         name = self.config.loss or next(iter(names))
         if name not in names:
             raise RecipeError(f"task.loss is {name!r}. Allowed: {', '.join(names)}.{self._elsewhere(name, names)}")
-        cls, given = names[name], dict[str, Any]()
-        known = {field for one in self.losses for field in one.model_fields}
-        for key in sorted(known & set(type(self.config).model_fields)):
+        cls, options = names[name], dict[str, Any]()
+        fields = {field for loss in self.losses for field in loss.model_fields}
+        for key in sorted(fields & set(type(self.config).model_fields)):
             if (value := getattr(self.config, key)) is None:
                 continue
             if key not in cls.model_fields:
-                readers = [one.name for one in self.losses if key in one.model_fields]
+                readers = [loss.name for loss in self.losses if key in loss.model_fields]
                 raise RecipeError(
                     f"task.{key} is {value!r}, and loss {name} does not read it; {' and '.join(readers)} "
                     f"{'do' if len(readers) > 1 else 'does'}. Leave it out."
                 )
-            given[key] = value
-        return cls(**given)
+            options[key] = value
+        return cls(**options)
 
     @cached_property
     def sound_loss(self) -> Any:
@@ -137,9 +137,9 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
 
     def for_reference(self) -> ComparesAnswers:
         """Return the task with a loss that takes a reference and no option of its own: log-probabilities are equal."""
-        known = {field for one in self.losses for field in one.model_fields}
-        plain = dict.fromkeys(known & set(type(self.config).model_fields))
-        first = next(one.name for one in self.losses if one.reference)
+        fields = {field for loss in self.losses for field in loss.model_fields}
+        plain = dict.fromkeys(fields & set(type(self.config).model_fields))
+        first = next(loss.name for loss in self.losses if loss.reference)
         return type(self)(self.config.model_copy(update={**plain, "loss": first}))
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
@@ -191,20 +191,20 @@ def cut_to(
     Returns:
         tokens and labels of each; how many the longest had; whether an answer was cut.
     """
-    whole = [one.inputs for one in features]
-    places = [[i for i, label in enumerate(one["labels"]) if label != IGNORED] for one in whole]
-    ends = [len(one["input_ids"]) if behind else place[-1] + 1 for one, place in zip(whole, places, strict=True)]
+    inputs = [example.inputs for example in features]
+    places = [[i for i, label in enumerate(answer["labels"]) if label != IGNORED] for answer in inputs]
+    ends = [len(answer["input_ids"]) if behind else place[-1] + 1 for answer, place in zip(inputs, places, strict=True)]
     full = max(ends)
     bos = getattr(processor, "bos_token_id", None)
-    kept = int(full > limit and bos is not None and all(one["input_ids"][0] == bos for one in whole))
-    room = limit - kept
-    start = max(kept, min(full - room, min(place[0] for place in places) - room // 2))
+    bos_count = int(full > limit and bos is not None and all(answer["input_ids"][0] == bos for answer in inputs))
+    room = limit - bos_count
+    start = max(bos_count, min(full - room, min(place[0] for place in places) - room // 2))
     sides = [
         {
-            "input_ids": one["input_ids"][:kept] + one["input_ids"][start : min(start + room, end)],
-            "labels": [IGNORED] * kept + one["labels"][start : min(start + room, end)],
+            "input_ids": answer["input_ids"][:bos_count] + answer["input_ids"][start : min(start + room, end)],
+            "labels": [IGNORED] * bos_count + answer["labels"][start : min(start + room, end)],
         }
-        for one, end in zip(whole, ends, strict=True)
+        for answer, end in zip(inputs, ends, strict=True)
     ]
     return sides, full, full - start > room
 

@@ -101,10 +101,10 @@ class EmbeddingConfig(Config):
             raise ValueError("dimension_weights has to have as many numbers as dimensions")
         loss = self.loss_of_rows
         for option, (readers, rows) in READ_BY.items():
-            given, reads = getattr(self, option), loss in readers and self.rows in rows
-            if given not in (type(self).model_fields[option].default, "") and not reads:
+            value, reads = getattr(self, option), loss in readers and self.rows in rows
+            if value not in (type(self).model_fields[option].default, "") and not reads:
                 raise ValueError(
-                    f"{option} is {given!r}, and loss {loss} of rows of kind {self.rows} does not read it; loss "
+                    f"{option} is {value!r}, and loss {loss} of rows of kind {self.rows} does not read it; loss "
                     f"{' or '.join(readers)} of {' or '.join(rows)} does. Leave it out"
                 )
         return self
@@ -208,8 +208,8 @@ class Embedding(InBatchTask):
         texts, own = texts_of(example, self.config.rows), self.config
         encoded = [self._tokens(text, name, processor, max_length) for name, text in texts.items()]
         inputs: dict[str, Any] = {"texts": original_ids(example, texts.values())}
-        for key, one in zip(TOKENS, encoded, strict=False):
-            inputs[key] = one.inputs["input_ids"]
+        for key, tokens in zip(TOKENS, encoded, strict=False):
+            inputs[key] = tokens.inputs["input_ids"]
         if own.rows == "scored":
             inputs["score"] = read_score(example, own.highest_score, cosine=own.loss == "cosine")
         if own.rows == "labelled":
@@ -223,7 +223,7 @@ class Embedding(InBatchTask):
         import torch
 
         batch: Batch = {}
-        rows = [one.inputs for one in features]
+        rows = [example.inputs for example in features]
         for number, side in enumerate(SIDES[: len(rows[0]["texts"])]):
             start = f"{side}_" if number else ""
             ids = [row[TOKENS[number]] for row in rows]
@@ -291,12 +291,12 @@ class Embedding(InBatchTask):
         inputs = features.inputs
         texts, scored = [processor.decode(inputs[name]) for name in TOKENS if name in inputs], "score" in inputs
         shown = zip(("sentence1", "sentence2") if scored else SIDES, texts, strict=False)
-        pieces = [one for name, x in shown for one in ((f"{name}: ", False), (x, not scored), ("\n", False))]
+        pieces = [piece for name, x in shown for piece in ((f"{name}: ", False), (x, not scored), ("\n", False))]
         return [*pieces, ("score: ", False), (f"{inputs['score']:g}", True)] if scored else pieces
 
     def check_input(self, row: Example) -> None:
         """Refuse a row without a text of which a vector could be made."""
-        self.asked(row, {})
+        self.side_and_text(row, {})
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -306,16 +306,17 @@ class Embedding(InBatchTask):
         Options: `column` is the column of that text, by default the first that the row has of the task's; `prompt` is
         "query", "document" or "none", by default that of the column.
         """
-        given = dict(options or {})
-        if unknown := given.keys() - {"column", "prompt"}:
+        settings = dict(options or {})
+        if unknown := settings.keys() - {"column", "prompt"}:
             raise InputError(f"unknown option {min(unknown)!r}; task embedding has `column` and `prompt`.")
-        if given.get("prompt", "none") not in ("query", "document", "none"):
-            raise InputError(f"option prompt is {given['prompt']!r}; it is query, document or none.")
+        if settings.get("prompt", "none") not in ("query", "document", "none"):
+            raise InputError(f"option prompt is {settings['prompt']!r}; it is query, document or none.")
         if not rows:
             return []
-        asked = [self.asked(row, given) for row in rows]
+        sides_and_texts = [self.side_and_text(row, settings) for row in rows]
         ids = [
-            self._tokens(text, name, loaded.processor, loaded.max_length).inputs["input_ids"] for name, text in asked
+            self._tokens(text, name, loaded.processor, loaded.max_length).inputs["input_ids"]
+            for name, text in sides_and_texts
         ]
         batch = {"input_ids": pad(ids, loaded.processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
         return [{"vector": vector} for vector in self._finished(evaluated(self, loaded, batch)).tolist()]
@@ -334,15 +335,15 @@ class Embedding(InBatchTask):
 
     def prompt_of(self, side: str) -> str:
         """Return what stands in front of texts of a side, "query" or "document"."""
-        given = self.config.query_prompt if side == "query" else self.config.document_prompt
+        prompt = self.config.query_prompt if side == "query" else self.config.document_prompt
         # Sentences that are compared, or labelled, are no questions to documents.
         named = side if self.config.rows in PAIRED else "default"
-        return given if given is not None else str(self._made_for.get("prompts", {}).get(named, ""))
+        return prompt if prompt is not None else str(self._made_for.get("prompts", {}).get(named, ""))
 
-    def asked(self, row: Example, options: Mapping[str, Any]) -> tuple[str, str]:
+    def side_and_text(self, row: Example, options: Mapping[str, Any]) -> tuple[str, str]:
         """Return the side and the text of a row that a vector is asked of (DataError: it has none)."""
-        known = (*PARTS[self.config.rows], "anchor", "positive", "text", "document", "query")
-        column = options.get("column") or next((name for name in known if row.get(name) is not None), known[0])
+        columns = (*PARTS[self.config.rows], "anchor", "positive", "text", "document", "query")
+        column = options.get("column") or next((name for name in columns if row.get(name) is not None), columns[0])
         text = read_text(row, column)
         of_document = column in DOCUMENTS or (column == "text" and self.config.rows != "labelled")
         prompt = options.get("prompt") or ("document" if of_document else "query")

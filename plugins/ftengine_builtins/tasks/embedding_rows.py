@@ -69,9 +69,9 @@ def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Reco
         # A classifier is for pairs of which some do not belong together, and first for labelled texts.
         return None if {"anchor", "sentence1"} & by_name.keys() else _recognise_labelled(columns, label, rows)
     for kind, certainty in (("triplets", 3), ("pairs", 3), ("scored", 2)):
-        wanted = (*PARTS[kind], *BESIDE.get(kind, ()))
-        if by_name.keys() >= set(wanted):
-            chosen = {ours: by_name[ours] for ours in wanted}
+        needed = (*PARTS[kind], *BESIDE.get(kind, ()))
+        if by_name.keys() >= set(needed):
+            chosen = {ours: by_name[ours] for ours in needed}
             texts = [row.get(chosen[part]) for row in rows for part in PARTS[kind]]
             scores = [row.get(chosen["score"]) for row in rows] if kind == "scored" else []
             fits = all(isinstance(text, str) for text in texts if text is not None)
@@ -111,14 +111,14 @@ def _recognise_labelled(columns: Sequence[str], label: str, rows: Sequence[Examp
 
 def check_columns(columns: Sequence[str], kind: str) -> None:
     """Refuse columns that a kind of row does not have (DataError, which says which kinds there are)."""
-    wanted = (*PARTS[kind], *BESIDE.get(kind, ()))
-    if missing := [name for name in wanted if name not in columns]:
+    needed = (*PARTS[kind], *BESIDE.get(kind, ()))
+    if missing := [name for name in needed if name not in columns]:
         fitting = [other for other in PARTS if {*PARTS[other], *BESIDE.get(other, ())} <= set(columns)]
-        instead = f"Set task.rows={fitting[0]}" if fitting else "Rename one with data.columns"
-        kinds = "; ".join(f"{one}: {', '.join((*PARTS[one], *BESIDE.get(one, ())))}" for one in PARTS)
+        advice = f"Set task.rows={fitting[0]}" if fitting else "Rename one with data.columns"
+        kinds = "; ".join(f"{layout}: {', '.join((*PARTS[layout], *BESIDE.get(layout, ())))}" for layout in PARTS)
         raise DataError(
             f"the data has no column {missing[0]!r} (columns: {column_names(columns) or 'none'}), which rows of kind "
-            f"{kind!r} have. {instead}. Kinds: {kinds}." + did_you_mean(missing[0], columns)
+            f"{kind!r} have. {advice}. Kinds: {kinds}." + did_you_mean(missing[0], columns)
         )
 
 
@@ -149,8 +149,8 @@ def require_pairs(rows: Iterable[Example]) -> None:
     """Refuse labelled texts of which none is a pair with another: one label, or each once (DataError)."""
     counts = Counter(read_name(value) for row in rows if (value := row.get("label")) is not None)
     if len(counts) < 2:
-        which = f"only the label {next(iter(counts))!r}" if counts else "no label"
-        raise DataError(f"the training data has {which} in column 'label'; texts are told apart from another label's.")
+        labels = f"only the label {next(iter(counts))!r}" if counts else "no label"
+        raise DataError(f"the training data has {labels} in column 'label'; texts are told apart from another label's.")
     if max(counts.values()) < 2:
         raise DataError(
             f"each of the {len(counts):,} labels of the training data stands in one row, so that no two texts belong "

@@ -54,7 +54,7 @@ class LanguageTask(GenerativeTask):
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad tokens and labels on the right, (examples, longest)."""
-        return stack_tokens([one.inputs for one in features], processor)
+        return stack_tokens([example.inputs for example in features], processor)
 
     def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:
         """Return what the model is called with."""

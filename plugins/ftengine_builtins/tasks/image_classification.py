@@ -80,8 +80,8 @@ class ImageClassification(LabelledTask):
         """Stack pixel_values to (examples, channels, height, width) (DataError: images are of different sizes)."""
         import torch
 
-        pixels = [one.inputs["pixel_values"] for one in features]
-        shapes = sorted({tuple(one.shape) for one in pixels})
+        pixels = [example.inputs["pixel_values"] for example in features]
+        shapes = sorted({tuple(image.shape) for image in pixels})
         if len(shapes) > 1:
             raise DataError(
                 f"the model's processor leaves images at different sizes, such as {shapes[0]} and {shapes[-1]}. "

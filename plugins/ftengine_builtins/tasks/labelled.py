@@ -124,8 +124,8 @@ class LabelledTask(Task):
                     self._read_names(value, kind)  # says what is wrong with the first one, and where that is
             if self.config.kind == RELEVANCE:
                 raise DataError(f"no training row is relevant: column {self.config.label!r} is 1 nowhere.")
-            which = f"only the label {names[0]!r}" if names else "no label"
-            raise DataError(f"the training data has {which} in column {self.config.label!r}; at least two are needed.")
+            labels = f"only the label {names[0]!r}" if names else "no label"
+            raise DataError(f"the training data has {labels} in column {self.config.label!r}; at least two are needed.")
         if self.config.kind == RELEVANCE and counts[RELEVANT] == sum(
             row.get(self.config.label) is not None for row in splits["train"]
         ):
@@ -137,7 +137,7 @@ class LabelledTask(Task):
             refuse_decimal_commas(names)
             refuse_numbers(counts, self.config.label)
         refuse_new_labels(splits, lambda row: self._names(row, kind), names)
-        if isinstance(given := self.config.class_weights, dict) and (other := sorted(given.keys() - set(names))):
+        if isinstance(weights := self.config.class_weights, dict) and (other := sorted(weights.keys() - set(names))):
             raise DataError(
                 f"task.class_weights names label {other[0]!r}, which training lacks. There are "
                 f"{', '.join(map(repr, names[:SHOWN_NAMES]))}.{did_you_mean(other[0], names)}"
@@ -170,7 +170,7 @@ class LabelledTask(Task):
         """Stack inputs; labels are int64 (examples,), or fp32 (examples, labels) for several or a number."""
         import torch
 
-        labels = torch.tensor([one.inputs["label"] for one in features])
+        labels = torch.tensor([example.inputs["label"] for example in features])
         if self.kind != "single":
             labels = labels.float().reshape(len(features), -1)
         return {**self.stack(features, processor), "labels": labels}
@@ -285,11 +285,12 @@ class LabelledTask(Task):
 
     def _class_weights(self) -> list[float]:
         """Return the factor of each label, with a mean of 1 over the training rows, so that steps are no larger."""
-        given, names, counts = self.config.class_weights, self.labels.names, self.labels.counts
+        class_weights, names, counts = self.config.class_weights, self.labels.names, self.labels.counts
         if counts is None:
             raise DataError("task.class_weights: how often each label occurs in training is not known. Set it null.")
         factors = [
-            given.get(name, 1.0) if isinstance(given, dict) else 1 / n for name, n in zip(names, counts, strict=True)
+            class_weights.get(name, 1.0) if isinstance(class_weights, dict) else 1 / n
+            for name, n in zip(names, counts, strict=True)
         ]
         mean = sum(factor * count for factor, count in zip(factors, counts, strict=True)) / sum(counts)
         return [factor / mean for factor in factors]

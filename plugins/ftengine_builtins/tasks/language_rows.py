@@ -57,14 +57,14 @@ _LANGUAGES = re.compile(
 
 def check_columns(columns: Sequence[str], *, pairs: bool = False) -> None:
     """Refuse data that has none of the shapes or, with `pairs`, no prompts and completions (DataError)."""
-    known = [{"prompt", "completion"}] if pairs else [{"prompt", "completion"}, {"text"}, *_LAYOUTS]
-    if any(names <= set(columns) for names in known):
+    layouts = [{"prompt", "completion"}] if pairs else [{"prompt", "completion"}, {"text"}, *_LAYOUTS]
+    if any(names <= set(columns) for names in layouts):
         return
-    wanted = f"a language model needs {SHAPES}"
+    expected = f"a language model needs {SHAPES}"
     if pairs:
-        wanted = "a model that turns one text into another needs `prompt` and `completion`"
+        expected = "a model that turns one text into another needs `prompt` and `completion`"
     raise DataError(
-        f"the data has columns {column_names(columns) or '(none)'}; {wanted}. "
+        f"the data has columns {column_names(columns) or '(none)'}; {expected}. "
         f"Rename columns with data.columns, e.g. {_renaming(columns, _SHAPES[1:2] if pairs else _SHAPES)}"
     )
 
@@ -73,9 +73,9 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
     """Return a renaming that looks right, and what it leaves unread; a further part of a prompt is to be joined."""
     renamed = _guessed(columns, shapes)
     hint = f"{{{', '.join(f'{name}: {column}' for name, column in renamed.items() if name != column)}}}."
-    told, known = _unread(columns, renamed)
-    rest = [column for column in columns if column not in {*renamed.values(), *known}]
-    hint += f" {told}" if told else ""
+    note, ignored = _unread(columns, renamed)
+    rest = [column for column in columns if column not in {*renamed.values(), *ignored}]
+    hint += f" {note}" if note else ""
     return f"{hint} Columns that are then not read: {', '.join(rest)}." if rest else hint
 
 
@@ -83,18 +83,18 @@ def _unread(columns: Sequence[str], read: Mapping[str, str]) -> tuple[str, list[
     """Return sentences on columns that seem to matter and are not read, and those columns; `read` is by field."""
     rest = [column for column in columns if column not in read.values()]
     parts = [column for column in rest if column.lower() in _PROMPT_PARTS]
-    told, known = [], list[str]()
+    notes, ignored = [], list[str]()
     if "prompt" in read and parts:
         joined = "\\n\\n".join(f"{{row[{name!r}]}}" for name in (read["prompt"], *parts))
-        told.append(
+        notes.append(
             f"{' and '.join(map(repr, parts))} {'is' if len(parts) == 1 else 'are'} not read: what belongs to the "
             f"prompt is to be written into one column first, in Python row['prompt'] = f\"{joined}\"."
         )
-        known += parts
+        ignored += parts
     if (rejected := first_of(["rejected"], rest)) and first_of(["chosen"], columns):
-        told.append(f"What is {rejected!r} plays no part in training; task preference learns from both answers.")
-        known.append(rejected)
-    return " ".join(told), known
+        notes.append(f"What is {rejected!r} plays no part in training; task preference learns from both answers.")
+        ignored.append(rejected)
+    return " ".join(notes), ignored
 
 
 def _translated(columns: Sequence[str]) -> dict[str, str]:
@@ -109,9 +109,9 @@ def _guessed(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> dict[
     by_name = _called(columns)
     if (preferred := first_of(["chosen"], columns)) and not by_name["prompt"]:
         by_name["messages"] = by_name["messages"] or preferred  # preferences without a prompt are whole conversations
-    for wanted in shapes:
-        if all(by_name[name] for name in wanted):
-            return {name: str(by_name[name]) for name in wanted}
+    for shape in shapes:
+        if all(by_name[name] for name in shape):
+            return {name: str(by_name[name]) for name in shape}
     texts = [column for column in columns if column.lower() not in LABELS]
     return dict(zip(shapes[-1], [*texts, "COLUMN", "COLUMN"], strict=False))
 
@@ -136,19 +136,19 @@ def _recognised(columns: Sequence[str], rows: Sequence[Example]) -> Recognised |
     layouts = dict.fromkeys(name for row in rows if (name := recognised(row)[0]))
     if layouts and not first_of(PREFERENCES, columns):
         read = _READ.get(" and ".join(layouts), {})
-        told, _ = _unread(columns, read if read.get("prompt") in columns else {})
-        return Recognised(3, layout=" and ".join(layouts), note=told)
+        note, _ = _unread(columns, read if read.get("prompt") in columns else {})
+        return Recognised(3, layout=" and ".join(layouts), note=note)
     messages, prompt, completion, text = _called(columns).values()
     preferred = first_of(["chosen"], columns)
     for column in (messages, preferred):
         if column and rows and all(_is_conversation(row.get(column)) for row in rows if row.get(column)):
             if column == preferred and all(isinstance(row.get(prompt or ""), list) for row in rows):
                 continue  # prompt and completion are lists of messages
-            told, _ = _unread(columns, {"messages": column})
-            return Recognised(3, renamed(messages=column), note=told)
+            note, _ = _unread(columns, {"messages": column})
+            return Recognised(3, renamed(messages=column), note=note)
     if prompt and completion:
-        told, _ = _unread(columns, {"prompt": prompt, "completion": completion})
-        return Recognised(2, renamed(prompt=prompt, completion=completion), note=told)
+        note, _ = _unread(columns, {"prompt": prompt, "completion": completion})
+        return Recognised(2, renamed(prompt=prompt, completion=completion), note=note)
     return Recognised(1, renamed(text=text)) if text else None
 
 
@@ -188,13 +188,15 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
         missing = ({"prompt", "completion"} - half).pop()
         raise DataError(f"the row has `{half.pop()}` but no `{missing}`; both are needed.")
     if column := next((name for name in COLUMNS if isinstance(example.get(name), str)), None):
-        told = f"`{column}` is {shown(example[column])}; it must be a list of messages"
-        raise DataError(f"{told}. Save the rows as .jsonl, with the list itself.")
+        raise DataError(
+            f"`{column}` is {shown(example[column])}; it must be a list of messages. Save the rows as .jsonl, with the "
+            "list itself."
+        )
     keys = [str(key) for key, value in example.items() if value is not None]
     near = next((hint for key in keys if (hint := did_you_mean(key, (*_OTHER_NAMES, *COLUMNS)))), "")
-    told = f" It has: {', '.join(keys)}.{near}" if keys else ""
+    present = f" It has: {', '.join(keys)}.{near}" if keys else ""
     raise DataError(
-        f"the row holds none of `prompt`, `messages` and `text`; it needs {SHAPES if answered else ASKED}.{told}"
+        f"the row holds none of `prompt`, `messages` and `text`; it needs {SHAPES if answered else ASKED}.{present}"
     )
 
 
@@ -203,13 +205,13 @@ def read_text(example: Example, name: str) -> str:
     value = example.get(name)
     other = {"prompt": "completion", "completion": "prompt"}.get(name, "")
     if isinstance(value, (list, tuple)) and isinstance(example.get(other), str):
-        both = "give both as text, or both as lists of {role, content}"
-        raise DataError(f"`{name}` is {shown(value)} but `{other}` is text; {both}.")
+        advice = "give both as text, or both as lists of {role, content}"
+        raise DataError(f"`{name}` is {shown(value)} but `{other}` is text; {advice}.")
     if not isinstance(value, str):
         raise DataError(f"`{name}` is {shown(value)}; it must be text.")
     if not comparable(value).strip():
-        what = "holds only invisible characters" if value.strip() else "is empty"
-        raise DataError(f"`{name}` {what}; it must hold some text.")
+        problem = "holds only invisible characters" if value.strip() else "is empty"
+        raise DataError(f"`{name}` {problem}; it must hold some text.")
     return value
 
 
@@ -281,15 +283,15 @@ def _unreadable(row: Example) -> View:
     messages = row.get("messages")
     if not isinstance(messages, (list, tuple)):
         return unreadable(row)
-    said = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in messages]
+    turns = [[m.get("role"), m["content"]] if isinstance(m, dict) and "content" in m else m for m in messages]
     texts = [m.get("content") for m in messages if isinstance(m, dict)]
-    return View([], None, texts=[text for text in texts if isinstance(text, str)], identity=said)
+    return View([], None, texts=[text for text in texts if isinstance(text, str)], identity=turns)
 
 
 def unreadable(row: Example) -> View:
     """See nothing in a row that will be refused; what makes two of them the same is all that they hold."""
-    held = {key: str(value) for key, value in row.items() if value is not None}
-    return View([], None, texts=list(held.values()), identity=list(held.items()))
+    texts = {key: str(value) for key, value in row.items() if value is not None}
+    return View([], None, texts=list(texts.values()), identity=list(texts.items()))
 
 
 def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
@@ -300,12 +302,12 @@ def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
         [text] = inputs
         return {**example, shape: text}
     conversation, example = read_row(example), normal(example)
-    given = conversation.given
-    names = ("prompt", "completion") if given else ("messages",)
+    prompt_length = conversation.given
+    names = ("prompt", "completion") if prompt_length else ("messages",)
     messages = [message for name in names for message in example.get(name) or ()]
     for i, text in zip(_asking(conversation), inputs, strict=True):
         messages[i] = {**messages[i], "content": text}
-    parts = (messages[:given], messages[given:]) if given else (messages,)
+    parts = (messages[:prompt_length], messages[prompt_length:]) if prompt_length else (messages,)
     return {**example, **dict(zip(names, parts, strict=True))}
 
 
@@ -333,8 +335,8 @@ class Asked:
 
     def answered(self, text: str, calls: str) -> dict[str, Any]:
         """Return what was asked, answered with a text and the calls in it, and to be answered."""
-        asked = {"prompt": self.prompt, "reference": self.reference, "reference_calls": self.calls}
-        return {**asked, "completion": text, "calls": calls if self.readable else None}
+        columns = {"prompt": self.prompt, "reference": self.reference, "reference_calls": self.calls}
+        return {**columns, "completion": text, "calls": calls if self.readable else None}
 
 
 def reference_of(processor: Any, conversation: Conversation, k: int) -> str:

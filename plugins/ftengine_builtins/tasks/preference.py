@@ -109,8 +109,8 @@ class Preference(ComparesAnswers):
             names = dict.fromkeys(name for row in rows if (name := layout_of(row)))
             return Recognised(3, layout=" and ".join(names))
         columns_by_name = {ours: first_of(names, columns) for ours, names in OTHER_NAMES.items()}
-        found = {ours: theirs for ours, theirs in columns_by_name.items() if theirs is not None}
-        return Recognised(2, renamed(**found)) if len(found) == len(OTHER_NAMES) else None
+        recognised_columns = {ours: theirs for ours, theirs in columns_by_name.items() if theirs is not None}
+        return Recognised(2, renamed(**recognised_columns)) if len(recognised_columns) == len(OTHER_NAMES) else None
 
     def view(self, row: Example) -> View:
         """See the prompt as input, and both answers as the target."""
@@ -149,20 +149,20 @@ class Preference(ComparesAnswers):
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         row = self.as_read(preference(example), processor)
-        whole = [self._language.encode(_side(row, side), processor) for side in SIDES]
-        if not all(trains(one.inputs) for one in whole):
+        both_sides = [self._language.encode(_side(row, side), processor) for side in SIDES]
+        if not all(trains(side.inputs) for side in both_sides):
             raise DataError("an answer has no token that is trained on: its messages have weight 0.")
-        sides, full, cut = cut_to(limit, whole, processor, behind=behind)
-        counts = with_layout(whole[0].counts, layout_of(example))
+        sides, full, cut = cut_to(limit, both_sides, processor, behind=behind)
+        counts = with_layout(both_sides[0].counts, layout_of(example))
         if cut:
             counts.pop("end_of_turn", None)
-        tokens = [sum(label != IGNORED for label in one["labels"]) for one in sides]
+        tokens = [sum(label != IGNORED for label in side["labels"]) for side in sides]
         counts |= {"pairs": 1, "longer_chosen": tokens[0] > tokens[1], "longer_rejected": tokens[0] < tokens[1]}
         differ = sides[0]["input_ids"] != sides[1]["input_ids"]
         why = "" if differ else EQUAL_AS_CUT if cut else EQUAL
-        if not all(trains(one) for one in sides):
+        if not all(trains(side) for side in sides):
             why = CUT_OFF
-        longest = max(len(one["input_ids"]) for one in sides)
+        longest = max(len(side["input_ids"]) for side in sides)
         return Features(
             {**sides[0], **{f"{REJECTED}{key}": ids for key, ids in sides[1].items()}},
             length=2 * longest,
@@ -170,22 +170,24 @@ class Preference(ComparesAnswers):
             truncated=full > limit,
             longest=longest,
             full_length=full,
-            unknown=unknown_of_all(whole),
+            unknown=unknown_of_all(both_sides),
             untrained=why,
             counts={name: int(count) for name, count in counts.items()},
-            kind=whole[0].kind,
+            kind=both_sides[0].kind,
         )
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:  # type: ignore[override]
         """Stack the chosen sides of all pairs, and the rejected ones below them: (2n, T)."""
-        return stack_tokens([_of_side(one.inputs, start) for start in ("", REJECTED) for one in features], processor)
+        return stack_tokens(
+            [_of_side(example.inputs, start) for start in ("", REJECTED) for example in features], processor
+        )
 
     def pairs(self, model: nn.Module, batch: Batch) -> Pairs:
         """Return the log-probabilities of both answers of each pair."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         logps, counts = self._loss.log_probs(model, inputs, batch["labels"])
-        known = batch.get("reference", {}) if self.reference else {}
-        reference = [known.get(f"{side}_logp") for side in SIDES]
+        reference_values = batch.get("reference", {}) if self.reference else {}
+        reference = [reference_values.get(f"{side}_logp") for side in SIDES]
         return Pairs(*logps.chunk(2), *counts.chunk(2), *reference)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
@@ -235,11 +237,11 @@ class Preference(ComparesAnswers):
 
     def as_read(self, row: Example, processor: Any) -> Example:
         """Return a conversation in one text, as HH-RLHF has them, as messages where the model has a chat template."""
-        asked = dialogue(row.get("prompt"))
-        if not asked or self.config.chat_template == "never" or not has_template(processor):
+        prompt = dialogue(row.get("prompt"))
+        if not prompt or self.config.chat_template == "never" or not has_template(processor):
             return row
-        said = {name: dialogue(f"{ANSWER}{row[name]}") for name in (*SIDES, "completion") if row.get(name)}
-        return {**row, "prompt": asked, **said}
+        answers = {name: dialogue(f"{ANSWER}{row[name]}") for name in (*SIDES, "completion") if row.get(name)}
+        return {**row, "prompt": prompt, **answers}
 
     def answered(self, row: Example) -> Example:
         """Return the prompt with the chosen answer."""

@@ -226,18 +226,18 @@ def require_falling(loss: PreferenceLoss) -> None:
     for name, values in (("its loss() of a margin", by_margin), ("it", losses)):
         if not values[-1] < values[0]:
             raise _not_sound(loss, name, values.detach(), "a loss must fall as the margin grows")
-    found = torch.autograd.grad(total, (chosen, rejected), allow_unused=True) if losses.requires_grad else ()
-    if not any(slope is not None and slope.any() for slope in found):
+    gradients = torch.autograd.grad(total, (chosen, rejected), allow_unused=True) if losses.requires_grad else ()
+    if not any(slope is not None and slope.any() for slope in gradients):
         where = f"{type(loss).__module__}.{type(loss).__qualname__}"
         raise PluginError(f"loss {loss.name!r} ({where}) has no gradient: detach nothing that it compares.")
 
 
-def _not_sound(loss: PreferenceLoss, what: str, values: Tensor, wanted: str) -> PluginError:
+def _not_sound(loss: PreferenceLoss, quantity: str, values: Tensor, requirement: str) -> PluginError:
     where = f"{type(loss).__module__}.{type(loss).__qualname__}"
     return PluginError(
-        f"loss {loss.name!r} ({where}): {what} goes from {float(values[0]):.4g} to {float(values[-1]):.4g} as the "
-        f"log-probability of the chosen answer, less that of the rejected one, rises from -2 to 0; {wanted}. Look at "
-        "the sign."
+        f"loss {loss.name!r} ({where}): {quantity} goes from {float(values[0]):.4g} to {float(values[-1]):.4g} as the "
+        f"log-probability of the chosen answer, less that of the rejected one, rises from -2 to 0; {requirement}. Look "
+        "at the sign."
     )
 
 

@@ -38,8 +38,8 @@ MOST_CLASSES, ROWS_AN_ANSWER = 50, 5
 
 def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
     """Return the column that has one of the names, earlier names first; case does not count."""
-    known = {column.lower(): column for column in columns}
-    return next((known[name] for name in names if name in known), None)
+    by_lower_name = {column.lower(): column for column in columns}
+    return next((by_lower_name[name] for name in names if name in by_lower_name), None)
 
 
 def renamed(**columns: str) -> dict[str, str]:
@@ -62,8 +62,8 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
     pairs = [tuple(first_of([name], columns) for name in pair) for pair in (*QUERIED, *PAIRED)]
     text, second = next((pair for pair in pairs if all(pair)), (None, None))
     if second and (text, second) in pairs[: len(QUERIED)] and is_relevance(label, rows):
-        options, whole = {"pair": second, "kind": "relevance"}, {"by": "group", "column": "text"}  # whole queries
-        return Recognised(certainty, renamed(text=text, label=label), options, split=whole)
+        options, by_query = {"pair": second, "kind": "relevance"}, {"by": "group", "column": "text"}  # whole queries
+        return Recognised(certainty, renamed(text=text, label=label), options, split=by_query)
     if text is None:
         others = [column for column in columns if column != label]
         text = first_of(TEXTS, others) or (others[0] if len(others) == 1 else _longest(others, rows))
@@ -134,8 +134,8 @@ def _candidates(columns: Sequence[str], rows: Sequence[Example]) -> dict[str, st
         ):
             measured[column] = ""
     others = [column for column in columns if column not in classes]
-    alone = len(measured) == 1 and text is not None and len(columns) == 2
-    return classes | measured if (classes and _longest(others, rows)) or alone else {}
+    has_one_number = len(measured) == 1 and text is not None and len(columns) == 2
+    return classes | measured if (classes and _longest(others, rows)) or has_one_number else {}
 
 
 def _separator(values: Sequence[Any]) -> str:
@@ -151,11 +151,11 @@ def _separator(values: Sequence[Any]) -> str:
             for part in filter(None, map(str.strip, cell.split(separator))):
                 places[part].add(cell)
         dated = separator == "," and 2 * sum(bool(_NUMBER.search(part)) for part in places) >= len(places)
-        often = 2 * sum(len(found) > 1 for found in places.values()) > len(places)
-        alone = any(cell.strip() in places for cell in cells)
+        often = 2 * sum(len(cells_with) > 1 for cells_with in places.values()) > len(places)
+        occurs_alone = any(cell.strip() in places for cell in cells)
         several = sum(separator in cell for cell in cells) >= len(cells) / 4
         few = len(places) <= min(MOST_CLASSES, len(parts) / ROWS_AN_ANSWER)
-        if several and few and often and alone and not dated:
+        if several and few and often and occurs_alone and not dated:
             return separator
     return ""
 

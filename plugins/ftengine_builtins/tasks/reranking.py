@@ -103,8 +103,10 @@ class Reranking(Task):
         texts, counts = [text for side in sides for text in side], [len(side) for side in sides]
         encoded = [tokenize(processor, query, text, limit=self.limit(max_length)) for text in texts]
         inputs = {
-            **{key: [i for one in encoded for i in one.inputs[key]] for key in TOKENS if key in encoded[0].inputs},
-            "sizes": [one.length for one in encoded],
+            **{
+                key: [i for tokens in encoded for i in tokens.inputs[key]] for key in TOKENS if key in encoded[0].inputs
+            },
+            "sizes": [tokens.length for tokens in encoded],
             "relevant": [1] * counts[0] + [0] * counts[1],
             "document_ids": [id_of(text) for text in texts],
         }
@@ -122,7 +124,7 @@ class Reranking(Task):
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        rows = [one.inputs for one in features]
+        rows = [example.inputs for example in features]
         counts = [len(row["sizes"]) for row in rows]
         flat = stack_tokens([tokens for row in rows for tokens in _documents(row)], processor)
         batch = {name: pad_sequence(x.split(counts), batch_first=True) for name, x in flat.items()}
@@ -136,9 +138,9 @@ class Reranking(Task):
 
         inputs = {name: batch[name] for name in (*TOKENS, "attention_mask") if name in batch}
         if inputs["attention_mask"].dim() == 3:
-            there = inputs["attention_mask"].any(dim=2)
+            present = inputs["attention_mask"].any(dim=2)
             longest = int(inputs["attention_mask"].sum(dim=2).max())
-            inputs = {name: x[there][:, :longest] for name, x in inputs.items()}
+            inputs = {name: x[present][:, :longest] for name, x in inputs.items()}
         return widen(raw_outputs(model, inputs))
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
@@ -151,9 +153,9 @@ class Reranking(Task):
 
         with torch.no_grad():
             scores = self._scores(model, batch)
-        there = batch["relevant"] >= 0
+        present = batch["relevant"] >= 0
         columns = {"scores": scores, "label": batch["relevant"], "document_ids": batch["document_id"]}
-        return [{name: x[i][there[i]].tolist() for name, x in columns.items()} for i in range(len(scores))]
+        return [{name: x[i][present[i]].tolist() for name, x in columns.items()} for i in range(len(scores))]
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         """Return the highest score of a positive and of a negative."""
@@ -190,10 +192,10 @@ class Reranking(Task):
         refuse_options(self, options)
         if not rows:
             return []
-        asked = [asked_of(row) for row in rows]
+        queries_and_texts = [asked_of(row) for row in rows]
         limit = self.limit(loaded.max_length)
-        encoded = [tokenize(loaded.processor, *pair, limit=limit) for pair in pairs_of(asked)]
-        return answers(asked, evaluated_in_blocks(self, loaded, encoded)[:, 0].tolist())
+        encoded = [tokenize(loaded.processor, *pair, limit=limit) for pair in pairs_of(queries_and_texts)]
+        return answers(queries_and_texts, evaluated_in_blocks(self, loaded, encoded)[:, 0].tolist())
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
         """Have CrossEncoder give the scores as they are: losses of lists make no probabilities of them."""
@@ -204,22 +206,24 @@ class Reranking(Task):
 
     def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (n, k) scores, 0 where there is no document."""
-        there = batch["relevant"] >= 0
+        present = batch["relevant"] >= 0
         scores = self.raw_outputs(model, batch)[:, 0]
-        return scores.new_zeros(there.shape).masked_scatter(there, scores)
+        return scores.new_zeros(present.shape).masked_scatter(present, scores)
 
 
-def pairs_of(asked: Sequence[tuple[str, str | list[str]]]) -> list[tuple[str, str]]:
+def pairs_of(queries_and_texts: Sequence[tuple[str, str | list[str]]]) -> list[tuple[str, str]]:
     """Return the pairs of a query and a document that are to be scored, of `asked_of` each row."""
-    return [(query, text) for query, given in asked for text in ([given] if isinstance(given, str) else given)]
+    return [
+        (query, text) for query, texts in queries_and_texts for text in ([texts] if isinstance(texts, str) else texts)
+    ]
 
 
-def answers(asked: Sequence[tuple[str, str | list[str]]], scores: Iterable[float]) -> list[dict[str, Any]]:
+def answers(queries_and_texts: Sequence[tuple[str, str | list[str]]], scores: Iterable[float]) -> list[dict[str, Any]]:
     """Return what is predicted of queries with one document, or a list of some, by the scores of all, in order."""
     each = iter(scores)
     return [
-        {"score": next(each)} if isinstance(given, str) else {"scores": [next(each) for _ in given]}
-        for _, given in asked
+        {"score": next(each)} if isinstance(texts, str) else {"scores": [next(each) for _ in texts]}
+        for _, texts in queries_and_texts
     ]
 
 

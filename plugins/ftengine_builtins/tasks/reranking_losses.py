@@ -67,9 +67,9 @@ class ListNet:
         import torch
 
         lowest, present = torch.finfo(s.dtype).min, relevant | irrelevant
-        wanted = relevant.to(s.dtype).masked_fill(~present, lowest).softmax(dim=1)
-        found = s.masked_fill(~present, lowest).log_softmax(dim=1)
-        return -(wanted * found)[present].sum(), len(s)
+        targets = relevant.to(s.dtype).masked_fill(~present, lowest).softmax(dim=1)
+        log_probabilities = s.masked_fill(~present, lowest).log_softmax(dim=1)
+        return -(targets * log_probabilities)[present].sum(), len(s)
 
 
 class Pointwise:

@@ -30,12 +30,12 @@ def recognise_reranking(columns: Sequence[str], rows: Sequence[Example]) -> Reco
         return None
     documents = [value for row in rows for ours in (POSITIVE, NEGATIVE) if (value := row.get(named[ours])) is not None]
     queries = [query for row in rows if (query := row.get(named[QUERY])) is not None]
-    if not all(isinstance(one, str) for one in queries) or not all(map(_are_texts, documents)):
+    if not all(isinstance(query, str) for query in queries) or not all(map(_are_texts, documents)):
         return None
-    whole = {"by": "group", "column": QUERY}  # the same query stands in several rows
+    by_query = {"by": "group", "column": QUERY}  # the same query stands in several rows
     if _NEGATIVE.fullmatch(named[NEGATIVE]):
         del named[NEGATIVE]
-    return Recognised(3 if have_several(columns, rows) else 2, renamed(**named), split=whole)
+    return Recognised(3 if have_several(columns, rows) else 2, renamed(**named), split=by_query)
 
 
 def check_columns(columns: Sequence[str]) -> None:
@@ -68,15 +68,15 @@ def sides_of(row: Example) -> tuple[list[str], list[str]]:
 
     Raises DataError where there are none of either, or one is both.
     """
-    given = documents_of(row)
-    positives = list(dict.fromkeys(given.pop(POSITIVE, [])))
-    negatives = list(dict.fromkeys(text for texts in given.values() for text in texts))
+    documents = documents_of(row)
+    positives = list(dict.fromkeys(documents.pop(POSITIVE, [])))
+    negatives = list(dict.fromkeys(text for texts in documents.values() for text in texts))
     if not positives:
         raise DataError(f"`{POSITIVE}` is {shown(row.get(POSITIVE))}; it must be a text, or a list of some.")
     if not negatives:
         raise DataError("the row has no negative: a reranker learns from what does not answer the query, too.")
-    if both := next((text for text in negatives if text in positives), None):
-        raise DataError(f"{shown(both)} is a positive and a negative of the row.")
+    if shared := next((text for text in negatives if text in positives), None):
+        raise DataError(f"{shown(shared)} is a positive and a negative of the row.")
     return positives, negatives
 
 
@@ -102,8 +102,8 @@ def asked_of(row: Example) -> tuple[str, str | list[str]]:
         texts = [text for of_column in documents_of(row).values() for text in of_column]
     if not texts:
         raise DataError("the row has nothing to score: it needs `document`, a text or a list of texts.")
-    alone = row.get(DOCUMENT) is not None and not is_list(row[DOCUMENT])
-    return query, texts[0] if alone else texts
+    is_single = row.get(DOCUMENT) is not None and not is_list(row[DOCUMENT])
+    return query, texts[0] if is_single else texts
 
 
 def _texts_of(row: Example, name: str) -> list[str]:

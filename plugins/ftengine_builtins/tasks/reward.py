@@ -117,8 +117,8 @@ class Reward(Task):
         """Return what task preference does, and the least difference of the scores."""
         least = 0.0 if self.config.margin is None else as_number(example.get(self.config.margin))
         if least is None:
-            given = shown(example.get(self.config.margin))
-            raise DataError(f"`{self.config.margin}` is {given}; the margin of a pair must be a finite number.")
+            margin = shown(example.get(self.config.margin))
+            raise DataError(f"`{self.config.margin}` is {margin}; the margin of a pair must be a finite number.")
         features = self._encode_pair(example, processor, max_length)
         features.inputs["least"] = float(least)
         return features
@@ -133,7 +133,7 @@ class Reward(Task):
 
         return {
             **self._pairs.collate(features, processor),
-            "least": torch.tensor([one.inputs["least"] for one in features]),
+            "least": torch.tensor([example.inputs["least"] for example in features]),
         }
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -161,7 +161,7 @@ class Reward(Task):
         tokens = (batch["labels"][:, 1:] != IGNORED).sum(1).chunk(2)
         columns = (chosen, rejected, *tokens, chosen - rejected)
         names = ("chosen_reward", "rejected_reward", "chosen_tokens", "rejected_tokens", "margin")
-        return [dict(zip(names, one, strict=True)) for one in zip(*(x.tolist() for x in columns), strict=True)]
+        return [dict(zip(names, row, strict=True)) for row in zip(*(x.tolist() for x in columns), strict=True)]
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         return {"chosen": prediction["chosen_reward"], "rejected": prediction["rejected_reward"]}
@@ -195,8 +195,8 @@ class Reward(Task):
     def _sides(self, row: Example, loaded: LoadedModel) -> list[dict[str, list[int]]]:
         """Return the tokens of a row's answer with its prompt, or of both answers of a pair, cut as in training."""
         if pair_of(row) is not None:
-            both = self._encode_pair(row, loaded.processor, loaded.max_length).inputs
-            return [{key: both[f"{side}{key}"] for key in KEYS} for side in ("", REJECTED)]
+            pair = self._encode_pair(row, loaded.processor, loaded.max_length).inputs
+            return [{key: pair[f"{side}{key}"] for key in KEYS} for side in ("", REJECTED)]
         limit = length_limit(self.config.max_length, loaded.max_length, DEFAULT_MAX_LENGTH)
-        whole = self._language.encode(row, loaded.processor)
-        return cut_to(limit, [whole], loaded.processor, behind=True)[0]
+        features = self._language.encode(row, loaded.processor)
+        return cut_to(limit, [features], loaded.processor, behind=True)[0]

@@ -29,9 +29,9 @@ def drop_chat_template(directory: Path) -> None:
     (directory / "chat_template.jinja").unlink(missing_ok=True)
     file = directory / "tokenizer_config.json"
     if file.is_file():
-        told = json.loads(file.read_text(encoding="utf-8"))
-        if told.pop("chat_template", None) is not None:
-            file.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        if settings.pop("chat_template", None) is not None:
+            file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_modules(
@@ -61,7 +61,7 @@ def write_modules(
     ]
     modes = {f"pooling_mode_{name}": mode == pooling for mode, name in MODES.items()}
     modes |= {f"pooling_mode_{name}": False for name in OTHERS}
-    whole = {
+    files = {
         "modules.json": modules,
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
         "config_sentence_transformers.json": {
@@ -73,5 +73,5 @@ def write_modules(
     }
     for path, _ in kinds[1:]:
         (directory / path).mkdir(exist_ok=True)
-    for name, content in whole.items():
+    for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2) + "\n")

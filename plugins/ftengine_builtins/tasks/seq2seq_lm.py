@@ -78,9 +78,9 @@ class Seq2SeqLM(LanguageTask):
         limit = length_limit(self.config.max_completion_length, max_length, DEFAULT_MAX_LENGTH, "max_completion_length")
         text = _read(example, "completion")
         part, _ = part_within(processor, text, limit)
-        whole = processor(text_target=part, verbose=False)["input_ids"]
-        whole = whole + missing_end(whole, processor)
-        ids, labels, full = prompt.inputs["input_ids"], whole[:limit], full_length(len(whole), text, part)
+        all_ids = processor(text_target=part, verbose=False)["input_ids"]
+        all_ids = all_ids + missing_end(all_ids, processor)
+        ids, labels, full = prompt.inputs["input_ids"], all_ids[:limit], full_length(len(all_ids), text, part)
         return Features(
             {"input_ids": ids, "labels": labels},
             length=len(ids) + len(labels),

@@ -150,8 +150,8 @@ def _entity(span: Any, row: Tagged) -> Entity:
             + next((hint for key in ("start", "end", "label") if (hint := did_you_mean(key, keys))), "")
         )
     start, end, label = span["start"], span["end"], read_name(span["label"])
-    whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (start, end))
-    if not whole or not 0 <= start < end <= len(row.text):
+    integers = all(isinstance(x, int) and not isinstance(x, bool) for x in (start, end))
+    if not integers or not 0 <= start < end <= len(row.text):
         raise DataError(
             f"span {label!r} is from {shown(start)} to {shown(end)}; the text has the characters 0 to {len(row.text)}."
         )

@@ -79,7 +79,7 @@ class TextClassification(LabelledTask):
         return {**row, **dict(zip(self._texts(row), inputs, strict=True))}
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
-        return stack_tokens([one.inputs for one in features], processor)
+        return stack_tokens([example.inputs for example in features], processor)
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
         """Return the tokenizer's fields; of a pair that is too long, the longer text is cut first."""

@@ -28,8 +28,8 @@ def best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
     if min(positives, len(truth) - positives) < LEAST_OF_EACH:
         return USUAL
     order = np.argsort(-scores, kind="stable")
-    sorted_scores, given = scores[order], np.arange(1, len(scores) + 1)
-    f1 = 2 * np.cumsum(truth[order]) / (given + positives)
+    sorted_scores, predicted = scores[order], np.arange(1, len(scores) + 1)
+    f1 = 2 * np.cumsum(truth[order]) / (predicted + positives)
     ends = np.append(sorted_scores[1:], 0.0)
     f1[sorted_scores == ends] = -1.0  # equal scores are on one side of any threshold
     halfway = (sorted_scores + ends) / 2

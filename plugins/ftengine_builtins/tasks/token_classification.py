@@ -111,13 +111,13 @@ class TokenClassification(Task):
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Pad tokens and labels on the right, (examples, longest)."""
-        return stack_tokens([one.inputs for one in features], processor)
+        return stack_tokens([example.inputs for example in features], processor)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the tagged words, their number)."""
-        wanted = batch["labels"] != IGNORED
-        logits = [self.raw_outputs(model, batch)[wanted] for _ in range(criterion.passes)]
-        return criterion.single(batch["labels"][wanted], *logits).sum(), len(logits[0])
+        labelled = batch["labels"] != IGNORED
+        logits = [self.raw_outputs(model, batch)[labelled] for _ in range(criterion.passes)]
+        return criterion.single(batch["labels"][labelled], *logits).sum(), len(logits[0])
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return (examples, longest, tags) logits in at least fp32."""
@@ -131,10 +131,10 @@ class TokenClassification(Task):
 
         with torch.no_grad():
             predicted = self.raw_outputs(model, batch).argmax(dim=2)
-        wanted = batch["labels"] != IGNORED
+        labelled = batch["labels"] != IGNORED
         return [
             {"tags": truth[mask].tolist(), "predicted_tags": answer[mask].tolist()}
-            for truth, answer, mask in zip(batch["labels"], predicted, wanted, strict=True)
+            for truth, answer, mask in zip(batch["labels"], predicted, labelled, strict=True)
         ]
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:

@@ -100,8 +100,8 @@ def require_falling(loss: UnpairedLoss) -> None:
         total = losses.sum()
     if losses.shape != logp.shape:
         return  # which `require_each` tells of
-    found = torch.autograd.grad(total, logp, allow_unused=True)[0] if losses.requires_grad else None
-    slopes = torch.zeros_like(same) if found is None else found
+    gradient = torch.autograd.grad(total, logp, allow_unused=True)[0] if losses.requires_grad else None
+    slopes = torch.zeros_like(same) if gradient is None else gradient
     if not slopes.any() or bool((torch.where(desirable, slopes, -slopes) > 0).any()):
         raise PluginError(
             f"loss {loss.name!r} ({type(loss).__module__}.{type(loss).__qualname__}): its slope is "

@@ -94,20 +94,20 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Learn nothing; refuse answers that are all desirable, or all not, or all to one prompt (DataError)."""
-        counts, asked = Counter[bool](), set[str]()
+        counts, prompts = Counter[bool](), set[str]()
         for row in splits["train"]:
             view = self.view(row)
             if not view.inputs:  # it will be refused by its line
                 return None
             counts[view.target["desirable"]] += 1
-            asked |= {str(view.inputs)} if len(asked) < 2 else set()
+            prompts |= {str(view.inputs)} if len(prompts) < 2 else set()
         if len(counts) == 1:
             (label,) = counts
             raise DataError(
                 f"all {counts.total():,} answers of the training data have label {str(label).lower()}; a loss of "
                 "unpaired preferences learns from desirable answers (true) and from others (false)."
             )
-        if len(asked) == 1:
+        if len(prompts) == 1:
             raise DataError(
                 "all rows of the training data have the same prompt; each answer's gain is compared with that of "
                 "answers to other prompts, so there must be two at least."
@@ -118,11 +118,11 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         """See the prompt as input, the answer with its label as the target."""
         try:
             read = unpaired(row)
-            seen = language_rows.view(read, all_trained=False)
+            view = language_rows.view(read, all_trained=False)
         except DataError:
             return language_rows.unreadable(row)
-        target = {"completion": seen.target, "desirable": read["label"]}
-        return View(seen.inputs, target, texts=seen.texts, identity=[seen.identity, read["label"]])
+        target = {"completion": view.target, "desirable": read["label"]}
+        return View(view.inputs, target, texts=view.texts, identity=[view.identity, read["label"]])
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         return language_rows.with_inputs(unpaired(row), inputs)
@@ -142,8 +142,8 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
                 f"make {parts} sequences, and what counts is how likely one is. Move earlier turns into `prompt`, or "
                 "leave such rows out with data.on_error=skip."
             )
-        whole = self._language.encode(row, processor)
-        own, full, cut = self._cut(limit, whole, processor)
+        encoded = self._language.encode(row, processor)
+        own, full, cut = self._cut(limit, encoded, processor)
         try:
             other = unpaired(following or example)["completion"]
             if isinstance(row["completion"], str) != isinstance(other, str):
@@ -151,29 +151,29 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
             mismatched, *_ = self._cut(limit, self._language.encode({**row, "completion": other}, processor), processor)
         except DataError:  # which is told of that row
             mismatched = own
-        counts = with_layout(whole.counts, recognised(example)[0])
+        counts = with_layout(encoded.counts, recognised(example)[0])
         if cut:
             counts.pop("end_of_turn", None)
         kind = "desirable" if row["label"] else "undesirable"
         longest = max(len(own["input_ids"]), len(mismatched["input_ids"]))
-        both = {**own, **{f"{MISMATCHED}{key}": ids for key, ids in mismatched.items()}}
+        sequences = {**own, **{f"{MISMATCHED}{key}": ids for key, ids in mismatched.items()}}
         return Features(
-            {**both, "desirable": row["label"]},
+            {**sequences, "desirable": row["label"]},
             length=2 * longest,
             weight=int(trains(own)),
             truncated=full > limit,
             longest=longest,
             full_length=full,
-            unknown=whole.unknown,
+            unknown=encoded.unknown,
             untrained="" if trains(own) else CUT_OFF,
             counts={**counts, kind: 1},
             kind=kind,
         )
 
-    def _cut(self, limit: int, whole: Features, processor: Any) -> tuple[dict[str, list[int]], int, bool]:
-        if not trains(whole.inputs):
+    def _cut(self, limit: int, features: Features, processor: Any) -> tuple[dict[str, list[int]], int, bool]:
+        if not trains(features.inputs):
             raise DataError("the answer has no token that is trained on: its messages have weight 0.")
-        (own,), full, cut = cut_to(limit, [whole], processor)
+        (own,), full, cut = cut_to(limit, [features], processor)
         return own, full, cut
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:  # type: ignore[override]
@@ -181,13 +181,13 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         import torch
 
         sides = [
-            {key: one.inputs[f"{start}{key}"] for key in ("input_ids", "labels")}
+            {key: example.inputs[f"{start}{key}"] for key in ("input_ids", "labels")}
             for start in ("", MISMATCHED)
-            for one in features
+            for example in features
         ]
         return {
             **stack_tokens(sides, processor),
-            "desirable": torch.tensor([one.inputs["desirable"] for one in features]),
+            "desirable": torch.tensor([example.inputs["desirable"] for example in features]),
         }
 
     def represent(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -195,14 +195,14 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         logps, counts = self._loss.log_probs(model, inputs, batch["labels"])
         logp, mismatched = logps.chunk(2)
-        known = batch.get("reference", {})
+        reference_values = batch.get("reference", {})
         return {
             "logp": logp,
             "tokens": counts.chunk(2)[0],
             "desirable": batch["desirable"],
             "mismatched_logp": mismatched.detach(),
-            "reference_logp": known.get("logp", logp.detach()),
-            "reference_mismatched_logp": known.get("mismatched_logp", mismatched.detach()),
+            "reference_logp": reference_values.get("logp", logp.detach()),
+            "reference_mismatched_logp": reference_values.get("mismatched_logp", mismatched.detach()),
         }
 
     def joint_loss(self, represented: Mapping[str, Tensor]) -> tuple[Tensor, int]:
@@ -216,11 +216,13 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         import torch
 
         with torch.no_grad():
-            found = self.represent(model, batch)
-        reward = self.preference_loss.reward(found["logp"], found["reference_logp"])
-        columns = {name: found[name].tolist() for name in ("logp", "mismatched_logp", "tokens", "desirable")}
+            represented = self.represent(model, batch)
+        reward = self.preference_loss.reward(represented["logp"], represented["reference_logp"])
+        columns = {name: represented[name].tolist() for name in ("logp", "mismatched_logp", "tokens", "desirable")}
         columns["reward"] = reward.tolist()
-        columns[DIVERGENCE] = ((found["logp"] - found["reference_logp"]).abs() / found["tokens"]).tolist()
+        columns[DIVERGENCE] = (
+            (represented["logp"] - represented["reference_logp"]).abs() / represented["tokens"]
+        ).tolist()
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
@@ -238,8 +240,8 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         return unpaired(row)
 
 
-def _as_kind(answer: Any, like: Any) -> Any:
+def _as_kind(answer: Any, sample: Any) -> Any:
     """Return an answer as text or as messages, as another is."""
-    if isinstance(like, str):
+    if isinstance(sample, str):
         return "\n".join(str(message.get("content") or "") for message in answer)
     return [{"role": "assistant", "content": answer}]
