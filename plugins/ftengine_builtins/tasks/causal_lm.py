@@ -111,10 +111,10 @@ class CausalLM(LanguageTask):
     with_inputs = staticmethod(language_rows.with_inputs)
 
     def view(self, row: Example) -> View:
-        """See what `language_rows.view` tells.
+        """Return the view of `language_rows.view`.
 
-        What is no input is never changed, so that the model never learns to write what was changed, except where the
-        data is plain text or the loss is on everything.
+        Augmenters only change inputs, so that the model does not learn to write augmented text, except if the data is
+        plain text or the loss is on everything.
         """
         return language_rows.view(row, all_trained=self.config.train_on == "all")
 
@@ -227,14 +227,14 @@ class CausalLM(LanguageTask):
     def check_generation(
         self, row: Example, processor: Any, options: Mapping[str, Any], *, part: int | None = None
     ) -> None:
-        """Refuse calls that are to be measured, and that the model's chat template writes in a way that is not read."""
+        """Raise DataError if calls are to be measured but cannot be read in the format of the model's chat template."""
         if CausalLMOptions.read(options).calls and not self._ask(row, processor, calls=True, part=part).readable:
             raise DataError(UNREADABLE_CALLS)
 
     def _complete(
         self, loaded: LoadedModel, queries: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
     ) -> list[tuple[str, str, str, bool]]:
-        """Return a thought, a text, the calls in it and whether it ended by itself for each prompt."""
+        """Return for each prompt a thought, a text, the calls in it, and whether the text ended by itself."""
         processor, samples, written = loaded.processor, [chosen.sample or 0] * len(queries), []
         for query, ids in zip(
             queries, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if queries else [], strict=True
@@ -273,13 +273,13 @@ class CausalLM(LanguageTask):
         return pieces_of(features.inputs, processor)
 
     def _conversation(self, example: Example) -> Conversation:
-        """Read a row as the conversation that the template is given (DataError: it holds what is no text)."""
+        """Read a row as the conversation for the template (DataError: a part of it is not text)."""
         conversation = with_system(read_row(example), self.config.system)
         for number, message in enumerate(conversation.messages, 1):
             if message.media:
                 raise DataError(
                     f"message {number} ({message.role}) has a part of type {message.media[0]!r}; task causal-lm reads "
-                    "text alone."
+                    "only text."
                 )
         if self.config.thoughts == "remove":
             bare = tuple(replace(message, thought="") for message in conversation.messages)
@@ -306,8 +306,8 @@ class CausalLM(LanguageTask):
             if self.config.train_on == "all":
                 if any(message.role == "assistant" and not message.trains for message in messages):
                     raise DataError(
-                        "a message has weight 0, which leaves it out of the loss, but task.train_on is all. Set it to "
-                        "completion, or take the weights out of the data."
+                        "a message has weight 0, which leaves it out of the loss, but task.train_on is all. Set "
+                        "task.train_on to completion, or remove the weights from the data."
                     )
                 text, _, ends = end_turn(processor, render(processor, conversation), messages[-1])
                 return Written(text, [(0, len(text))], ends=ends), conversation
@@ -376,13 +376,13 @@ class CausalLM(LanguageTask):
         return example if templated else language_rows.as_text(example)
 
     def _is_chat(self, shape: str, processor: Any) -> bool:
-        """Say whether a row of this shape is written in the chat template.
+        """Return whether a row of this shape is written in the chat template.
 
-        It is refused (RecipeError) where it would have to be but cannot, or the system message has no place in it.
+        RecipeError if it must be but cannot, or if there is no place for the system message.
         """
         if shape == "messages" and self.config.chat_template == "never":
             raise RecipeError(
-                "task.chat_template is never, and the data has conversations. Set auto, or give `prompt` and "
+                "task.chat_template is never, but the data has conversations. Set it to auto, or give `prompt` and "
                 "`completion`."
             )
         if shape == "messages" and not has_template(processor):

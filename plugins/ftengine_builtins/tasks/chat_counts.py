@@ -1,4 +1,4 @@
-"""What is counted of each conversation, so that `plan` can tell of all rows what is trained on, and what is not."""
+"""Counts of each conversation, from which `plan` shows how much of all rows is trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROLE, LAYOUT, UNWRITTEN = "tokens.", "layout.", "unwritten."
 """In front of a role, the name of the count of its trained tokens; of a layout, of examples that are in it; of what the
 data says of messages and no template writes, of such messages."""
 TEMPLATE = "template"
-"""The role of what the template adds."""
+"""The role of tokens that the template adds."""
 
 
 def kind_of(conversation: Conversation) -> str:
@@ -33,7 +33,7 @@ def kind_of(conversation: Conversation) -> str:
 def counts_of(
     processor: Any, conversation: Conversation, written: Written, labels: Sequence[int], remaining: range
 ) -> dict[str, int]:
-    """Count what is trained on of an example, and what its template made of it.
+    """Count an example's trained tokens and features of its conversation.
 
     Args:
         labels: of the whole example; `kept` is which of them are left after cutting.

@@ -1,4 +1,4 @@
-"""Labels of a data set: what kind they are, which there are, and how a row's label becomes numbers."""
+"""Labels of a data set: their kind, their names, and their conversion to numbers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ftengine.text import comparable
 
 SHOWN_NAMES = 10
 LEAST_VALUES = 10
-"""So many labels that mostly differ are no classes."""
+"""More labels than this that mostly differ are not classes."""
 _TRUTHS = frozenset({"false", "true"})
 MISSING = frozenset({"nan", "none", "null", "na", "n/a", "nil", "#n/a", "-", "?", "<na>", "nat", "missing"})
-"""What programs write where there is no value."""
+"""Texts that programs write for a missing value."""
 _SPACE = re.compile(r"\s")
 _WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
 _DECIMAL_COMMA = re.compile(r"\s*([-+]?\d[\d.]*),(\d+)\s*")
@@ -42,14 +42,14 @@ def kind_of(values: Iterable[Any]) -> str:
 
 
 def _may_be_number(text: str) -> bool:
-    """Say whether text stands for a missing number, or is one that is written in a way that is not read."""
+    """Return whether a text stands for a missing number, or is a number in a format that is not supported."""
     if not text or text.casefold() in MISSING or with_point(text):
         return True
     return _is_not_finite(text) or as_number(text.replace("_", "")) is not None
 
 
 def _is_not_finite(value: Any) -> bool:
-    """Say whether a value is a NaN or an infinite number, also as text."""
+    """Return whether a value is a NaN or an infinite number, also as text."""
     try:
         return isinstance(value, (float, str)) and not math.isfinite(float(value))
     except ValueError:
@@ -70,7 +70,7 @@ def as_number(value: Any) -> float | None:
 
 
 def with_point(value: Any) -> str:
-    """Return a number that is written with a decimal comma as it is read, "2.481" of "2,481"; "" of all else."""
+    """Return a number with a decimal comma in the supported format, "2.481" for "2,481"; "" for all else."""
     match = _DECIMAL_COMMA.fullmatch(value) if isinstance(value, str) else None
     return f"{match[1].replace('.', '')}.{match[2]}" if match else ""
 
@@ -103,14 +103,14 @@ def read_names(value: Any, separator: str) -> list[str]:
 
 
 def refuse_joined(names: Iterable[str], separator: str, column: str) -> None:
-    """Refuse to guess where a name may be several (DataError): all that its separators part is in other names too."""
+    """Raise DataError for a name that may be several: all of its parts also occur in other names."""
     parts = {name: {part.strip() for part in name.split(separator)} for name in names}
     counts = Counter(part for own in parts.values() for part in own)
     for name, own in parts.items():
         if len(own) > 1 and all(counts[part] > 1 for part in own):
             raise DataError(
-                f"label {name!r} of column {column!r} is one name, or several with {separator!r} between them, which "
-                "other labels have too. Say which: task.kind=single or task.kind=multi."
+                f"label {name!r} of column {column!r} may be one name, or several names with {separator!r} between "
+                "them. Set task.kind=single or task.kind=multi."
             )
 
 
@@ -120,7 +120,7 @@ def read_number(value: Any) -> float:
     if number is None:
         hint = f": write {point}, as a decimal comma is not read" if (point := with_point(value)) else ""
         if isinstance(value, str) and not hint:
-            hint = ". Where labels are names of classes, say so: task.kind=single"
+            hint = ". If labels are names of classes, set task.kind=single"
         raise DataError(f"the label is {shown(value)}; regression needs a finite number{hint}.")
     return number
 
@@ -131,13 +131,13 @@ def refuse_decimal_commas(names: Iterable[str]) -> None:
     if numbers and all(numbers.values()):
         name, point = next(iter(numbers.items()))
         raise DataError(
-            f"labels such as {name!r} seem to be numbers with a decimal comma, which is not read: write {point}. Where "
-            "they are names of classes, say so: task.kind=single."
+            f"labels such as {name!r} seem to be numbers with a decimal comma, which is not supported: write {point}. "
+            "If they are names of classes, set task.kind=single."
         )
 
 
 def refuse_numbers(counts: Mapping[str, int], column: str) -> None:
-    """Refuse to take for classes what most rows have a value of their own of, mostly numbers. Raises DataError."""
+    """Raise DataError if most rows have different labels and most labels are numbers: they are hardly classes."""
     rows, numbers = sum(counts.values()), sum(as_number(name) is not None for name in counts)
     if rows < LEAST_VALUES or len(counts) <= rows / 2 or numbers <= len(counts) / 2:
         return
@@ -145,7 +145,7 @@ def refuse_numbers(counts: Mapping[str, int], column: str) -> None:
     leave = f", and leave out rows such as that of {other!r} with data.on_error=skip" if other is not None else ""
     raise DataError(
         f"column {column!r} has {len(counts):,} different labels in {rows:,} training rows, and most are numbers. To "
-        f"learn them as numbers, set task.kind=regression{leave}. Where they are names of classes, say so: "
+        f"learn them as numbers, set task.kind=regression{leave}. If they are names of classes, set "
         "task.kind=single."
     )
 
@@ -188,8 +188,8 @@ def unknown_label(name: str, names: tuple[str, ...]) -> DataError:
     """Make the error for a label that training does not have, or has in another spelling."""
     if twin := next((other for other in names if looks(other) == looks(name)), None):
         return DataError(
-            f"label {_exactly(name)} looks like {_exactly(twin)}, which more rows of training have, but is another "
-            "text, and so would be another class. Write both alike."
+            f"label {_exactly(name)} looks like {_exactly(twin)}, which more training rows have, but the texts "
+            "differ and would be two classes. Write both alike."
         )
     numbers = all(as_number(other) is not None for other in names)
     if (numbers and _is_not_finite(name)) or {*map(looks, (name, *names))} <= {"0", "1", *_TRUTHS}:
@@ -220,4 +220,4 @@ def refuse_new_labels(
         for row in rows if split != "train" else ():
             for name in names_of(row):
                 if name not in exact and looks(name) not in alike:
-                    raise DataError(f"{unknown_label(name, names)} It stands in the {split} split alone.")
+                    raise DataError(f"{unknown_label(name, names)} Only the {split} split has it.")

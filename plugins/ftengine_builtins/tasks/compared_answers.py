@@ -1,4 +1,4 @@
-"""What tasks that learn which answers are better have in common: one answer as its tokens, and the loss's options."""
+"""The common part of tasks that learn which answers are better: tokens of answers, and options of losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WHOLE = 1 << 40
 """Tokens that no text has: what is written is cut here, all answers to a prompt alike."""
 LANGUAGE = ("thoughts", "chat_template", "chat_template_kwargs", "system")
-"""Options that are those of task causal-lm."""
+"""Options that are passed to task causal-lm."""
 DIVERGENCE = "divergence"
 """The key of `predict` for how far answers' log-probabilities are from the reference's, per token; what measures it."""
 
@@ -48,12 +48,12 @@ class AnswerOptions(Config):
 
 
 def require_each(loss: Any, losses: Tensor, number: int) -> Tensor:
-    """Return a loss's losses (PluginError: they are not one of each pair or answer)."""
+    """Return the losses (PluginError: there is not one for each pair or answer)."""
     if losses.shape != (number,):
         cls = type(loss)
         raise PluginError(
             f"loss {cls.name!r} ({cls.__module__}.{cls.__qualname__}) returned a tensor of shape "
-            f"{tuple(losses.shape)} for {number}; it must return one loss each, ({number},): the engine adds them up."
+            f"{tuple(losses.shape)} for {number}; it must return one loss each, ({number},); the engine sums them."
         )
     return losses
 
@@ -119,7 +119,7 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
             if key not in cls.model_fields:
                 readers = [loss.name for loss in self.losses if key in loss.model_fields]
                 raise RecipeError(
-                    f"task.{key} is {value!r}, and loss {name} does not read it; {' and '.join(readers)} "
+                    f"task.{key} is {value!r}, but loss {name} does not use it; {' and '.join(readers)} "
                     f"{'do' if len(readers) > 1 else 'does'}. Leave it out."
                 )
             options[key] = value
@@ -132,7 +132,7 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
         return self.preference_loss
 
     def _elsewhere(self, name: str, names: Mapping[str, Any]) -> str:
-        """Return what to write instead of a loss that is not among these."""
+        """Return advice on a loss that is not one of these."""
         return did_you_mean(name, names)
 
     def for_reference(self) -> ComparesAnswers:
@@ -183,7 +183,7 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
 def cut_to(
     limit: int, features: Sequence[Features], processor: Any, *, behind: bool = False
 ) -> tuple[list[dict[str, list[int]]], int, bool]:
-    """Cut answers to a prompt to a number of tokens: the beginning of the prompt first, on all of them as much.
+    """Cut answers with their prompt to a number of tokens, first at the beginning of the prompt, all equally.
 
     A BOS in front stays there. What a template writes behind an answer stays with `behind` alone: it changes no
     probability of the answer, but is what a sequence classifier reads last.
@@ -210,5 +210,5 @@ def cut_to(
 
 
 def trains(inputs: Mapping[str, Any]) -> bool:
-    """Say whether a token is trained on; the first one is never predicted."""
+    """Return whether any token is trained on; the first one is never predicted."""
     return any(label != IGNORED for label in inputs["labels"][1:])

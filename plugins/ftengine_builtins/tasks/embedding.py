@@ -104,7 +104,7 @@ class EmbeddingConfig(Config):
             value, reads = getattr(self, option), loss in readers and self.rows in rows
             if value not in (type(self).model_fields[option].default, "") and not reads:
                 raise ValueError(
-                    f"{option} is {value!r}, and loss {loss} of rows of kind {self.rows} does not read it; loss "
+                    f"{option} is {value!r}, but loss {loss} of rows of kind {self.rows} does not use it; loss "
                     f"{' or '.join(readers)} of {' or '.join(rows)} does. Leave it out"
                 )
         return self
@@ -171,17 +171,17 @@ class Embedding(InBatchTask):
             )
 
     def set_model(self, loaded: LoadedModel, strategy: Any) -> None:
-        """See what the model was made for; refuse dimensions that its vectors do not have (RecipeError)."""
+        """Read the model's intended use; raise RecipeError for dimensions that its vectors do not have."""
         self._made_for = getattr(loaded.module.config, MADE_FOR, {})
         longest, size = max(self.config.dimensions or [0]), vector_size(loaded)
         if longest > size:
             raise RecipeError(
-                f"task.dimensions has {longest}, and vectors of {loaded.source!r} have {size} numbers. Take out what "
-                f"is above {size}."
+                f"task.dimensions has {longest}, but vectors of {loaded.source!r} have {size} numbers. Remove "
+                f"dimensions above {size}."
             )
 
     def learn_labels(self, splits: Mapping[str, Any]) -> None:
-        """Learn nothing; refuse labelled texts of which no two belong together (DataError)."""
+        """Learn nothing; raise DataError if no two labelled texts have the same label."""
         if self.config.rows == "labelled":
             require_pairs(splits["train"])
 
@@ -198,13 +198,13 @@ class Embedding(InBatchTask):
         return View(inputs, target, kind == "labelled", texts, values)
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        """Return the row with other texts; which are equal stays told by those that it had at first."""
+        """Return the row with other texts; the original texts still determine which ones are equal."""
         texts = texts_of(row, self.config.rows)
         changed = dict(zip(texts, inputs, strict=True))
         return {**row, **changed, ORIGINAL: original_ids(row, texts.values())}
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
-        """Return ids of the tokens of each text, cut each for itself, and what is known of the row beside them."""
+        """Return the token ids of each text, cut separately, and the row's other values."""
         texts, own = texts_of(example, self.config.rows), self.config
         encoded = [self._tokens(text, name, processor, max_length) for name, text in texts.items()]
         inputs: dict[str, Any] = {"texts": original_ids(example, texts.values())}
@@ -219,7 +219,7 @@ class Embedding(InBatchTask):
         return joined(encoded, inputs, weight=1)
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Pad the tokens of each side for itself; ids (n,) are equal for equal texts and labels."""
+        """Pad the tokens of each side separately; ids (n,) are equal for equal texts and labels."""
         import torch
 
         batch: Batch = {}
@@ -334,14 +334,14 @@ class Embedding(InBatchTask):
         )
 
     def prompt_of(self, side: str) -> str:
-        """Return what stands in front of texts of a side, "query" or "document"."""
+        """Return the prompt in front of texts of a side, "query" or "document"."""
         prompt = self.config.query_prompt if side == "query" else self.config.document_prompt
         # Sentences that are compared, or labelled, are no questions to documents.
         named = side if self.config.rows in PAIRED else "default"
         return prompt if prompt is not None else str(self._made_for.get("prompts", {}).get(named, ""))
 
     def side_and_text(self, row: Example, options: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the side and the text of a row that a vector is asked of (DataError: it has none)."""
+        """Return the side and the text of a row for which a vector is computed (DataError: it has no text)."""
         columns = (*PARTS[self.config.rows], "anchor", "positive", "text", "document", "query")
         column = options.get("column") or next((name for name in columns if row.get(name) is not None), columns[0])
         text = read_text(row, column)

@@ -110,7 +110,7 @@ def _recognise_labelled(columns: Sequence[str], label: str, rows: Sequence[Examp
 
 
 def check_columns(columns: Sequence[str], kind: str) -> None:
-    """Refuse columns that a kind of row does not have (DataError, which says which kinds there are)."""
+    """Raise DataError, which lists the kinds, if columns for a kind of row are missing."""
     needed = (*PARTS[kind], *BESIDE.get(kind, ()))
     if missing := [name for name in needed if name not in columns]:
         fitting = [other for other in PARTS if {*PARTS[other], *BESIDE.get(other, ())} <= set(columns)]
@@ -139,8 +139,8 @@ def read_score(row: Example, highest: float, *, cosine: bool) -> float:
         raise DataError(f"`score` is {shown(row.get('score'))}; it must be a number.")
     if cosine and not -1 <= score / highest <= 1:
         raise DataError(
-            f"`score` is {score:g}, and loss cosine compares score / {highest:g} (task.highest_score) with a cosine, "
-            "which is from -1 to 1. Set task.highest_score to the highest score that there can be, or task.loss=cosent."
+            f"`score` is {score:g}, but loss cosine compares score / {highest:g} (task.highest_score) with a cosine, "
+            "which is from -1 to 1. Set task.highest_score to the highest possible score, or task.loss=cosent."
         )
     return score / highest
 
@@ -150,11 +150,11 @@ def require_pairs(rows: Iterable[Example]) -> None:
     counts = Counter(read_name(value) for row in rows if (value := row.get("label")) is not None)
     if len(counts) < 2:
         labels = f"only the label {next(iter(counts))!r}" if counts else "no label"
-        raise DataError(f"the training data has {labels} in column 'label'; texts are told apart from another label's.")
+        raise DataError(f"the training data has {labels} in column 'label'; at least two labels are needed.")
     if max(counts.values()) < 2:
         raise DataError(
-            f"each of the {len(counts):,} labels of the training data stands in one row, so that no two texts belong "
-            "together. Give at least two rows of a label, or rows of anchor and positive (task.rows=pairs)."
+            f"each of the {len(counts):,} labels of the training data has only one row, so no two texts belong "
+            "together. Give at least two rows for a label, or rows of anchor and positive (task.rows=pairs)."
         )
 
 

@@ -1,4 +1,4 @@
-"""What tasks that learn to write have in common: the loss of labelled tokens, and answers."""
+"""The common part of tasks that generate text: the loss of labelled tokens, and answers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 UNREADABLE_CALLS = (
-    "the model's chat template writes calls of tools in a way that is not read from answers (a name with a JSON object "
-    "of arguments behind it is), so that none could be right. Take what measures calls out of recipe key 'evaluate', "
-    "or take a model whose template writes them so."
+    "the model's chat template writes tool calls in a format that cannot be read from answers (a name followed by a "
+    "JSON object of arguments can), so none could be right. Remove the evaluator of calls from recipe key 'evaluate', "
+    "or use a model whose template has this format."
 )
 
 

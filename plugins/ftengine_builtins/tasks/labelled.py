@@ -111,7 +111,9 @@ class LabelledTask(Task):
         """
         kind = self.kind_of(splits["train"]) if self.config.kind == "auto" else _kind(self.config.kind)
         if kind != "single" and self.config.class_weights is not None:
-            raise DataError(f"task.class_weights is for one label a row, and this data is of kind {kind}. Set it null.")
+            raise DataError(
+                f"task.class_weights needs one label a row, but this data is of kind {kind}. Set it to null."
+            )
         if kind == "regression":
             return Labels(
                 kind, (self.config.label,), **_scale_of(row.get(self.config.label) for row in splits["train"])
@@ -139,7 +141,7 @@ class LabelledTask(Task):
         refuse_new_labels(splits, lambda row: self._names(row, kind), names)
         if isinstance(weights := self.config.class_weights, dict) and (other := sorted(weights.keys() - set(names))):
             raise DataError(
-                f"task.class_weights names label {other[0]!r}, which training lacks. There are "
+                f"task.class_weights names label {other[0]!r}, which training lacks. Labels: "
                 f"{', '.join(map(repr, names[:SHOWN_NAMES]))}.{did_you_mean(other[0], names)}"
             )
         return Labels(kind, names, tuple(counts[name] for name in names))
@@ -221,13 +223,13 @@ class LabelledTask(Task):
 
         count = len(rows["label"])
         if self.kind == "regression":
-            raise DataError("numbers have no probability that could be calibrated.")
+            raise DataError("regression has no probabilities to calibrate.")
         if self.kind == "multi":
             thresholds = best_thresholds(numbers(rows["scores"]), numbers(rows["label"]), self.labels.names)
             if set(thresholds.values()) == {USUAL}:
                 raise DataError(
-                    f"no label is told better by another threshold than {USUAL} on the validation split, where only "
-                    f"labels are looked at that {LEAST_OF_EACH} of its {count} rows have, and as many lack."
+                    f"no label is predicted better with another threshold than {USUAL} on the validation split. Only "
+                    f"labels that at least {LEAST_OF_EACH} of its {count} rows have, and as many lack, are considered."
                 )
             return {"thresholds": thresholds, "rows": count}
         if count < LEAST_FITTED:
@@ -287,7 +289,7 @@ class LabelledTask(Task):
         """Return the factor of each label, with a mean of 1 over the training rows, so that steps are no larger."""
         class_weights, names, counts = self.config.class_weights, self.labels.names, self.labels.counts
         if counts is None:
-            raise DataError("task.class_weights: how often each label occurs in training is not known. Set it null.")
+            raise DataError("task.class_weights: the label counts of training are not known. Set it to null.")
         factors = [
             class_weights.get(name, 1.0) if isinstance(class_weights, dict) else 1 / n
             for name, n in zip(names, counts, strict=True)

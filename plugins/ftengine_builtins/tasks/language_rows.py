@@ -92,7 +92,7 @@ def _unread(columns: Sequence[str], read: Mapping[str, str]) -> tuple[str, list[
         )
         ignored += parts
     if (rejected := first_of(["rejected"], rest)) and first_of(["chosen"], columns):
-        notes.append(f"What is {rejected!r} plays no part in training; task preference learns from both answers.")
+        notes.append(f"Column {rejected!r} is not used in training; task preference learns from both answers.")
         ignored.append(rejected)
     return " ".join(notes), ignored
 
@@ -279,7 +279,7 @@ def _asking(conversation: Conversation) -> list[int]:
 
 
 def _unreadable(row: Example) -> View:
-    """Return what can be told of a row that will be refused."""
+    """Return the view of a row that will be refused."""
     messages = row.get("messages")
     if not isinstance(messages, (list, tuple)):
         return unreadable(row)
@@ -289,7 +289,7 @@ def _unreadable(row: Example) -> View:
 
 
 def unreadable(row: Example) -> View:
-    """See nothing in a row that will be refused; what makes two of them the same is all that they hold."""
+    """Return a view without inputs for a row that will be refused; its identity is all of its values."""
     texts = {key: str(value) for key, value in row.items() if value is not None}
     return View([], None, texts=list(texts.values()), identity=list(texts.items()))
 
@@ -313,7 +313,7 @@ def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a model is asked.
+    """A question to a model.
 
     Args:
         ids, prompt: the tokens that its answer continues, as `prompt_tokens` returns them, and what was asked as text.
@@ -385,9 +385,9 @@ def last_question(messages: Sequence[Message]) -> int:
 
 
 def why_untrained(conversation: Conversation, *, last: bool) -> str:
-    """Return why nothing of a conversation is trained on; `last`: but for what stands behind the user's last word."""
+    """Return why no message of a conversation is trained on; `last`: task.train_on is last."""
     if last and conversation.messages[-1].role == "user":
-        return "the user has the last word, and task.train_on is last"
+        return "the user's message is the last, but task.train_on is last"
     return "every assistant turn has weight 0"
 
 

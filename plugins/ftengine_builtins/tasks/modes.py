@@ -1,4 +1,4 @@
-"""What models answer in evaluation mode, and options that a task does not have."""
+"""Outputs in evaluation mode, and refusal of unknown options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images of rows: from a path or from bytes to pixels, or to an error that says what is wrong with which file."""
+"""Reading of images in rows, from paths or bytes to pixels; errors name the file."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def image_identity(value: Any) -> Any:
 
 
 def place_of(value: Any) -> str:
-    """Return what a reader may call an image: its path, where there is one."""
+    """Return the name of an image for messages: its path, if it has one."""
     path = value.get("path") if isinstance(value, Mapping) else value
     return str(path) if isinstance(path, (str, Path)) and path else "image"
 

@@ -135,7 +135,7 @@ class Preference(ComparesAnswers):
             if (parts := self._language.parts(_side(row, side), processor)) > 1:
                 raise DataError(
                     f"`{side}` has turns that the chat template writes differently when others follow, so that they "
-                    f"make {parts} sequences, and a pair compares one of each side. Move turns that both sides share "
+                    f"make {parts} sequences, but a pair compares one of each side. Move turns that both sides share "
                     "into `prompt`, or leave such rows out with data.on_error=skip."
                 )
         return self.encode_pair(example, processor, max_length=max_length)
@@ -151,7 +151,7 @@ class Preference(ComparesAnswers):
         row = self.as_read(preference(example), processor)
         both_sides = [self._language.encode(_side(row, side), processor) for side in SIDES]
         if not all(trains(side.inputs) for side in both_sides):
-            raise DataError("an answer has no token that is trained on: its messages have weight 0.")
+            raise DataError("an answer has no trained tokens, because its messages have weight 0.")
         sides, full, cut = cut_to(limit, both_sides, processor, behind=behind)
         counts = with_layout(both_sides[0].counts, layout_of(example))
         if cut:
@@ -229,7 +229,7 @@ class Preference(ComparesAnswers):
         return shown
 
     def question(self, row: Example) -> Example:
-        """Return a row as what is to be answered: of a preference its prompt."""
+        """Return the question of a row; for a preference, its prompt."""
         if pair_of(row) is None:
             return row
         pair = preference(row)

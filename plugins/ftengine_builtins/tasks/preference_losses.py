@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What n pairs of answers came to, (n,) each, in at least fp32.
+    """Log-probabilities of n pairs of answers, (n,) each, in at least fp32.
 
     Args:
         chosen, rejected: c and r.
         chosen_tokens, rejected_tokens: how many tokens each answer has.
-        reference_chosen, reference_rejected: c_ref and r_ref; None where the loss takes no reference.
+        reference_chosen, reference_rejected: c_ref and r_ref; None if the loss has no reference.
     """
 
     chosen: Tensor
@@ -205,7 +205,7 @@ class CPO(PreferenceLoss):
 
 
 def require_falling(loss: PreferenceLoss) -> None:
-    """Refuse a loss that does not fall as chosen answers get likelier and rejected ones less so (PluginError).
+    """Raise PluginError if a loss does not fall as chosen answers become likelier and rejected ones less likely.
 
     It is asked of pairs of equal answers, which get from 2 nats on the wrong side to none.
     """
@@ -229,7 +229,7 @@ def require_falling(loss: PreferenceLoss) -> None:
     gradients = torch.autograd.grad(total, (chosen, rejected), allow_unused=True) if losses.requires_grad else ()
     if not any(slope is not None and slope.any() for slope in gradients):
         where = f"{type(loss).__module__}.{type(loss).__qualname__}"
-        raise PluginError(f"loss {loss.name!r} ({where}) has no gradient: detach nothing that it compares.")
+        raise PluginError(f"loss {loss.name!r} ({where}) has no gradient: do not detach the compared values.")
 
 
 def _not_sound(loss: PreferenceLoss, quantity: str, values: Tensor, requirement: str) -> PluginError:

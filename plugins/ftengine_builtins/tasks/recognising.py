@@ -1,4 +1,4 @@
-"""By what columns are called and hold, which task data is made for: what `ftengine init` asks."""
+"""Recognition of a task's data by the names and values of columns, for `ftengine init`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GERMAN = ("klasse", "kategorie", "stimmung", "thema", "bewertung", "sterne")
 _ROMANCE = ("clase", "classe", "categoría", "categoria", "catégorie", "etiqueta", "étiquette")
 LABELS = (*_ENGLISH, "stars", *_GERMAN, *_ROMANCE)
 SCORES = ("score", "similarity", "similarity_score")
-"""Of two texts, how alike they are."""
+"""Names of columns with the similarity of two texts."""
 PAIRED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"))
 QUERIED = (("query", "document"), ("query", "passage"), ("query", "text"))
 """Pairs of which the second may answer the first."""
@@ -43,7 +43,7 @@ def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
 
 
 def renamed(**columns: str) -> dict[str, str]:
-    """Return what `data.columns` has to say, {ours: theirs} where they differ."""
+    """Return the entries of `data.columns`, {our name: their name} for names that differ."""
     return {ours: theirs for ours, theirs in columns.items() if ours != theirs}
 
 
@@ -167,7 +167,7 @@ def _several_labels(label: str, separator: str, columns: Sequence[str]) -> Recog
 
 
 def _in_doubt(candidates: Iterable[str], columns: Sequence[str], rows: Sequence[Example]) -> Recognised:
-    """Say that several columns may be the label."""
+    """Recognise data in which several columns may be the label."""
     others = [column for column in columns if column not in candidates]
     text = first_of(TEXTS, others) or _longest(others, rows) or "text"
     note = f"{' and '.join(map(repr, candidates))} may each be the label of task text-classification: name one in "

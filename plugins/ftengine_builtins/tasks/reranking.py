@@ -219,7 +219,7 @@ def pairs_of(queries_and_texts: Sequence[tuple[str, str | list[str]]]) -> list[t
 
 
 def answers(queries_and_texts: Sequence[tuple[str, str | list[str]]], scores: Iterable[float]) -> list[dict[str, Any]]:
-    """Return what is predicted of queries with one document, or a list of some, by the scores of all, in order."""
+    """Return the predictions for queries with one document or a list of them; `scores` has all scores in order."""
     each = iter(scores)
     return [
         {"score": next(each)} if isinstance(texts, str) else {"scores": [next(each) for _ in texts]}

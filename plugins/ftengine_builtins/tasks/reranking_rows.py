@@ -1,4 +1,4 @@
-"""Rows of rerankers: a query, what answers it, and what does not."""
+"""Rows of rerankers: a query with relevant and irrelevant documents."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def sides_of(row: Example) -> tuple[list[str], list[str]]:
     if not positives:
         raise DataError(f"`{POSITIVE}` is {shown(row.get(POSITIVE))}; it must be a text, or a list of some.")
     if not negatives:
-        raise DataError("the row has no negative: a reranker learns from what does not answer the query, too.")
+        raise DataError("the row has no negative: a reranker also learns from documents that do not answer the query.")
     if shared := next((text for text in negatives if text in positives), None):
-        raise DataError(f"{shown(shared)} is a positive and a negative of the row.")
+        raise DataError(f"{shown(shared)} is both a positive and a negative of the row; remove one.")
     return positives, negatives
 
 
@@ -126,7 +126,7 @@ def _listed(row: Example, name: str) -> Sequence[object]:
         texts = None
     if texts is None or not all(isinstance(text, str) for text in texts):
         raise DataError(
-            f"`{name}` is {shown(value)}, which looks like a list and is no JSON of texts. Write it as "
+            f"`{name}` is {shown(value)}, which looks like a list but is not JSON with texts. Write it as "
             '["…", "…"], or save the rows as .jsonl, with lists as such.'
         )
     return texts

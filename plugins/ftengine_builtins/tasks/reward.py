@@ -101,7 +101,9 @@ class Reward(Task):
     def check_columns(self, columns: Sequence[str]) -> None:
         self._pairs.check_columns(columns)
         if self.config.margin is not None and self.config.margin not in columns:
-            raise DataError(f"task.margin is {self.config.margin!r}, and the data has columns {column_names(columns)}.")
+            raise DataError(
+                f"the data has no column {self.config.margin!r} (task.margin; columns: {column_names(columns)})."
+            )
 
     def view(self, row: Example) -> View:
         return self._pairs.view(row)

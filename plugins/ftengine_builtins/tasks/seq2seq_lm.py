@@ -158,7 +158,7 @@ def _read(example: Example, name: str) -> str:
     if isinstance(example.get(name), (list, tuple)):
         raise DataError(
             f"`{name}` is a list, as of messages; task seq2seq-lm turns one text into another. Give `{name}` as text, "
-            "or take task causal-lm for conversations."
+            "or use task causal-lm for conversations."
         )
     return read_text(example, name)
 

@@ -94,7 +94,7 @@ class TextClassification(LabelledTask):
         return length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
 
     def set_model(self, loaded: LoadedModel, strategy: Any) -> None:
-        """Let the model's tokenizer cut as the option says, so that the one that is saved does."""
+        """Set the tokenizer's truncation side to the option, so that the saved tokenizer has it too."""
         side = self.config.truncate
         set_truncation_side(loaded.processor, side)
         if side is not None and hasattr(loaded.processor, "init_kwargs"):
