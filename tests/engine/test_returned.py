@@ -119,16 +119,16 @@ CASES = [
         api.Augmenter,
         "augment",
         lambda self, row, task, rng: [],
-        r"nothing that task .*: no row came back\.",
+        r"can read none of .*: it returned no row\.",
     ),
-    ("augmenter", api.Augmenter, "augment", lambda _, row, *__: [{**row, "text": 3}], r"made nothing that .*text"),
+    ("augmenter", api.Augmenter, "augment", lambda _, row, *__: [{**row, "text": 3}], r"can read none of .*text"),
     ("evaluator", api.Evaluator, "score", lambda self, rows, weights: 0.5, "0.5; it must return a mapping of metrics"),
     (
         "augmenter",
         api.Augmenter,
         "augment",
         lambda _, row, *__: [{**row, "label": "film"}],
-        "made a row with the label",
+        "changed the label",
     ),
 ]
 

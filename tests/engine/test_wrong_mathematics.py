@@ -233,7 +233,7 @@ def test_state_missing_from_checkpoints_is_reported_after_two_steps(label_recipe
     heard = Heard()
     recipe = label_recipe(strategy="lora", train__max_steps=3, **settings)
     fine_tune(recipe, listener=heard, registry=registry_with(cls))
-    told = [text for text in heard.said if "in no checkpoint" in text]
+    told = [text for text in heard.said if "not in checkpoints" in text]
     assert len(told) == (facts is not None)
     assert [fact for fact in facts or () if fact not in told[0]] == []
 

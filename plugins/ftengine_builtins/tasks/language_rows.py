@@ -87,8 +87,8 @@ def _unread(columns: Sequence[str], read: Mapping[str, str]) -> tuple[str, list[
     if "prompt" in read and parts:
         joined = "\\n\\n".join(f"{{row[{name!r}]}}" for name in (read["prompt"], *parts))
         notes.append(
-            f"{' and '.join(map(repr, parts))} {'is' if len(parts) == 1 else 'are'} not read: what belongs to the "
-            f"prompt is to be written into one column first, in Python row['prompt'] = f\"{joined}\"."
+            f"{' and '.join(map(repr, parts))} {'is' if len(parts) == 1 else 'are'} not read: write all parts of "
+            f"the prompt into one column first, in Python row['prompt'] = f\"{joined}\"."
         )
         ignored += parts
     if (rejected := first_of(["rejected"], rest)) and first_of(["chosen"], columns):
