@@ -106,7 +106,7 @@ CASES = [
     ("strategy", LoRA, "param_groups", leaving_out, r"leaves out 2 parameters, such as 'classifier\.weight'"),
     ("strategy", LoRA, "param_groups", twice, r"holds twice 1 parameters, such as '\S+lora_a'"),
     ("strategy", LoRA, "param_groups", frozen_too, r"although they do not train, \d+ parameters, such as 'bert\."),
-    ("strategy", LoRA, "param_groups", own_rate, r"learning rates of 0\.01 whatever it is given"),
+    ("strategy", LoRA, "param_groups", own_rate, r"learning rates of 0\.01 whatever its argument is"),
     ("strategy", LoRA, "param_groups", lambda *_: {}, "an object of type dict; it must return a list of groups"),
     ("strategy", LoRA, "param_groups", lambda *_: [{"params": []}], "whose group 1 is a mapping without 'lr'; .*rate"),
     ("strategy", LoRA, "param_groups", lambda *_: [3], "whose group 1 is 3; it must return a list of groups"),
@@ -119,9 +119,9 @@ CASES = [
         api.Augmenter,
         "augment",
         lambda self, row, task, rng: [],
-        r"can read none of .*: it returned no row\.",
+        r"returned for .*: it returned no row\.",
     ),
-    ("augmenter", api.Augmenter, "augment", lambda _, row, *__: [{**row, "text": 3}], r"can read none of .*text"),
+    ("augmenter", api.Augmenter, "augment", lambda _, row, *__: [{**row, "text": 3}], r"returned for .*`text`"),
     ("evaluator", api.Evaluator, "score", lambda self, rows, weights: 0.5, "0.5; it must return a mapping of metrics"),
     (
         "augmenter",
@@ -278,15 +278,15 @@ def flat(groups):
     [
         (
             lambda groups: torch.optim.SGD(flat(groups), lr=0.5),
-            r"under lr 0\.5, .* has 0\.01",
+            r"lr 0\.5 for .* has 0\.01",
         ),
         (
             lambda groups: torch.optim.AdamW([{"params": g["params"], "lr": g["lr"]} for g in groups]),
-            "decay 0.01, .* 0",
+            "decay 0.01 for .* 0",
         ),
         (
             lambda groups: torch.optim.SGD(flat(groups), lr=0.01, weight_decay=0.1),
-            r"shape \(2,\) under weight_decay 0.1, .* has 0:",
+            r"weight_decay 0.1 for .*shape \(2,\), .* has 0\.",
         ),
     ],
     ids=["rate", "decay left out", "flattened"],
