@@ -152,7 +152,7 @@ def find_near(distinct: Distinct, threshold: float) -> Near:
 
 
 def _form(distinct: Distinct) -> _Form:
-    """Return what more than half of the examples share; keys count among the examples that have keys."""
+    """Return the template: words in more than half of the examples, and keys in more than half of those with keys."""
     sample, text = range(min(len(distinct), SAMPLE)), _cached_text(distinct)  # in the order of hashes: a random sample
     keys = _frequent(set(_KEY.findall(text(number))) for number in sample)
     without = _Form(keys)

@@ -1,4 +1,4 @@
-"""Columns that decide on which side a row lies: groups and times."""
+"""Columns that determine the split of a row: groups and times."""
 
 from __future__ import annotations
 

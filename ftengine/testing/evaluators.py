@@ -104,7 +104,7 @@ class EvaluatorChecks(Checks):
             scores = self._scores(rows, weights).items()
             shares = {name: value for name, value in scores if name in metrics and metrics[name].proportion}
             wrong = [f"{name} {value:.6g}" for name, value in shares.items() if value < -1e-9 or value > 1 + 1e-9]
-            assert not wrong, f"declared a proportion: {', '.join(wrong)}"
+            assert not wrong, f"proportions must be from 0 to 1: {', '.join(wrong)}"
 
     def scores_are_pure(self) -> None:
         before = copy.deepcopy(list(self.predictions))
@@ -277,7 +277,7 @@ class EvaluatorChecks(Checks):
     ) -> list[api.Estimate]:
         plain, resampled = values(np.ones((1, len(self.predictions)))), values(self._weights(3))
         assert plain.shape[1:] == resampled.shape[1:] == (len(plain[0]),), "values have the shape (B, k)"
-        assert trials is None or len(trials) == len(plain[0]), "trials are as many as the values"
+        assert trials is None or len(trials) == len(plain[0]), "trials and values must have the same number"
         return [api.Estimate(float(value), None, None, len(self.predictions)) for value in plain[0]]
 
 

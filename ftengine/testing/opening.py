@@ -45,7 +45,7 @@ class LogProbabilities:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes components by their options: another process builds them anew, and they remember nothing."""
+    """Pickles components as class and options, so that another process builds them without earlier state."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, Component):

@@ -80,7 +80,7 @@ class TaskChecks(Checks):
         if task.labels is not None:
             stored = json.loads(json.dumps(asdict(task.labels)))
             other.labels = api.Labels(stored["kind"], tuple(stored["names"]))
-        assert other.labels == task.labels, "labels differ after they were JSON"
+        assert other.labels == task.labels, "labels differ after conversion to JSON and back"
         for name in ("evaluators", "predicts"):
             assert getattr(other, name) == getattr(task, name), f"{name} differ if the labels are given"
         for row in self.examples:

@@ -211,7 +211,7 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
     [
         (
             {"instruction": "a", "context": "b", "response": "c"},
-            "'context' is not read: what belongs to the prompt is to be ",
+            "'context' is not read: write all parts of the prompt ",
         ),
         ({"query": "a", "response": "b", "label": 1}, "label is read as whether the response is a desirable answer."),
         ({"sentence1": "a", "sentence2": "b", "score": 2.5}, "The cosine of two vectors is to follow the score. "),

@@ -49,7 +49,7 @@ class LazyImage(Sequence[Any]):
 
 
 def check_image(value: Any, column: str) -> None:
-    """Look at an image's header alone: it is there, and of a format that is read (errors as of `read_image`)."""
+    """Check that an image exists and has a supported format, from its header only (errors as in `read_image`)."""
     with _opened(value, column):
         pass
 

@@ -113,7 +113,7 @@ def _texts_of(row: Example, name: str) -> list[str]:
 
 
 def _listed(row: Example, name: str) -> Sequence[object]:
-    """Return a list, or that of a table's cell, in JSON as `ftengine predict` writes it.
+    """Return a value; if it is a table's cell with a list as JSON (`ftengine predict` writes such), return the list.
 
     Raises DataError where a cell looks like a list of texts and is none.
     """

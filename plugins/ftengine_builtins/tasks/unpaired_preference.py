@@ -93,7 +93,7 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         return Recognised(3, layout=" and ".join(names), note=RELEVANCE if relevance else "")
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
-        """Learn nothing; refuse answers that are all desirable, or all not, or all to one prompt (DataError)."""
+        """Raise DataError if all answers are desirable, all are undesirable, or all belong to one prompt."""
         counts, prompts = Counter[bool](), set[str]()
         for row in splits["train"]:
             view = self.view(row)
