@@ -84,6 +84,9 @@ class Rows(list):
     def where(self, row):
         return f"mail.jsonl:{row + 1}"
 
+    def view(self, row, task):
+        return task.view(self[row])
+
 
 @partly
 class Exact(Evaluator):

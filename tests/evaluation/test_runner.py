@@ -38,7 +38,7 @@ def predicted(predict, split, batch_size=2, together=2, tokens=0):
 
     Told.__abstractmethods__ = frozenset()
     Told.predict, sizes = staticmethod(predict), (batch_size, together, tokens, 2)
-    loaded = SimpleNamespace(module=torch.nn.Identity())
+    loaded = SimpleNamespace(module=torch.nn.Identity(), inference_paths=())
     runner = EvalRunner(Accelerator(cpu=True), loaded, Told(), *sizes, SilentListener(), "base")
     return list(runner.predictions(split, "evaluate base"))
 
