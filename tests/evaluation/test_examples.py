@@ -113,7 +113,7 @@ def changed_item(row, target, decoded):
             return prediction
 
     task = Told()
-    split = SimpleNamespace(rows=Rows([row]), task=task, processor=None, max_length=9)
+    split = SimpleNamespace(rows=Rows([row]), task=task, processor=None, features=lambda number: task.encode(row, None))
     said = {"completion": [f"Ask {EMAIL} or 212-555-0123"], "p": [0.123456]}
     table = Predictions({"row": np.array([0]), "group": np.array([0]), **{k: np.array(v) for k, v in said.items()}})
     both = [{"exact": scores([value], [1])} for value in (0.0, 1.0)]
