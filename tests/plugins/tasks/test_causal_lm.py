@@ -235,7 +235,7 @@ def test_a_renaming_says_which_columns_it_leaves_out():
 @pytest.mark.parametrize(
     ("columns", "advice"),
     [
-        (["prompt", "chosen", "rejected"], "e.g. {completion: chosen}. What is 'rejected' plays no part"),
+        (["prompt", "chosen", "rejected"], "e.g. {completion: chosen}. Column 'rejected' is not used"),
         (["English", "Spanish"], "e.g. {prompt: English, completion: Spanish}."),
         (["id", "de", "en", "no"], "e.g. {prompt: de, completion: en}. Columns that are then not read: id, no."),
     ],
