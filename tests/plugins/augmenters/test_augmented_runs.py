@@ -154,8 +154,7 @@ def test_plan_warns_of_an_augmenter_that_changes_nothing(texts):
     warnings = plan(recipe(texts, ["keyboard", {"name": "ocr", "rate": 0}]), measure=False).warnings
     found = [warning for warning in warnings if "augmenter" in warning]
     assert found == [
-        "augmenter 'ocr' changes nothing that the model reads in the sampled training examples (their first "
-        "epoch)."
+        "augmenter 'ocr' changes nothing that the model reads in the sampled training examples of the first epoch."
     ]
 
 
