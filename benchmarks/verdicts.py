@@ -14,7 +14,7 @@ headline begins with the cause. Limits of the rules were set on runs with seeds 
 advises is done to its recipe or its data (verdicts_follow.py, the truth's `mend`), and it trains again: the figure gets
 *better*, or the verdict says the *next* thing; that it says again what it said before is a *circle*.
 
-The table is printed as Markdown, and written with all verdicts to FILE.
+The table is printed as Markdown; FILE has a line a run, with its headline.
 """
 
 from __future__ import annotations
@@ -149,6 +149,13 @@ def merged(before: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[di
     return [every[key] for key in sorted(every, key=lambda key: (key[0], order.get(key[1], 0))) if key[1] in order]
 
 
+def results(machine: dict[str, str], lines: list[dict[str, Any]]) -> str:
+    """Return what FILE holds: a line a run, with its headline and without the other findings."""
+    kept = ({key: value for key, value in line.items() if key != "findings"} for line in lines)
+    runs = ",\n".join(json.dumps(line, ensure_ascii=False) for line in kept)
+    return f'{json.dumps(machine)[:-1]}, "runs": [\n{runs}\n]}}\n'
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/verdicts"), metavar="FOLDER")
@@ -183,7 +190,7 @@ def main() -> None:
     lines = json.loads(json.dumps(lines).replace(f"{arguments.runs}/", ""))
     before = json.loads(arguments.out.read_text())["runs"] if arguments.out.is_file() else []
     lines = merged(before, lines)
-    arguments.out.write_text(json.dumps({**machine, "runs": lines}, indent=1, ensure_ascii=False) + "\n")
+    arguments.out.write_text(results(machine, lines))
     print(table(lines))
 
 
