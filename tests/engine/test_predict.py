@@ -204,7 +204,7 @@ def test_a_column_that_answers_would_overwrite_is_refused(predict, tmp_path, suf
     assert [file.name for file in tmp_path.iterdir()] == ["again.csv"]
 
 
-@pytest.mark.parametrize(("output", "fact"), [("out.npy", "none"), ("out.xlsx", ".xlsx"), ("out", "no ending")])
+@pytest.mark.parametrize(("output", "fact"), [("out.npy", ".npy"), ("out.xlsx", ".xlsx"), ("out", "no ending")])
 def test_an_output_that_answers_cannot_be_written_in_is_refused_before_a_model_loads(predict, tmp_path, output, fact):
     def loaded():
         pytest.fail("the model was asked")

@@ -100,7 +100,7 @@ CASES = [
     ("task", Classes, "predict", tensors, r"a float32 tensor of shape \(\d+,\) as 'scores'; .*plain"),
     ("task", Classes, "encode", lambda self, *_, **__: {"weight": 3}, r"of type dict; it must return api\.Features\("),
     ("task", Classes, "encode", lambda self, *_, **__: api.Features({}, "3", 1, False), "whose 'length' is '3'"),
-    ("strategy", LoRA, "prepare", replacing, "an object of type Sequential in the place of loaded.module"),
+    ("strategy", LoRA, "prepare", replacing, "an object of type Sequential"),
     ("task", Classes, "encode", lambda self, *_, **__: [3], r"a list of 3; .* api\.Features\("),
     ("strategy", LoRA, "environment", lambda self: {"of": {1, 2}}, "type set; .*JSON values.*'of' is not one"),
     ("strategy", LoRA, "param_groups", leaving_out, r"leaves out 2 parameters, such as 'classifier\.weight'"),

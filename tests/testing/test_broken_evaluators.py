@@ -9,7 +9,7 @@ from broken import failed, variant
 from expected import raises
 from sklearn.metrics import matthews_corrcoef
 
-from ftengine.api import Baseline, Evaluator, ExampleScores, IntervalEvaluator, Metric
+from ftengine.api import Baseline, CodeEvaluator, Evaluator, ExampleScores, IntervalEvaluator, Metric
 from ftengine.errors import RecipeError
 from ftengine.testing import check_evaluator, check_results, predictions, rows_of
 from ftengine.testing.checks import results_of
@@ -151,6 +151,11 @@ class Trusting(Right):
         row["rubric"].strip()
 
 
+class WithCode(Right, CodeEvaluator):
+    def runs_code(self):
+        return "the function score.py:right"
+
+
 class Overfull(Right):
     metrics = {"right": Metric("right answers", higher_is_better=True, proportion=True)}  # noqa: RUF012
 
@@ -188,8 +193,8 @@ class Overfull(Right):
         (Constant, ["a_baseline_reaches_its_figures"]),
         (Elsewhere, ["details_are_displays_and_json"]),
         (Trusting, ["what_cannot_be_read_is_a_data_error"]),
-        (variant(Right, runs_code=lambda *_: "", code_files=lambda *_: []), ["what_runs_beside_plugins_is_named"]),
-        (variant(Right, code_files=lambda *_: [Path("no-such-file.py")]), ["what_runs_beside_plugins_is_named"]),
+        (variant(WithCode, runs_code=lambda *_: "", code_files=lambda *_: []), ["what_runs_beside_plugins_is_named"]),
+        (variant(WithCode, code_files=lambda *_: [Path("no-such-file.py")]), ["what_runs_beside_plugins_is_named"]),
     ],
 )
 def test_what_is_broken_fails_the_check_that_is_meant(kind, failing):
@@ -227,7 +232,7 @@ def test_expected_failures_must_fail_and_exist():
     predictions = [{"right": i % 2} for i in range(4)]
     with raises(AssertionError, "scores_are_pure"):
         check_evaluator(Right, predictions, expected_failed_checks={"scores_are_pure": "?"})
-    with raises(AssertionError, "['detials']"):
+    with raises(AssertionError, "'detials'"):
         check_evaluator(Right, predictions, expected_failed_checks={"detials": "?"})
 
 

@@ -214,11 +214,11 @@ def test_losses_of_preferences_fall_as_the_margin_grows(cls, beta):
 @pytest.mark.parametrize(
     "cls",
     [
-        variant(PreferenceLoss, loss=lambda self, margin: PreferenceLoss.loss(self, -margin)),
-        variant(PreferenceLoss, margin=lambda self, pairs: -PreferenceLoss.margin(self, pairs)),
+        variant(PreferenceLoss, name="odd", loss=lambda self, margin: PreferenceLoss.loss(self, -margin)),
+        variant(PreferenceLoss, name="odd", margin=lambda self, pairs: -PreferenceLoss.margin(self, pairs)),
         variant(ORPO, loss=lambda self, margin: ORPO.loss(self, -margin)),  # its other term hides the sign
         variant(Hinge, loss=lambda self, margin: (1 + margin).relu()),
-        variant(PreferenceLoss, margin=lambda self, pairs: PreferenceLoss.margin(self, pairs).detach()),
+        variant(PreferenceLoss, name="odd", margin=lambda self, pairs: PreferenceLoss.margin(self, pairs).detach()),
     ],
 )
 def test_a_loss_of_preferences_that_rises_is_refused_before_it_trains(cls):

@@ -75,12 +75,12 @@ def test_a_careless_loader_fails_every_check(llama_folder):
     with pytest.raises(AssertionError) as caught:
         check_loader(Careless, LoadRequest(str(llama_folder), "causal-lm"))
     for name in (
-        "accepting_is_quick_and_raises_nothing: JSONDecodeError",
-        "it_loads_what_was_asked: asked for",
-        "the_skeleton_is_the_model_without_values: 'model.embed_tokens.weight' is not on the meta device",
-        "a_seed_decides_what_it_loads: 'model.embed_tokens.weight' is another one",
-        "the_processor_alone_is_the_models: load_processor gives object",
-        "missing_sources_are_source_errors: check_source finds nothing wrong",
-        "what_runs_beside_plugins_is_named: runs_code returns True",
+        "accepting_is_quick_and_raises_nothing",
+        "it_loads_what_was_asked",
+        "the_skeleton_is_the_model_without_values",
+        "a_seed_decides_what_it_loads",
+        "the_processor_alone_is_the_models",
+        "missing_sources_are_source_errors",
+        "what_runs_beside_plugins_is_named",
     ):
         assert name in str(caught.value)

@@ -491,7 +491,7 @@ def test_llamafactorys_list_is_a_source(tmp_path):
         with raises(DataError, *facts):
             read_rows(str(listed))
     listed.write_text(json.dumps({"a": info, "b": info}))
-    with raises(DataError, "lists 2 data sets, 'a' and 'b'. Name one", "dataset: a"):
+    with raises(DataError, "lists 2 data sets, 'a' and 'b'", "dataset: a"):
         read_rows(str(listed))
     with raises(DataError, "no data set 'bb'", "mean 'b'"):
         read_rows(str(listed), reader={"name": "llamafactory", "dataset": "bb"})
