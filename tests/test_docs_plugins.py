@@ -174,6 +174,7 @@ def test_every_example_is_listed():
     assert listed == {file.stem for file in SHOWN.glob("*.py")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_passes_the_checks(name):
     testing.check_component(EXAMPLES[name][1])

@@ -98,7 +98,7 @@ def ftengine_rules() -> Iterable[type[api.Rule]]:
 
 @hookspec
 def ftengine_callbacks() -> Iterable[type[api.Callback]]:
-    """Return classes whose methods are called on events of a run."""
+    """Return classes that have methods called at the moments of a run."""
 
 
 @hookspec

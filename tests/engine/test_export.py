@@ -211,6 +211,7 @@ def test_the_end_of_a_turn_in_gguf_is_what_answers_are_trained_to_end_with(tmp_p
     writer.add_eom_token_id.assert_called_once_with(end + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [0.5, 8**-0.5])
 def test_a_scale_that_is_another_is_named(run, tmp_path, monkeypatch, times):
     monkeypatch.setattr("ftengine_builtins.exporters.peft.scale_of", lambda *asked: times * scale_of(*asked))

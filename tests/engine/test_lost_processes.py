@@ -133,6 +133,7 @@ def test_a_process_that_fails_is_named_with_its_error(build_chat_recipe, tmp_pat
     assert f"error: process 1 (host {host}): " in second.said.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "reason"), [({"model": 3}, "key 'model': must be"), ({"data": {"train": "absent.csv"}}, "no data file")]
 )

@@ -72,6 +72,7 @@ def test_a_penalty_counts_once_over_two_processes(runs):
         assert curves[0][-1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["free", "divided"])
 def test_two_processes_equal_one(runs, name):
     """Each with the whole model, or with a part of it, which tests/engine/test_fsdp.py is about."""

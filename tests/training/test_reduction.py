@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from processes import together
@@ -67,6 +68,7 @@ def child(out):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_sums_equal_one_process_and_no_process_waits_for_what_another_does_not_use(tmp_path):
     together(tmp_path, child, str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))

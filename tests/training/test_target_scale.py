@@ -114,6 +114,7 @@ def test_what_is_written_answers_in_the_unit_of_the_data(recipe, tmp_path, bert_
             assert model.eval()(**tokens).logits[:, 0].tolist() == pytest.approx(own, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_curve_of_an_uninterrupted_one(recipe):
     settings = {"train__checkpoint_every": 2, "train__validate_every": 3}
     whole = fine_tune(recipe("whole", MEAN, STD, **settings))
@@ -124,6 +125,7 @@ def test_a_run_that_goes_on_has_the_curve_of_an_uninterrupted_one(recipe):
     assert resumed.evaluation == whole.evaluation
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_an_adapter_and_from_a_merged_model_where_they_ended(recipe, tmp_path):
     first = fine_tune(recipe("first", MEAN, STD))
     first.merge(tmp_path / "merged")
@@ -198,6 +200,7 @@ def test_numbers_of_another_model_are_far_apart_beside_a_large_mean():
     assert max(asked.far([np.float32(x + 0.02) for x in tuned], tuned)) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_layer_without_bias_gets_the_scale_and_advice_on_the_mean(recipe, tmp_path):
     source = tiny_llama(tmp_path / "llama", initializer_range=0.1)
     heard = Heard()

@@ -5,7 +5,7 @@ from ftengine import hookimpl
 
 @hookimpl
 def ftengine_strategies() -> list[type]:
-    """Return the class; it is imported when it is asked for."""
+    """Return the class; it is imported when this hook is called."""
     from ftengine_bitfit.strategy import BitfitStrategy
 
     return [BitfitStrategy]
