@@ -89,7 +89,7 @@ def test_tensors_differ_to_the_bit():
     assert differing(before, after) == ["b", "hash", "gone"]
 
 
-def test_every_tolerance_is_asked_and_no_other_stands_beside_it():
+def test_every_tolerance_is_used_and_no_other_comparison_has_its_own():
     sources = {
         str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
         for file in (*ROOT.glob("ftengine/**/*.py"), *ROOT.glob("plugins/ftengine*/ftengine*/**/*.py"))

@@ -183,21 +183,17 @@ class DataRows:
 
     def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
         """Return some of the rows, in the order of `indices`; `where` still gives their places."""
-        parts, numbers = (None if values is None else values[list(indices)] for values in (self.parts, self.numbers))
-        following = None if self.following is None else self.following.select(indices)
-        changed: dict[str, Any] = {
-            "parts": parts,
-            "numbers": numbers,
-            "following": following,
-            "origin": self._origins_of(indices),
-        }
-        return replace(self, dataset=self.dataset.select(indices), **changed)
-
-    def _origins_of(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         import numpy as np
 
         chosen = np.asarray(indices, dtype=np.int64)
-        return chosen if self.origin is None else self.origin[chosen]
+        return replace(
+            self,
+            dataset=self.dataset.select(indices),
+            parts=None if self.parts is None else self.parts[chosen],
+            numbers=None if self.numbers is None else self.numbers[chosen],
+            following=None if self.following is None else self.following.select(indices),
+            origin=chosen if self.origin is None else self.origin[chosen],
+        )
 
     def in_parts(self, counts: np.ndarray) -> DataRows:
         """Return each row once for each of its examples, numbered by `part`; `self` if each row makes one."""
@@ -208,14 +204,7 @@ class DataRows:
         numbers = np.repeat(np.arange(len(self)), counts)
         parts = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
         parts[np.repeat(counts, counts) == 1] = -1
-        following = None if self.following is None else self.following.select(numbers)
-        changed: dict[str, Any] = {
-            "parts": parts,
-            "numbers": numbers,
-            "following": following,
-            "origin": self._origins_of(numbers),
-        }
-        return replace(self, dataset=self.dataset.select(numbers), **changed)
+        return replace(self.select(numbers), parts=parts, numbers=numbers)
 
     def before(self, indices: np.ndarray) -> np.ndarray:
         """Return the row numbers before rows were repeated by `in_parts`."""

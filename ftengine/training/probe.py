@@ -127,10 +127,8 @@ class ProbeBatch:
         """Return the content of the batch as JSON, with hashes of tensors; None if it has other values."""
         content: list[Any] = [list(self._members)]
         reference = self._batch.get("reference", {})
-        values = {**self._batch, **{f"reference.{key}": value for key, value in reference.items()}}
-        for name, value in values.items():
-            if value is reference:
-                continue
+        own = {name: value for name, value in self._batch.items() if name != "reference"}
+        for name, value in {**own, **{f"reference.{key}": value for key, value in reference.items()}}.items():
             if isinstance(value, Tensor):
                 bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 content.append([name, str(value.dtype), list(value.shape), xxhash.xxh3_128_hexdigest(bits.data)])

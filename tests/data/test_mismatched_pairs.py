@@ -85,7 +85,7 @@ def test_pairs_that_belong_together_are_no_finding(found, pairs):
     assert found(pairs(150)) == []
 
 
-def test_standard_errors_are_those_of_random_arrangements():
+def test_standard_errors_match_random_permutations():
     drawn = [find_overlap(*zip(*moved(paraphrases(60), "best", seed), strict=True)).own for seed in range(200)]
     assert sum(drawn) / 200 == pytest.approx(0, abs=0.25)
     assert (sum(x * x for x in drawn) / 200) ** 0.5 == pytest.approx(1, abs=0.2)

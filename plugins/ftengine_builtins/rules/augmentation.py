@@ -24,7 +24,7 @@ class AugmentedTraining(Rule):
     order = 3
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        names = [one["name"] if isinstance(one, dict) else str(one) for one in run.recipe.augment]
+        names = [augmenter["name"] for augmenter in run.recipe.augment]
         if not names or not run.validations or len(run.steps) < 2 * STEPS:
             return
         plain, changed = run.validations[-1].training_loss, fmean(step.loss for step in run.steps[-STEPS:])

@@ -53,7 +53,7 @@ def case(request, bert_folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_answers_stand_beside_the_rows_of_each_task(case, tmp_path):
+def test_predict_writes_each_row_with_its_answer(case, tmp_path):
     """What a run learns, keeps and merges is tests/engine/test_matrix.py's."""
     content, asked = case
     recipe = Recipe.make(content, ["train.max_steps=2"])
