@@ -130,7 +130,7 @@ lint: $(INSTALLED) ## check style and types
 	$(BIN)/python -m mypy
 	$(BIN)/clang-format --dry-run --Werror --style=file:csrc/.clang-format $(C_SOURCES)
 
-docs: $(INSTALLED) ## make the docs' tables anew, and write the reference of what plugins may import to build/docs
+docs: $(INSTALLED) ## write the reference of components and of what plugins may import to build/docs
 	$(BIN)/python tests/docs_contract.py build/docs
 	@# pdoc sees what a module holds, and ftengine holds its names once they are used.
 	$(BIN)/python -W error::UserWarning -c 'from ftengine import *; from pdoc.__main__ import cli; cli()' -d google \

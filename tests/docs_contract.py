@@ -6,6 +6,7 @@ import ast
 import builtins
 import importlib
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ftengine import RunRecords, api, equivalence
+from ftengine.cli.components import describe
 from ftengine.plugins.class_validation import SORTS
-from ftengine.plugins.registry import KINDS
+from ftengine.plugins.registry import KINDS, Registry
 
 TOLERANCES = Path(__file__).parents[1] / "docs" / "tolerances.md"
 PUBLIC = (
@@ -140,6 +142,30 @@ def arguments(traits: type) -> Iterator[tuple[str, str]]:
                 said.append(line)
 
 
+def components_page() -> str:
+    """Return a section on each component in the box: its docstring, its options and its metrics."""
+    lines = ["# Components", "", "What `ftengine plugins show NAME` prints of each component in the box."]
+    registry = Registry()
+    for entry in (
+        entry for kind in KINDS for entry in registry.entries(kind) if entry.origin.distribution == "ftengine"
+    ):
+        component = describe(entry)
+        lines += ["", f"## {entry.kind} `{entry.name}`", "", described(entry.cls)]
+        lines += ["", f"Paper: {component.paper}"] if component.paper else []
+        if component.options:
+            lines += ["", "| option | default | allowed | what it does |", "|---|---|---|---|"]
+        for option in component.options:
+            default = "required" if option.required else f"`{json.dumps(option.default, ensure_ascii=False)}`"
+            allowed, text = cell(option.allowed), cell(option.description)
+            lines.append(f"| `{option.name}` | {default.replace('|', chr(92) + '|')} | {allowed} | {text} |")
+        if component.metrics:
+            lines += ["", "| metric | better | meaning |", "|---|---|---|"]
+        for name, metric in component.metrics.items():
+            better = {True: "higher", False: "lower", None: ""}[metric["higher_is_better"]]
+            lines.append(f"| `{name}` | {better} | {cell(metric['meaning'])} |")
+    return "\n".join(lines) + "\n"
+
+
 def names_page() -> str:
     """Return a table of every name that plugins may import, with its signature and the first paragraph of its text."""
     lines = ["# Names", "", "What a plugin may import."]
@@ -243,4 +269,5 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kinds.md").write_text(kinds_page(), encoding="utf-8")
+    (folder / "components.md").write_text(components_page(), encoding="utf-8")
     (folder / "names.md").write_text(names_page(), encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import get_args
 from xml.etree import ElementTree
 
 import click
+import docs_contract
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -31,7 +32,7 @@ from pydantic import BaseModel
 from ftengine import Recipe
 from ftengine.cli import main
 from ftengine.data.readers import suffixes
-from ftengine.plugins.registry import RECIPE_KEYS, Registry
+from ftengine.plugins.registry import KINDS, Registry
 from ftengine.run.cross_validation import CrossValidation
 from ftengine.run.recipe import DataSection, SplitSection
 from ftengine.text import PERSONAL
@@ -209,34 +210,28 @@ def told(found):
     }
 
 
-def plain(value):
-    """Return a default as YAML has it: tuples are lists there."""
-    return json.loads(json.dumps(value))
-
-
 @pytest.mark.parametrize(("heading", "model"), list(sections()), ids=lambda value: str(value))
 def test_every_key_of_the_recipe_is_documented_with_its_default(heading, model):
     assert told(table(RECIPE, heading)) == defaults(model)
 
 
 HOMES = {"augmenter": AUGMENTERS, "regularizer": REGULARIZERS, "evaluator": EVALUATION}
-"""Documents of kinds that have one of their own; the others stand in docs/recipe.md."""
+"""Documents of kinds that have one of their own."""
 
 LISTED = {
     "audit": (DATA, "What the audits find"),
     "rule": (REPORT, "Rules"),
-    "callback": (RECIPE, "Built-in callbacks"),
+    "task": (RECIPE, "Tasks"),
+    "strategy": (RECIPE, "Strategies"),
+    "loader": (RECIPE, "Loaders"),
+    "reader": (RECIPE, "Readers"),
+    "optimizer": (RECIPE, "Optimizers"),
+    "schedule": (RECIPE, "Schedules"),
     "fast-path": (RECIPE, "Fast paths"),
     "exporter": (SERVING, "Formats"),
+    **{kind: (document, f"{kind.capitalize()}s") for kind, document in HOMES.items()},
 }
 """Kinds whose components stand in a table of a document's section."""
-
-BUILT_IN = {
-    f"{kind.capitalize()} `{entry.name}`": entry
-    for kind in RECIPE_KEYS
-    for entry in Registry().entries(kind)
-    if entry.origin.distribution == "ftengine" and kind not in LISTED
-}
 
 
 def of_kind(kind):
@@ -250,7 +245,6 @@ def choices(section, key):
 
 TABLES = [
     *((*place, of_kind(kind)) for kind, place in LISTED.items() if of_kind(kind)),
-    *((HOMES[kind], f"{kind.capitalize()}s", of_kind(kind)) for kind in HOMES),
     (DATA, "Oddities", ODDITIES),
     (DATA, "Likely personal data", PERSONAL),
     (DATA, "Splits and duplicates", choices(SplitSection, "by")),
@@ -267,24 +261,21 @@ def test_a_table_has_all_of_its_sort_and_nothing_else(document, heading, names):
     assert sorted(table(document, heading).names()) == sorted(names)
 
 
-def home(heading):
-    return HOMES.get(heading.partition(" ")[0].lower(), RECIPE)
+def test_every_callback_is_documented():
+    section = TEXTS[RECIPE].partition("### Callbacks\n")[2].partition("\n#")[0]
+    assert set(of_kind("callback")) <= set(code(section))
 
 
-@pytest.mark.parametrize("document", [RECIPE, *HOMES.values()], ids=lambda document: document.name)
-def test_every_built_in_component_has_its_section_and_no_other_has(document):
-    kinds = tuple(f"{kind.capitalize()} `" for kind in RECIPE_KEYS)
-    found = [heading for heading in headings(document) if heading.startswith(kinds)]
-    assert sorted(found) == sorted(heading for heading in BUILT_IN if home(heading) == document)
-
-
-@pytest.mark.parametrize("heading", BUILT_IN)
-def test_every_option_of_a_component_is_documented_with_its_default(heading):
-    config = BUILT_IN[heading].cls.Config
-    if config.model_fields:
-        assert told(table(home(heading), heading)) == plain(defaults(config))
-    else:
-        assert heading not in [found.heading for found in tables(home(heading))]
+def test_the_page_of_components_has_every_option_with_what_it_does(tmp_path):
+    page = tmp_path / "components.md"
+    page.write_text(docs_contract.components_page(), encoding="utf-8")
+    entries = {f"{kind} `{name}`": Registry().get(kind, name).cls.Config for kind in KINDS for name in of_kind(kind)}
+    assert headings(page)[1:] == list(entries)
+    made = {found.heading: found for found in reversed(tables(page))}  # options stand before metrics
+    for heading, config in entries.items():
+        if config.model_fields:
+            assert made[heading].names() == list(config.model_fields)
+            assert [row for row in made[heading].rows if not row[-1]] == []
 
 
 def test_the_table_of_augmenters_says_what_each_changes():
@@ -310,16 +301,9 @@ def test_every_task_is_documented_with_its_evaluators():
     by_name = {code(name)[0]: of for name, of, _ in table(EVALUATION, "Evaluators").rows}
     for words, kind in kinds.items():
         assert [name for name, of in by_name.items() if words in of] == list(EVALUATORS[kind])
-    for heading, entry in BUILT_IN.items():
-        if heading.startswith("Task"):
-            section = TEXTS[RECIPE].partition(f"### {heading}")[2].partition("\n#")[0]
-            assert set(entry.cls().evaluators) <= set(code(section)), heading
-
-
-def test_every_phrase_of_a_refusal_is_documented():
-    config = Registry().get("evaluator", "refusal").cls.Config
-    section = TEXTS[EVALUATION].partition("### Evaluator `refusal`")[2].partition("\n#")[0]
-    assert set(config().phrases) <= set(code(section))
+    for name, _, evaluators, _ in table(RECIPE, "Tasks").rows:
+        task = Registry().get("task", *code(name)).cls()
+        assert set(task.evaluators) <= set(code(evaluators)), name
 
 
 def test_every_kind_of_finding_is_documented():

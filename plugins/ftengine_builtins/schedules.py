@@ -56,9 +56,12 @@ class WarmupStableDecay(Schedule):
     paper = "Hägele et al. 2024, Scaling Laws and Compute-Optimal Training Beyond Fixed Durations, arXiv:2405.18392"
 
     class Config(FloorConfig):
-        decay: float = Field(0.2, gt=0, description="share of all steps if below 1, else a number of steps")
+        decay: float = Field(
+            0.2, gt=0, description="how long it falls: a share of all steps if below 1, else a number of steps"
+        )
         shape: Literal["linear", "cosine", "sqrt"] = Field(
-            "sqrt", description="of the decay; sqrt is 1 minus the square root of its progress (Hägele et al. 2024)"
+            "sqrt",
+            description="shape of the decay; sqrt is 1 minus the square root of its progress (Hägele et al. 2024)",
         )
 
     SHAPES: ClassVar[dict[str, Any]] = {

@@ -125,8 +125,8 @@ class Retrieval(RankingEvaluator):
         corpus: str | None = Field(
             None,
             min_length=1,
-            description="file of documents to find, JSONL with `positive`, `document` or `text`, or .txt with one a "
-            "line; null: those that are measured",
+            description="file of documents to find, JSONL with `positive`, `document` or `text`, or .txt "
+            "with one a line; it has to hold the positive of every row; null: those that are measured",
         )
 
     def __init__(self, config: Any = None) -> None:

@@ -38,7 +38,12 @@ class Refusal(WeightedEvaluator):
     traits = EvaluatorTraits(probe="refusal")
 
     class Config(api.Config):
-        phrases: list[str] = Field(list(PHRASES), min_length=1, description="phrases that make an answer a refusal")
+        phrases: list[str] = Field(
+            list(PHRASES),
+            min_length=1,
+            description="phrases that make an answer a refusal; case, kinds of apostrophe and white space do "
+            "not matter",
+        )
         within: int | None = Field(
             200, ge=1, description="characters at an answer's beginning that are searched; null: all of it"
         )

@@ -76,7 +76,9 @@ class VisionLoader(ModelLoader):
             description="of a model given by name: a .safetensors file, a folder with model.safetensors, `library` for "
             "the library's own download, or `random`",
         )
-        image_size: int | None = Field(None, ge=8, description="side of the square that images become, in pixels")
+        image_size: int | None = Field(
+            None, ge=8, description="side of the square that images become, in pixels; null: the model's own"
+        )
 
     # Methods that a library's loader implements.
 

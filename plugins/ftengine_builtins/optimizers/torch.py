@@ -71,7 +71,9 @@ class Adafactor(Optimizer):
     paper = "Shazeer and Stern 2018, Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, arXiv:1804.04235"
 
     class Config(Config):
-        beta2_decay: float = Field(-0.8, le=0, description="exponent of the decay of beta2: 1 - step^beta2_decay")
+        beta2_decay: float = Field(
+            -0.8, le=0, description="exponent of the second moment's decay, which is 1 - step^beta2_decay"
+        )
         eps: float = Field(1e-3, gt=0, description="lower bound on a parameter's scale")
         clip: float = Field(1.0, ge=1, description="root mean square at which the update of a parameter is clipped")
 

@@ -34,7 +34,8 @@ class TableReader(FileReader):
 
     class Config(Config):
         separator: str = Field(
-            "auto", description="between fields: one character; auto: by the suffix, and for .csv by the header"
+            "auto",
+            description="one character between fields; auto: tabs in a .tsv; commas in a .csv, unless its header differs",
         )
 
         @field_validator("separator")

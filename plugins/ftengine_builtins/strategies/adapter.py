@@ -61,24 +61,34 @@ class AdapterConfig(Config):
         "alone, reading its normalised sum with the residual; parallel: beside the feed-forward, reading the residual",
     )
     reduction_factor: Annotated[Factor | dict[str, Factor] | None, BeforeValidator(_factors)] = Field(
-        None, description="width / bottleneck size, or a mapping by block and 'default'; else 16, with parallel 2"
+        None,
+        description="width / bottleneck size, or a mapping by number of block, from 0, and 'default': {0: 2, "
+        "default: 16}; null: 16, with parallel 2",
     )
     bottleneck: int | None = Field(None, ge=1, description="bottleneck size, instead of reduction_factor")
-    non_linearity: NonLinearity | None = Field(None, description="activation; else relu, with houlsby swish")
-    scaling: float | None = Field(None, gt=0, description="factor of the adapter's output; else 1, with parallel 4")
+    non_linearity: NonLinearity | None = Field(
+        None, description="activation between the two maps; null: relu, with houlsby swish"
+    )
+    scaling: float | None = Field(None, gt=0, description="factor of the adapter's output; null: 1, with parallel 4")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's output while training")
     init: Init = Field(
-        "identity", description="identity starts as the base; bert and houlsby draw small weights, as the papers do"
+        "identity",
+        description="identity: up starts at zero, so that the model starts as the base; bert (AdapterHub's "
+        "default, standard deviation 0.02) and houlsby (0.01, truncated) draw small weights",
     )
     sublayers: list[str] | None = Field(
-        None, description="attention, output, cross: which sublayers; by default the placement's"
+        None,
+        description="attention, output (feed-forward) and cross (cross-attention of an encoder-decoder); "
+        "null: the placement's",
     )
-    leave_out: list[int] = Field([], description="numbers of the blocks, from 0, that get no adapter")
+    leave_out: list[int] = Field(
+        [], description="numbers of the blocks that get no adapter, from 0, through encoder and decoder"
+    )
     places: dict[str, Annotated[str, AfterValidator(regex)]] | None = Field(
         None, description="for any other model: regular expressions for whole module paths, by a name of your choice"
     )
     start_from: str | None = Field(
-        None, description="folder of an AdapterHub adapter to continue; it sets all options that shape it"
+        None, description="folder of an AdapterHub adapter to continue; it sets all options that shape the adapter"
     )
 
     @field_validator("sublayers", "places")

@@ -58,7 +58,8 @@ class Full(Strategy):
         )
         unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
             None,
-            description="gradual unfreezing from the top: steps per layer; epoch: one per epoch; even: over the run",
+            description="gradual unfreezing from the top: steps per layer; epoch: one layer per epoch; even: "
+            "over the whole run",
         )
         batch_norm: Literal["frozen", "train"] = Field(
             "frozen", description="running statistics of BatchNorm: kept as they are, or updated in training"

@@ -76,28 +76,44 @@ class LoRAConfig(Config):
 
     rank: Rank = Field(8, description="rank of the update")
     alpha: Alpha = Field(16, description="the update is scaled by alpha / rank")
-    dropout: float = Field(0.05, ge=0, lt=1, description="dropout on the update's input while training")
+    dropout: float = Field(
+        0.05, ge=0, lt=1, description="dropout on the update's input while training; of preferences 0 unless set"
+    )
     targets: ModuleNames = Field(
         ALL_LINEAR,
         min_length=1,
         description="all-linear; a regular expression for whole module paths; or a list of module names or paths",
     )
     rank_pattern: dict[Pattern, Rank] = Field(
-        {}, description="ranks of single layers, by name or regular expression; the first that matches counts"
+        {},
+        description="ranks of single layers, by name or regular expression, as {q_proj: 4, "
+        "'layers\\.0\\..*': 16}; the first match counts",
     )
     alpha_pattern: dict[Pattern, Alpha] = Field({}, description="alphas of single layers, likewise")
-    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead (Kalajdzievski 2023)")
-    dora: bool = Field(False, description="tune the weights' magnitudes apart from their directions (Liu et al. 2024)")
+    rslora: bool = Field(
+        False, description="scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv:2312.03732)"
+    )
+    dora: bool = Field(
+        False,
+        description="train magnitudes and directions of the weights separately (DoRA, Liu et al. 2024, "
+        "arXiv:2402.09353)",
+    )
     init: Annotated[str, BeforeValidator(_init)] = Field(
         "kaiming",
         description="how A starts: kaiming or gaussian; or how A and B start from the weight itself: pissa, "
         "pissa_niter_N (fast, with N iterations) or olora",
     )
     lr_ratio: float = Field(
-        1.0, gt=0, le=1e6, description="learning rate of B over that of A (LoRA+, Hayou et al. 2024)"
+        1.0,
+        gt=0,
+        le=1e6,
+        description="learning rate of B over that of A (LoRA+, Hayou et al. 2024, arXiv:2402.12354; the "
+        "authors recommend 16)",
     )
     start_from: str | None = Field(
-        None, description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, targets and the like"
+        None,
+        description="folder of a PEFT LoRA adapter to continue; it sets rank, alpha, their patterns, "
+        "targets, rslora and dora",
     )
 
     _asked_for_all: bool = PrivateAttr(False)

@@ -64,30 +64,43 @@ class EmbeddingConfig(Config):
         description="anchor and positive; these and a negative; sentence1, sentence2 and score; text and label",
     )
     loss: Literal["auto", "in-batch", "triplet", "cosine", "cosent"] = Field(
-        "auto", description="in-batch negatives, triplet margin, cosine regression or CoSENT; auto: in-batch, or cosent"
+        "auto",
+        description="in-batch negatives, triplet margin, cosine regression or CoSENT; auto: cosent for "
+        "scored pairs, else in-batch",
     )
-    temperature: float = Field(0.05, gt=0, description="by which in-batch and cosent divide cosines; 1 / scale")
+    temperature: float = Field(
+        0.05, gt=0, description="what in-batch and cosent divide cosines by; 1 / the scale of sentence-transformers"
+    )
     symmetric: bool = Field(False, description="in-batch: find the anchor of each positive as well")
     margin: float = Field(1.0, gt=0, description="of loss triplet")
     distance: Literal["euclidean", "cosine"] = Field("euclidean", description="of loss triplet")
     same: str | None = Field(
-        None, min_length=1, description="in-batch: a column; rows with equal values are no negatives of each other"
+        None,
+        min_length=1,
+        description="in-batch: a column; rows with equal values in it are no negatives of each other",
     )
     highest_score: float = Field(1.0, gt=0, description="by which scores are divided, as 5 where they are 0 to 5")
     dimensions: list[Annotated[int, Field(ge=1)]] | None = Field(
-        None, min_length=1, description="Matryoshka: the loss of the first so many numbers too, as [384, 128, 32]"
+        None,
+        min_length=1,
+        description="Matryoshka: add the losses of the first so many numbers of each vector, as [384, 128, 32]",
     )
     dimension_weights: list[Annotated[float, Field(gt=0)]] | None = Field(
         None, description="weights of `dimensions`; null: 1 each"
     )
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
-        "auto", description="of a text's tokens; auto: as the model was made for, else mean, of decoders the last token"
+        "auto",
+        description="of a text's tokens; auto: what the model's 1_Pooling says, else mean, of decoders the last token",
     )
     normalize: bool = Field(True, description="whether vectors that are saved and predicted have length 1")
     query_prompt: str | None = Field(
-        None, description="in front of anchors, sentences and labelled texts, as 'query: '; null: the model's own"
+        None,
+        description="text in front of anchors, sentences and labelled texts, as 'query: '; null: the model's "
+        "own, if any",
     )
-    document_prompt: str | None = Field(None, description="in front of positives, negatives; null: the model's own")
+    document_prompt: str | None = Field(
+        None, description="text in front of positives and negatives; null: the model's own, if any"
+    )
     max_length: int | None = Field(
         None, ge=2, description=f"longest text in tokens; null: the model's own, else {DEFAULT_MAX_LENGTH} or its limit"
     )

@@ -24,7 +24,9 @@ PROBES = 4
 class ImageClassificationConfig(LabelledConfig):
     """Options of task image-classification."""
 
-    image: str = Field("image", min_length=1, description="column of the image: a path, or an image's bytes")
+    image: str = Field(
+        "image", min_length=1, description="column of the image: a path relative to the data file, or an image's bytes"
+    )
 
 
 class ImageClassification(LabelledTask):

@@ -60,10 +60,15 @@ class PairLossOptions(Config):
         "steepness, of orpo the weight of its term; null: the loss's own",
     )
     nll: float | None = Field(
-        None, ge=0, description="weight of the chosen answer's loss per token beside; null: 0, of orpo and cpo 1"
+        None,
+        ge=0,
+        description="weight of the chosen answer's own loss per token, which is added; null: 0, of orpo and cpo 1",
     )
     label_smoothing: float | None = Field(
-        None, ge=0, lt=0.5, description="robust, cdpo: share of the pairs that are the wrong way round; null: 0.1"
+        None,
+        ge=0,
+        lt=0.5,
+        description="robust, cdpo: share of the pairs that are taken to be the wrong way round; null: 0.1",
     )
     target_margin: float | None = Field(None, ge=0, description="simpo: γ; null: 0.5")
 

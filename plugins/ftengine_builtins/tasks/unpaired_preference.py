@@ -49,7 +49,9 @@ class UnpairedLossOptions(Config):
     beta: float | None = Field(
         None, gt=0, description="how far the model may go from the reference: the smaller, the further; null: 0.1"
     )
-    nll: float | None = Field(None, ge=0, description="weight of the desirable answers' loss per token beside; null: 0")
+    nll: float | None = Field(
+        None, ge=0, description="weight of the desirable answers' own loss per token, which is added; null: 0"
+    )
     desirable_weight: float | None = Field(None, ge=0, description="kto: λ_D, of desirable answers; null: 1")
     undesirable_weight: float | None = Field(None, ge=0, description="kto: λ_U, of the others; null: 1")
 
