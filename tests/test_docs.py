@@ -220,7 +220,6 @@ HOMES = {"augmenter": AUGMENTERS, "regularizer": REGULARIZERS, "evaluator": EVAL
 
 LISTED = {
     "audit": (DATA, "What the audits find"),
-    "rule": (REPORT, "Rules"),
     "task": (RECIPE, "Tasks"),
     "strategy": (RECIPE, "Strategies"),
     "loader": (RECIPE, "Loaders"),

@@ -35,7 +35,7 @@ class TableReader(FileReader):
     class Config(Config):
         separator: str = Field(
             "auto",
-            description="one character between fields; auto: tabs in a .tsv; commas in a .csv, unless its header differs",
+            description="one character between fields; auto: tabs in a .tsv; commas in a .csv, unless a header differs",
         )
 
         @field_validator("separator")
