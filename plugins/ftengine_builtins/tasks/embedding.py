@@ -65,8 +65,7 @@ class EmbeddingConfig(Config):
     )
     loss: Literal["auto", "in-batch", "triplet", "cosine", "cosent"] = Field(
         "auto",
-        description="in-batch negatives, triplet margin, cosine regression or CoSENT; auto: cosent for "
-        "scored pairs, else in-batch",
+        description="in-batch negatives, triplet margin, cosine regression or CoSENT; auto: in-batch, of scores cosent",
     )
     temperature: float = Field(
         0.05, gt=0, description="what in-batch and cosent divide cosines by; 1 / the scale of sentence-transformers"
@@ -94,12 +93,10 @@ class EmbeddingConfig(Config):
     )
     normalize: bool = Field(True, description="whether vectors that are saved and predicted have length 1")
     query_prompt: str | None = Field(
-        None,
-        description="text in front of anchors, sentences and labelled texts, as 'query: '; null: the model's "
-        "own, if any",
+        None, description="text in front of anchors, sentences and labelled texts, as 'query: '; null: the model's own"
     )
     document_prompt: str | None = Field(
-        None, description="text in front of positives and negatives; null: the model's own, if any"
+        None, description="text in front of positives and negatives; null: the model's own"
     )
     max_length: int | None = Field(
         None, ge=2, description=f"longest text in tokens; null: the model's own, else {DEFAULT_MAX_LENGTH} or its limit"
