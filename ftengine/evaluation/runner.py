@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -44,6 +45,9 @@ from ftengine.run.directory import RunDirectory, write_folder
 
 MemberPredictions = Iterator[tuple[int, Prediction]]
 """For each example its position in the split, and what was predicted."""
+
+LONGEST_VALUE = 500
+"""Characters of a row's value that are kept beside its prediction."""
 
 READ, ANSWERED, ASKED = "read", "answered", "asked"
 Outputs = Mapping[tuple[str, str], pa.Table]
@@ -311,7 +315,21 @@ def own_columns(of: EvalSet) -> pa.Table:
     }
     for column in of.slices:
         columns[f"slice.{column}"] = [as_text(split.rows[int(row)].get(column), None) for row in index]
+    for column in sorted(set(split.rows.columns) - split.rows.paths):
+        columns[f"row.{column}"] = [_plain_text(split.rows[int(row)].get(column)) for row in index]
     return pa.table({name: pa.array(values) for name, values in columns.items()})
+
+
+def _plain_text(value: Any) -> str | None:
+    """Return the beginning of a value as text; None where it is missing, or neither text nor numbers nor made of them.
+
+    Only rules read it, to see in which rows errors lie.
+    """
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        return None
+    return None if value is None else text[:LONGEST_VALUE].encode("utf-8", "replace").decode()
 
 
 def _beside(table: pa.Table, predicted: pa.Table) -> pa.Table:

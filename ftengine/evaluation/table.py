@@ -3,8 +3,9 @@
 Columns: `row` (position in the split's source), `place` (file and line), `group` (equal for
 rows that were not drawn independently, duplicates among them), `duplicate` (equal for duplicates),
 `slice.COLUMN` (the value, as text, by which figures are divided), `column.COLUMN` (what evaluators read of the user's
-row), the task's keys, `EVALUATOR.KEY` (what an evaluator keeps), and `answered` with the keys of generations, which
-are null in rows that were not answered. Rows stand in the order of the split.
+row), `row.COLUMN` (the beginning of each column's value as text, for rules), the task's keys, `EVALUATOR.KEY` (what an
+evaluator keeps), and `answered` with the keys of generations, which are null in rows that were not answered. Rows stand
+in the order of the split.
 """
 
 from __future__ import annotations

@@ -293,6 +293,25 @@ def find_unit(numbers: np.ndarray, others: np.ndarray) -> tuple[float, float] | 
     return best if found[best] >= THE_SAME else None
 
 
+CURVES = {"e to the power of": np.exp, "ten to the power of": lambda x: 10.0**x, "exp(x) - 1 of": np.expm1,
+          "the logarithm of": np.log, "the logarithm to base ten of": np.log10, "log(x + 1) of": np.log1p}  # fmt: skip
+CURVED = 10.0
+"""Functions by which one file may have the numbers of another, and by how many times these then are spread more or
+less, from which the function can be told from others, such as powers."""
+
+
+def find_curve(numbers: np.ndarray, others: np.ndarray) -> str | None:
+    """Return the name in CURVES of the function that turns (n,) numbers into what (m,) others are like."""
+    spread, wide = (float(np.subtract(*np.percentile(x, (75, 25)))) for x in (numbers, others))
+    if max(wide, spread) < CURVED * min(wide, spread):
+        return None
+    with np.errstate(all="ignore"):
+        turned = {name: curve(numbers) for name, curve in CURVES.items()}
+    fits = {name: _same(of, others) for name, of in turned.items() if np.isfinite(of).all()}
+    best = max(fits, key=lambda name: fits[name], default="")
+    return best if best and fits[best] >= THE_SAME else None
+
+
 def _same(numbers: np.ndarray, others: np.ndarray) -> float:
     from scipy.stats import ks_2samp
 

@@ -1,6 +1,7 @@
 """Labels of other rows, swapped classes, shuffled labels and other units are found before anything trains."""
 
 import json
+import math
 import random
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from test_split_shift import topical
 
 from ftengine_builtins.audits.misplaced_labels import _numbered
+from ftengine_builtins.label_fit import CURVES
 
 
 @pytest.fixture
@@ -137,6 +139,15 @@ def test_numbers_of_another_unit_are_an_alarm_and_others_a_note(misplaced, chang
     assert (figures["split"], finding.level) == ("test", "alarm" if unit else "note")
     assert figures["median"] != figures["training_median"]
     assert [figures[key] for key in ("factor", "plus") if key in figures] == pytest.approx(unit or [])
+
+
+@pytest.mark.parametrize("curve", ["e to the power of", "the logarithm of"])
+def test_numbers_that_are_a_function_of_those_of_training_are_an_alarm_that_names_it(misplaced, curve):
+    train, test = ([row | {"label": 6 * row["label"] + 1} for row in graded(*drawn)] for drawn in ((150, 1), (80, 2)))
+    if curve == "the logarithm of":
+        train, test = ([row | {"label": math.exp(row["label"])} for row in rows] for rows in (train, test))
+    (finding,) = misplaced(train, [row | {"label": float(CURVES[curve](row["label"]))} for row in test])
+    assert (finding.level, finding.figures["curve"]) == ("alarm", curve)
 
 
 @pytest.mark.parametrize("lost", ["train", "test"])

@@ -163,6 +163,8 @@ def test_tables_of_both_models_are_kept(sliced_run):
         assert table["row"].is_monotonic_increasing
         assert table["place"].str.match(r".*sliced\.jsonl:\d+$").all()
         assert set(table["slice.region"]) <= {"a", "b", "(missing)"}
+        assert table["row.text"].str.len().between(1, 500).all()
+        assert set(table["row.region"].dropna()) <= {"a", "b"}
     assert {path.stem for path in folder.glob("*-tuned.parquet")} >= {"test-tuned", "training-tuned"}
 
 

@@ -5,6 +5,8 @@ import json
 from contextlib import suppress
 from functools import cache
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from ftengine.errors import RunError
@@ -367,6 +369,9 @@ def write_run(folder, files):
             (folder / f"{name}.json").write_text(json.dumps(files[name]))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in files["metrics"]))
     (folder / "adapter" / "ftengine.json").write_text(json.dumps(files["facts"]))
+    for name, columns in files.get("predictions", {}).items():
+        (folder / "predictions").mkdir(exist_ok=True)
+        pq.write_table(pa.table(columns), folder / "predictions" / f"{name}.parquet")
     with suppress(RunError):
         judge(RunRecords.read(folder), registry()).write(RunDirectory(folder))
     return folder

@@ -21,6 +21,7 @@ from ftengine_builtins.label_fit import (
     Offset,
     agreement,
     confusion_of,
+    find_curve,
     find_number_offset,
     find_offset,
     find_swap,
@@ -353,6 +354,11 @@ def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> 
     fit += f"{number(middle, 3)} and {number(spread, 3)}, though the texts are alike"
     figures = {"median": there, "spread": wide, "training_median": middle, "training_spread": spread, "n": len(other)}
     if (unit := find_unit(one, other)) is None:
+        if (curve := find_curve(one, other)) is not None:
+            fit += f"; {curve} those of training is like them"
+            then = f"If so, bring the numbers of {data.splits[split].source} and of training to one scale."
+            lead = f"check whether {split_name(split)} rows have numbers on another scale than training"
+            return _finding(split, fit, then, {**figures, "curve": curve}, lead)
         lead = f"{split_name(split)} rows have other numbers than training"
         text = f"{lead[:1].upper()}{lead[1:]}: {fit}."
         return Finding(kind="splits", level="note", text=text, brief=lead, figures={"split": split, **figures})

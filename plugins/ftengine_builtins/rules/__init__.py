@@ -5,6 +5,7 @@ from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, 
 from ftengine_builtins.rules.calibration import CalibratedConfidence
 from ftengine_builtins.rules.columns import TellingPhrase, UnreadColumnsTell
 from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
+from ftengine_builtins.rules.error_groups import ErrorGroups
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
 from ftengine_builtins.rules.label_shares import ClassWeights, LabelShares
 from ftengine_builtins.rules.labels import FlippedLabels, LabelSpellingsConfused
@@ -25,6 +26,7 @@ __all__ = [
     "ClassWeights",
     "ConstantAnswer",
     "CutExamples",
+    "ErrorGroups",
     "FlippedLabels",
     "Forgetting",
     "GeneralisationGap",

@@ -1,0 +1,111 @@
+"""Where the errors of a run lie: by what rows hold, whatever the task."""
+
+import random
+
+import pytest
+from verdicts import put
+
+ROWS = 160
+
+
+def wrong_in(group, often=0.9, seldom=0.05, seed=0):
+    """Return for each row whether it is answered wrongly: those of a group often, others seldom."""
+    rng = random.Random(seed)
+    return [rng.random() < (often if of else seldom) for of in group]
+
+
+def classes(wrong):
+    return {"label": [i % 3 for i in range(ROWS)], "predicted": [(i + w) % 3 for i, w in enumerate(wrong)]}
+
+
+def preferences(wrong):
+    return {"margin": [-0.3 if w else 0.2 for w in wrong]}
+
+
+def triplets(wrong):
+    return {"triplets.margin": [-0.3 if w else 0.2 for w in wrong]}
+
+
+def tags(wrong):
+    return {"tags": [[0, 1, 2]] * ROWS, "predicted_tags": [[1, 2, 0] if w else [0, 1, 2] for w in wrong]}
+
+
+def numbers(wrong):
+    rng = random.Random(1)
+    target = [rng.gauss(0, 1) for _ in wrong]
+    return {"target": target, "value": [x + 3 * w + rng.gauss(0, 0.2) for x, w in zip(target, wrong, strict=True)]}
+
+
+def table(columns, predictions, name="test-tuned"):
+    """Return a change: the run has a table of predictions, with columns of the rows."""
+    own = {"row": list(range(ROWS)), "place": [f"test.jsonl:{i + 1}" for i in range(ROWS)],
+           "group": list(range(ROWS)), "duplicate": list(range(ROWS))}  # fmt: skip
+    return put("predictions", {name: own | predictions | {f"row.{key}": of for key, of in columns.items()}})
+
+
+def unread(*names):
+    return put("audit.encoded.train.unread", dict.fromkeys(names, "train.jsonl:1"))
+
+
+def found(told):
+    return [one for one in told.findings if one.source == "error-groups"]
+
+
+EXPORT = ["2024-02" if i % 5 == 0 else "2023-11" for i in range(ROWS)]
+
+
+@pytest.mark.parametrize("predictions", [classes, preferences, triplets, tags, numbers])
+@pytest.mark.parametrize("name", ["test-tuned", "training-tuned"])
+def test_a_value_of_an_unread_column_in_which_errors_lie_leads(verdict, predictions, name):
+    answers = predictions(wrong_in([value == "2024-02" for value in EXPORT]))
+    told = verdict(table({"export": EXPORT}, answers, name), unread("export"))
+    (finding,) = found(told)
+    assert finding is told.findings[0]
+    assert (finding.level, finding.figures["rows"]) == ("alarm", 32)
+    assert "export" in told.headline
+    assert "2024-02" in told.headline
+
+
+VALUES = {
+    "word": [f"row {i:03} is {('not', 'now')[i % 6 > 0]} nice" for i in range(ROWS)],
+    "length": [f"{'word' * (i % 40 + 1)} {i}" for i in range(ROWS)],
+    "number": [str(i * 37 % ROWS) for i in range(ROWS)],
+    "date": [f"2024-{i % 12 + 1:02}-{i % 28 + 1:02}" for i in range(ROWS)],
+}
+GROUPS = {
+    "word": [i % 6 == 0 for i in range(ROWS)],
+    "length": [i % 40 >= 30 for i in range(ROWS)],
+    "number": [i * 37 % ROWS >= 120 for i in range(ROWS)],
+    "date": [i % 12 < 3 for i in range(ROWS)],
+    "place": [i >= 120 for i in range(ROWS)],
+}
+
+
+@pytest.mark.parametrize("what", GROUPS)
+def test_words_lengths_numbers_dates_and_places_divide_rows_as_well(verdict, what):
+    columns = {"text": VALUES[what]} if what in VALUES else {}
+    told = verdict(table(columns, classes(wrong_in(GROUPS[what]))))
+    (finding,) = found(told)
+    assert finding.level == "alarm"
+    words = {"word": "“not”", "length": "the length of `text`", "number": "`text`", "date": "`text`", "place": "place"}
+    assert words[what] in finding.figures["where"]
+
+
+def test_errors_at_random_lie_nowhere(verdict):
+    rng, texts = random.Random(5), [" ".join(random.Random(i).choices("abcdefghijkl", k=5)) for i in range(ROWS)]
+    for seed in range(8):
+        wrong = wrong_in([rng.random() < 0.5 for _ in range(ROWS)], 0.3, 0.1, seed)
+        assert found(verdict(table({"text": texts, "export": EXPORT}, classes(wrong)), unread("export"))) == []
+
+
+def test_a_label_that_is_harder_is_left_to_other_rules(verdict):
+    wrong = wrong_in([i % 3 == 0 for i in range(ROWS)])
+    words = [f"{'abc'[i % 3]} {i}" for i in range(ROWS)]
+    assert found(verdict(table({"text": words, "label": [*"abc"] * 53 + ["a"]}, classes(wrong)))) == []
+
+
+def test_rows_that_are_somewhat_harder_are_a_note_where_nothing_reads_what_divides_them(verdict):
+    wrong = classes(wrong_in([value == "2024-02" for value in EXPORT], 0.35, 0.03))
+    for columns, level in ((["export"], ["note"]), ([], [])):
+        told = verdict(table({"export": EXPORT}, wrong), unread(*columns))
+        assert [one.level for one in found(told)] == level
