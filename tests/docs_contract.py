@@ -1,4 +1,4 @@
-"""Pages made of docstrings: `python tests/docs_contract.py FOLDER`, for `make docs`; and docs/tolerances.md."""
+"""Pages made of docstrings: `python tests/docs_contract.py FOLDER`, for `make docs`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import builtins
 import importlib
 import inspect
 import json
-import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from ftengine.cli.components import describe
 from ftengine.plugins.class_validation import SORTS
 from ftengine.plugins.registry import KINDS, Registry
 
-TOLERANCES = Path(__file__).parents[1] / "docs" / "tolerances.md"
 PUBLIC = (
     "ftengine",
     "ftengine.api",
@@ -180,13 +178,13 @@ def names_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def tolerances_page(text: str) -> str:
-    """Return docs/tolerances.md with its first table made anew, of the constants of ftengine.equivalence."""
+def tolerances_page() -> str:
+    """Return a table of the constants of ftengine.equivalence."""
     rows = ["| tolerance | | what is compared | the largest fault that passes |", "|---|---|---|---|"]
-    for name, told in assigned(equivalence).items():
-        what, _, fault = told.partition("\n\n")
+    for name, text in assigned(equivalence).items():
+        what, _, fault = text.partition("\n\n")
         rows.append(f"| `{name}` | {getattr(equivalence, name):.2g} | {cell(what)} | {cell(fault)} |")
-    return re.sub(r"(?s)(\n\n)\|.*?(\n\n)", lambda found: found[1] + "\n".join(rows) + found[2], text, count=1)
+    return "\n".join(["# Tolerances", "", "Of `ftengine.equivalence`.", "", *rows]) + "\n"
 
 
 def hidden_types(known: set[str]) -> dict[str, str]:
@@ -265,9 +263,9 @@ def cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    TOLERANCES.write_text(tolerances_page(TOLERANCES.read_text(encoding="utf-8")), encoding="utf-8")
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kinds.md").write_text(kinds_page(), encoding="utf-8")
     (folder / "components.md").write_text(components_page(), encoding="utf-8")
     (folder / "names.md").write_text(names_page(), encoding="utf-8")
+    (folder / "tolerances.md").write_text(tolerances_page(), encoding="utf-8")

@@ -1,7 +1,7 @@
 """When two models, outputs, tensors or figures are the same: the distances, and the table of what each may be at most.
 
-docs/tolerances.md shows the table: `python tests/docs_contract.py` makes it of the texts below the constants. Their
-first paragraph says what is compared and where the value comes from, a second one the largest fault that passes.
+`make docs` writes the table of the texts below the constants to build/docs/tolerances.md. Their first paragraph says
+what is compared and where the value comes from, the second one the largest fault that passes.
 """
 
 from __future__ import annotations

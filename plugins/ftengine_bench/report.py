@@ -19,9 +19,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Case:
-    """A layer by what tells it apart, and how long something takes on it.
+    """A layer, and how long something takes on it.
 
-    docs/benchmarks.md says what each field of a row means, and in which unit.
+    Args:
+        m, k, n, rank: tokens, inputs, outputs, and the update's rank.
+        dtype: of x and of the frozen weight.
+        p: dropout as it is applied, a multiple of 1/65536.
+        p20, p50, p80: percentiles of seconds.
     """
 
     m: int
@@ -37,7 +41,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Row(Case):
-    """One provider on one layer in one phase."""
+    """One provider on one layer in one phase.
+
+    Args:
+        layers: names of the layers of a block that have this shape.
+        transposed: the weight is stored as (K, N).
+        phase: forward, backward or both.
+        provider: what computed the layer.
+        repetitions: number of timed repetitions.
+        overhead: time over the frozen layer's: the median over rounds of the ratio within a round.
+        recovered: share of the avoidable overhead that is recovered in this phase; None for `frozen` and `eager`, and
+            where eager costs no more than the floor.
+        peak_bytes: most bytes held at once in this phase, above what was held before the step.
+        saved_bytes: kept from forward to backward.
+        operations: floating-point operations that the mathematics asks for.
+        bytes: bytes to move if each operand is read once and each result written once.
+        roofline_share: the least time that the measured peaks allow over `p50`.
+    """
 
     layers: list[str]
     transposed: bool
@@ -60,7 +80,17 @@ class Row(Case):
 
 @dataclass(frozen=True)
 class OperatorRow(Case):
-    """One operator on one layer."""
+    """One operator on one layer.
+
+    Args:
+        operator: its name in `torch.ops.ftengine`.
+        backend: `compiled` or `reference`.
+        bytes: bytes that it has to move.
+        bandwidth: `bytes` over `p50`, a second.
+        copy_share: `bandwidth` over that of the large copy; on a CPU it may exceed 1.
+        random_ns: of `lowrank_shrink` with dropout on a CPU, nanoseconds of a core for an element's random bits and
+            their use: the median over rounds of the time with dropout less the time without; else None.
+    """
 
     operator: str
     backend: str
@@ -83,7 +113,17 @@ def a_row_a_line(content: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What `ftengine bench kernels` measured; docs/benchmarks.md says what each part holds."""
+    """What `ftengine bench kernels` measured.
+
+    Args:
+        complete: False where the measurement was interrupted.
+        environment: `device`, `name`, `capability` (SM or vector extension), `driver`, `kernels` (with the instruction
+            set or architectures), `threads` and versions.
+        settings: what was asked for; `left_out` says which providers were not there, and why.
+        peaks: by `dtype`: `copy_bytes_a_second` (read and written together) and `operations_a_second`.
+        rows: a layer, provider and phase each.
+        operators: each operator alone.
+    """
 
     complete: bool
     environment: dict[str, Any]
