@@ -275,11 +275,12 @@ EVEN, SHIFTED = [540, 530, 530], [1120, 240, 240]
 @pytest.mark.parametrize(
     ("rows", "counts", "recipe", "leads"),
     [(ALL_ONE, SHIFTED, {}, True), (LEARNT, SHIFTED, {}, False), (ALL_ONE, EVEN, {}, False),
-     ([[0, 0, 0], [260, 0, 0], [140, 0, 0]], SHIFTED, {}, False), (ALL_ONE, [30, 10, 10], {}, True),
+     ([[0, 0, 0], [260, 0, 0], [140, 0, 0]], SHIFTED, {}, True),
+     ([[0, 0, 0], [260, 0, 0], [140, 0, 0]], [1120, 480, 0], {}, False), (ALL_ONE, [30, 10, 10], {}, True),
      (ALL_ONE, [5, 3, 2], {}, False),
      (ALL_ONE, SHIFTED, {"train": {"sampling": "balanced"}}, False),
      (ALL_ONE, SHIFTED, {"task": {"class_weights": "balanced"}}, False)],
-    ids=["filled in", "learnt all the same", "even", "not in the test split", "few rows",
+    ids=["filled in", "learnt all the same", "even", "not in the test split", "called otherwise there", "few rows",
          "may be chance", "sampled evenly", "weighted evenly"],
 )  # fmt: skip
 def test_a_label_that_training_has_too_much_of_leads_where_it_is_answered_too_often(

@@ -13,7 +13,7 @@ from ftengine_builtins.audits.split_shift import EXPLAINED
 from ftengine_builtins.rules.baseline import rarely_answered, trained_on
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
 from ftengine_builtins.rules.learning import is_weighted
-from ftengine_builtins.rules.threshold import no_better_than_a_constant, threshold_of
+from ftengine_builtins.rules.threshold import confusions, no_better_than_a_constant, threshold_of
 
 TIMES, POINTS, CHANCE = 1.5, 0.15, 0.001
 """How many times a label's share of the measured rows its share of the training rows is, by how much it is larger, and
@@ -55,18 +55,19 @@ def shifted_label(run: RunRecords) -> ShiftedLabel | None:
     """Return the label that training has far more of than the measured split, and that the model answers too often.
 
     None where there is none, where the model is a good one, and where the recipe balances labels. A label that the
-    measured split lacks says nothing of training: it may be called otherwise there.
+    measured split lacks may be called otherwise there where that has labels that training lacks.
     """
     labels, counts = run.trained.labels, trained_on(run)
     if labels is None or labels.kind != "single" or is_weighted(run):
         return None
     if not (no_better_than_a_constant(run) or falls_behind(run, seen_metric(run))):
         return None
-    rows = sum(counts.values())
+    rows, every = sum(counts.values()), _answered(run)
+    renamed = any(counts.get(answered.label, 0) == 0 for answered in every if answered.true)
     shifted = [
         ShiftedLabel(**asdict(answered), trained=counts[answered.label], rows=rows)
-        for answered in _answered(run)
-        if answered.true
+        for answered in every
+        if (answered.true or not renamed)
         and answered.label in counts
         and answered.is_frequent
         and _is_larger(counts[answered.label], rows, answered.true, answered.total)
@@ -88,7 +89,7 @@ class LabelShares(Rule):
         brief = "check whether training labels were joined or filled in wrongly: "
         brief += f"{quoted(shifted.label)} is the label of {percent(shifted.trained / shifted.rows)} of the training "
         brief += f"rows and of {percent(shifted.true / total)} of the {split} rows, and the model answers it to "
-        brief += percent(shifted.given / total)
+        brief += f"{percent(shifted.given / total)}{_taken_from(run, shifted.label)}"
         text = f"{capitalized(brief)}. If the {split} split was balanced on purpose, set train.sampling to balanced."
         figures = asdict(shifted)
         yield Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
@@ -127,6 +128,16 @@ class ClassWeights(Rule):
         figures = {**asdict(heavy), "weights": weights, "seldom": list(light)}
         text = f"{capitalized(brief)}."
         yield Finding(kind="classes", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+
+
+def _taken_from(run: RunRecords, label: str) -> str:
+    """Return ", mostly to “business”" for the labels whose examples a label is answered to instead; "" if unknown."""
+    for names, counts in confusions(run):
+        if label in names:
+            taken = [(int(counts[i, names.index(label)]), name) for i, name in enumerate(names) if name != label]
+            most = [quoted(name) for count, name in sorted(taken, reverse=True)[:2] if count]
+            return f", mostly to {listed(most)}" if most else ""
+    return ""
 
 
 def _answered(run: RunRecords) -> list[Answered]:
