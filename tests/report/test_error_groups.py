@@ -109,3 +109,14 @@ def test_rows_that_are_somewhat_harder_are_a_note_where_nothing_reads_what_divid
     for columns, level in ((["export"], ["note"]), ([], [])):
         told = verdict(table({"export": EXPORT}, wrong), unread(*columns))
         assert [one.level for one in found(told)] == level
+
+
+@pytest.mark.parametrize("place", [-1, 0, 1])
+def test_tags_that_stand_a_word_beside_theirs_lead(verdict, place):
+    rng = random.Random(2)
+    truth = [[rng.choice([0, 0, 0, 1, 2]) for _ in range(12)] for _ in range(ROWS)]
+    moved = [[0] * max(0, place) + tags[max(0, -place) : 12 - max(0, place)] + [0] * max(0, -place) for tags in truth]
+    told = verdict(table({}, {"tags": truth, "predicted_tags": moved}))
+    displaced = [one for one in told.findings if one.source == "displaced-tags"]
+    assert [one.figures["place"] for one in displaced] == [place] * (place != 0)
+    assert not displaced or displaced[0] is told.findings[0]

@@ -15,7 +15,7 @@ from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Ro
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
 from ftengine_builtins.rules.split_shift import HeldOutShift
-from ftengine_builtins.rules.splits import OppositeScores, SwappedClasses, ValidationAndTest
+from ftengine_builtins.rules.splits import DisplacedTags, OppositeScores, SwappedClasses, ValidationAndTest
 
 __all__ = [
     "AuditFindings",
@@ -26,6 +26,7 @@ __all__ = [
     "ClassWeights",
     "ConstantAnswer",
     "CutExamples",
+    "DisplacedTags",
     "ErrorGroups",
     "FlippedLabels",
     "Forgetting",

@@ -1,17 +1,25 @@
 """Rules about splits whose labels or answers are not of one source."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import capitalized, ends, known, listed, number, quoted
+from ftengine.evaluation import read_predictions
+from ftengine.text import capitalized, counted, ends, known, listed, number, percent, quoted
+from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED
 from ftengine_builtins.label_fit import explains_the_rest, find_swap, one_grade_off
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
 from ftengine_builtins.rules.label_shares import shifted_label
 from ftengine_builtins.rules.threshold import confusions
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOSS, OF_LABELS = "loss", "nll"
 """Figures of the measured split that are comparable with a validation loss: of a token's loss, and of a label's. The
@@ -135,3 +143,53 @@ class SwappedClasses(Rule):
                 finding = finding.model_copy(update={"level": "note", "explains": (), "text": text})
             yield finding
             return
+
+
+PLACES, DISPLACED, FAR_BETTER = (-1, 1, -2, 2), 0.5, 2.0
+"""Words by which tags are looked for before and behind their word, the share of tags that answers then meet at least,
+and how many times as many as at their own words."""
+
+
+class DisplacedTags(Rule):
+    """Finds tags that stand a word or two before or behind their word in one split: answers fit them when moved.
+
+    The most frequent tag, that of untagged words, counts nowhere.
+    """
+
+    name = "displaced-tags"
+    order = 0
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        import numpy as np
+
+        table = read_predictions(run.path, run.evaluation.split, "tuned") if run.evaluation.split else {}
+        if not {"tags", "predicted_tags"} <= table.keys():
+            return
+        pairs = [tuple(map(np.asarray, pair)) for pair in zip(table["tags"], table["predicted_tags"], strict=True)]
+        every = np.concatenate([tags for tags, _ in pairs])
+        if not len(every):
+            return
+        usual = np.bincount(every - every.min()).argmax() + every.min()
+        shares = {place: _met(pairs, place, usual) for place in (0, *PLACES)}
+        best = max(PLACES, key=lambda place: shares[place][0])
+        (own, n), (fit, _) = shares[0], shares[best]
+        if n < FEWEST or share_within(round(fit * n), n)[0] < max(DISPLACED, FAR_BETTER * own):
+            return
+        split, words = run.evaluation.split, f"{counted(abs(best), 'word')} {'behind' if best > 0 else 'before'}"
+        brief = (
+            f"check whether tags belong to their words in training and in the {split} split: of {n:,} tags, answers "
+        )
+        brief += f"meet {percent(own)} at their words and {percent(fit)} {words} them"
+        text = f"{capitalized(brief)}. In one of the files tags are displaced; write them out again."
+        figures = {"split": split, "place": best, "fit": fit, "own": own, "n": n}
+        yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+
+
+def _met(pairs: Sequence[tuple[np.ndarray, np.ndarray]], place: int, usual: int) -> tuple[float, int]:
+    """Return the share of tags, but the usual one, that answers have so many words further on, and their number."""
+    met = n = 0
+    for tags, answers in pairs:
+        moved = tags[max(0, -place) : len(tags) - max(0, place)], answers[max(0, place) : len(answers) + min(0, place)]
+        tagged = moved[0] != usual
+        n, met = n + int(tagged.sum()), met + int((moved[0] == moved[1])[tagged].sum())
+    return met / max(1, n), n
