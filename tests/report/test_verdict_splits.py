@@ -84,19 +84,35 @@ def test_a_cue_or_another_rule_leads_where_it_costs_anything_beyond_chance(verdi
     assert verdict(cue, *behind(0.88, 0.08)).findings[0].source == source
 
 
+def of_base(name, seen, held):
+    """Return a change: another metric of the base model on training and on held-out rows."""
+
+    def spoil(files):
+        evaluation = files["evaluation"]
+        metric = {"label": name, "higher_is_better": True, "evaluator": "similarity"}
+        evaluation["metrics"] = evaluation["metrics"] | {name: metric}
+        for side, values in ((evaluation["training"], (seen, 0.6)), (evaluation, (held, 0.6))):
+            side["base"] |= {name: figure(values[0], 0.1)}
+            side["tuned"] |= {name: figure(values[1], 0.1)}
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("seen", "held", "level"), [(0.1, 0.6, "alarm"), (0.1, 0.2, "note"), (0.45, 0.9, None), (0.8, 0.6, None)]
+)
+def test_negatives_that_the_base_finds_nearer_lead_where_only_training_has_them(verdict, seen, held, level):
+    told = verdict(of_base("triplet_accuracy", seen, held))
+    negatives = [one for one in told.findings if one.source == "near-negatives"]
+    assert [one.level for one in negatives] == [level] * (level is not None)
+    assert (told.findings[0].source == "near-negatives") == (level == "alarm")
+
+
 @pytest.mark.parametrize(
     ("seen", "held", "named"), [(-0.77, 0.79, True), (0.8, -0.6, True), (0.7, 0.79, False), (-0.1, 0.5, False)]
 )
 def test_a_base_whose_scores_run_the_other_way_in_training_leads(verdict, seen, held, named):
-    def spearman(files):
-        evaluation = files["evaluation"]
-        metric = {"label": "Spearman correlation", "higher_is_better": True, "evaluator": "similarity"}
-        evaluation["metrics"] = evaluation["metrics"] | {"spearman": metric}
-        for side, values in ((evaluation["training"], (seen, 0.1)), (evaluation, (held, 0.2))):
-            side["base"] |= {"spearman": figure(values[0], 0.1)}
-            side["tuned"] |= {"spearman": figure(values[1], 0.1)}
-
-    told = verdict(spearman, *behind(0.55, 0.41))
+    told = verdict(of_base("spearman", seen, held), *behind(0.55, 0.41))
     assert (told.findings[0].source == "opposite-scores") == named
     assert any(one.explained_by == "opposite-scores" for one in told.findings) == named
 

@@ -15,7 +15,13 @@ from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Ro
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
 from ftengine_builtins.rules.slices import SliceGaps
 from ftengine_builtins.rules.split_shift import HeldOutShift
-from ftengine_builtins.rules.splits import DisplacedTags, OppositeScores, SwappedClasses, ValidationAndTest
+from ftengine_builtins.rules.splits import (
+    DisplacedTags,
+    NearNegatives,
+    OppositeScores,
+    SwappedClasses,
+    ValidationAndTest,
+)
 
 __all__ = [
     "AuditFindings",
@@ -39,6 +45,7 @@ __all__ = [
     "LearningCurve",
     "LongerAnswers",
     "Memorisation",
+    "NearNegatives",
     "OppositeScores",
     "OverFitting",
     "Refusal",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ftengine import RunRecords
-from ftengine.api import Finding, Rule
+from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import read_predictions
 from ftengine.text import capitalized, counted, ends, known, listed, number, percent, quoted
 from ftengine_builtins.audits.counting import share_within
@@ -71,6 +71,8 @@ class ValidationAndTest(Rule):
 OPPOSITE = 0.2
 """Correlation of the base model's scores, interval's near end, below 0 on the one split and above it on the other."""
 CORRELATIONS = ("spearman", "pearson")
+TRIPLETS, HALF = "triplet_accuracy", 0.5
+"""The share of triplets of which the positive is nearer than the negative, and what guessing gives."""
 
 
 class OppositeScores(Rule):
@@ -103,6 +105,31 @@ class OppositeScores(Rule):
             explains = (*EXPLAINED, "labels")
             yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=explains, figures=figures)
             return
+
+
+class NearNegatives(Rule):
+    """Finds triplets whose negatives the base model finds nearer to their anchors than the positives.
+
+    In training alone, where held-out triplets are not so, negatives are further positives, or columns are exchanged.
+    Where all are so, negatives may have been chosen as hard ones: a note.
+    """
+
+    name = "near-negatives"
+    order = 3
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        held, training = run.evaluation.base.get(TRIPLETS), run.evaluation.training
+        seen = None if training is None else training.base.get(TRIPLETS)
+        if not known(held) or not known(seen) or ends(held) is None or ends(seen) is None or seen.high >= HALF:
+            return
+        brief = "check the negatives of training triplets: the base model finds them nearer to their anchors than the "
+        brief += f"positives in {percent(1 - seen.value)} of training triplets and in {percent(1 - held.value)} of "
+        brief += f"{run.evaluation.split} triplets"
+        text = f"{capitalized(brief)}. They may answer their anchors as well, or positives and negatives are exchanged."
+        figures, differ = {"training": seen, "held_out": held}, held.low > seen.high
+        explains = (*EXPLAINED, "labels") if differ else ()
+        level: Level = "alarm" if differ else "note"
+        yield Finding(kind="splits", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
 class SwappedClasses(Rule):
