@@ -72,10 +72,10 @@ class Conversation:
         messages: in their order, at least one.
         tools: a JSON list as text, of functions as OpenAI's format describes them; "" where there are none.
         template_arguments: what the row gives to the chat template, e.g. {"enable_thinking": False}.
-        given: how many of the first messages are a prompt, apart from its completion.
+        prompt_length: number of messages at the beginning that are the prompt, where the row has prompt and completion.
     """
 
     messages: tuple[Message, ...]
     tools: str = ""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
-    given: int = 0
+    prompt_length: int = 0

@@ -332,5 +332,7 @@ def with_system(conversation: Conversation, system: str | None) -> Conversation:
     """Put a system message in front, unless the conversation has one."""
     if system is None or conversation.messages[0].role in ("system", "developer"):
         return conversation
-    prompt_length = conversation.given + 1 if conversation.given else 0
-    return replace(conversation, messages=(Message("system", system), *conversation.messages), given=prompt_length)
+    prompt_length = conversation.prompt_length + 1 if conversation.prompt_length else 0
+    return replace(
+        conversation, messages=(Message("system", system), *conversation.messages), prompt_length=prompt_length
+    )

@@ -14,7 +14,7 @@ from ftengine.text import (
     counted,
     ends,
     few_groups,
-    known,
+    has_value,
     left_out,
     no_interval,
     one_line,
@@ -133,7 +133,7 @@ def show_slices(out: Console, result: EvaluationResult) -> None:
         metric = column.metric
         if metric is None or not column.slices:
             continue
-        measured = [(group, group.tuned[metric]) for group in column.slices if known(group.tuned.get(metric))]
+        measured = [(group, group.tuned[metric]) for group in column.slices if has_value(group.tuned.get(metric))]
         lead = f"{metric} by {name}, strongest evidence of being worse first; gap to all others, p adjusted (Holm):"
         out.print(f"\n{one_line(lead)}")
         rows = [
@@ -199,7 +199,7 @@ def verdict(difference: Difference | None, no_interval: str = "no interval") -> 
     """Return what a difference of tuned and base means, in words; `no_interval` if it has no interval."""
     from ftengine.evaluation import is_beyond_chance, near_end
 
-    if not known(difference):
+    if not has_value(difference):
         return ""
     if ends(difference) is None or difference.p is None:
         return no_interval

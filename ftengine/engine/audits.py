@@ -11,7 +11,7 @@ from ftengine.api import AuditedData, Task
 from ftengine.api.display import LEVELS
 from ftengine.data.audit import run_audits
 from ftengine.data.features import component_state
-from ftengine.identity.cache import cache_key, keep_text, known_text
+from ftengine.identity.cache import cache_key, cached_text, keep_text
 from ftengine.plugins.registry import BUILT_IN, Entry, Registry
 from ftengine.run.own_code import code_of
 from ftengine.run.records import AuditResult
@@ -32,7 +32,7 @@ def audited(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: T
     every = registry.entries("audit")
     own = [audit for audit in every if audit.origin.distribution == BUILT_IN]
     key = _key(data, encoded, task, own)
-    if key is not None and (text := known_text(key)) is not None:
+    if key is not None and (text := cached_text(key)) is not None:
         result = AuditResult.model_validate(json.loads(text))
     else:
         result = run_audits(data, encoded, own)

@@ -32,7 +32,7 @@ from ftengine.errors import DataError
 from ftengine.evaluation.plan import EvalPlan, EvalSet
 from ftengine.evaluation.runner import ANSWERED, ASKED, READ, EvalResult, EvalRunner, Outputs
 from ftengine.evaluation.table import MEMBER
-from ftengine.identity.cache import ROWS, cache_key, entry_of, known_entry
+from ftengine.identity.cache import ROWS, cache_key, cached_entry, entry_of
 from ftengine.parallel.arithmetic import quick_products
 from ftengine.parallel.device import Device
 from ftengine.text import counted
@@ -176,7 +176,7 @@ def _reusable_outputs(plan: EvalPlan, keys: Mapping[Name, str]) -> dict[Name, pa
 
 def _read(key: str, members: np.ndarray) -> pa.Table | None:
     """Return the outputs under a key; None where there are none, or they do not cover all members."""
-    entry = known_entry(key)
+    entry = cached_entry(key)
     return None if entry is None else read_outputs(entry / ROWS, members)
 
 

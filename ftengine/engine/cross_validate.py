@@ -28,7 +28,7 @@ from ftengine.run.cross_validation import CrossValidation, Fold, Spread
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import EvaluationResult, RunRecords
-from ftengine.text import few_groups, known, sample_size
+from ftengine.text import few_groups, has_value, sample_size
 
 
 def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = None) -> CrossValidation:
@@ -204,7 +204,7 @@ def _pooled(children: Sequence[Child], ready: LabelledTask) -> list[Measured]:
 
 
 def _spread(figures: Sequence[Estimate | None]) -> Spread:
-    values = [figure.value if known(figure) else None for figure in figures]
+    values = [figure.value if has_value(figure) else None for figure in figures]
     defined = [value for value in values if value is not None]
     if len(defined) < len(values):
         return Spread(values=tuple(values))

@@ -18,7 +18,7 @@ from ftengine.api import FastPath, LoadedModel, Strategy, TrainingContext, overr
 from ftengine.engine.dependencies import dependencies, prepared_by
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
-from ftengine.identity.cache import cache_key, keep_text, known_text
+from ftengine.identity.cache import cache_key, cached_text, keep_text
 from ftengine.parallel.device import Device
 from ftengine.plugins.attribution import json_mapping
 from ftengine.run.environment import build, peak_memory_bytes
@@ -60,7 +60,7 @@ def fast_paths_of(
 def _probed_once(loaded: LoadedModel, depends: list[Any]) -> Iterator[None]:
     """Restore the cached probe results of inference paths for a model, or cache them for later runs."""
     paths = {cache_key("probes", [path.name, depends]): path for path in loaded.inference_paths}
-    stored = {key: known_text(key) for key in paths}
+    stored = {key: cached_text(key) for key in paths}
     for key, path in paths.items():
         if (text := stored[key]) is not None:
             path.restore_probe_result(loaded.module, json.loads(text))
@@ -78,7 +78,7 @@ class _Compared:
 
     def was_compared(self, replaced: Replaced) -> bool:
         """Say whether paths with these replaced modules were already compared."""
-        return known_text(self._key(replaced)) is not None
+        return cached_text(self._key(replaced)) is not None
 
     def keep(self, replaced: Replaced) -> None:
         keep_text(self._key(replaced), "which fast paths were compared", "")

@@ -20,8 +20,8 @@ from ftengine.run.records import AuditResult, EvaluationResult
 from ftengine.text import (
     Figure,
     few_groups,
+    has_value,
     interval,
-    known,
     listed,
     number,
     plain,
@@ -153,7 +153,7 @@ def _of_folds(made: CrossValidation, metrics: Mapping[str, Metric]) -> Overview:
 
 
 def _known_with_ends(figure: Figure | None, *, sign: bool = False) -> str:
-    return with_ends(figure, sign=sign) if known(figure) else "undefined"
+    return with_ends(figure, sign=sign) if has_value(figure) else "undefined"
 
 
 def _row(pair: PairDifference, reference: str) -> tuple[str, ...]:

@@ -127,7 +127,7 @@ def temporary_entry(what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
     return entry
 
 
-def known_entry(key: str) -> Path | None:
+def cached_entry(key: str) -> Path | None:
     """Return the entry under a key, or None where there is none (DataError: the folder is another user's)."""
     folder = cache_folder()
     if not folder.is_dir():
@@ -136,10 +136,10 @@ def known_entry(key: str) -> Path | None:
     return folder / key if is_whole(folder / key) else None
 
 
-def known_text(key: str) -> str | None:
+def cached_text(key: str) -> str | None:
     """Return the text that is kept under a key; None where that is nothing, or another user's."""
     try:
-        entry = known_entry(key)
+        entry = cached_entry(key)
     except DataError:
         return None
     return None if entry is None else (entry / ROWS).read_text(encoding="utf-8")

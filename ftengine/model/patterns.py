@@ -67,7 +67,7 @@ def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) 
     is_expression = isinstance(patterns, str)
     paths, matches = [path for path, _ in module.named_modules() if path], {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches[pattern] = matching(paths, pattern, whole=is_expression)
+        matches[pattern] = matching(paths, pattern, full_match=is_expression)
         if not matches[pattern]:
             names = sorted({name for path in paths if not (name := path.rpartition(".")[2]).isdigit()})
             called = f"{', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
@@ -83,9 +83,13 @@ def find_modules(module: nn.Module, patterns: str | Sequence[str], option: str) 
     return matches
 
 
-def matching(paths: Iterable[str], pattern: str, *, whole: bool) -> list[str]:
-    """Return the paths that match a pattern: a regular expression for `whole` paths, else a path or its ending."""
-    return [path for path in paths if (whole_match(pattern, path) if whole else matches_name(path, [pattern]))]
+def matching(paths: Iterable[str], pattern: str, *, full_match: bool) -> list[str]:
+    """Return the paths that match a pattern: a regular expression for the whole path, or a path or its ending.
+
+    Args:
+        full_match: the pattern is a regular expression.
+    """
+    return [path for path in paths if (whole_match(pattern, path) if full_match else matches_name(path, [pattern]))]
 
 
 def near_modules(pattern: str, paths: Iterable[str], shown: Callable[[str], str] = repr) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ftengine.api import Display, Line, LineChart, Matrix, Table
 from ftengine.report.plot import MOST_LINES, line_svg, safe
-from ftengine.text import Figure, ends, known, number, with_interval
+from ftengine.text import Figure, ends, has_value, number, with_interval
 
 MOST_POINTS = 200
 """Points drawn of a line; a longer line is averaged in groups of neighbours, which looks the same in a small chart."""
@@ -71,7 +71,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 def interval_plot(name: str, base: Figure | None, tuned: Figure | None) -> Markup:
     """Draw a metric of base (a ring) and tuned model (a diamond) with their intervals on one scale."""
-    sides = [(look, figure) for look, figure in (("base", base), ("tuned", tuned)) if known(figure)]
+    sides = [(look, figure) for look, figure in (("base", base), ("tuned", tuned)) if has_value(figure)]
     if not sides:
         return Markup("")
     low, high = _scale([value for _, figure in sides for value in (figure.value, *(ends(figure) or ()))])

@@ -23,8 +23,8 @@ from ftengine.text import (
     capitalized,
     cut,
     duration,
+    has_value,
     interval,
-    known,
     no_interval,
     number,
     plain,
@@ -144,7 +144,7 @@ def _environment() -> Environment:
         ),  # redact before cutting, as half of a value is not recognised
         "thousands": lambda value: "–" if value is None else f"{value:,}",
     }
-    environment.globals |= {"pair_plot": interval_plot, "draw": draw, "known": known}
+    environment.globals |= {"pair_plot": interval_plot, "draw": draw, "has_value": has_value}
     environment.globals |= {"at_zero": at_zero, "no_interval": no_interval}
     environment.globals |= {"is_beyond_chance": is_beyond_chance, "test_name": test_name, "speed": speed}
     return environment

@@ -32,10 +32,10 @@ class Figure(Protocol):
     def high(self) -> float | None: ...
 
 
-Known = TypeVar("Known", bound=Figure)
+FigureT = TypeVar("FigureT", bound=Figure)
 
 
-def known(figure: Known | None) -> TypeGuard[Known]:
+def has_value(figure: FigureT | None) -> TypeGuard[FigureT]:
     """Return whether a figure exists and is a finite number."""
     return figure is not None and math.isfinite(figure.value)
 
@@ -55,7 +55,7 @@ def decimals(figure: Figure) -> int:
     """
     low, high = ends(figure) or (0.0, 0.0)
     if not high > low:
-        size = abs(figure.value) if known(figure) else 0.0
+        size = abs(figure.value) if has_value(figure) else 0.0
         return 3 if size < 10 else 2 - math.floor(math.log10(size))
     places = 1 - math.floor(math.log10(high - low))
     if low > 0 or high < 0:
@@ -65,7 +65,7 @@ def decimals(figure: Figure) -> int:
 
 def plain(figure: Figure | None, *, sign: bool = False) -> str:
     """Return a figure's value without its interval: "0.938"."""
-    if not known(figure):
+    if not has_value(figure):
         return "–"
     text = number(figure.value, decimals(figure))
     return f"+{text}" if sign and figure.value > 0 else text
@@ -76,7 +76,7 @@ def against(tuned: Figure, base: Figure) -> str:
 
     There are more decimals if the values would look the same, as figures on the same examples may differ by little.
     """
-    if not known(tuned) or not known(base):
+    if not has_value(tuned) or not has_value(base):
         return f"{plain(tuned)} against {plain(base)}"
     return " against ".join(_distinct(tuned, base))
 
@@ -92,7 +92,7 @@ def _distinct(first: Figure, second: Figure) -> tuple[str, str]:
 def interval(figure: Figure | None, *, sign: bool = False) -> str:
     """Return a figure's interval: "0.910 to 0.959"; "" if it has none."""
     limits = ends(figure)
-    if not known(figure) or limits is None:
+    if not has_value(figure) or limits is None:
         return ""
     places = decimals(figure)
     return " to ".join(f"{'+' if sign and end > 0 else ''}{number(end, places)}" for end in limits)
@@ -115,7 +115,7 @@ def value_of(metric: Metric, figure: Figure | None, places: int = 0) -> str:
 
     A proportion near 0 or 1 gets enough decimals not to be shown as 0 % or 100 %.
     """
-    if not known(figure):
+    if not has_value(figure):
         return "undefined"
     if not metric.proportion:
         return plain(figure)
@@ -129,7 +129,7 @@ def tuned_and_base(metric: Metric, tuned: Figure, base: Figure | None, *, untrai
     """Return "accuracy 82 %, base 17 %"; `untrained` marks a base with an untrained head."""
     if base is None:
         return f"{metric.label} {value_of(metric, tuned)}"
-    if not known(tuned) or not known(base):
+    if not has_value(tuned) or not has_value(base):
         values = value_of(metric, tuned), value_of(metric, base)
     elif metric.proportion:
         places = 0
@@ -189,7 +189,7 @@ def few_groups(n: int, worth: float | None) -> str:
 
 def at_zero(metric: Metric | None, figure: Figure | None) -> str:
     """Return what a value of 0 means for a metric; "" for other values, or if 0 has no special meaning."""
-    return metric.at_zero if metric is not None and known(figure) and figure.value == 0 else ""
+    return metric.at_zero if metric is not None and has_value(figure) and figure.value == 0 else ""
 
 
 def untested_slices(column: str, values: str, examples: int, least: int, *, grouped: bool = False) -> str:

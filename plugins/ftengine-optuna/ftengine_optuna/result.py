@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from ftengine.api import Estimate
 from ftengine.errors import RunError
-from ftengine.text import counted, decimals, known, number, plain, with_interval
+from ftengine.text import counted, decimals, has_value, number, plain, with_interval
 
 FILE = "tune.json"
 
@@ -98,7 +98,7 @@ class Tuning(BaseModel):
 
 def ranked(trials: list[Tried], higher_is_better: bool) -> list[Tried]:
     """Return the trials that came to a figure, the best first, equals in their order."""
-    scored = [(trial.figure.value, trial) for trial in trials if known(trial.figure)]
+    scored = [(trial.figure.value, trial) for trial in trials if has_value(trial.figure)]
     return [trial for _, trial in sorted(scored, key=lambda one: one[0], reverse=higher_is_better)]
 
 
@@ -115,7 +115,7 @@ def statement(tuning: Tuning) -> str:
     written = None if tuning.as_written is None else tuning.of(tuning.as_written)
     if written is not None and written.number == best.number:
         said.append("It has the recipe's own values.")
-    elif written is not None and known(written.figure):
+    elif written is not None and has_value(written.figure):
         said.append(f"The recipe as it is written (trial {written.number}) came to {plain(written.figure)}.")
     if len(tuning.finished) > 1:
         said.append(f"It was chosen as the luckiest of {len(tuning.finished):,}, so this figure is optimistic.")
@@ -130,7 +130,7 @@ def _on_test(tuning: Tuning, best: Tried) -> str:
             "It was not measured on a test split, so how good it is on new data is not known; measure it on examples "
             "apart."
         )
-    if not known(tested.tuned):
+    if not has_value(tested.tuned):
         return f"On the test split, which no trial saw, {tuning.label} is undefined."
     worse = (
         best.figure.value - tested.tuned.value if tuning.higher_is_better else tested.tuned.value - best.figure.value

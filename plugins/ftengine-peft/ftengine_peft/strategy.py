@@ -79,7 +79,7 @@ class PeftStrategy(api.Strategy):
             return {written or "PEFT's own choice": self._adapted}
         if isinstance(targets, str):
             return {targets: self._adapted}
-        return {name: matching(self._adapted, name, whole=False) for name in sorted(targets)}
+        return {name: matching(self._adapted, name, full_match=False) for name in sorted(targets)}
 
     def environment(self) -> dict[str, Any]:
         """Return PEFT's version."""

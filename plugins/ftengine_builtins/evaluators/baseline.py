@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ftengine.api import Baseline
-from ftengine_builtins.evaluators.weighted import mean_of_known, means
+from ftengine_builtins.evaluators.weighted import mean_of_finite, means
 
 NOTHING = "nothing"
 """What an answer without text is called."""
@@ -60,7 +60,7 @@ def always(true: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "subset_accuracy": means(weights, (true == _most_frequent(true)[0]).all(axis=1))[:, 0],
         "micro_f1": 2 * drawn[:, order[:most]].sum(axis=1) / (most + drawn.sum(axis=1)),
-        "macro_f1": mean_of_known(2 * there / (1 + there)),
+        "macro_f1": mean_of_finite(2 * there / (1 + there)),
     }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ftengine.api import Estimator, Table
 from ftengine.text import with_ends
-from ftengine_builtins.evaluators.weighted import known
+from ftengine_builtins.evaluators.weighted import finite_or_none
 
 F1 = {"precision": "precision", "recall": "recall", "f1": "F1"}
 
@@ -44,7 +44,7 @@ def by_part(
     for i, name in enumerate(names):
         row: dict[str, Any] = {part: name, **{key: values[i] for key, values in counted.items()}}
         for figure, estimates in by_figure.items():
-            row[figure] = known(estimates[i].value)
+            row[figure] = finite_or_none(estimates[i].value)
             row[f"{figure}_interval"] = None if estimates[i].low is None else [estimates[i].low, estimates[i].high]
         rows.append(row)
         of = [estimates[i] for estimates in by_figure.values()]

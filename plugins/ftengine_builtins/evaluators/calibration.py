@@ -11,7 +11,7 @@ from ftengine import api
 from ftengine.api import FittedEvaluator, Line, LineChart, Metric
 from ftengine.errors import PluginError
 from ftengine_builtins.evaluators.base import WeightedEvaluator, lower, require_labels
-from ftengine_builtins.evaluators.weighted import counts, known, means, numbers, ratio
+from ftengine_builtins.evaluators.weighted import counts, finite_or_none, means, numbers, ratio
 
 AFTER = "ece_after_temperature"
 LOWEST, HIGHEST = 0.05, 20.0
@@ -205,10 +205,16 @@ def _reliability(bins):
     edges = np.linspace(0, 1, len(n) + 1).tolist()
     rows = zip(edges, edges[1:], n, mean, accuracy, strict=False)
     return {
-        "ece": known(_ece(bins)),
-        "ece_by_chance": known(ratio(chance.sum(), n.sum())),
+        "ece": finite_or_none(_ece(bins)),
+        "ece_by_chance": finite_or_none(ratio(chance.sum(), n.sum())),
         "bins": [
-            {"low": low, "high": high, "n": round(count), "confidence": known(stated), "accuracy": known(held)}
+            {
+                "low": low,
+                "high": high,
+                "n": round(count),
+                "confidence": finite_or_none(stated),
+                "accuracy": finite_or_none(held),
+            }
             for low, high, count, stated, held in rows
         ],
     }

@@ -11,7 +11,7 @@ from ftengine_builtins.evaluators.baseline import always, of_classes, of_sets
 from ftengine_builtins.evaluators.by_part import F1, by_part
 from ftengine_builtins.evaluators.weighted import (
     counts,
-    mean_of_known,
+    mean_of_finite,
     means,
     numbers,
     precision_recall_f1,
@@ -62,9 +62,9 @@ class Classification(WeightedEvaluator):
 
     def score_resamples(self, rows, weights):
         right, predicted, true = self._by_label(rows, weights)
-        scores = {"macro_f1": mean_of_known(precision_recall_f1(right, predicted, true)["f1"])}
+        scores = {"macro_f1": mean_of_finite(precision_recall_f1(right, predicted, true)["f1"])}
         if "roc_auc" in self.metrics:
-            scores["roc_auc"] = mean_of_known(self._areas(rows, weights))
+            scores["roc_auc"] = mean_of_finite(self._areas(rows, weights))
         if not self.multi:
             return {"accuracy": ratio(right.sum(axis=1), true.sum(axis=1)), **scores}
         whole = (self._answers(rows, "label") == self._answers(rows, "predicted")).all(axis=1)

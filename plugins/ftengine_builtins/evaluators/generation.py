@@ -15,7 +15,15 @@ from ftengine.errors import RecipeError
 from ftengine.text import redact
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.overlap import normalized, rouge_l, rouge_n, rouge_words, token_f1
-from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, numbers, ratio, totals, trials_of_means
+from ftengine_builtins.evaluators.weighted import (
+    finite_or_none,
+    mean_of_finite,
+    means,
+    numbers,
+    ratio,
+    totals,
+    trials_of_means,
+)
 
 BLEU_ORDER, CHRF_ORDER = 4, 6
 MEANS = ("exact_match", "token_f1", "rouge1", "rouge2", "rougeL")
@@ -114,11 +122,11 @@ class Generation(WeightedEvaluator):
 
     def details(self, rows, estimate):
         """Yield how many have a reference, how long answers are beside it, and what one text for all comes to."""
-        words, wanted = (mean_of_known(rows[name]) for name in ("words", "reference_words"))
+        words, wanted = (mean_of_finite(rows[name]) for name in ("words", "reference_words"))
         yield "references", int((~np.isnan(rows["exact_match"])).sum())
-        yield "length_ratio", known(ratio(words, wanted))
-        yield "words", known(words)
-        yield "reference_words", known(wanted)
+        yield "length_ratio", finite_or_none(ratio(words, wanted))
+        yield "words", finite_or_none(words)
+        yield "reference_words", finite_or_none(wanted)
         if (baseline := constant_text(rows["completion"], rows["reference"])) is not None:
             yield baseline.fact()
 

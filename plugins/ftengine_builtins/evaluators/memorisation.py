@@ -10,7 +10,7 @@ from ftengine import api
 from ftengine.text import CJK
 from ftengine_builtins.evaluators.base import WeightedEvaluator, lower
 from ftengine_builtins.evaluators.overlap import common_run
-from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, trials_of_means
+from ftengine_builtins.evaluators.weighted import finite_or_none, mean_of_finite, means, trials_of_means
 
 _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 
@@ -76,7 +76,7 @@ class Memorisation(WeightedEvaluator):
     def details(self, rows, estimate):
         """Yield how many examples have a reference, and how long those are."""
         yield "references", int((~np.isnan(rows["verbatim"])).sum())
-        yield "reference_words", known(mean_of_known(rows["reference_words"]))
+        yield "reference_words", finite_or_none(mean_of_finite(rows["reference_words"]))
 
 
 def words(text):

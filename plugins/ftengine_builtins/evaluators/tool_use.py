@@ -11,7 +11,7 @@ from ftengine import api
 from ftengine.api import ExampleScores
 from ftengine.errors import InputError
 from ftengine_builtins.evaluators.base import WeightedEvaluator, share
-from ftengine_builtins.evaluators.weighted import known, mean_of_known, means, trials_of_means
+from ftengine_builtins.evaluators.weighted import finite_or_none, mean_of_finite, means, trials_of_means
 
 DUE = ("call_parses", "right_function", "right_call", "exact_call")
 UNDUE = "no_call_when_none_due"
@@ -100,7 +100,7 @@ class ToolUse(WeightedEvaluator):
         yield "with_calls", int(due.sum())
         yield "without_calls", int((~np.isnan(rows[UNDUE])).sum())
         for name in ("calls_due", "calls_made"):
-            yield name, known(mean_of_known(np.where(due, rows[name], np.nan)))
+            yield name, finite_or_none(mean_of_finite(np.where(due, rows[name], np.nan)))
 
 
 def same_calls(wanted, made):

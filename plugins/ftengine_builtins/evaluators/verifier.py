@@ -16,7 +16,7 @@ from ftengine.api import CodeEvaluator, ExampleScores, Metric
 from ftengine.errors import DataError, RecipeError, did_you_mean
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
 from ftengine_builtins.evaluators.scoring_process import Scorer, file_of, files_with, functions_in
-from ftengine_builtins.evaluators.weighted import mean_of_known, means, numbers, trials_of_means
+from ftengine_builtins.evaluators.weighted import mean_of_finite, means, numbers, trials_of_means
 from ftengine_builtins.tasks.language_rows import read_row
 
 FAILED, PASSED, ERROR, TIMEOUT = range(4)
@@ -205,7 +205,9 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
         outcomes = numbers(rows["outcomes"])
         passed, n = (outcomes == PASSED).sum(axis=1), outcomes.shape[1]
         values = {f"pass_at_{k}": pass_at_k(n, k)[passed] for k in sorted(set(self.config.k))}
-        return values | ({"mean_score": mean_of_known(numbers(rows["scores"]))} if "mean_score" in self.metrics else {})
+        return values | (
+            {"mean_score": mean_of_finite(numbers(rows["scores"]))} if "mean_score" in self.metrics else {}
+        )
 
     def score_resamples(self, rows, weights):
         return dict(zip(self.metrics, means(weights, *self.by_metric(rows).values()).T, strict=True))

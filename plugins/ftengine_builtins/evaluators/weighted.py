@@ -65,7 +65,7 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
         return np.where(np.asarray(denominator) > 0, numerator / denominator, np.nan)
 
 
-def mean_of_known(values: np.ndarray) -> np.ndarray:
+def mean_of_finite(values: np.ndarray) -> np.ndarray:
     """Return the mean over the last axis without nan; nan where nothing is known."""
     there = ~np.isnan(values)
     return ratio(np.where(there, values, 0).sum(axis=-1), there.sum(axis=-1))
@@ -80,6 +80,6 @@ def precision_recall_f1(right: np.ndarray, predicted: np.ndarray, true: np.ndarr
     }
 
 
-def known(value: float | np.ndarray) -> float | None:
+def finite_or_none(value: float | np.ndarray) -> float | None:
     """Return a number as JSON has it: None where it is not finite."""
     return float(value) if np.isfinite(value) else None

@@ -5,7 +5,7 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
-from ftengine.text import known, percent, plain
+from ftengine.text import has_value, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.one_answer import OneAnswer
@@ -103,7 +103,7 @@ def _of_leaked(run: RunRecords, leaked: Any) -> str:
     """Set the figure on rows that were trained on as well against the one on the others, where that can be compared."""
     metric = run.headline_metric or ""
     leaked_figure, new_figure = leaked.tuned.get(metric), run.evaluation.tuned.get(metric)
-    if not known(leaked_figure) or not known(new_figure) or run.evaluation.metrics[metric].relative:
+    if not has_value(leaked_figure) or not has_value(new_figure) or run.evaluation.metrics[metric].relative:
         return ""
     return f": {run.evaluation.metrics[metric].label} {plain(new_figure)} on new rows, {plain(leaked_figure)} on these"
 

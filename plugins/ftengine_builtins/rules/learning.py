@@ -7,7 +7,7 @@ from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
-from ftengine.text import capitalized, counted, ends, known, number, percent
+from ftengine.text import capitalized, counted, ends, has_value, number, percent
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.rules.baseline import (
@@ -151,7 +151,7 @@ def _stayed(run: RunRecords) -> Finding | None:
     if len(steps) < 3 or (_learned(run) and not useless):
         return None
     line = trend(steps)
-    if not known(run.evaluation.difference.get(run.headline_metric or "")) or line.most_fall >= HARDLY:
+    if not has_value(run.evaluation.difference.get(run.headline_metric or "")) or line.most_fall >= HARDLY:
         return None
     stayed = "hardly fell" if line.high < 0 else "did not fall"
     course = f"in {counted(len(steps), 'step')}, the training loss {stayed}, from {number(line.first, 3)} to "

@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.text import against, capitalized, counted, ends, known, number, percent, with_interval
+from ftengine.text import against, capitalized, counted, ends, has_value, number, percent, with_interval
 from ftengine_builtins.rules.baseline import OF_NO_USE, passes
 from ftengine_builtins.rules.fitting import learns_by_heart
 from ftengine_builtins.rules.quality import sides
@@ -84,7 +84,7 @@ class ChosenAnswers(Rule):
 
         of = sides(run.evaluation, "chosen_logp")
         change, tuned, base = of["difference"], of["tuned"], of["base"]
-        interval = ends(change) if change is not None and known(change) else None
+        interval = ends(change) if change is not None and has_value(change) else None
         if interval is None or interval[1] >= 0:
             return
         nll = run.recipe.task.get("nll")
@@ -108,7 +108,7 @@ class SeparablePairs(Rule):
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         accuracy = run.evaluation.tuned.get("preference_accuracy")
-        if accuracy is None or not known(accuracy) or accuracy.n < FEWEST or accuracy.value < NEAR_ALL:
+        if accuracy is None or not has_value(accuracy) or accuracy.n < FEWEST or accuracy.value < NEAR_ALL:
             return
         pairs, soon = counted(accuracy.n, "held-out pair"), _steps_to_tell_apart(run)
         text = f"Look at some pairs: the chosen answer is preferred in {number(100 * accuracy.value, 1)} % of {pairs}"
@@ -142,7 +142,7 @@ class LongerAnswers(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         of = sides(run.evaluation, "answer_words")
         change, tuned, base = of["difference"], of["tuned"], of["base"]
-        interval = ends(change) if change is not None and known(change) else None
+        interval = ends(change) if change is not None and has_value(change) else None
         if interval is None or interval[0] <= 0 <= interval[1] or not base.value:
             return
         name, share = ("longer" if change.value > 0 else "shorter"), abs(change.value) / base.value

@@ -8,7 +8,7 @@ from typing import Any
 from ftengine import RunRecords
 from ftengine.api import Difference, Finding, Rule
 from ftengine.evaluation import got_worse, near_end
-from ftengine.text import Figure, against, counted, ends, known, percent, plain, probability, short, with_interval
+from ftengine.text import Figure, against, counted, ends, has_value, percent, plain, probability, short, with_interval
 from ftengine_builtins.rules.quality import sides, would_show
 
 FORGETTING = 0.05
@@ -98,7 +98,7 @@ def _not_forgotten(run: RunRecords, probe, metric: str) -> Finding:
 def _room(difference: Figure, base: Figure, higher: bool | None) -> float | None:
     """Return the largest relative loss inside the interval; None without an interval."""
     interval = ends(difference)
-    if interval is None or not known(base) or not base.value:
+    if interval is None or not has_value(base) or not base.value:
         return None
     low, high = interval
     return (max(-low, high) if higher is None else -low if higher else high) / abs(base.value)
@@ -166,7 +166,7 @@ class Refusal(Rule):
 
 def relative(change: Figure, base: Figure) -> float | None:
     """Return the near end of a change relative to the base; None without an interval."""
-    if ends(change) is None or not known(base) or not base.value:
+    if ends(change) is None or not has_value(base) or not base.value:
         return None
     return near_end(change) / abs(base.value)
 

@@ -10,8 +10,8 @@ from ftengine.text import (
     change_of,
     ends,
     few_groups,
+    has_value,
     interval,
-    known,
     left_out,
     listed,
     number,
@@ -56,7 +56,7 @@ class BetterThanBase(Rule):
             yield Finding(kind="quality", level="note", text=text, brief=brief)
             return
         tuned = run.evaluation.tuned[metric]
-        threshold = threshold_of(run) if run.trained.new_modules and known(tuned) else None
+        threshold = threshold_of(run) if run.trained.new_modules and has_value(tuned) else None
         if threshold is not None and (threshold.metric != metric or threshold.baseline.share == 1):
             threshold = None
         if threshold is not None and no_better_than_a_constant(run):
@@ -64,7 +64,7 @@ class BetterThanBase(Rule):
         leaked, without = run.evaluation.leaked, left_out(run.evaluation.leaks)
         on = f"on {sample_size(tuned.n, tuned.rows)} of the {run.evaluation.split} split{without}"
         declared = run.evaluation.metrics[metric]
-        if leaked is not None and not declared.relative and known(there := leaked.tuned.get(metric)):
+        if leaked is not None and not declared.relative and has_value(there := leaked.tuned.get(metric)):
             on += f" ({declared.label} {value_of(declared, there)} on those)"
         figures = {"metric": metric, **sides(run.evaluation, metric), **exact_answers(run)}
         brief = both_figures(run, metric)
@@ -89,13 +89,13 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Level, str]:
     """Return level and text of the comparison with the base."""
     evaluation = run.evaluation
     tuned, base, difference = evaluation.tuned[metric], evaluation.base.get(metric), evaluation.difference.get(metric)
-    if not known(tuned):
+    if not has_value(tuned):
         return "alarm", f"not a number, {on}."
-    if base is None or difference is None or not known(difference):
+    if base is None or difference is None or not has_value(difference):
         return "note", f"not compared with its base, {on}."
     shown = shown_metric(run, metric)
     change = evaluation.difference.get(shown)
-    shown, change = (shown, change) if known(change) else (metric, difference)
+    shown, change = (shown, change) if has_value(change) else (metric, difference)
     size, answers = change_of(evaluation.metrics[shown], change), of_answers(run)
     fallen = fallen_metrics(run)
     word = "and" if difference.better is False else "but"

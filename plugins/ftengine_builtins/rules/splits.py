@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import read_predictions
-from ftengine.text import capitalized, counted, ends, known, listed, number, percent, quoted
+from ftengine.text import capitalized, counted, ends, has_value, listed, number, percent, quoted
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED
@@ -90,7 +90,7 @@ class OppositeScores(Rule):
             return
         for metric in CORRELATIONS:
             sides = evaluation.training.base.get(metric), evaluation.base.get(metric)
-            if not all(known(side) and ends(side) is not None for side in sides):
+            if not all(has_value(side) and ends(side) is not None for side in sides):
                 continue
             seen, held = sides
             if not (seen.high <= -OPPOSITE < OPPOSITE <= held.low or held.high <= -OPPOSITE < OPPOSITE <= seen.low):
@@ -120,7 +120,7 @@ class NearNegatives(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         held, training = run.evaluation.base.get(TRIPLETS), run.evaluation.training
         seen = None if training is None else training.base.get(TRIPLETS)
-        if not known(held) or not known(seen) or ends(held) is None or ends(seen) is None or seen.high >= HALF:
+        if not has_value(held) or not has_value(seen) or ends(held) is None or ends(seen) is None or seen.high >= HALF:
             return
         brief = "check the negatives of training triplets: the base model finds them nearer to their anchors than the "
         brief += f"positives in {percent(1 - seen.value)} of training triplets and in {percent(1 - held.value)} of "

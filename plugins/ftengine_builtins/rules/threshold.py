@@ -9,7 +9,17 @@ import numpy as np
 from ftengine import RunRecords
 from ftengine.api import Baseline, Difference, Estimate
 from ftengine.evaluation import near_end
-from ftengine.text import capitalized, change_of, ends, known, plain, quoted, tuned_and_base, value_of, with_interval
+from ftengine.text import (
+    capitalized,
+    change_of,
+    ends,
+    has_value,
+    plain,
+    quoted,
+    tuned_and_base,
+    value_of,
+    with_interval,
+)
 
 FAR = 0.3
 """Share of the way from guessing to 1 (ROC AUC 0.65, correlation 0.3) from which an interval of a ranking that reaches
@@ -92,7 +102,7 @@ class Threshold:
         """The tuned model's rankings with intervals; {} if one has no interval, or all references are the same."""
         evaluation = self.run.evaluation
         ranked = [x for x in self.baseline.figures if x in evaluation.metrics and not evaluation.metrics[x].pooled]
-        figures = {name: evaluation.tuned[name] for name in ranked if known(evaluation.tuned.get(name))}
+        figures = {name: evaluation.tuned[name] for name in ranked if has_value(evaluation.tuned.get(name))}
         usable = self.baseline.share != 1 and all(ends(figure) is not None for figure in figures.values())
         return figures if usable else {}
 
@@ -133,14 +143,14 @@ class Threshold:
     def _gain(self, metric: str) -> Difference | None:
         """Return the metric's difference from its baseline; None without an interval."""
         gain = self.baseline.gains.get(metric)
-        return gain if known(gain) and ends(gain) is not None else None
+        return gain if has_value(gain) and ends(gain) is not None else None
 
 
 def shown_metric(run: RunRecords, metric: str) -> str:
     """Return the metric that is shown in words in place of another (`shown_as`), if it is defined; else that one."""
     name, evaluation = run.evaluation.metrics[metric].shown_as, run.evaluation
-    measured = name in evaluation.metrics and known(evaluation.tuned.get(name))
-    return name if measured and known(evaluation.tuned.get(metric)) else metric
+    measured = name in evaluation.metrics and has_value(evaluation.tuned.get(name))
+    return name if measured and has_value(evaluation.tuned.get(metric)) else metric
 
 
 def both_figures(run: RunRecords, metric: str) -> str:

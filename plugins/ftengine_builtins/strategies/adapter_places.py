@@ -181,7 +181,7 @@ def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
     modules = dict(module.named_modules())
     places: list[Place] = []
     for name, pattern in patterns.items():
-        paths = matching(filter(None, modules), pattern, whole=True)
+        paths = matching(filter(None, modules), pattern, full_match=True)
         if not paths:
             raise NoMatch(
                 f"strategy.places.{name}: '{pattern}' matches no module of {type(module).__name__}."

@@ -177,7 +177,7 @@ def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list
     matches: dict[str, list[str]] = {}
     whole, new = isinstance(patterns, str), loaded.new_modules
     for pattern in [patterns] if whole else patterns:
-        matched = matching(paths, pattern, whole=whole)
+        matched = matching(paths, pattern, full_match=whole)
         frozen = [p for name, p in parameters.items() if inside(name, matched) and not inside(name, new)]
         if not frozen:
             raise _nothing(pattern, matched, paths, module, whole)

@@ -269,7 +269,7 @@ class LoRA(Strategy):
 
 def _matches(pattern: str, path: str) -> bool:
     """Say whether a pattern is the path or an ending of it that follows a dot, as PEFT's rank_pattern is matched."""
-    return bool(matching([path], rf"(.*\.)?({pattern})", whole=True))
+    return bool(matching([path], rf"(.*\.)?({pattern})", full_match=True))
 
 
 def _first(patterns: Collection[str], paths: list[str]) -> dict[str, str | None]:

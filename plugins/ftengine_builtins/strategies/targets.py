@@ -83,7 +83,7 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         return {ALL_LINEAR: _all_linear(module, obstacles)}
     if isinstance(targets, str):
-        return {targets: _usable(module, targets, matching(obstacles, targets, whole=True), obstacles)}
+        return {targets: _usable(module, targets, matching(obstacles, targets, full_match=True), obstacles)}
     named = {name: _named(obstacles, name) for name in targets}
     if heads_are_welcome:
         named = {n: paths for n, paths in named.items() if not paths or any(obstacles[p] != _WHOLE for p in paths)}
@@ -196,7 +196,7 @@ def input_embeddings(module: Any) -> nn.Module | None:
 
 
 def _named(paths: Iterable[str], name: str) -> list[str]:
-    return matching(paths, name, whole=False)
+    return matching(paths, name, full_match=False)
 
 
 def _near(paths: Iterable[str], pattern: str, strict: bool) -> str:

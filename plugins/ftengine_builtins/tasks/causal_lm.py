@@ -291,7 +291,7 @@ class CausalLM(LanguageTask):
         """Return which messages are trained on, by number from 0."""
         numbers, messages = answers(conversation), conversation.messages
         if self.config.train_on == "completion":
-            return [k for k in numbers if k >= conversation.given]
+            return [k for k in numbers if k >= conversation.prompt_length]
         if self.config.train_on == "last":
             return [k for k in numbers if k > language_rows.last_question(messages)]
         return numbers
@@ -302,7 +302,7 @@ class CausalLM(LanguageTask):
         shape = shape_of(example)
         if self._is_chat(shape, processor):
             conversation = self._conversation(example)
-            messages, given_messages = conversation.messages, conversation.given
+            messages, given_messages = conversation.messages, conversation.prompt_length
             if self.config.train_on == "all":
                 if any(message.role == "assistant" and not message.trains for message in messages):
                     raise DataError(

@@ -302,7 +302,7 @@ def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
         [text] = inputs
         return {**example, shape: text}
     conversation, example = read_row(example), normal(example)
-    prompt_length = conversation.given
+    prompt_length = conversation.prompt_length
     names = ("prompt", "completion") if prompt_length else ("messages",)
     messages = [message for name in names for message in example.get(name) or ()]
     for i, text in zip(_asking(conversation), inputs, strict=True):

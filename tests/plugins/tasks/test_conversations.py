@@ -173,7 +173,7 @@ def test_blocks_are_the_messages_that_they_stand_for():
     talk = [ASKED, {"role": "assistant", "content": used}, {"role": "user", "content": given}, four]
     assert read(*talk) == read(*plain)
     row = {"prompt": talk[:3], "completion": talk[3:]}
-    assert read_row(row).given == 4
+    assert read_row(row).prompt_length == 4
     given[0]["is_error"] = True  # no template writes it, and `plan` counts it
     assert [one.unwritten for one in read(*talk)] == [(), (), ("is_error",), (), ()]
     details = [{"type": "reasoning.summary", "summary": "Look."}, {"type": "reasoning.encrypted", "data": "x"}]

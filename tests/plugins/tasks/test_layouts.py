@@ -170,7 +170,7 @@ def without_ids(conversation):
     messages = (
         replace(m, call_id=None, calls=tuple(replace(call, id=None) for call in m.calls)) for m in conversation.messages
     )
-    return replace(conversation, messages=tuple(messages), given=0)
+    return replace(conversation, messages=tuple(messages), prompt_length=0)
 
 
 @pytest.fixture(scope="module")
