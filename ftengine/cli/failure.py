@@ -140,16 +140,14 @@ def describe(error: BaseException) -> str:
             "bound micro-batches with train.batch_tokens, shorten the task's max_length, or set "
             "train.gradient_checkpointing: true. Complete files are kept."
         )
-    from ftengine.plugins.attribution import blame, layers_of_plugins
+    from ftengine.plugins.attribution import blame
 
     if cause := blame(error):
         return cause
     if isinstance(error, ModuleNotFoundError) and error.name:
         name = error.name.partition(".")[0]
         return f"the Python module {name!r} is needed and not installed (run with --debug to see what needs it)."
-    layers = layers_of_plugins(error)
-    suspect = layers and f"; the cause may be layers of plugins in the model: {layers}"
-    return f"unexpected {type(error).__name__}: {error}{suspect} (run with --debug for the traceback)"
+    return f"unexpected {type(error).__name__}: {error} (run with --debug for the traceback)"
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from ftengine.model.generation_settings import measured_settings
     from ftengine.model.modes import drops, evaluating, has_running_statistics, seeded, widen
-    from ftengine.model.norms import RMSNorm, rms_norm_of
+    from ftengine.model.norms import GatedBlock, RMSNorm, gated_block_of, rms_norm_of
     from ftengine.model.parameters import (
         count,
         decayed,
@@ -50,7 +50,7 @@ _HOMES = {
     "ftengine.model.generation_settings": "measured_settings",
     "ftengine.model.generation": "GenerationOptions complete generate log_probabilities made_to_fit",
     "ftengine.model.modes": "drops evaluating has_running_statistics seeded widen",
-    "ftengine.model.norms": "RMSNorm rms_norm_of",
+    "ftengine.model.norms": "GatedBlock RMSNorm gated_block_of rms_norm_of",
     "ftengine.model.parameters": "count decayed default_param_groups parameter_sizes state_tensors trainable",
     "ftengine.model.patterns": "ModuleNames find_modules matches_name matching near_modules regex",
     "ftengine.model.probing": "probe_tokens raw_outputs",

@@ -49,22 +49,6 @@ def blame(error: BaseException) -> str:
     return f"{subject} failed: {cause} ({place}; run with --debug for the traceback).{workaround}"
 
 
-def layers_of_plugins(error: BaseException) -> str:
-    """Return which plugins' layers are in the models of an error's frames; "" if there are none."""
-    owners = {package: owner for package, owner in _owners().items() if owner.distribution != BUILT_IN}
-    values = (value for frame, _ in traceback.walk_tb(error.__traceback__) for value in frame.f_locals.values())
-    torch = sys.modules.get("torch")
-    models = (
-        value
-        for value in values
-        if owners and torch and isinstance(value, torch.nn.Module) and "_modules" in vars(value)  # its __init__ has run
-    )
-    kinds = dict.fromkeys(type(part) for model in models for part in model.modules())
-    return ", ".join(
-        f"{kind.__name__} of {owner}" for kind in kinds if (owner := _owner(kind.__module__, owners)) is not None
-    )
-
-
 def named(component: Component) -> str:
     """Return a component's kind, name and distribution, or its module if it was not installed."""
     module = type(component).__module__

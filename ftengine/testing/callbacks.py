@@ -19,9 +19,9 @@ from ftengine import api
 from ftengine.errors import InputError, TrainingError
 from ftengine.model.modes import generators_kept, hooks
 from ftengine.testing.checks import Checks, not_suited, run_checks, skip
+from ftengine.testing.process_watch import ProcessWatch, running
 from ftengine.testing.runs import stored_runs
 from ftengine.testing.values import equal, explained
-from ftengine.training.process_watch import ProcessWatch, running
 
 
 def check_callback(make: Callable[[], api.Callback], expected_failed_checks: Mapping[str, str] | None = None) -> None:

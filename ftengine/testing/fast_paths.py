@@ -14,8 +14,8 @@ from ftengine.equivalence import differing
 from ftengine.errors import InputError
 from ftengine.plugins.attribution import token_count
 from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.dropout_statistics import dropout_fault
 from ftengine.testing.values import close
-from ftengine.training.dropout_statistics import dropout_fault
 from ftengine.training.fast_paths import NOTHING, Replaced, activated, compared, state_of, unfit
 from ftengine.training.probe import Around, Computation, ProbeBatch
 

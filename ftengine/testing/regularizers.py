@@ -15,9 +15,9 @@ from ftengine.equivalence import differing
 from ftengine.model import Criterion, state_tensors, trainable
 from ftengine.model.modes import hooks
 from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.criterion_faults import criterion_fault, outputs_of, split_fault
 from ftengine.testing.samples import on_meta
 from ftengine.testing.values import copies, explained, in_bfloat16, require_meta, without_values
-from ftengine.training.criterion_faults import criterion_fault, outputs_of, split_fault
 from ftengine.training.losses import loss_of
 from ftengine.training.modes import train_mode
 from ftengine.training.regularizing import Attached

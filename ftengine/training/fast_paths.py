@@ -23,7 +23,6 @@ from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.attribution import cause_in, contract_error, token_count
 from ftengine.plugins.attribution import named as owned
 from ftengine.run.records import FastPathUse
-from ftengine.training.dropout_statistics import dropout_fault, fewer_calls
 from ftengine.training.probe import Around, Dropouts, ProbeBatch
 
 HELP = "Take it out of train.fast_paths."
@@ -346,11 +345,7 @@ def _fault(
     # Other dropout masks are no fault: paths that draw them are compared without dropout, the others with it.
     steady = [path for path in paths if path not in drawing and replaced[path.name] is not None]
     fault = probe.fault(partial(computation, steady), training=True) if steady else ""
-    fault = _everywhere(fault, accelerator) or probe.fault(partial(computation, paths), training=False)
-    measured = not fault and not is_sharded(probe.loaded.module)
-    if measured and fewer_calls(probe, partial(computation, paths)):
-        fault = dropout_fault(probe, partial(computation, paths))
-    return fault
+    return _everywhere(fault, accelerator) or probe.fault(partial(computation, paths), training=False)
 
 
 def _everywhere(fault: str, accelerator: Accelerator | None) -> str:

@@ -23,12 +23,10 @@ from ftengine.training.checkpoint import (
     save_checkpoint,
 )
 from ftengine.training.cpu import prepare_cpu
-from ftengine.training.frozen_weights import FrozenWeights
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.optimizer_step import OptimizerStep
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
-from ftengine.training.unsaved_state import UnsavedState
 from ftengine.training.validation import Validator
 
 SAVE_SECONDS = 600
@@ -55,11 +53,8 @@ class Trainer:
         if self.accelerator.device.type == "cpu":
             prepare_cpu()
         own = own_regularizers(setup.strategy, self.optimizer_step.steps.total)
-        self.frozen = FrozenWeights(setup, brought=bool(own))
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
-        self.regularizers.require_falling()
         self.validation = Validator(setup, self.regularizers)
-        self.unsaved: UnsavedState | None = None
 
     def resume(self) -> None:
         """Continue from the newest intact checkpoint of the run, or from the start if there is none."""
@@ -67,7 +62,6 @@ class Trainer:
         if newest is not None:
             self.progress, tensors = load_checkpoint(newest, self.module, self.optimizer_step.optimizer)
             self.regularizers.load_state_dict(tensors)
-            self.regularizers.require_restored(tensors)
         begins = (
             f"continuing from the checkpoint of step {self.progress.step:,}" if newest else "there is no checkpoint yet"
         )
@@ -83,7 +77,7 @@ class Trainer:
         """Train to the end of the schedule or until early stopping; regularizers are detached then, or on failure.
 
         Raises:
-            TrainingError: a loss, gradient or trained tensor is not finite, or a frozen tensor has changed.
+            TrainingError: a loss, gradient or trained tensor is not finite.
         """
         progress, total = self.progress, self.optimizer_step.steps.total
         self._began = time.monotonic() - progress.seconds
@@ -98,7 +92,6 @@ class Trainer:
             facts = self.regularizers.on_train_end(self.module, self.validation.losses)
         finally:
             self.regularizers.detach()
-        self.frozen.require_unchanged()
         self.targets.restore()
         trained, parameters = count(self.module)
         return TrainingResult(
@@ -135,19 +128,10 @@ class Trainer:
             **{name: round(value, 2) for name, value in speed.items()},
             "peak_memory_bytes": memory,
         }
-        self._tell_unsaved()
         self.setup.record(Stepped, line)
         counted = {"tokens": tokens} if self.setup.task.modality == "text" else {}
         counts = {"examples": len(members), **counted, "memory": memory}
         self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **counts)
-
-    def _tell_unsaved(self) -> None:
-        """Report, after the first steps, components with changing state that checkpoints do not hold."""
-        if self.unsaved is None:
-            components = {self.setup.strategy: False, **self.regularizers.keeping}
-            self.unsaved = UnsavedState(components, self.optimizer_step.optimizer, self.setup.optimizer, self.module)
-        for message in self.unsaved.look():
-            self.setup.listener.message(message)
 
     def _announce(self) -> None:
         steps, listener = self.optimizer_step.steps, self.setup.listener
@@ -231,7 +215,6 @@ class Trainer:
     def _save(self) -> None:
         progress, setup = self.progress, self.setup
         self._require_finite()
-        self.frozen.require_unchanged()  # rather than hours later, at the end
         progress.seconds = self._seconds()
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()

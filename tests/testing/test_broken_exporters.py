@@ -112,15 +112,6 @@ class Remembers(Base):
         yield Runtime(model=self.kept[0])
 
 
-class RemembersBeside(Remembers):
-    """The same, but looks whether its files are there."""
-
-    @contextmanager
-    def open(self, folder, source):
-        assert any(folder.iterdir())
-        yield Runtime(model=self.kept[0] if self.kept else opened(folder, source))
-
-
 def test_a_sound_one_passes():
     assert failed(Whole) == {}
 
@@ -135,7 +126,6 @@ def test_a_sound_one_passes():
         (KeepsPath, {TUNED, ALONE}),
         (Links, {TUNED, ALONE}),
         (Remembers, {ALONE}),
-        (RemembersBeside, {ALONE}),
     ],
 )
 def test_one_that_opens_something_else_fails(cls, checks):

@@ -1,11 +1,9 @@
-"""The kernels, and whether they compute what a module does."""
+"""The kernels, and which of them a module takes."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from liger_kernel.ops.swiglu import LigerSiLUMulFunction
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ftengine.equivalence import KERNELS, REORDERED, distance, row_distances
+from ftengine.equivalence import REORDERED, distance
 
 Binary = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,9 +24,6 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Binary]] = {
     "GeGLU": (lambda x: F.gelu(x, approximate="tanh"), LigerGELUMulFunction.apply),
 }
 """Gates by name: the activation, and the kernel of activation(a) * b."""
-
-ROWS, SCALE = 64, 3.0
-"""How many rows are compared, and the size of their numbers: where an activation bends."""
 
 
 def serves(device: torch.device) -> bool:
@@ -87,54 +82,3 @@ def gate_kernel(activation: nn.Module) -> tuple[str, Binary] | None:
         if isinstance(y, Tensor) and y.shape == x.shape and distance(y, function(x)) <= REORDERED:
             return name, kernel
     return None
-
-
-def agree(kernel: Binary, plain: Binary, *like: Tensor) -> bool:
-    """Say whether a kernel's values and gradients are those of PyTorch's own steps, up to rounding, in float32 too.
-
-    Both are compared with the same steps in float64, on random rows of the operands' sizes and dtype (vectors are taken
-    as they are), so that the answer does not depend on the batch. The kernel's error may be twice the other's and,
-    beside that, half of a unit in the last place of the largest number of a row, and 16 such units of float32, in which
-    the kernels compute by the GPU's own exponential.
-    """
-    if like[0].dtype is not torch.float32 and not agree(kernel, plain, *(x.detach().float() for x in like)):
-        return False  # half precision would round a fault away
-    generator = torch.Generator().manual_seed(0)
-
-    def rows(x: Tensor) -> Tensor:
-        if x.dim() == 1:
-            return x.detach()
-        return (torch.randn(ROWS, x.shape[-1], generator=generator) * SCALE).to(x.device, x.dtype)
-
-    operands = [rows(x) for x in like]
-    with undisturbed():
-        wide = [x.double().requires_grad_() for x in operands]
-        exact = plain(*wide)
-        dy = torch.randn(exact.shape, generator=generator).to(exact.device, operands[0].dtype)
-        truth = [exact, *torch.autograd.grad(exact, wide, dy.double())]
-        results = []
-        for function in (kernel, plain):
-            own = [x.clone().requires_grad_() for x in operands]
-            y = function(*own)
-            if y.dtype != operands[0].dtype or y.shape != exact.shape:
-                return False
-            results.append([y, *torch.autograd.grad(y, own, dy, materialize_grads=True)])
-    with torch.no_grad():
-        return all(map(_as_close, *results, truth))
-
-
-def _as_close(own: Tensor, other: Tensor, truth: Tensor) -> bool:
-    apart, least = (row_distances(x, truth, math.inf) for x in (own, other))
-    return bool((apart <= 2 * least + torch.finfo(own.dtype).eps / 2 + KERNELS).all())
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Compute gradients of one's own within a pass: without autocast, and unseen by gradient checkpointing."""
-    autocast = [torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda")]
-    with torch.enable_grad(), autocast[0], autocast[1], torch.autograd.graph.saved_tensors_hooks(_same, _same):
-        yield
-
-
-def _same(x: Tensor) -> Tensor:
-    return x.detach()  # as it is, it would hold the graph that holds it

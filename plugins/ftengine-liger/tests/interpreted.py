@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +43,17 @@ def interpreted(_interpreter):
 @pytest.fixture
 def replaced(interpreted, monkeypatch):
     """PyTorch's own functions are in the kernels' place, which the interpreter takes long for."""
-    from ftengine_liger import kernels, modules
+    from ftengine_liger import kernels
 
     for name, (function, _) in kernels.ACTIVATIONS.items():
         monkeypatch.setitem(kernels.ACTIVATIONS, name, (function, lambda a, b, function=function: function(a) * b))
-    monkeypatch.setattr(modules, "norm_kernel", lambda offset, eps, rounding: partial(modules.rms_norm, offset, eps))
+    monkeypatch.setattr(kernels, "norm_kernel", lambda offset, eps, rounding: partial(rms_norm, offset, eps))
+
+
+def rms_norm(offset, eps, x, weight):
+    """Return (w + offset) ∘ x / sqrt(mean(x²) + eps) by PyTorch's steps, rounded as most models do it."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return ((weight + offset) * (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype)).to(x.dtype)
 
 
 @pytest.fixture

@@ -1,20 +1,16 @@
 """LoRA layers that read one input, such as q, k and v, computed together by ftengine.ops.lowrank_linears.
 
-Which layers those are stands in the source of their parent's forward: children called once each, in one block of
-statements, with the same variable, which nothing assigns to in between. That is known before anything is computed, so
-that a forward and its repetition under activation checkpointing group alike. At run time the tensor itself decides: a
-layer that is called with another one computes alone.
+Which layers those are is told by their names, so that a forward and its repetition under activation checkpointing group
+alike. At run time the tensor itself decides: a layer that is called with another one computes alone.
 """
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
+import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -23,6 +19,19 @@ from torch import Tensor, nn
 from ftengine.api import FastPath, FastPathTraits, LoadedModel, TrainingContext
 from ftengine.ops import lowrank_linears
 from ftengine_builtins.strategies.lora_layers import DoRA, LoRALinear
+
+SHARED = (
+    ("q_proj", "k_proj", "v_proj"),  # Llama and its relatives, BART
+    ("gate_proj", "up_proj"),
+    ("query", "key", "value"),  # BERT, ViT
+    ("q_lin", "k_lin", "v_lin"),  # DistilBERT
+    ("q", "k", "v"),  # T5
+    ("wi_0", "wi_1"),
+    ("w1", "w3"),  # Mixtral
+)
+"""Names of siblings that transformers' models give one input."""
+CROSS = re.compile("cross|encoder_attn|encdec", re.IGNORECASE)
+"""Names of attention whose keys and values come from an encoder."""
 
 
 class Group:
@@ -99,12 +108,10 @@ class GroupedLayers(FastPath):
 
 def layers_of_one_input(module: nn.Module) -> Iterator[list[LoRALinear]]:
     """Yield LoRA layers of one input, group by group."""
-    for parent in module.modules():
+    for path, parent in module.named_modules():
         children = dict(parent.named_children())
-        if sum(map(_groupable, children.values())) < 2:
-            continue
-        for names in shared_inputs(type(parent).forward):
-            members = [children[name] for name in names if _groupable(children.get(name))]
+        for names in SHARED if not CROSS.search(path.rpartition(".")[2]) else ():
+            members = [layer for name in names if _groupable(layer := children.get(name))]
             if len(members) > 1 and len({layer.lora_a.shape[1] for layer in members}) == 1:
                 yield members
 
@@ -112,66 +119,3 @@ def layers_of_one_input(module: nn.Module) -> Iterator[list[LoRALinear]]:
 def _groupable(layer: nn.Module | None) -> TypeGuard[LoRALinear]:
     plain = isinstance(layer, LoRALinear) and not isinstance(layer, DoRA) and layer.lora_a0 is None
     return plain and "forward" not in vars(layer)  # another fast path's
-
-
-@lru_cache(256)
-def shared_inputs(forward: Callable[..., Any]) -> list[list[str]]:
-    """Return the children that a module's class's forward calls with one variable each time, in the order of the calls.
-
-    [] where the source is not to be had.
-    """
-    try:
-        source = textwrap.dedent(inspect.getsource(inspect.unwrap(forward)))
-        (function,) = ast.parse(source).body
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return []
-    reader = _Reader()
-    reader.visit_all(getattr(function, "body", []))
-    groups: dict[tuple[Any, ...], list[str]] = {}
-    for name, calls in reader.calls.items():
-        (variable, block, time), *others = calls
-        if variable is not None and not others:
-            assigned = sum(when < time for when in reader.assigned.get(variable, ()))
-            groups.setdefault((variable, block, assigned), []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
-
-
-class _Reader(ast.NodeVisitor):
-    """Reads a forward in the order of evaluation: calls of children, and assignments to variables."""
-
-    def __init__(self) -> None:
-        self.calls: dict[str, list[tuple[str | None, tuple[int, ...], int]]] = {}
-        self.assigned: dict[str, list[int]] = {}
-        self._block: tuple[int, ...] = ()
-        self._time = 0
-
-    def visit_all(self, nodes: Iterable[ast.AST]) -> None:
-        for node in nodes:
-            self.visit(node)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        self.generic_visit(node)
-        called = node.func
-        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "self":
-            plain = len(node.args) == 1 and not node.keywords and isinstance(node.args[0], ast.Name)
-            variable = node.args[0].id if plain else None
-            self.calls.setdefault(called.attr, []).append((variable, self._block, self._time))
-
-    def visit_Name(self, node: ast.Name) -> None:
-        if not isinstance(node.ctx, ast.Load):
-            self._time += 1
-            self.assigned.setdefault(node.id, []).append(self._time - 1)
-
-    def generic_visit(self, node: ast.AST) -> None:
-        fields = dict(ast.iter_fields(node))
-        if "value" in fields:  # of an assignment: it comes before its targets
-            fields = {"value": fields.pop("value"), **fields}
-        for name, value in fields.items():
-            nodes = [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, ast.AST)]
-            # What may be skipped or repeated is a block of its own.
-            inner = name in ("body", "orelse", "handlers", "finalbody", "generators") and not isinstance(node, ast.With)
-            before = self._block
-            if inner and nodes:
-                self._block = (*before, id(nodes[0]))
-            self.visit_all(nodes)
-            self._block = before

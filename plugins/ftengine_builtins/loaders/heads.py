@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
-import transformers
+import transformers.models
 from torch import nn
 
 from ftengine.api import Labels
 from ftengine.errors import SourceError, did_you_mean
-from ftengine_builtins.loaders.on_demand import imported_on_demand, models_listed_once
-
-with suppress(ImportError), imported_on_demand():  # other functions are imported when needed
-    from transformers import image_utils  # noqa: F401
-    from transformers.loss import loss_utils  # noqa: F401
-with suppress(ImportError, AttributeError), models_listed_once():  # other versions list models differently
-    import transformers.models
 
 Shape = tuple[int, ...]
 

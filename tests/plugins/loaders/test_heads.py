@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -266,97 +264,3 @@ def test_a_folder_of_timm_is_sent_to_its_own_loader(tmp_path):
     (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
     with raises(SourceError, "timm://resnet18"):
         TransformersLoader().check_source(str(tmp_path))
-
-
-ASKED = """
-import sys
-from ftengine_builtins.loaders.transformers import TransformersLoader
-TransformersLoader().check_head(sys.argv[1], "causal-lm")
-asked = ("torchvision", "torch._dynamo", "scipy.optimize", "transformers.models.llama.modeling_llama")
-print([name in sys.modules for name in asked])
-import torch, torchvision
-from transformers.loss.loss_for_object_detection import linear_sum_assignment
-is_compile_supported = torchvision.ops.roi_align.__globals__["is_compile_supported"]
-print({one.__module__ for one in (is_compile_supported, linear_sum_assignment)})
-boxes = torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), [torch.tensor([[0.0, 0.0, 4.0, 4.0]])], 2)
-rows, columns = linear_sum_assignment([[1, 0], [0, 1]])
-from torch._dynamo.utils import is_compile_supported as own
-print(boxes.tolist(), columns.tolist(), all(is_compile_supported(kind) == own(kind) for kind in ("cpu", "meta")))
-"""
-
-
-@pytest.mark.slow
-def test_a_head_is_checked_without_a_model_or_the_compiler(llama_folder):
-    """In a process of its own: torchvision, which transformers imports with a configuration, works as ever."""
-    pytest.importorskip("torchvision")
-    asked = [sys.executable, "-c", ASKED, str(llama_folder)]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    lines = [
-        "[True, False, False, False]",
-        "{'ftengine_builtins.loaders.on_demand'}",
-        "[[[[1.0, 1.0], [1.0, 1.0]]]] [1, 0] True",
-    ]
-    assert done.stdout.splitlines() == lines, done.stderr
-
-
-LISTED = """
-import transformers
-from transformers.utils import import_utils
-read, files = import_utils.fetch__all__, []
-import_utils.fetch__all__ = lambda content: files.append(content) or read(content)
-from ftengine_builtins.loaders import heads
-known, places = len(files), transformers.models._class_to_module
-for cached in (import_utils.define_import_structure, import_utils.create_import_structure_from_path):
-    cached.cache_clear()
-anew = import_utils.define_import_structure(transformers.models.__file__)
-print(known, len(files) > 1000)
-print(places == {name: place for found in anew.values() for place, names in found.items() for name in names})
-"""
-
-
-@pytest.mark.slow
-def test_files_of_all_models_are_read_once():
-    done = subprocess.run([sys.executable, "-c", LISTED], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["0", "True", "True"], done.stderr
-
-
-UNREADY = """
-import importlib.util
-import sys
-import torch
-from ftengine_builtins.loaders.on_demand import imported_on_demand
-PACKAGE = "torch._dynamo"
-with imported_on_demand():
-    for use in (torch.compiler.disable, lambda function: sys.modules["torch._dynamo.utils"].counters):
-        try:
-            use(len)
-        except ImportError as error:
-            print(error.msg.split()[0])
-    from scipy import optimize
-    print(importlib.util.find_spec("scipy.optimize").name)
-print(PACKAGE in sys.modules, torch.compiler.disable(lambda: 1)())
-print(optimize.root.__name__)
-with imported_on_demand():
-    pass
-print(hasattr(sys.modules[PACKAGE], "optimize"))
-del sys.modules[PACKAGE]
-with imported_on_demand():
-    sys.modules[PACKAGE] = torch
-print(sys.modules[PACKAGE] is torch)
-"""
-
-
-@pytest.mark.slow
-def test_what_needs_the_compiler_meanwhile_is_not_imported_and_works_afterwards():
-    """torchvision.tv_tensors asks for `torch.compiler.disable`, say."""
-    done = subprocess.run([sys.executable, "-c", UNREADY], capture_output=True, text=True, check=False)
-    lines = [
-        "torch._dynamo.disable",
-        "torch._dynamo.utils.counters",
-        "scipy.optimize",
-        "False 1",
-        "root",
-        "True",
-        "True",
-    ]
-    assert done.stdout.splitlines() == lines, done.stderr

@@ -13,7 +13,7 @@ from torch import nn
 
 from ftengine.api import LoadedModel
 from ftengine.testing import training_context
-from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers, shared_inputs
+from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 from ftengine_builtins.strategies.lora_layers import lora_layers
 
@@ -30,28 +30,6 @@ class Attention(nn.Module):
         k = self.k(x)
         v = self.v(x)
         return self.out(torch.cat([torch.tanh(k) * v, q[..., :8]], -1)) + x
-
-
-class Assigned(nn.Module):
-    def forward(self, x, y):
-        x = self.first(x)
-        x = self.second(x)  # another x
-        if y is None:
-            a, b = self.third(x), self.fourth(x)
-        else:
-            a = self.fifth(x)  # in another block than the sixth
-        self.seventh(x + 1)
-        for part in y:
-            b = self.eighth(part)
-            c = self.ninth(part)
-        self.sixth(x)
-        return self.tenth(x) * self.tenth(y) + a + b + c
-
-
-def test_inputs_are_shared_by_name_block_and_assignment():
-    assert shared_inputs(Assigned.forward) == [["third", "fourth"], ["eighth", "ninth"]]
-    assert shared_inputs(Attention.forward) == [["q", "k", "v"]]
-    assert shared_inputs(nn.Sequential.forward) == []
 
 
 def alone(layers: int = 2, **options) -> LoadedModel:

@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ftengine.equivalence import DROPPED, distance
 from ftengine.model import trainable
@@ -63,33 +61,6 @@ def dropout_fault(probe: ProbeBatch, computation: Computation) -> str:
         f"{number(mean)} in the model itself: keep a share of 1 - p, scaled by 1 / (1 - p), in the forward and "
         "the backward pass"
     )
-
-
-class DropoutCalls(TorchFunctionMode):
-    """Counts calls of torch's dropout, and of its attention with dropout, whose probability is not 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, named = getattr(func, "__name__", ""), kwargs or {}
-        if name == "dropout":
-            p = named.get("p", args[1] if len(args) > 1 else 0.5)
-            self.count += p > 0 and named.get("training", args[2] if len(args) > 2 else True)
-        elif name == "scaled_dot_product_attention":
-            self.count += named.get("dropout_p", args[4] if len(args) > 4 else 0.0) > 0
-        return func(*args, **named)
-
-
-def fewer_calls(probe: ProbeBatch, computation: Computation) -> bool:
-    """Return whether a computation calls torch's dropout less often than the model, so that it has its own dropout."""
-    counts = []
-    for candidate in (None, computation):
-        with torch.no_grad(), probe.computing(training=True, computation=candidate) as around, DropoutCalls() as calls:
-            probe.loss(around)
-        counts.append(calls.count)
-    return counts[1] < counts[0]
 
 
 def _without_dropout(probe: ProbeBatch, computation: Computation | None) -> Values:
