@@ -36,11 +36,13 @@ def numbers(wrong):
     return {"target": target, "value": [x + 3 * w + rng.gauss(0, 0.2) for x, w in zip(target, wrong, strict=True)]}
 
 
+OWN = {"row": list(range(ROWS)), "place": [f"test.jsonl:{i + 1}" for i in range(ROWS)],
+       "group": list(range(ROWS)), "duplicate": list(range(ROWS))}  # fmt: skip
+
+
 def table(columns, predictions, name="test-tuned"):
     """Return a change: the run has a table of predictions, with columns of the rows."""
-    own = {"row": list(range(ROWS)), "place": [f"test.jsonl:{i + 1}" for i in range(ROWS)],
-           "group": list(range(ROWS)), "duplicate": list(range(ROWS))}  # fmt: skip
-    return put("predictions", {name: own | predictions | {f"row.{key}": of for key, of in columns.items()}})
+    return put("predictions", {name: OWN | predictions | {f"row.{key}": of for key, of in columns.items()}})
 
 
 def unread(*names):
@@ -120,3 +122,27 @@ def test_tags_that_stand_a_word_beside_theirs_lead(verdict, place):
     displaced = [one for one in told.findings if one.source == "displaced-tags"]
     assert [one.figures["place"] for one in displaced] == [place] * (place != 0)
     assert not displaced or displaced[0] is told.findings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "strategy", "limit"),
+    [(0.001, {"name": "lora", "rank": 8, "alpha": 0.01}, "strategy.alpha"),
+     (0.3, {"name": "lora", "rank": 8, "alpha": 0.01}, None),
+     (0.001, {"name": "lora", "rank": 8, "alpha": 16}, "train.learning_rate")],
+)  # fmt: skip
+def test_an_update_without_effect_names_what_limits_it(verdict, change, strategy, limit):
+    losses = [20.0 + i % 7 for i in range(ROWS)]
+    tuned = [loss * (1 - change) for loss in losses]
+    tables = {"training-base": OWN | {"loss": losses}, "training-tuned": OWN | {"loss": tuned}}
+    told = verdict(
+        put("predictions", tables), put("recipe.strategy", strategy), put("facts.new_modules", []),
+        put("recipe.train.learning_rate", 1e-6),
+    )  # fmt: skip
+    still = [one for one in told.findings if one.source == "without-effect"]
+    assert [one.figures["limit"] for one in still] == [limit] * (limit is not None)
+
+
+@pytest.mark.parametrize(("decay", "leads"), [(1000, True), (0.1, False)])
+def test_a_weight_decay_that_takes_the_weights_leads(verdict, decay, leads):
+    told = verdict(put("recipe.train.weight_decay", decay))
+    assert (told.findings[0].source == "unusual-settings") == leads

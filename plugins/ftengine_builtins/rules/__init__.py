@@ -5,6 +5,7 @@ from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, 
 from ftengine_builtins.rules.calibration import CalibratedConfidence
 from ftengine_builtins.rules.columns import TellingPhrase, UnreadColumnsTell
 from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
+from ftengine_builtins.rules.effect import UnusualSettings, WithoutEffect
 from ftengine_builtins.rules.error_groups import ErrorGroups
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
 from ftengine_builtins.rules.label_shares import ClassWeights, LabelShares
@@ -59,6 +60,8 @@ __all__ = [
     "UnansweredClasses",
     "UnreadColumnsTell",
     "UntestedClasses",
+    "UnusualSettings",
     "ValidationAndTest",
+    "WithoutEffect",
     "WorseMetrics",
 ]
