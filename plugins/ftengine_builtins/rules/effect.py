@@ -20,6 +20,9 @@ times too low to 0.0004, LoRA with a scale of 0.001 to 0.009."""
 LOW_SCALE = 0.1
 """Scale of a low-rank update below which it is what limits it; 1 to 2 are usual."""
 
+RIGHT = 0.95
+"""Figure of the base, of those that rise to 1, from which there is little to learn."""
+
 SHRUNK = 1.0
 """Sum of learning rates times train.weight_decay from which weights shrink to a third and less."""
 
@@ -27,7 +30,7 @@ SHRUNK = 1.0
 class WithoutEffect(Rule):
     """Finds training after which predictions of training rows are what they were, and names the setting that limits it.
 
-    Not where modules are new, which learn whatever else does.
+    Not where modules are new, which learn whatever else does, nor where the base is nearly always right already.
     """
 
     name = "without-effect"
@@ -38,6 +41,10 @@ class WithoutEffect(Rule):
 
         base, tuned = (read_predictions(run.path, "training", side) for side in ("base", "tuned"))
         key = next((key for key in PREDICTED if key in base and key in tuned and base[key].dtype != object), None)
+        metric = run.headline_metric or ""
+        before = run.evaluation.base.get(metric)
+        if before is not None and run.evaluation.metrics[metric].higher_is_better and (before.value or 0) >= RIGHT:
+            return
         if run.trained.new_modules or key is None:
             return
         size = float(np.sqrt((base[key] ** 2).mean()))
