@@ -138,7 +138,7 @@ def test_an_update_without_effect_names_what_limits_it(verdict, change, strategy
         put("predictions", tables), put("recipe.strategy", strategy), put("facts.new_modules", []),
         put("recipe.train.learning_rate", 1e-6),
     )  # fmt: skip
-    still = [one for one in told.findings if one.source == "without-effect"]
+    still = [one for one in told.findings if one.source == "unmoved-predictions"]
     assert [one.figures["limit"] for one in still] == [limit] * (limit is not None)
 
 

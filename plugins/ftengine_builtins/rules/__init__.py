@@ -5,7 +5,7 @@ from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, 
 from ftengine_builtins.rules.calibration import CalibratedConfidence
 from ftengine_builtins.rules.columns import TellingPhrase, UnreadColumnsTell
 from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
-from ftengine_builtins.rules.effect import UnusualSettings, WithoutEffect
+from ftengine_builtins.rules.effect import UnmovedPredictions, UnusualSettings
 from ftengine_builtins.rules.error_groups import ErrorGroups
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
 from ftengine_builtins.rules.label_shares import ClassWeights, LabelShares
@@ -58,10 +58,10 @@ __all__ = [
     "SwappedPairs",
     "TellingPhrase",
     "UnansweredClasses",
+    "UnmovedPredictions",
     "UnreadColumnsTell",
     "UntestedClasses",
     "UnusualSettings",
     "ValidationAndTest",
-    "WithoutEffect",
     "WorseMetrics",
 ]

@@ -27,13 +27,13 @@ SHRUNK = 1.0
 """Sum of learning rates times train.weight_decay from which weights shrink to a third and less."""
 
 
-class WithoutEffect(Rule):
+class UnmovedPredictions(Rule):
     """Finds training after which predictions of training rows are what they were, and names the setting that limits it.
 
     Not where modules are new, which learn whatever else does, nor where the base is nearly always right already.
     """
 
-    name = "without-effect"
+    name = "unmoved-predictions"
     order = 2
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
