@@ -1,4 +1,4 @@
-"""The contracts: what a plugin implements, a file a kind, and the small objects that cross between rooms.
+"""The contracts: what a plugin implements, one file per kind, and the small objects that plugins and engine exchange.
 
 Nothing here imports torch at run time, so that `--help`, `plugins list` and recipe errors stay fast.
 """

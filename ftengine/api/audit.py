@@ -1,4 +1,4 @@
-"""Audits: what is wrong with data although it can be read."""
+"""Audits: problems of data that can be read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AuditedRows(Protocol):
-    """The rows of one split, as an audit sees them. They may be gone through any number of times."""
+    """The rows of one split, as an audit sees them. They can be iterated any number of times."""
 
     source: str
     """The file, or whatever else they were read from."""
@@ -27,17 +27,17 @@ class AuditedRows(Protocol):
         """Yield each row's view, in the file's order."""
 
     def texts(self) -> Iterator[str]:
-        """Yield the text of each row in one string, a line for each of its texts; "" where it has none.
+        """Yield the text of each row in one string, one line per text; "" where it has none.
 
-        Of a very long row it is the first 131,072 characters.
-        Cheaper than the views, as texts are kept in memory up to a bound.
+        A very long row is cut to its first 131,072 characters. Cheaper than the views, as texts are kept in memory up
+        to a limit.
         """
 
     def values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Yield each row's values in some columns of the data; None where it has none."""
 
     def select(self, rows: Sequence[int]) -> AuditedRows:
-        """Return some of the rows, in the order asked for, without reading the others."""
+        """Return the rows at the given positions, in that order, without reading the others."""
 
     def where(self, row: int) -> str:
         """Return a row's place for a message, e.g. "train.jsonl:17"."""
@@ -45,7 +45,7 @@ class AuditedRows(Protocol):
 
 @dataclass(frozen=True)
 class AuditedData:
-    """All data of a run, and what is known of it before an audit looks.
+    """All data of a run, and what reading and dividing it found.
 
     Args:
         splits: rows by name, "train" first, then "validation" and "test" where there are such.
@@ -76,4 +76,4 @@ class Audit(Component):
 
     @abstractmethod
     def examine(self, data: AuditedData) -> Iterable[Finding | Display]:
-        """Yield findings in the order of their weight, and tables or charts for whoever wants the details."""
+        """Yield findings, the most important first, and tables or charts with the details."""

@@ -44,7 +44,10 @@ class Augmenter(Component):
         yield row
 
     def set_processor(self, processor: Any) -> None:
-        """See the tokenizer or image processor before the first example; raise RecipeError where it lacks something."""
+        """Receive the tokenizer or image processor before the first example.
+
+        Raise RecipeError where it lacks something.
+        """
 
     def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
         """Return a collated training batch with its examples mixed, every micro-batch by itself.
@@ -54,7 +57,7 @@ class Augmenter(Component):
         return batch
 
     def check_mix(self, task: Task) -> None:
-        """Raise RecipeError where batches of this task cannot be mixed; its labels are known."""
+        """Raise RecipeError where batches of this task cannot be mixed; the task has learnt its labels."""
 
 
 class AugmenterConfig(Config):
@@ -64,7 +67,7 @@ class AugmenterConfig(Config):
 
 
 class InputAugmenter(Augmenter):
-    """Changes each input of a row by itself; a subclass says how in `change`. What is to be answered stays."""
+    """Changes each input of a row by itself; a subclass says how in `change`. Answers and labels stay."""
 
     Config: ClassVar[type[BaseModel]] = AugmenterConfig
     """Options; a subclass that has its own derives them from `AugmenterConfig`."""
@@ -76,9 +79,9 @@ class InputAugmenter(Augmenter):
 
     @abstractmethod
     def change(self, value: Any, rng: RandomSource) -> Any:
-        """Return what takes an input's place: a text for a text, an image of PIL for one.
+        """Return the replacement of an input: a text for a text, a PIL image for an image.
 
-        Texts are never blank; one that comes back blank is not changed.
+        Texts given are never blank; where a blank text is returned, the original is used.
         """
 
     def _changed(self, value: Any, rng: RandomSource) -> Any:

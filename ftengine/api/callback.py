@@ -1,4 +1,4 @@
-"""Callbacks: whoever wants to know what happens in a run, while it happens."""
+"""Callbacks: methods that are called while a run goes on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a run, whose folder is `run`, after `step` optimiser steps."""
+    """An event of a run in the folder `run`, after `step` optimiser steps."""
 
     moment: ClassVar[str]
     """The method of a callback that takes it."""
@@ -35,7 +35,7 @@ class Started(Event):
 class BeforeStep(Event):
     """The gradients of a step are ready: added up over the effective batch, divided by its weight, and clipped.
 
-    The parameters of `model` have them as `grad` (None: no part of this step) until regularizers saw the step.
+    The parameters of `model` hold them in `grad` until regularizers were called; None for parameters outside this step.
 
     Args:
         step: the step that is taken next, as metrics.jsonl will count it.
@@ -81,17 +81,18 @@ class Finished(Event):
 
 @dataclass(frozen=True)
 class Failed(Event):
-    """Training ended with an error, which is raised after all callbacks were told."""
+    """Training ended with an error, which is raised after all callbacks were called."""
 
     moment = "on_exception"
     error: BaseException
 
 
 class Callback(Component):
-    """Follows a run in the main process; named under `callbacks` in a recipe. It writes the methods that it needs.
+    """Follows a run in the main process; named under `callbacks` in a recipe.
 
-    A callback that raises is named and left out from then on, and the run goes on. One that is to end the run raises
-    `ftengine.errors.TrainingError`: what training came to is kept, and `--resume` goes on from the last checkpoint.
+    A subclass writes the methods that it needs. A callback that raises is named in a message and not called again, and
+    the run goes on. To end the run, raise `ftengine.errors.TrainingError`: the training so far is kept, and `--resume`
+    continues from the last checkpoint.
     """
 
     def on_train_begin(self, event: Started) -> None:
@@ -113,8 +114,8 @@ class Callback(Component):
         """The tuned model is measured, and verdict and report are written; `event.evaluation` has the figures."""
 
     def on_exception(self, event: Failed) -> None:
-        """The run ends with `event.error`, in training or behind it; it is raised once all callbacks were called."""
+        """The run ends with `event.error`, during or after training; it is raised once all callbacks were called."""
 
     def view_command(self, run: Path) -> str:
-        """Return the command of a program that shows the files it left in a run's folder, for the end of `train`."""
+        """Return a command that shows the callback's files in a run's folder; printed at the end of `train`."""
         return ""

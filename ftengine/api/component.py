@@ -1,4 +1,4 @@
-"""What every component has, and the one question that the engine asks about optional methods."""
+"""The base of all components, their options and traits; and a test of which optional methods a component writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Config(BaseModel):
 
 @dataclass(frozen=True)
 class Traits:
-    """Plain facts about a component. Each kind has its own; where options decide, `__init__` sets `self.traits` anew.
+    """Plain facts about a component, by kind; where they depend on options, `__init__` sets `self.traits`.
 
     Args:
         is_default: `ftengine init` proposes it; of optimizers and schedules `auto` stands for it.
@@ -27,11 +27,11 @@ class Traits:
 
 
 class Component(ABC):
-    """Anything with a name that a user can choose in a recipe.
+    """Anything that a user can choose by name in a recipe.
 
-    Subclasses set `name`, may replace `Config`, and start their docstring with the line that
-    `ftengine plugins list` shows. A component is built with its validated config. A kind's abstract methods are to be
-    written; the others may be, and do nothing (or say no) where they are not.
+    Subclasses set `name`, may replace `Config`, and start their docstring with the line that `ftengine plugins list`
+    shows. A component is built with its validated config. A kind's abstract methods must be written; the others are
+    optional, and do nothing (or answer no) by default.
     """
 
     name: ClassVar[str]
@@ -47,14 +47,14 @@ class Component(ABC):
         self.config: Any = config if config is not None else self.Config()
 
     def check_options(self) -> None:  # noqa: B027  # empty on purpose, as all optional methods are
-        """Raise InputError where what the options name (a file, a model, a package) is missing or cannot be used.
+        """Raise InputError where an option names something (a file, a model, a package) that is missing or unusable.
 
         Called before anything is loaded.
         """
 
 
 def overrides(component: Component | type[Component], name: str) -> bool:
-    """Say whether a component, or its class, writes an optional method of its kind: "merge", say."""
+    """Say whether a component, or its class, writes an optional method of its kind, such as "merge"."""
     cls = component if isinstance(component, type) else type(component)
     owners = [kind for kind in cls.__mro__ if name in vars(kind)]
     # A class of the contract that brings a member declares it; one that has it from another writes it.
@@ -62,5 +62,5 @@ def overrides(component: Component | type[Component], name: str) -> bool:
 
 
 def is_contract(cls: type) -> bool:
-    """Say whether a class is one of the contract's own."""
+    """Say whether a class is a base class of the contract."""
     return cls.__module__.startswith(f"{__package__}.")

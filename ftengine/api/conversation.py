@@ -1,4 +1,4 @@
-"""A conversation as every layout of chat data is read: messages, tools, and what the row asks of the chat template."""
+"""A conversation, whatever the layout of its data: messages, tools, and the row's arguments for the chat template."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The content's text, without what else is among its parts."""
+        """The content's text, without parts that are no text."""
         if isinstance(self.content, str):
             return self.content
         return "\n".join(str(part["text"]) for part in self.content if part["type"] == "text")

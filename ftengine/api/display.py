@@ -1,6 +1,6 @@
-"""What components hand to a reader: findings in words, tables, matrices and charts, as plain values.
+"""Findings in words, tables, matrices and charts that components return to be shown, as plain values.
 
-Whoever finds something declares how it is told and drawn; report and command line draw it without knowing who it was.
+The report and the command line draw them without knowing which component made them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ LEVELS: tuple[str, ...] = get_args(Level)
 
 
 class Shown(BaseModel):
-    """What is handed over: it has no other fields, does not change, and is JSON."""
+    """Base of what can be shown: immutable, JSON values alone, no further fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Finding(Shown):
-    """One thing that a reader of the data, or of a run, must know.
+    """A fact about the data or the run that a reader should know.
 
     Args:
         kind: what it is about: "quality", "over-fitting", "slices", "data", …; findings of one kind stand together.
@@ -63,7 +63,7 @@ class Finding(Shown):
 
 
 def _json_value(value: Any) -> Any:
-    """Return a figure's fields, None for what JSON does not know; other values as they are."""
+    """Return a figure as its fields, with None for numbers that JSON lacks; other values unchanged."""
     if is_dataclass(value):
         return {name: _json_value(inner) for name, inner in vars(value).items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -105,7 +105,7 @@ class Line(Shown):
 
 
 class LineChart(Shown):
-    """Lines over common axes. Charts of one title, of base and tuned model, are drawn into one.
+    """Lines over common axes. Charts of base and tuned model with one title are drawn into one.
 
     Args:
         ends: of both axes, (low, high); None: those of the points.

@@ -31,8 +31,9 @@ class EvaluatorTraits(Traits):
 class Evaluator(Component):
     """Measures predictions; every figure is a function of the table of predictions and of weights.
 
-    Some sorts write more: `FittedEvaluator` learns from validation, `ModelEvaluator` asks the models itself,
-    `CodeEvaluator` runs code of the user's, `IntervalEvaluator` says what the intervals of its figures rest on.
+    Subclasses can do more: `FittedEvaluator` learns from validation, `ModelEvaluator` asks the models questions of its
+    own, `CodeEvaluator` runs the user's code, and `IntervalEvaluator` describes what the intervals of its figures
+    depend on.
     """
 
     traits: EvaluatorTraits = EvaluatorTraits()
@@ -51,59 +52,59 @@ class Evaluator(Component):
     def score(self, rows: Rows, weights: np.ndarray) -> Mapping[str, float]:
         """Return every metric of n rows, nan where undefined.
 
-        `weights` are (n,): how often each row counts; 0 is as if it were not there.
+        `weights` are (n,): how often each row counts; a row of weight 0 is ignored.
         """
 
     # What some write, in the order in which it is called.
 
     def set_labels(self, task: str, labels: Labels | None) -> None:
-        """See the task's name and labels, before the first prediction; raise RecipeError where they do not suit it."""
+        """Receive the task's name and labels before the first prediction; raise RecipeError where they do not suit it."""
 
     def check_row(self, row: Example) -> None:
-        """Raise DataError where a row's `columns` hold what cannot be read; called before a model loads."""
+        """Raise DataError where values in a row's `columns` cannot be read; called before a model loads."""
 
     def keep(self, prediction: Prediction) -> Mapping[str, Any]:
-        """Return columns of its own of one example: numbers, or lists equally long for every example.
+        """Return columns of the evaluator's own for one example: numbers, or lists of one length for all examples.
 
-        For what costs much to compute, such as n-gram counts: it is done once a run, and not for each resample. Values
-        are plain: texts, numbers, truth values, lists and mappings of them, None where an example has no such key.
+        Use it for what is slow to compute, such as n-gram counts: it is called once a run, not once a resample. Values
+        are plain: texts, numbers, booleans, lists and mappings of them, None where an example has no such key.
         """
         return {}
 
     def keep_together(
         self, rows: Rows, answer: Callable[[Sequence[Example]], Sequence[Mapping[str, Any]]] | None
     ) -> Mapping[str, np.ndarray]:
-        """Return columns of its own that take all examples of a set at once, such as ranks among them: numbers, (n, …).
+        """Return columns of the evaluator's own that need all examples of a set, such as ranks: numbers, (n, …).
 
-        `rows` are those that `score` gets, but for these columns. `answer` is `Task.infer` of the model, for what else
-        has to be asked of it; None where a finished run's predictions are measured again, without the model: raise
-        InputError where it takes that.
+        `rows` are those that `score` gets, without these columns. `answer` is the model's `Task.infer`, for further
+        questions; it is None where a finished run's predictions are measured without the model: raise InputError there
+        if it is needed.
         """
         return {}
 
     def score_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Score many resamples at once, faster than one `score` after another.
+        """Score many resamples at once, faster than repeated calls of `score`.
 
-        Return (B,) of each metric for weights of shape (B, n), of any type of number; equal to B calls of `score`.
-        Metrics declared without an interval may be left out: nothing reads their resamples.
+        Return (B,) of each metric for weights of shape (B, n), of any numeric type; equal to B calls of `score`.
+        Metrics declared without an interval may be left out.
         """
         raise NotImplementedError
 
     def score_examples(self, rows: Rows) -> ExampleScores:
-        """Say how well each example was answered: scores comparable between models on it, and what is right."""
+        """Return a score of each example, comparable between models, and whether its answer is right."""
         raise NotImplementedError
 
     def for_slices(self) -> Evaluator:
-        """Return an evaluator without the figures that take too long to be resampled for every slice of the data.
+        """Return an evaluator without the figures that are too slow to resample for every slice of the data.
 
-        It reads the same rows, and its first metric is this one's.
+        It reads the same rows, and has the same first metric.
         """
         return self
 
     def details(self, rows: Rows, estimate: Estimator) -> Iterable[Display | tuple[str, Any]]:
         """Yield more than the metrics: tables with intervals, a confusion matrix, a reliability diagram.
 
-        That is displays, and (name, JSON value) facts that rules and readers look up, `Baseline.fact` among them. Rows
-        are those of one model; `estimate` gives figures intervals.
+        Yield displays, and facts as (name, JSON value), such as `Baseline.fact`, which rules read. `rows` are those of
+        one model; `estimate` computes intervals.
         """
         return ()

@@ -1,4 +1,4 @@
-"""Sorts of evaluators, each with what such evaluators alone write."""
+"""Sorts of evaluators, each with the methods that only such evaluators write."""
 
 from __future__ import annotations
 
@@ -18,89 +18,90 @@ if TYPE_CHECKING:
 
 
 class FittedEvaluator(Evaluator):
-    """An evaluator that learns something from validation, as a temperature; its `fit` may set `metrics` anew."""
+    """An evaluator that learns something from validation, such as a temperature; its `fit` may set `metrics` anew."""
 
     @abstractmethod
     def fit(self, rows: Rows | None) -> None:
-        """Learn from the predictions on validation before anything is scored; None where there are none left."""
+        """Learn from the predictions on validation, before anything is scored; None where there are none."""
 
 
 class ModelEvaluator(Evaluator):
     """An evaluator that asks the models questions beside the recipe's data, as a benchmark does.
 
-    One that does no more than ask has no metrics, and its `score` returns none.
+    One that only asks has no metrics, and its `score` returns none.
     """
 
     @abstractmethod
     def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
-        """Return what it asks the models itself (`ask_models`), by name, and the evaluator of the answers to each.
+        """Return the benchmarks that `ask_models` asks: for each name, the evaluator of its answers.
 
-        Called before a model loads. Those returned are called as it is itself. Their metrics are known by now; metrics
-        of one name mean the same. Raise InputError where models of this task cannot be asked, or what is asked is not
-        there.
+        Called before a model loads. The evaluators returned are used like this one. Their metrics must be declared by
+        then; metrics of one name mean the same. Raise InputError where models of this task cannot be asked, or the
+        questions are missing.
         """
 
     @abstractmethod
     def ask_models(self, loaded: LoadedModel) -> Mapping[str, Sequence[Prediction]]:
         """Ask a model.
 
-        Return a mapping an example with what the evaluators of `benchmarks` read, by the same names. Examples with an
-        equal "group", a text or number, belong together, as questions about one text do. Base and tuned model are asked
-        the same examples in the same order. The model is in evaluation mode, without gradients and under the run's
-        autocast, as in `Task.predict`.
+        Return one mapping per example with the keys that the evaluators of `benchmarks` read, by the names of the
+        benchmarks. Examples with an equal "group", a text or number, belong together, as questions about one text do.
+        Base and tuned model are asked the same examples in the same order. The model is in evaluation mode, without
+        gradients and under the run's autocast, as in `Task.predict`.
         """
 
 
 class CodeEvaluator(Evaluator):
-    """An evaluator that measures by code beside installed plugins: a program, a function that the recipe names."""
+    """An evaluator that runs code beside installed plugins: a program, or a function that the recipe names."""
 
     @abstractmethod
     def runs_code(self) -> str | None:
-        """Return what runs beside installed plugins, as in "the function score.py:right"; None: nothing.
+        """Return what code it runs, such as "the function score.py:right"; None: nothing beside installed plugins.
 
-        A run that was made elsewhere may do that only if the user agrees.
+        For a run made elsewhere the user has to allow it (--trust-code).
         """
 
     def code_files(self) -> Sequence[Path]:
-        """Return the files of code beside its class's by which it measures; a run's record has a hash of each."""
+        """Return the files of code, besides the class's own, that figures depend on; a run records their hashes."""
         return ()
 
     def start(self) -> None:
-        """Begin what is needed to measure, such as a process; raise RecipeError where it cannot be.
+        """Start what is needed to measure, such as a process; raise RecipeError where that fails.
 
-        Called before a model loads, where models are measured: never by what only looks, as `ftengine plan`.
+        Called before a model loads, and only where models are measured: not by `ftengine plan`.
         """
 
 
 class IntervalEvaluator(Evaluator):
-    """An evaluator of whose figures more is known than resamples of them show: what their intervals rest on."""
+    """An evaluator that declares what the intervals of its figures depend on, beyond what resamples show."""
 
     def trials(self, rows: Rows) -> Mapping[str, float]:
-        """Return how many independent trials are at most behind a metric that is a proportion, by metric.
+        """Return, for metrics that are proportions, the largest possible number of independent trials behind each.
 
-        By default they are the examples; a metric that is not declared a proportion is taken for one where it is here.
+        By default the number of examples. A metric that is named here counts as a proportion.
         """
         return {}
 
     def example_weights(self, rows: Rows) -> Mapping[str, np.ndarray]:
-        """Return (n,) weights by metric, where examples weigh unequally, as in a loss per token; 0: it is of others.
+        """Return (n,) weights by metric, where examples weigh unequally, as in a loss per token.
 
-        Intervals are as wide as for (Σw)² / Σw² examples (Kish 1965, §8.2).
+        A weight of 0: the example is not used. Intervals are as wide as for (Σw)² / Σw² examples (Kish 1965, §8.2).
         """
         return {}
 
     def proportions(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return the proportion that a metric subtracts from a mean, as confidence minus accuracy does.
+        """Return, for metrics that are a mean minus a proportion (confidence minus accuracy), the proportion.
 
-        (B,) by metric, for weights of shape (B, n). Their intervals are made of the mean's and the proportion's (Zou
-        and Donner 2008, doi:10.1002/sim.3095), so that they keep a width where resamples hardly ever hold a failure.
+        (B,) by metric, for weights of shape (B, n). Their intervals combine those of the mean and of the proportion
+        (Zou and Donner 2008, doi:10.1002/sim.3095), so that they keep a width where resamples hardly ever contain a
+        failure.
         """
         return {}
 
     def baseline_resamples(self, rows: Rows, weights: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return what always giving the answer of its `Baseline` comes to, (B,) by metric, for weights (B, n).
+        """Return the metrics of always giving the `Baseline`'s answer, (B,) by metric, for weights (B, n).
 
-        So models are compared with it as with another model. A metric that is left out has a level that does not depend
-        on which examples were drawn, as ROC AUC has 0.5.
+        Models are then compared with the baseline in the same resamples. Leave out a metric whose level does not depend
+        on the examples, such as 0.5 of ROC AUC.
         """
         raise NotImplementedError

@@ -72,10 +72,10 @@ class Exported:
 
 
 class Runtime:
-    """An artifact, opened by the program that serves it: what `Exporter.open` gives.
+    """An exported artifact, opened by the program that serves it; returned by `Exporter.open`.
 
-    Where that program is transformers, `Runtime(model=…)` is all of it: the engine asks the module as it asks the tuned
-    model. Another program is a subclass, with what it can be asked; the rest raises NoRuntime.
+    For transformers, `Runtime(model=…)` is enough: the engine calls the module as it calls the tuned model. For other
+    programs, a subclass writes the methods that the program supports; the others raise NoRuntime.
     """
 
     name: str = "transformers"
@@ -93,25 +93,25 @@ class Runtime:
     def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> Sequence[float]:
         """Return the log-probability of each token of an answer to a prompt's tokens.
 
-        Of a token that is none of the likeliest, of which alone the program tells, the least that it tells; nan where
-        it tells nothing.
+        Where the program reports the likeliest tokens only, return the lowest reported value for any other token; nan
+        where it reports nothing.
         """
         raise NoRuntime(f"{self.name} gives no log-probabilities.")
 
     def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
-        """Answer a prompt greedily; what ends the answer is the artifact's own."""
+        """Answer a prompt greedily, with the artifact's own end tokens."""
         raise NoRuntime(f"{self.name} cannot be asked prompts.")
 
     def infer(self, rows: Sequence[Example], options: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        """Return for each row what `Task.infer` answers with these options; its numbers are compared."""
+        """Return for each row what `Task.infer` answers with these options; the numbers in it are compared."""
         raise NoRuntime(f"{self.name} answers no rows with numbers.")
 
 
 class Exporter(Component):
     """Writes a finished run in the format of another program, named by `ftengine export --to`.
 
-    The engine asks the artifact the run's held-out rows and compares it with the tuned model and with the base; where
-    it is not the tuned model, nothing is left behind.
+    The engine asks the artifact the run's held-out rows and compares it with the tuned model and with the base; an
+    artifact that is not the tuned model is deleted.
     """
 
     @abstractmethod
@@ -125,18 +125,18 @@ class Exporter(Component):
     # What some write.
 
     def check_artifact(self, folder: Path, source: ExportSource) -> None:
-        """Raise ExportDiffers where files are not what the run makes of them, for what answers do not show."""
+        """Raise ExportDiffers where files do not hold what the run has, for facts that answers do not show."""
 
     def open(self, folder: Path, source: ExportSource) -> AbstractContextManager[Runtime]:
         """Open the artifact as its own program does, for the proof; a `contextlib.contextmanager` that closes it.
 
-        Its source has the base, but neither the merged model nor the trained part: what answers is in the artifact. It
-        is asked of a new exporter, and `ftengine plugins check` asks one in another process.
+        `source` has the base, but neither the merged model nor the trained part, so that answers come from the artifact
+        alone. Called on a new exporter; `ftengine plugins check` calls it in another process.
 
-        Raise NoRuntime, which says what to install, where the program is not there.
+        Raise NoRuntime, which says what to install, where the program is missing.
         """
         raise NotImplementedError
 
     def asks(self, source: ExportSource) -> Sequence[Mapping[str, Any]]:
-        """Return options of `Task.infer`, with each of which rows are asked, where the program has `infer`."""
+        """Return the options of `Task.infer` to ask rows with, where the program has `infer`."""
         return ()

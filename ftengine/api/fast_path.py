@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What a fast path may know of the training that it is for.
+    """The training that a fast path is for.
 
     Args:
         device: where the model computes.
@@ -53,10 +53,11 @@ class FastPathTraits(ShardingTraits):
 
 
 class FastPath(Component):
-    """Changes how a model computes while it trains, and not what; named under `train.fast_paths` in a recipe.
+    """Changes how a model computes while it trains, without changing results.
 
-    Before it is used, losses and gradients of a small batch are compared with the model's own, and a path that differs
-    by more than rounding is left out by name (an error where the recipe names it).
+    Named under `train.fast_paths` in a recipe. Before it is used, losses and gradients of a small batch are compared
+    with the model's own, and a path that differs by more than rounding is left out by name (an error where the recipe
+    names it).
     """
 
     traits: FastPathTraits = FastPathTraits()
@@ -65,22 +66,22 @@ class FastPath(Component):
     def activate(
         self, loaded: LoadedModel, context: TrainingContext
     ) -> AbstractContextManager[Mapping[str, int] | None]:
-        """Have the model compute in another way for a while; a `contextlib.contextmanager` that undoes it in the end.
+        """Change how the model computes; a `contextlib.contextmanager` that restores it in the end.
 
-        It yields what is computed otherwise and how many of it there are, such as {"RMS norms": 5}; None where there is
-        nothing of the kind in this model. What shows only while the model computes may be added until the first batch
-        was computed. It is entered several times, one after the other, after the strategy prepared the model.
+        It yields how many parts of each kind are replaced, such as {"RMS norms": 5}, or None where the model has none.
+        Counts that only the first batch shows may be added until then. It is entered several times, one after the
+        other, after the strategy prepared the model.
         """
 
     # What some write.
 
     def check_device(self, device: torch.device) -> None:
-        """Raise RecipeError where nothing can be computed in this way on a device; asked before weights are read."""
+        """Raise RecipeError where this device is not supported; called before weights are read."""
 
     def around_batch(
         self, members: Sequence[int], batch: Batch, loss: Callable[[], torch.Tensor]
     ) -> AbstractContextManager[None]:
-        """Hold while the loss of a micro-batch is computed, for what goes by the examples that are in it.
+        """Wrap the computation of a micro-batch's loss, for paths that depend on its examples.
 
         Args:
             members: the examples' numbers in the training split.
@@ -94,9 +95,9 @@ class FastPath(Component):
         return None
 
     def order(self, batch: Batch) -> Sequence[int] | None:
-        """Return the order in which a batch's examples are best divided into micro-batches; None: it does not matter.
+        """Return the order in which a batch's examples are best divided into micro-batches; None: any order.
 
-        Asked of what one process has of an effective batch while the path is active, so that no sum changes.
+        Called with one process's part of an effective batch while the path is active, so that no sum changes.
         """
         return None
 

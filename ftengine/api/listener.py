@@ -1,4 +1,4 @@
-"""Listeners: who is told what happens during a run."""
+"""Listeners: they receive what happens during a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Listener(Protocol):
         """Some steps of the phase are done; `figures` are the latest numbers (loss, learning_rate, …)."""
 
     def message(self, text: str) -> None:
-        """Something worth one line."""
+        """A message of one line."""
 
 
 class SilentListener:

@@ -43,26 +43,29 @@ class ModelLoader(Component):
     def load_skeleton(self, request: LoadRequest) -> LoadedModel:
         """Load as `load` does, without reading weights: every parameter is on the meta device.
 
-        Then patterns are checked before weights are read; without it, afterwards.
+        With it, patterns are checked before weights are read; without it, afterwards.
         """
         raise NotImplementedError
 
     def check_head(self, source: str, head: str) -> None:
-        """Raise SourceError where a model cannot have a head; quick, since no model is built, for `ftengine init`."""
+        """Raise SourceError where a model cannot have a head.
+
+        Quick, without building the model, for `ftengine init`.
+        """
 
     def check_source(self, source: str) -> None:
-        """Raise SourceError, without reading weights, where something is missing or of a kind that is not read."""
+        """Raise SourceError, without reading weights, where a file is missing or of an unsupported kind."""
 
     def provenance(self, source: str) -> Provenance:
         """Return what a source states of its licence and its name on the hub, offline and without reading weights.
 
-        For the model card; a source that cannot be read states nothing.
+        For the model card; empty where the source cannot be read.
         """
         return Provenance()
 
     def runs_code(self, source: str) -> str | None:
-        """Return what runs beside installed plugins, as in "Python code that comes with the model"; None: nothing.
+        """Return what code it runs, such as "Python code that comes with the model"; None: only installed plugins.
 
-        A run that was made elsewhere may do that only if the user agrees.
+        For a run made elsewhere the user has to allow it (--trust-code).
         """
         return None

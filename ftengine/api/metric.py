@@ -1,4 +1,4 @@
-"""What evaluators give and get: metrics, figures with intervals, differences, the baseline, columns of predictions."""
+"""Metrics, figures with intervals, differences, the baseline, and columns of predictions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ else:
     class Rows(Mapping[str, Any]):  # numpy is not imported for a `--help`
         """Columns of a table of predictions, n rows each: the task's keys, (n,) or (n, k), and what `keep` returned.
 
-        Texts and lists of different lengths are arrays of objects; a number that a row does not have is nan.
+        Texts and lists of different lengths are arrays of objects; a missing number is nan.
         """
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What an evaluator declares of one of its figures.
+    """An evaluator's declaration of one of its figures.
 
     Args:
         label: as people call it, e.g. "macro F1".
@@ -136,10 +136,10 @@ class Difference:
 
 
 class Baseline(Shown):
-    """What one reaches who does not look at the inputs, and the answer that a model gives most.
+    """The best constant answer and what it reaches, and the answer that a model gives most.
 
-    An evaluator yields it among its details (`yield Baseline(…).fact()`); rules measure the tuned model by it, and the
-    headline of a classifier with a fresh head does, as beating that head's guesses says nothing.
+    An evaluator yields it among its details (`yield Baseline(…).fact()`). Rules compare the tuned model with it, and so
+    does the headline where the base has a fresh head, whose guesses mean nothing.
 
     Args:
         answer: what is best answered always, as a reader knows it: the most frequent label, "the mean".
@@ -171,7 +171,7 @@ class Baseline(Shown):
 
     @classmethod
     def of(cls, details: Mapping[str, Any]) -> Baseline | None:
-        """Return the one that is among an evaluator's details; None where there is none."""
+        """Return the baseline among an evaluator's details; None where there is none."""
         return cls.model_validate(details[cls.FACT]) if cls.FACT in details else None
 
 

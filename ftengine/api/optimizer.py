@@ -27,7 +27,7 @@ class ShardingTraits(Traits):
 
 
 class Optimizer(Component):
-    """Says how gradients change what trains; named under `train.optimizer` in a recipe."""
+    """Builds the optimiser; named under `train.optimizer` in a recipe."""
 
     traits: ShardingTraits = ShardingTraits()
 
@@ -36,9 +36,9 @@ class Optimizer(Component):
         """Return one torch optimiser over all groups.
 
         A group has "params", "lr" (its peak) and "weight_decay", as `Strategy.param_groups` returned them. Before each
-        step the engine sets the "lr" of every group of the optimiser by the schedule. A checkpoint holds the
-        optimiser's `state` and what else its groups hold, which may be tensors of any dtype, numbers and text, in lists
-        and mappings; what it keeps elsewhere is lost on `--resume`.
+        step the engine sets "lr" of every group by the schedule. A checkpoint holds the optimiser's `state` and further
+        entries of its groups: tensors of any dtype, numbers and text, in lists and mappings. Other attributes are lost
+        on `--resume`.
 
         The parameters may be on the meta device, when `ftengine plan` estimates memory.
         """

@@ -21,14 +21,14 @@ Place = int | str
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as its source has it: where it is, and its values by column, of types that JSON has."""
+    """A row of a source: its place, and its values by column, of types that JSON has."""
 
     place: Place
     values: Example
 
 
 class BrokenRow(DataError):
-    """A row that cannot be read. Raised rather than yielded, it says that nothing after it can be read either.
+    """A row that cannot be read. It is yielded, or raised where nothing after it can be read either.
 
     Args:
         place: where it is; "" for the source as a whole.
@@ -41,12 +41,12 @@ class BrokenRow(DataError):
         super().__init__(self.message(""))
 
     def message(self, source: str) -> str:
-        """Return place and reason, given what the source is called."""
+        """Return place and reason; `source` is the name that the recipe gives."""
         return f"{place_of(source, self.place)}{':' if self.place else ''} {self.reason}".strip()
 
 
 def place_of(source: str, place: Place) -> str:
-    """Return where a row of a source is: "support.jsonl:12", "data.json[11]" or "photos/cat/1.png"."""
+    """Return the place of a row in a source: "support.jsonl:12", "data.json[11]" or "photos/cat/1.png"."""
     if isinstance(place, int):
         return f"{source}:{place}"
     return f"{source.rstrip('/')}{place}" if place.startswith("/") else f"{source}{place}"
@@ -66,14 +66,14 @@ class ReaderTraits(Traits):
 class Reader(Component):
     """Reads one format of data; `data.reader` names it, or takes the first that accepts a source.
 
-    One that reads files of some suffixes derives from `FileReader`.
+    Readers of files with certain suffixes derive from `FileReader`.
     """
 
     traits: ReaderTraits = ReaderTraits()
 
     @abstractmethod
     def accepts(self, source: str) -> bool:
-        """Say whether it can read a source: a file or folder that is there, or an address; quick, and never raises."""
+        """Say whether it can read a source: an existing file or folder, or an address; quick, and never raises."""
 
     @abstractmethod
     def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:
@@ -87,19 +87,19 @@ class Reader(Component):
     # What some write.
 
     def describe(self, source: str) -> str:
-        """Return how a file is read where that is worth a word, going on from its name ("is read with …"); else ""."""
+        """Return how a file is read, where a user should know, as the end of a sentence ("is read with …"); else ""."""
         return ""
 
     def separator(self, source: str) -> str:
-        """Return the character between fields of a table of text, so that answers are written likewise; else ""."""
+        """Return the separator of a table's fields, so that answers are written with the same; "" for other files."""
         return ""
 
     def files(self, source: str) -> Iterable[str]:
-        """Return files that are read beside the source, so that a change of one is noticed (BrokenRow: none can be)."""
+        """Return files read beside the source, so that a change of one is noticed (BrokenRow: none can be found)."""
         return ()
 
     def hint(self, source: str, columns: list[str]) -> str:
-        """Return what is wrong with a file if these columns suit no task, as sentences after a blank; "" if nothing."""
+        """Return what is wrong with a file whose columns suit no task, as sentences after a space; "" if nothing."""
         return ""
 
 

@@ -41,10 +41,10 @@ class Regularizer(Component):
     traits: RegularizerTraits = RegularizerTraits()
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
-        """See the model, after the strategy prepared it and before the first step.
+        """Receive the model, after the strategy prepared it and before the first step.
 
-        It is called on a skeleton (parameters on the meta device) as well, and detached again, so that what cannot work
-        is refused (RecipeError) before weights are read; another object then sees the model itself.
+        It is first called on a skeleton (parameters on the meta device), and detached again, so that unsuitable models
+        are refused (RecipeError) before weights are read; another object then receives the model itself.
         """
 
     def detach(self, loaded: LoadedModel) -> None:
@@ -53,37 +53,37 @@ class Regularizer(Component):
     def penalty(self, model: nn.Module, batch: Batch, loss: torch.Tensor) -> torch.Tensor | None:
         """Return a scalar that is added to the mean loss of a micro-batch, or None for nothing.
 
-        The loop weights it as that loss, by the micro-batch's share of the effective batch: what does not depend on
-        the batch counts exactly once a step, and a mean over examples (or labels) becomes one over all of them.
+        The loop weights it by the micro-batch's share of the effective batch: a term that does not depend on the batch
+        counts once a step, and a mean over examples (or labels) becomes one over all of them.
         """
         return None
 
     def criterion(self, plain: Criterion) -> Criterion:
-        """Return the criterion to train on; `plain` is what would be used without this regularizer, to be wrapped.
+        """Return the criterion to train on, which may wrap `plain`, the criterion without this regularizer.
 
-        Called once all regularizers are attached, as `attach` on a skeleton too; raises RecipeError as that does.
+        Called once all regularizers are attached, on a skeleton too; raises RecipeError as `attach` does.
         """
         return plain
 
     def on_step_end(self, model: nn.Module, step: int) -> None:
-        """See the model after an optimiser step, with its gradients as `BeforeStep` has them; `step` counts from 1.
+        """Act after an optimiser step; parameters still hold their gradients, and `step` counts from 1.
 
-        Under float16 a step whose gradients are not finite was left out, and the model is as before.
+        Under float16 a step with gradients that are not finite is skipped, and the model is unchanged.
         """
 
     def averaged_weights(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Give the model the weights that it would keep, while it is validated and its best weights are saved."""
+        """Put averaged weights into the model while it is validated and its best weights are saved."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return tensors that a checkpoint must hold, by name; `load_state_dict` takes them back."""
+        """Return tensors by name that a checkpoint must hold; `load_state_dict` restores them."""
         return {}
 
     def load_state_dict(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Set what `state_dict` returned when the checkpoint was written."""
+        """Restore what `state_dict` returned when the checkpoint was written."""
 
     def on_train_end(self, model: nn.Module, measure: Callable[[], Mapping[str, float]]) -> dict[str, Any]:
-        """Change the weights that are kept, after the last step; return what a reader should know (JSON values).
+        """Change the final weights after the last step; return facts for training.json (JSON values).
 
         Args:
             model: with the weights that training would keep.

@@ -1,4 +1,4 @@
-"""Rules: what a finished run's files say to someone who wants to use the model."""
+"""Rules: judgements of a finished run, made from its files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Rule(Component):
-    """Judges a finished run by its files; every installed rule judges every run, and the verdict is what they find.
+    """Judges a finished run by its files; every installed rule judges every run, and the verdict lists what they find.
 
-    The worst finding of kind "quality" heads the verdict; of equally bad ones the first.
+    The worst finding of kind "quality" heads the verdict; among equals, the first.
     """
 
     order: ClassVar[int] = 100

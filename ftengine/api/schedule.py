@@ -8,14 +8,14 @@ from ftengine.api.component import Component
 
 
 class Schedule(Component):
-    """Says how the learning rate moves after the warm-up; named under `train.schedule` in a recipe."""
+    """Sets how the learning rate changes after the warm-up; named under `train.schedule` in a recipe."""
 
     @abstractmethod
     def factor(self, step: int, steps: int, warmup: int) -> float:
-        """Return what the peak learning rate is multiplied by at a step: a number from 0 to 1.
+        """Return the factor, from 0 to 1, of the peak learning rate at a step.
 
-        It depends on nothing but its arguments and the options, so that a resumed run needs no state. The warm-up
-        itself, linear growth over `train.warmup`, is the engine's.
+        It depends on nothing but its arguments and the options, so that a resumed run needs no state. The engine does
+        the warm-up, linear growth over `train.warmup`.
 
         Args:
             step: optimiser steps done so far; `warmup` ≤ step < `steps`.

@@ -37,7 +37,7 @@ class Strategy(Component):
 
     @abstractmethod
     def prepare(self, loaded: LoadedModel) -> None:
-        """Add modules to `loaded.module` or freeze parts of it, so that requires_grad says what trains.
+        """Add modules to `loaded.module` or freeze parts of it; requires_grad then decides what trains.
 
         `loaded.new_modules` need no attention: the engine makes them trainable afterwards. Raise NoMatch where a
         pattern matches no module; the message shows close names.
@@ -47,9 +47,9 @@ class Strategy(Component):
 
     @property
     def starts_from(self) -> str | None:
-        """The folder of a trained part that `prepare` begins with; None where it begins with the base.
+        """The folder of a trained part that `prepare` starts from; None where it starts from the base.
 
-        Losses that take a reference then take the model with that part.
+        Losses with a reference then use the model with that part.
         """
         return None
 
@@ -60,32 +60,31 @@ class Strategy(Component):
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups over trainable parameters; `lr` is the given one or a multiple of it.
 
-        Where it is not written, matrices decay and vectors (biases, norms) do not:
-        `ftengine.model.default_param_groups`.
+        By default, matrices decay and vectors (biases, norms) do not: `ftengine.model.default_param_groups`.
         """
         raise NotImplementedError("call ftengine.model.default_param_groups(model, learning_rate, weight_decay)")
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write the trained part to an existing empty directory, in its ecosystem's format.
 
-        Where it is not written, every trainable tensor, and the statistics that move with them, go by name into
-        `trained.safetensors` (`ftengine.model.save_trained`). What the files lack of `loaded.new_modules` the engine
-        writes beside them, and reads back. A run ends with an error where its files, opened on a fresh base, give other
-        outputs than `loaded`. Written together with `load`.
+        By default, every trainable tensor, and the statistics that move with them, go by name into
+        `trained.safetensors` (`ftengine.model.save_trained`). The engine writes and reads tensors of
+        `loaded.new_modules` that the files lack. A run ends with an error where its files, opened on a fresh base, give
+        other outputs than `loaded`. Write it together with `load`.
         """
         raise NotImplementedError("call ftengine.model.save_trained(loaded.module, directory)")
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
-        """Read back what `save` wrote into a model that `prepare` has seen.
+        """Read back what `save` wrote into a model that `prepare` has changed.
 
         Raise BaseMismatch where keys are missing or unexpected, or a shape differs.
         """
         raise NotImplementedError("call ftengine.model.load_trained(loaded.module, directory)")
 
     def loading_options(self) -> dict[str, Any]:
-        """Return the options, as JSON values, under which a finished run is prepared again.
+        """Return the options, as JSON values, with which a finished run is opened again.
 
-        They are those of the run, but for where it started from.
+        By default those of the run, without `start_from`.
         """
         return self.config.model_dump(mode="json")
 
@@ -102,7 +101,7 @@ class Strategy(Component):
     def frozen_parameters(
         self, model: nn.Module, step: int, steps: int, steps_per_epoch: int
     ) -> Iterable[nn.Parameter]:
-        """Return the trainable parameters that stay frozen in a step, as gradual unfreezing has them.
+        """Return the trainable parameters that stay frozen in a step, for gradual unfreezing.
 
         Args:
             step: optimiser steps done before this one; the result is a function of the arguments alone.
@@ -111,16 +110,16 @@ class Strategy(Component):
         return ()
 
     def regularizer(self, steps: int) -> Regularizer | None:
-        """Return the term in the loss, or what acts after each step, that the method has; None where there is none.
+        """Return the regularizer that belongs to the method (a term in the loss, or work after each step), or None.
 
-        It is for the model that `prepare` has seen, attached before those of the recipe, on a skeleton too, and called
-        as its strategy is. Raise RecipeError where the options do not suit a run of so many optimiser steps.
+        It is attached before those of the recipe, to a skeleton and then to the model that `prepare` changed. Raise
+        RecipeError where the options do not suit a run of `steps` optimiser steps.
         """
         return None
 
     def environment(self) -> dict[str, Any]:
-        """Return how it computes, as JSON, for environment.json.
+        """Return how the strategy computes, as JSON, for environment.json.
 
-        {what: {device type: {"backend": which, "reason": why}}} is shown and in training.json too.
+        {what: {device type: {"backend": which, "reason": why}}} is shown, and recorded in training.json.
         """
         return {}

@@ -74,7 +74,7 @@ class Recognised:
 
 
 class Task(Component):
-    """Says what an example looks like, how it is encoded, and what the loss is."""
+    """Defines what an example is, how it is encoded, and the loss."""
 
     traits: TaskTraits = TaskTraits()
     head: ClassVar[str]
@@ -99,13 +99,13 @@ class Task(Component):
     def view(self, row: Example) -> View:
         """Return what the engine needs to know of a row, before and after the data is bound.
 
-        Never raises: where a row cannot be read, what can be told of it is told. Only taking an input out (decoding an
+        Never raises: of a row that cannot be read, return what can be read. Only taking an input out (decoding an
         image) may raise DataError.
         """
 
     @abstractmethod
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        """Return a row with other inputs, as many as `view` gives of it; the rest stays, and so does `row`.
+        """Return a row with other inputs, as many as `view` gives; the rest of it is kept, and `row` is unchanged.
 
         Raise DataError where the row cannot be read.
         """
@@ -114,9 +114,9 @@ class Task(Component):
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Encode one example; `max_length` is the model's limit in tokens.
 
-        A task that writes `parts` is given the number of the example that is meant too, `part=None`, and one whose
-        traits say `reads_following` that row, `following=None`; by default the last part, and no row.
-        Raise DataError where the row lacks a field or holds a value of the wrong kind.
+        For a task that writes `parts`, `part` is the number of the example within the row (None: the last). For a task
+        with the trait `reads_following`, `following` is the next row (None: there is none). Raise DataError where the
+        row lacks a field or holds a value of the wrong kind.
         """
 
     @abstractmethod
@@ -127,18 +127,18 @@ class Task(Component):
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return (sum of losses, its weight); the engine divides once, by the whole effective batch's weight.
 
-        The criterion is given the logits and targets of whatever is predicted, of `criterion.passes` forward passes,
-        in the order of the batch's examples: so the losses of several sources are told apart.
+        Call the criterion with logits and targets of `criterion.passes` forward passes, in the order of the batch's
+        examples: the engine computes losses by source from this order.
         """
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        """Return one prediction an example, in the batch's order; called without gradients."""
+        """Return one prediction per example, in the batch's order; called without gradients."""
 
     # What some write.
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write what readers of a whole saved model have to know of the task, beside it: how its outputs are read."""
+        """Write into the folder of a saved model what readers need to know of the task: how its outputs are read."""
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Return the classification targets, learnt from the training split; None where the task has none.
@@ -150,7 +150,7 @@ class Task(Component):
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        """Return how data of these columns is to be read, for `ftengine init`; None where it is of another kind.
+        """Return how to read data with these columns, for `ftengine init`; None where the data is of another kind.
 
         `rows` are the first few.
         """
@@ -159,33 +159,33 @@ class Task(Component):
     def parts(self, row: Example, processor: Any) -> int:
         """Return how many examples a row makes, where that may be more than one.
 
-        `encode` is then called once for each, with its number from 0 as `part`; of a row that makes one it is not
-        given. `view` and `with_inputs` go by the row as a whole. Raise DataError where the row cannot be read.
+        `encode` is then called once for each, with its number from 0 as `part`. `view` and `with_inputs` treat the row
+        as a whole. Raise DataError where the row cannot be read.
         """
         return 1
 
     def check_columns(self, columns: Sequence[str]) -> None:
         """Raise DataError, before any row is read, where the task cannot use these columns.
 
-        It names the columns found and the shapes of row that are allowed.
+        The message names the columns found and the shapes of row that are allowed.
         """
 
     def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
-        """See a model before the task works on it; raise RecipeError where the two do not go together.
+        """Receive a model before the task works on it; raise RecipeError where the two do not fit.
 
-        For a task that has to know the model, or the strategy: one that needs the base's answers, say. Called with the
-        base (`strategy` is None), and with each model that a strategy has prepared; first, where the loader builds
-        skeletons, with one whose parameters are on the meta device. The last one that was seen is the one that `loss`,
-        `predict` and generations are then asked of.
+        For a task that depends on the model or the strategy, such as one that needs the base's answers. Called with the
+        base (`strategy` is None), and with each model that a strategy has prepared; before that, where the loader
+        builds skeletons, with one on the meta device. `loss`, `predict` and `generate` are then called with the last
+        one.
         """
 
     def calibrate(self, rows: Rows) -> Mapping[str, Any]:
-        """Fit what `infer` may answer by, such as a temperature, to the tuned model's predictions on validation.
+        """Fit what `infer` answers by, such as a temperature, to the tuned model's predictions on validation.
 
-        `rows` are columns by key of `predicts`, as evaluators see them; asked where `predicts_probabilities`. What is
-        returned (JSON values, by names that a reader understands) is kept in the run and in the config.json of saved
-        classifiers, and `calibration` is set to it for `ftengine predict --calibrated`. Raise DataError, which says
-        what it takes, where there are too few rows.
+        `rows` are columns by key of `predicts`, as evaluators get them; called where the trait `predicts_probabilities`
+        is set. The returned JSON values are kept in the run and in the config.json of saved classifiers, and become
+        `calibration` for `ftengine predict --calibrated`. Raise DataError, which says how many rows are needed, where
+        there are too few.
         """
         raise NotImplementedError
 
@@ -195,9 +195,9 @@ class Task(Component):
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Answer raw rows without labels, one mapping a row: what `ftengine predict` writes.
+        """Answer raw rows without labels, one mapping per row, as `ftengine predict` writes them.
 
-        `options` are the task's own (`max_new_tokens`, …), unknown ones an InputError.
+        `options` are the task's own (`max_new_tokens`, …); unknown ones are an InputError.
         """
         raise NotImplementedError
 
@@ -206,19 +206,19 @@ class Task(Component):
         return []
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
-        """Return a prediction as a reader should see it (JSON values): names instead of ids, nothing that is long."""
+        """Return a prediction for people (JSON values): names instead of ids, without long values."""
         raise NotImplementedError
 
     def probe_batch(self, loaded: LoadedModel) -> Batch:
         """Return a small batch, made without data, that exercises the model's layers, for `merge` to compare outputs.
 
-        Where it is not written, it is random tokens: `ftengine.model.probe_tokens`.
+        By default random tokens: `ftengine.model.probe_tokens`.
         """
         raise NotImplementedError
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Return the model's raw outputs (logits) for a batch.
 
-        Where it is not written: `ftengine.model.raw_outputs`.
+        By default `ftengine.model.raw_outputs`.
         """
         raise NotImplementedError

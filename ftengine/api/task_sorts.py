@@ -1,4 +1,4 @@
-"""Sorts of tasks, each with what its tasks alone write, and what the engine asks before it uses that."""
+"""Sorts of tasks, each with the methods that only such tasks write, and tests for them."""
 
 from __future__ import annotations
 
@@ -31,26 +31,25 @@ class GenerativeTask(Task):
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
-        """Write text beside what was to be predicted, one mapping with `generates` keys a row; options as of `infer`.
+        """Generate text, one mapping with the keys of `generates` per row; options as of `infer`.
 
-        Where a row is answered several times, option `sample` is the number of the answer, from 0. A task that writes
-        `parts` is given `parts=None` too, for each row the number of its example that is meant, None where it is all.
+        With several answers to a row, option `sample` is the number of the answer, from 0. For a task that writes
+        `parts`, `parts` has for each row the number of the example to answer, None: all of the row.
 
-        For evaluators that read it, and a few for people to read: these see "prompt", what was asked, "completion",
-        what the model wrote, and "reference", what was to be written (texts, the last None where there is none), if the
-        first two are among `generates`.
+        Evaluators read the texts, and the report shows some: "prompt", "completion" (what the model wrote) and
+        "reference" (the row's answer, None where it has none), if the first two are among `generates`.
         """
 
     def check_generation(self, row: Example, processor: Any, options: Mapping[str, Any]) -> None:
-        """Raise DataError where what `generate` returns of a row, with these options, cannot be measured.
+        """Raise DataError where the text that `generate` returns for a row, with these options, cannot be measured.
 
-        Called before a model loads, for each row that evaluators read an answer to; with `part` as `encode` is.
+        Called before a model loads, for each row whose answer evaluators read; `part` as in `encode`.
         """
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
-        """Return what the model is asked of a row, for whoever asks another program the same.
+        """Return the prompt of a row, so that another program can be asked the same.
 
-        Of a task whose model continues its prompt.
+        For tasks whose model continues its prompt.
         """
         raise NotImplementedError
 
@@ -58,7 +57,7 @@ class GenerativeTask(Task):
 class InBatchTask(Task):
     """A task whose loss compares examples with each other.
 
-    Those that are compared are the whole effective batch, on one process or many.
+    The examples of the whole effective batch are compared, on one process or many.
     """
 
     in_batch: bool = True
@@ -66,15 +65,15 @@ class InBatchTask(Task):
 
     @abstractmethod
     def represent(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Return all that the loss needs of a batch.
+        """Return everything of a batch that the loss needs.
 
-        Tensors by name, as many rows as there are examples: what the model made of them, in at least float32, and what
-        is known of them (ids, scores). Of several micro-batches and processes they are put below one another.
+        Tensors by name, one row per example: the model's outputs, in at least float32, and constants (ids, scores). The
+        engine concatenates those of several micro-batches and processes.
         """
 
     @abstractmethod
     def joint_loss(self, represented: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Return (sum of losses, its weight) of examples that meet, in whatever order, of what `represent` returned."""
+        """Return (sum of losses, its weight) of all examples, in any order, from what `represent` returned."""
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return (sum of losses, its weight) of a single batch."""
@@ -82,7 +81,7 @@ class InBatchTask(Task):
 
 
 class ReferenceTask(Task):
-    """A task whose loss takes what the reference predicts: the model as training begins."""
+    """A task whose loss needs predictions of the reference: the model as training begins."""
 
     reference: frozenset[str] = frozenset()
     """Keys of `predict` whose values `loss` takes of the reference too; may depend on options. A run's batches then
@@ -91,9 +90,9 @@ class ReferenceTask(Task):
     asked, a component is checked), the model is its own."""
 
     def for_reference(self) -> ReferenceTask:
-        """Return a task of the same options but for those on which values of `reference` do not depend.
+        """Return a task with the same options, except those that do not affect `reference`.
 
-        The reference is asked by it, so that another run that differs in these alone finds what it predicted.
+        The reference's values are computed by it, so that runs which differ in these options alone share them.
         """
         return self
 
@@ -109,7 +108,7 @@ def writes_completions(task: Task) -> TypeGuard[GenerativeTask]:
 
 
 def gives_prompts(task: Task) -> TypeGuard[GenerativeTask]:
-    """Say whether another program can be asked what a task asks its model."""
+    """Say whether another program can be given the prompts of a task."""
     return isinstance(task, GenerativeTask) and overrides(task, "prompt")
 
 
@@ -119,5 +118,5 @@ def compares_examples(task: Task) -> TypeGuard[InBatchTask]:
 
 
 def reference_keys(task: Task) -> frozenset[str]:
-    """Return the keys of what a task's loss takes of the reference; none where it takes nothing."""
+    """Return the keys of the reference's values that a task's loss needs; none where it needs nothing."""
     return task.reference if isinstance(task, ReferenceTask) else frozenset()

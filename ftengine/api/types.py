@@ -25,11 +25,11 @@ else:  # classes, so that `help` tells what they are; any mapping, or dict, is o
     class Batch(dict[str, Any]):
         """A collated batch: a dict of tensors by name, leading dimension = number of examples.
 
-        Under "reference" it has a dict of what the reference predicted, where the loss takes that (`ReferenceTask`).
+        "reference" holds a dict of the reference's predictions, where the loss needs them (`ReferenceTask`).
         """
 
     class Prediction(dict[str, Any]):
-        """What a task says of one example: a dict of plain Python values, which evaluators read by key."""
+        """A task's prediction for one example: a dict of plain Python values, which evaluators read by key."""
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a language model is asked, as its task writes it.
+    """A prompt for a language model, as the task writes it.
 
     Args:
         ids: its tokens, as the model reads them.
@@ -155,7 +155,7 @@ class LoadedModel:
 
 
 class View:
-    """A row as the engine sees it, whatever its columns are called.
+    """A row as the engine sees it, independent of its columns' names.
 
     Args:
         inputs: what the model reads of the row and augmenters may change (`Task.with_inputs` puts others in their
@@ -189,11 +189,11 @@ class View:
 
     @property
     def label(self) -> Any:
-        """The target of a row whose equals should have equal ones; None of free text."""
+        """The target of a row, by which rows with equal texts are compared; None of free text."""
         return self.target if self.classes else None
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes in `label`, a list of which has several; numbers with a fraction are none."""
+        """The class names in `label`: several where it is a list; none for numbers with a fraction."""
         labels = self.label if isinstance(self.label, (list, tuple)) else [self.label]
         return [str(label) for label in labels if label is not None and not isinstance(label, (float, Mapping))]
