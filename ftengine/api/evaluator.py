@@ -58,7 +58,7 @@ class Evaluator(Component):
     # What some write, in the order in which it is called.
 
     def set_labels(self, task: str, labels: Labels | None) -> None:
-        """Receive the task's name and labels before the first prediction; raise RecipeError where they do not suit it."""
+        """Receive the task's name and labels before the first prediction (RecipeError: they do not suit it)."""
 
     def check_row(self, row: Example) -> None:
         """Raise DataError where values in a row's `columns` cannot be read; called before a model loads."""

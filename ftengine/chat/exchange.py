@@ -68,7 +68,7 @@ class HttpClient:
             self._forms = re.compile("|".join(forms), re.IGNORECASE)
 
     def without_key(self, text: str) -> str:
-        """Return text of which the key is no part."""
+        """Return the text with the key removed."""
         return text if self._forms is None else self._forms.sub(IN_PLACE, text)
 
     def shown(self, text: str) -> str:

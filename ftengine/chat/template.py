@@ -237,10 +237,10 @@ def _try(processor: Any, conversation: Conversation, form: _Form) -> str:
 
 
 def _places_of_thoughts(processor: Any, form: _Form) -> dict[Kind, Place]:
-    """Find out where a template reads the thoughts of each kind of message, by rendering one of each.
+    """Find out where a template reads the thought of each kind of message, by rendering one of each.
 
-    A template that writes some from a field has marks of its own for them, so that none is put into a content with the
-    marks of other models.
+    A template that writes thoughts from a field uses its own tags for them, so thoughts are not put into the content
+    with another model's tags.
     """
     kinds: list[Kind] = [(True, 0), *([(False, 1), (True, 1), (False, 2), (True, 2)] if form.calls else [])]
     fields = {kind: _place_of_thought(processor, form, kind, "field") for kind in kinds}
@@ -266,8 +266,8 @@ def _place_of_thought(processor: Any, form: _Form, kind: Kind, place: Place) -> 
 def _with_calls(processor: Any, form: _Form) -> _Form:
     """Find out whether a template writes calls, and which form of arguments and of empty content it expects.
 
-    Arguments are given as a mapping where they come out as JSON or as the template itself writes keys and values; as
-    text where a mapping is refused, or comes out as Python writes it.
+    Arguments are passed as a mapping if the template then writes them as JSON or in its own form; as text if it refuses
+    a mapping or writes it in Python's form.
     """
     call = Message("assistant", "", calls=(ToolCall("ZqTool", _ARGUMENTS, _ID),))
     result = Message("tool", "Zq", name="ZqTool", call_id=_ID)
@@ -365,8 +365,8 @@ def _misplaced(processor: Any, conversation: Conversation) -> int:
 def _left_out(processor: Any, conversation: Conversation) -> str:
     """Describe what the template leaves out of a conversation of this shape; "" if it leaves out nothing.
 
-    A conversation of the same roles, calls and tools is written with words of its own in each place. Thoughts and tools
-    may be left out: that is counted elsewhere.
+    A test conversation with the same roles, calls and tools is rendered with a distinct word in each place. Thoughts
+    and tools may be missing: they are counted elsewhere.
     """
     calls = [0 if m.written and not _form(processor).calls else len(m.calls) for m in conversation.messages]
     written = [bool(m.text.strip()) or len(m.calls) > n for m, n in zip(conversation.messages, calls, strict=True)]

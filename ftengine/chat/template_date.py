@@ -36,8 +36,8 @@ def template_date(processor: Any) -> date | None:
 def writing_date(processor: Any, template: str) -> Iterator[None]:
     """Within the block, let a chat template of a processor write the processor's date.
 
-    transformers makes text of all that a template is given, functions included, so the one that it calls is exchanged
-    in what transformers has compiled.
+    transformers turns all template arguments into text, functions included, so `strftime_now` is replaced in the
+    template that transformers has compiled.
     """
     from transformers.utils.chat_template_utils import _compile_jinja_template
 

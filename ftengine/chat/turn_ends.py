@@ -56,7 +56,7 @@ def end_tokens(processor: Any) -> list[int]:
 def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
     """Return the ids of tokens that end an answer: the model's own, the tokenizer's EOS, and the template's.
 
-    The last one is what an answer is trained to end with: that of a turn, or EOS where there is no template.
+    The last id is the one that training teaches: the end of a turn, or EOS without a template.
     """
     own = getattr(getattr(loaded.module, "generation_config", None), "eos_token_id", None)
     turns = end_tokens(loaded.processor) if has_template(loaded.processor) else []
@@ -67,8 +67,8 @@ def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
 def end_turn(processor: Any, text: str, message: Message) -> tuple[str, int, bool]:
     """Return the text up to a message with its end token, the position of its end, and whether it has an end token.
 
-    Where the template writes none behind the assistant's, it is the next speaker's; a line break behind it is left out.
-    A token that the message itself ends with, as a text about tokens does, ends no turn.
+    If the template writes none after the assistant's message, the next speaker's token is used, without a line break
+    before it. A special token that is part of the message itself does not count.
     """
     ends, stripped = _ends(processor), text.rstrip()
     token = _ending(processor, stripped)
@@ -102,9 +102,9 @@ def _find_ends(processor: Any) -> TurnEnds:
 
 
 def _end(processor: Any, message: Message, following: Message, begins: str) -> tuple[str, str]:
-    """Return the token at the end of a message, and the one at the beginning of the next message.
+    """Return the token at the end of a message, and the token at the beginning of the next message.
 
-    The latter tells the assistant nothing where its own turns begin with it (`begins`), as ChatML's <|im_start|>.
+    The latter is no end if the assistant's own turns begin with it (`begins`), like ChatML's <|im_start|>.
     """
     text = _written(processor, _ASKED, message)
     more = _written(processor, _ASKED, message, following)
@@ -126,7 +126,10 @@ def _ending(processor: Any, text: str) -> str:
 
 
 def _speaker(processor: Any, text: str) -> str:
-    """Return the longest special token that a text begins with; "" where it is none, or what all texts begin with."""
+    """Return the longest special token that a text begins with.
+
+    "" if there is none, or if every text begins with it.
+    """
     special = {token.content for token in processor.added_tokens_decoder.values() if token.special}
     special -= {processor.bos_token} - {processor.eos_token}
     begins = (text[:n] for n, tokens in _by_length(processor).items() if text[:n] in tokens & special)

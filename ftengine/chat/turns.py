@@ -70,9 +70,8 @@ def write(
 ) -> list[Written]:
     """Render a conversation into examples that train some assistant messages as they will be served.
 
-    That is one example where the template writes a turn in the same way when others follow. Where it does not (it drops
-    thoughts of earlier turns, or ends the last one otherwise), a turn that it would write differently is the end of an
-    example of its own.
+    This is one example if the template writes each turn in the same way when others follow. If it does not (it drops
+    earlier thoughts, say), a turn that it would write differently becomes the end of an example of its own.
 
     Args:
         trained: numbers of messages, from 0; the first message of all answers nothing.
@@ -194,8 +193,8 @@ def _agreed(text: str, head: int, marked: Sequence[Span], part: Turn, start: int
 def turn(processor: Any, conversation: Conversation, k: int, rendered_text: str = "") -> Turn:
     """Return assistant message k, counted from 0, as it will be served.
 
-    That is what follows the prompt that it answers. A template whose prompt opens a thought, which it does not write of
-    a message in the past, leaves the thought to be put there.
+    This is the text after the prompt that it answers. If a template opens a thought in the prompt but does not write it
+    for past messages, the thought is added.
 
     Raises:
         DataError: the template writes the message differently from what follows its prompt.
@@ -223,9 +222,9 @@ def turn(processor: Any, conversation: Conversation, k: int, rendered_text: str 
 
 
 def _behind(processor: Any, conversation: Conversation, k: int, prompt: str, text: str) -> str:
-    """Return a prompt with the answer to it, where the template writes the assistant's message before it otherwise.
+    """Return a prompt with its answer, if the template writes the preceding assistant message differently.
 
-    That is as its last one while it is asked for another: the answer is taken from behind what begins the turn.
+    The answer is taken from the rendering in which that message is the last one.
     """
     if conversation.messages[k - 1].role != "assistant":
         return text
@@ -238,8 +237,8 @@ def _behind(processor: Any, conversation: Conversation, k: int, prompt: str, tex
 def encode_conversation(processor: Any, conversation: Conversation) -> tuple[list[int], list[int]]:
     """Tokenise a conversation and label the assistant's turns, including their end tokens.
 
-    Messages of weight 0 are not labelled, nor is what a template writes differently when other messages follow, but
-    for the last turn (`write` makes further examples of it).
+    Not labelled are messages of weight 0, and turns that the template writes differently when others follow, except the
+    last turn (`write` makes further examples of them).
 
     Returns:
         (input_ids, labels), both (tokens,); labels are -100 outside of the assistant's turns.

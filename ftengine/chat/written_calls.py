@@ -20,7 +20,7 @@ _KEYS = {"name", "arguments", "parameters", "id", "type"}
 
 
 def calls_in(content: str) -> tuple[str, tuple[ToolCall, ...]] | None:
-    """Return what stands in front of the calls that a content ends with, and these; None where it ends with none."""
+    """Return the text before the calls at the end of a content, and the calls; None if it does not end with calls."""
     if "<tool_call>" not in content or (match := _CALLS.search(content)) is None:
         return None
     calls = tuple(call_of(text) for text in _CALL.findall(match[1]))
@@ -28,7 +28,7 @@ def calls_in(content: str) -> tuple[str, tuple[ToolCall, ...]] | None:
 
 
 def call_of(text: str) -> ToolCall | None:
-    """Return a call from its JSON, or from Python's form of it as older data has it; None: it is none."""
+    """Return a call from its JSON, or from the Python literal that older data has; None if it is neither."""
     try:
         return _call(json.loads(text))
     except (ValueError, RecursionError):
@@ -51,10 +51,10 @@ def _call(value: Any) -> ToolCall | None:
 
 
 def result_in(content: str) -> str | None:
-    """Return a tool's result without the <tool_response> that a template puts around it; None where it has none."""
+    """Return a tool's result without the surrounding <tool_response>; None if there is none."""
     return match[1] if (match := _RESULT.fullmatch(content)) else None
 
 
 def results_in(content: str) -> int:
-    """Return how many results a content holds: several may stand in one message."""
+    """Return the number of results in a content: one message may hold several."""
     return 1 + len(_BETWEEN.findall(content))

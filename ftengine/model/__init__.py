@@ -1,6 +1,7 @@
-"""Models: what trains of them, how weights are saved and loaded, how they compute and generate.
+"""Models: trainable parameters, saving and loading weights, computing losses, generating.
 
-Everything here is open to plugins. Names are imported when first used: what only needs tokens needs no torch.
+Everything here is open to plugins. Names are imported when first used: code that only needs tokens does not import
+torch.
 """
 
 from typing import TYPE_CHECKING

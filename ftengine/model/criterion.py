@@ -12,7 +12,7 @@ class Criterion:
     """The plain losses: cross entropy, binary cross entropy, squared error.
 
     A criterion that compares several forward passes sets `passes`, and is called with the outputs of each. It is called
-    with a chunk of positions at a time, so a loss must not depend on which positions come together.
+    with a chunk of positions at a time, so a loss must not depend on how positions are grouped.
     """
 
     passes: int = 1
@@ -28,7 +28,7 @@ class Criterion:
         return cross_entropy(logits[0], targets, reduction="none")
 
     def multi(self, targets: Tensor, *logits: Tensor) -> Tensor:
-        """Return (n,) losses of several labels each, the mean over K choices between two; targets (n, K) in 0…1."""
+        """Return (n,) losses of several labels each: the mean of K binary cross entropies; targets (n, K) in 0…1."""
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         return binary_cross_entropy_with_logits(logits[0], targets, reduction="none").mean(dim=1)

@@ -110,11 +110,11 @@ def generate_ended(
     stop: Sequence[int],
     samples: Sequence[int] | None = None,
 ) -> list[tuple[list[int], int | None]]:
-    """Answer prompts, all in one batch; return the new tokens of each, and the one of `stop` that ended it, or None.
+    """Answer prompts, all in one batch; return the new tokens of each, and the token of `stop` that ended it, or None.
 
-    A decoder continues token ids, padded on the left so that each prompt ends where its answer begins; an
-    encoder-decoder reads them, padded on the right as in training. What is drawn for a prompt depends on the seed, the
-    prompt and its number in `samples` (0 where not given), and not on what else is in the batch.
+    A decoder continues token ids, padded on the left; an encoder-decoder reads them, padded on the right as in
+    training. Sampling for a prompt depends on the seed, the prompt and its number in `samples` (0 if not given), not on
+    the rest of the batch.
 
     Raises:
         DataError: a prompt leaves no room for its answer.
@@ -218,7 +218,7 @@ def log_probabilities(loaded: LoadedModel, prompt: Sequence[int], answer: Sequen
 
 
 def next_log_probabilities(loaded: LoadedModel, ids: Sequence[int]) -> Tensor:
-    """Return the (vocabulary,) log-probabilities of the token behind some, by a decoder."""
+    """Return the (vocabulary,) log-probabilities of the token after a sequence, by a decoder."""
     import torch
 
     tokens = torch.tensor([list(ids)], device=next(loaded.module.parameters()).device)
@@ -232,7 +232,7 @@ def answer_scores(
 ) -> Tensor:
     """Return (tokens, 2): the log-probability of each token of an answer, and of the likeliest token there.
 
-    Where the last token is one of `ends`, it stands for the likeliest of these.
+    If the last token is one of `ends`, the likeliest of `ends` is scored instead.
     """
     import torch
 
@@ -250,9 +250,9 @@ def answer_scores(
 def made_to_fit(
     loaded: LoadedModel, prompts: Sequence[list[int]], options: GenerationOptions
 ) -> tuple[list[list[int]], GenerationOptions]:
-    """Return prompts and options that a decoder has room for, so that a long row does not end an evaluation.
+    """Shorten prompts and options to the model's limit, so that a long row does not end an evaluation.
 
-    At most half of what the model reads is generated; a prompt that leaves less room loses its beginning.
+    At most half of the limit is generated; a prompt that leaves less room loses its beginning.
     """
     if loaded.max_length is None:
         return list(prompts), options

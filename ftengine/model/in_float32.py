@@ -23,13 +23,13 @@ _half_of, _wide_of = dict[int, Tensor](), dict[int, Tensor]()
 def in_float32(model: nn.Module) -> Iterator[None]:
     """Within the block, let a model compute in float32, without autocast and flash attention.
 
-    Weights of half precision are widened where they stand, without a change to the model's own. So that memory holds
-    no second model, those of a block (a member of a module list) and of an embedding are widened while it computes, and
-    once more, one at a time, where a backward pass needs them; the rest, such as the output head, all the while (of a
-    sharded model, while it computes). Packed integers stay what they are: their layers unpack to the dtype of their
-    input.
+    Weights of half precision are converted when they are used; the model's own stay unchanged. To save memory, those of
+    a block (a member of a module list) and of an embedding are converted only while it computes, and again where a
+    backward pass needs them; others, such as the output head's, for the whole time (of a sharded model, while it
+    computes). Packed integers stay as they are: their layers unpack to the dtype of their input.
 
-    A model that reaches into a block from outside, without calling it, raises what torch does where dtypes differ.
+    A model that uses a block's weights from outside, without calling the block, raises torch's error of different
+    dtypes.
     """
     blocks = [*module_blocks(model), *_embeddings(model)]
     inside = {part for block in blocks for part in block.modules()}
@@ -53,7 +53,7 @@ def in_float32(model: nn.Module) -> Iterator[None]:
 
 
 class _WidenedView(NamedTuple):
-    """What autograd keeps of a widened weight: the weight in half precision, and the view of its float32 copy."""
+    """A widened weight as autograd keeps it: the weight in half precision, and the view of its float32 copy."""
 
     weight: Tensor
     size: torch.Size
@@ -89,7 +89,7 @@ def module_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _embeddings(model: nn.Module) -> list[nn.Module]:
-    """Return the token embeddings, [] where they are not known, lie in a block, or share their table.
+    """Return the token embeddings; [] if they are unknown, part of a block, or share their table.
 
     Other tables, such as DeBERTa's of relative positions, are read without being called.
     """
@@ -141,7 +141,7 @@ def flash_of(model: Any) -> str | None:
 
 @contextmanager
 def _without_flash(model: Any) -> Iterator[None]:
-    """Have a model of transformers compute attention by torch's own function where it would by a kernel of halves."""
+    """Replace flash attention of a transformers model, which needs half precision, by torch's own attention."""
     implementation = flash_of(model)
     if implementation is None:
         yield

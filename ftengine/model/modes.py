@@ -1,4 +1,4 @@
-"""Evaluation mode or other random numbers for a while, and what a module shows of changes to it."""
+"""Temporary evaluation mode and random seeds, and detecting changes to a module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, then put each module back as it was: some may stay in evaluation while others train."""
+    """Switch dropout off, and restore each module's mode afterwards: some may be in evaluation mode while others train."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -30,12 +30,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def has_running_statistics(layer: nn.Module) -> bool:
-    """Say whether a layer itself keeps a running mean or variance, as BatchNorm does; EvoNorm keeps the latter."""
+    """Say whether a layer keeps a running mean or variance, as BatchNorm does (EvoNorm keeps a variance)."""
     return any(getattr(layer, name, None) is not None for name in STATISTICS)
 
 
 def drops(layer: nn.Module) -> dict[str, float]:
-    """Return the rates by which a layer itself drops activations, or branches (stochastic depth), while it trains."""
+    """Return the rates at which a layer itself drops activations, or branches (stochastic depth), while it trains."""
     of_p = isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ == "StochasticDepth"
     return {
         name: value
@@ -46,9 +46,9 @@ def drops(layer: nn.Module) -> dict[str, float]:
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
-    """Seed torch's generator of the CPU, and that of a CUDA device; afterwards both are exactly as they were.
+    """Seed torch's generators of the CPU and of a CUDA device, and restore both afterwards.
 
-    Generators of other devices are not touched, unlike by `torch.manual_seed`; with seed None none is.
+    Generators of other devices are not touched, unlike by `torch.manual_seed`; seed None changes nothing.
     """
     if seed is None:
         yield
@@ -69,7 +69,7 @@ def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[Non
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Have the global generators of torch, NumPy and Python afterwards where they were: what is called may draw."""
+    """Restore the global generators of torch, NumPy and Python afterwards."""
     python, numbers = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
@@ -86,5 +86,5 @@ def widen(values: Tensor) -> Tensor:
 
 
 def hooks(part: nn.Module) -> int:
-    """Return how many hooks a module has, those of its submodules not counted."""
+    """Return the number of a module's hooks, without those of its submodules."""
     return sum(len(getattr(part, name)) for name in HOOKS)

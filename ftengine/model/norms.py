@@ -26,7 +26,7 @@ OFFSETS = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class RMSNorm:
-    """What an RMS norm adds to its weight (L,) and to the mean of squares, and the dtypes for which it was found."""
+    """An RMS norm: the offset of its weight (L,), its eps, and the dtypes in which it was recognised."""
 
     offset: float
     eps: float
@@ -67,7 +67,7 @@ def gated_block_of(module: nn.Module) -> GatedBlock | None:
 
 
 def _eps(module: nn.Module) -> float | None:
-    """Return the only number of a module that has a vector beside it and nothing else; None for every other one."""
+    """Return the only number of a module that has one vector and nothing else beside it; None otherwise."""
     kind = type(module)
     if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is not kind:
         return None  # a class that a strategy made while it prepared the model

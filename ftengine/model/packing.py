@@ -1,7 +1,7 @@
 """Packing examples into one row without padding, so that each is read as if it were alone.
 
 Models of transformers that make their attention masks of `position_ids` (masking_utils) begin a new sequence wherever
-positions begin again; flash attention computes each sequence by itself then, other kinds mask the rest.
+positions restart at 0; flash attention then computes each sequence by itself, other kinds mask the rest.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ LOOKED_AT = "ftengine_packing"
 
 
 class Packer:
-    """Packs batches for models that it finds to keep packed examples apart."""
+    """Packs batches for models that keep packed examples apart, which it tests first."""
 
     def __init__(self) -> None:
         self._checked: WeakSet[nn.Module] = WeakSet()
 
     def pack(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return what the model is called with and the labels, in one row each.
+        """Return the model's inputs and the labels, in one row each.
 
         Args:
             batch: input_ids, attention_mask and labels, (B, T) each.
@@ -96,9 +96,9 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
 
 
 def _positions_reach_attention(model: Any, row: Mapping[str, Tensor]) -> bool:
-    """Say whether every flash attention call would know where the examples of a row begin.
+    """Say whether every flash attention call learns where the examples of a row begin.
 
-    It has no mask: transformers reads that from `position_ids` or `cu_seq_lens_q`, which a model must hand down.
+    It has no mask: transformers reads that from `position_ids` or `cu_seq_lens_q`, which the model must pass on.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -50,9 +50,9 @@ def frozen_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def parameter_sizes(module: nn.Module) -> dict[str, int]:
-    """Return how many numbers each parameter stands for, by name, shared ones once.
+    """Return the number of weights in each parameter, by name, shared ones once.
 
-    A linear layer's weight that is no float is packed: it stands for as many as the layer has inputs times outputs.
+    A linear layer's integer weight is packed: it counts as inputs times outputs of the layer.
     """
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     for path, layer in module.named_modules():
@@ -63,7 +63,7 @@ def parameter_sizes(module: nn.Module) -> dict[str, int]:
 
 
 def count(module: nn.Module) -> tuple[int, int]:
-    """Return (trainable, total) numbers of parameters; packed ones count as what they stand for."""
+    """Return (trainable, total) numbers of parameters; packed ones count as the weights that they hold."""
     sizes = parameter_sizes(module)
     return sum(sizes[name] for name in trainable(module)), sum(sizes.values())
 
@@ -71,9 +71,9 @@ def count(module: nn.Module) -> tuple[int, int]:
 def default_param_groups(
     module: nn.Module, learning_rate: float, weight_decay: float, *, decays: Collection[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Group trainable parameters for the optimiser: weight decay on those that `decays` names, none on the others.
+    """Group trainable parameters for the optimiser: with weight decay those whose names are in `decays`, others without.
 
-    By default these are what `decayed` names.
+    By default `decays` is what `decayed` returns.
     """
     names, parameters = decayed(module) if decays is None else decays, trainable(module)
     groups = [
@@ -90,13 +90,13 @@ def default_param_groups(
 def decayed(module: nn.Module) -> frozenset[str]:
     """Return the names of the parameters that weight decay applies to: matrices that multiply activations.
 
-    Left alone are vectors (biases, norms, layer scales), every parameter of a normalisation layer, whatever is called a
-    bias (T5's table of relative positions, the biases of a mixture's experts), single tokens and position tables that
-    are held as (1, …) parameters (a vision model's class token), and what the model itself names in
-    `no_weight_decay()`, as timm's do. Decay would pull those towards a zero that means nothing.
+    Excluded are vectors (biases, norms, layer scales), every parameter of a normalisation layer, whatever is called a
+    bias (T5's table of relative positions, the biases of a mixture's experts), single tokens and position tables of
+    shape (1, …) (a vision model's class token), and what the model itself names in `no_weight_decay()`, as timm's do:
+    for these, zero has no meaning.
 
-    transformers' Trainer leaves out biases and normalisation layers and decays everything else, also class tokens;
-    torch's optimisers decay whatever they are given. Embeddings are decayed as in transformers, and so is a fresh head.
+    transformers' Trainer excludes biases and normalisation layers and decays everything else, class tokens included;
+    torch's optimisers decay all that they are given. Embeddings and a fresh head are decayed, as in transformers.
     """
     named = getattr(module, "no_weight_decay", None)
     spared = set(named()) if callable(named) else set()

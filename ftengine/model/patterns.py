@@ -17,7 +17,7 @@ PATIENCE = 2.0
 
 
 def regex(pattern: str) -> str:
-    """Return a pattern that compiles, for options; ValueError says what is wrong with any other."""
+    """Check that an option's pattern compiles and return it (ValueError: it does not)."""
     try:
         engine.compile(pattern)
     except (engine.error, OverflowError, RecursionError) as error:
@@ -93,7 +93,10 @@ def matching(paths: Iterable[str], pattern: str, *, full_match: bool) -> list[st
 
 
 def near_modules(pattern: str, paths: Iterable[str], shown: Callable[[str], str] = repr) -> str:
-    """Return " Did you mean 'x' or 'y'?" for the module paths, and the last parts of such, that are nearest."""
+    """Return " Did you mean 'x' or 'y'?" with the most similar module paths, or last parts of paths.
+
+    "" if none is similar.
+    """
     paths = list(paths)
     candidates = [*dict.fromkeys(path.rpartition(".")[2] for path in paths), *paths]
     near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.6)

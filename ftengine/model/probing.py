@@ -1,4 +1,4 @@
-"""A batch without data, and what a model makes of it."""
+"""Test batches without data, and a model's outputs for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONAL = {"attention_mask", "token_type_ids", "use_cache"}
 def probe_tokens(module: nn.Module) -> dict[str, Tensor]:
     """Return input_ids and attention_mask, (2, 16) int64 of random tokens.
 
-    At the end of each row, nowhere else, is the token that ends texts: classifiers of encoder-decoders read its state.
+    The end-of-text token is at the end of each row and nowhere else: classifiers of encoder-decoders read its state.
 
     Raises:
         InputError: the module has no token embeddings.
@@ -37,7 +37,7 @@ def probe_tokens(module: nn.Module) -> dict[str, Tensor]:
 
 
 def raw_outputs(module: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Return a model's logits for a batch, whose labels it is not given, nor what a plain module may not take."""
+    """Return a model's logits for a batch, without its labels and arguments that a plain module does not accept."""
     takes = inspect.signature(module.forward).parameters
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     left_out = {"labels"} if everything else {"labels", *(OPTIONAL - takes.keys())}
@@ -47,7 +47,7 @@ def raw_outputs(module: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 
 @contextmanager
 def visible(model: nn.Module) -> Iterator[None]:
-    """Put small numbers in place of trainable tensors of zeros: what a strategy adds, and has no effect at first."""
+    """Fill trainable tensors of zeros with small numbers, so that what a strategy adds has an effect."""
     from torch.distributed.tensor import DTensor  # a second of importing, which lists of plugins do without
 
     generator, zeros = torch.Generator().manual_seed(0), list[tuple[nn.Parameter, Tensor]]()
@@ -64,7 +64,7 @@ def visible(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def probed(model: nn.Module) -> Iterator[None]:
-    """Have a model compute in float32, without dropout and gradients, and with what a strategy adds `visible`."""
+    """Within the block, compute in float32, without dropout and gradients, and with added parts made `visible`."""
     try:
         with torch.no_grad(), evaluating(model), in_float32(model), visible(model):
             yield

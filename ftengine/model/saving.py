@@ -33,7 +33,7 @@ LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path, facts: Mapping[str, str] | None = None) -> None:
-    """Write tensors by name as safetensors: on the CPU, contiguous, none sharing memory with another.
+    """Write tensors by name as safetensors: on the CPU, contiguous, without shared memory.
 
     Args:
         facts: what the file's header holds, in place of transformers' mark; of several, their order is drawn.
@@ -72,7 +72,7 @@ def save_trained(module: nn.Module, directory: Path) -> None:
 
 
 def load_trained(module: nn.Module, directory: Path) -> None:
-    """Read what `save_trained` wrote into a module in which the same parameters train.
+    """Read what `save_trained` wrote into a module with the same trainable parameters.
 
     Raises:
         BaseMismatch: keys are missing or unexpected, or a shape differs.
@@ -122,7 +122,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
-    """Write a whole model as its ecosystem does: a transformers folder, safetensors only, processor beside it.
+    """Write a whole model in its library's format: a transformers folder, safetensors only, with the processor.
 
     A module without `save_pretrained` is written as `model.safetensors`, its state by name.
 
@@ -143,7 +143,7 @@ def save_model(module: nn.Module, processor: Any, directory: Path) -> None:
 
 
 def save_part(strategy: Strategy, loaded: LoadedModel, directory: Path) -> None:
-    """Write what a strategy trained, as it says, else every trainable tensor by name.
+    """Write what a strategy trained with its own `save`, else every trainable tensor by name.
 
     Raises:
         RunError: a file cannot be written.
@@ -167,7 +167,7 @@ def save_part(strategy: Strategy, loaded: LoadedModel, directory: Path) -> None:
 
 
 def is_pickle(file: Path) -> bool:
-    """Say whether a file is a pickle, or one of torch.save, by how it begins (pickle protocols 2 to 5)."""
+    """Say whether a file is a pickle, or one of torch.save, by its first bytes (pickle protocols 2 to 5)."""
     with file.open("rb") as opened:
         start = opened.read(8)
     if zipfile.is_zipfile(file):
@@ -186,7 +186,7 @@ def load_part(strategy: Strategy, loaded: LoadedModel, directory: Path) -> None:
 
 
 def save_processor(processor: Any, directory: Path) -> None:
-    """Write a tokenizer or image processor, where it can be written (RunError: disk full, no permission)."""
+    """Write a tokenizer or image processor, if it supports that (RunError: disk full, no permission)."""
     if not hasattr(processor, "save_pretrained"):
         return
     try:
@@ -200,10 +200,10 @@ def save_processor(processor: Any, directory: Path) -> None:
 
 
 def write_calibration(module: nn.Module, calibration: Mapping[str, Any]) -> None:
-    """Put what was fitted on validation into the config.json that will be saved with a classifier, or take it out.
+    """Set or remove the calibration in the config.json that will be saved with a classifier.
 
-    transformers has no key for it; it keeps those that it does not know, and so whoever opens the model finds it at
-    `model.config.calibration`. A base may have one of its own, which tuning makes void.
+    transformers has no key for it but keeps unknown ones, so users find it at `model.config.calibration`. A base's own
+    calibration is removed, as it does not hold after tuning.
     """
     config = getattr(module, "config", None)
     if hasattr(config, "id2label"):
@@ -213,7 +213,7 @@ def write_calibration(module: nn.Module, calibration: Mapping[str, Any]) -> None
 
 
 def add_calibration(module: nn.Module, directory: Path) -> None:
-    """Put a classifier's calibration (`write_calibration`) into each config.json that was written of it before."""
+    """Add a classifier's calibration (`write_calibration`) to each config.json that was written before."""
     if calibration := getattr(getattr(module, "config", None), CALIBRATION, None):
         for file in sorted(Path(directory).rglob("config.json")):
             if "model_type" in (config := json_of_file(file)):
@@ -263,7 +263,7 @@ def _architectures(directory: Path) -> list[str]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence the progress bars that transformers draws, and what it warns of; put everything back afterwards."""
+    """Silence progress bars and warnings of transformers; restore both afterwards."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -26,12 +26,11 @@ OutputLayer = nn.Linear | nn.Conv2d
 
 
 class TargetScale:
-    """Forward hook of a layer whose outputs are the numbers to be learnt, in at least float32.
+    """Forward hook of a layer whose outputs are the target numbers, in at least float32.
 
-    Files hold the layer in the units of the data, y = x Wᵀ + b, and whatever opens them needs nothing else. While it
-    trains, its parameters are those of standardised targets, y = std · (x Wᵀ + b) + mean: the same function, of which
-    an optimiser's steps have the size that learning rates are made for. A layer without a bias cannot hold the mean;
-    there the mean is 0 and std the root mean square of the targets.
+    Saved files hold the layer in the units of the data, y = x Wᵀ + b. During training its parameters are those of
+    standardised targets, y = std · (x Wᵀ + b) + mean: the same function, with optimiser steps of the usual size. A
+    layer without a bias cannot hold the mean; there the mean is 0 and std the root mean square of the targets.
     """
 
     def __init__(self, layer: OutputLayer, mean: float, std: float) -> None:
@@ -52,7 +51,7 @@ class TargetScale:
 
     @torch.no_grad()
     def to_units(self, layer: OutputLayer) -> None:
-        """Turn parameters of standardised targets into those in the units of the data."""
+        """Convert parameters for standardised targets into those in the units of the data."""
         layer.weight.mul_(self.std)
         if layer.bias is not None:
             layer.bias.mul_(self.std).add_(self.mean)
@@ -60,7 +59,7 @@ class TargetScale:
 
     @torch.no_grad()
     def to_standard(self, layer: OutputLayer) -> None:
-        """Turn parameters in the units of the data into those of standardised targets."""
+        """Convert parameters in the units of the data into those for standardised targets."""
         layer.weight.div_(self.std)
         if layer.bias is not None:
             layer.bias.sub_(self.mean).div_(self.std)
@@ -70,7 +69,7 @@ class TargetScale:
 def scale_targets(loaded: LoadedModel, labels: Labels | None) -> None:
     """Attach a `TargetScale` to a model's regression layers; new layers start at the targets' mean and spread.
 
-    Nothing changes where the targets have no known scale, or no layer is known to give them.
+    Nothing changes if the scale of the targets is unknown, or no output layer is recognised.
     """
     if labels is None or labels.mean is None or labels.std is None:
         return
@@ -85,8 +84,9 @@ def scale_targets(loaded: LoadedModel, labels: Labels | None) -> None:
 
 
 def _output_layers(loaded: LoadedModel, outputs: int) -> tuple[list[OutputLayer], list[OutputLayer]]:
-    """Return the last layer of so many outputs in each new module, of which some models average several; and, in a list
-    of its own, the last one that is not in the base.
+    """Return the last layer with `outputs` outputs of each new module, and in a second list the last one not in the base.
+
+    Some models average the outputs of several new modules.
     """
     prefix = f"{getattr(loaded.module, 'base_model_prefix', '') or '-'}."
     layers = {name: x for name, x in loaded.module.named_modules() if _outputs_of(x) == outputs}
@@ -96,7 +96,7 @@ def _output_layers(loaded: LoadedModel, outputs: int) -> tuple[list[OutputLayer]
 
 
 def _outputs_of(module: nn.Module) -> int | None:
-    """Return how many outputs a linear layer has, or a convolution that is one at each place; None of other modules."""
+    """Return the number of outputs of a linear layer or a pointwise convolution; None for other modules."""
     if isinstance(module, nn.Linear):
         return module.out_features
     if isinstance(module, nn.Conv2d) and (*module.kernel_size, *module.stride, module.groups) == (1, 1, 1, 1, 1):
@@ -156,7 +156,7 @@ class StandardisedTargets:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the layers back into the units of the data; what never trained is what it was, to the bit."""
+        """Convert the layers back into the units of the data; layers that never trained are restored to the bit."""
         for layer, scale in self._scales:
             scale.to_units(layer)
         for parameter, before in self._frozen:

@@ -1,12 +1,12 @@
-"""Cross entropy over labelled tokens, without the logits of a whole batch ever existing.
+"""Cross entropy over labelled tokens, without the logits of a whole batch.
 
-Logits are the largest tensors of a language model: 49,152 numbers a token for SmolLM2, where its hidden
-state has 576. So only the hidden states of labelled positions reach the output head, `CHUNK` at a time,
-and each chunk's gradient is taken before the next chunk is computed (Liger-Kernel, arXiv:2410.10989).
+Logits are the largest tensors of a language model: 49,152 numbers a token for SmolLM2, whose hidden state has 576. So
+only the hidden states of labelled positions reach the output head, `CHUNK` at a time, and each chunk's gradient is
+computed before the next chunk (Liger-Kernel, arXiv:2410.10989).
 
-torch.nn.functional.linear_cross_entropy (torch 2.13) has the same idea, but it needs a plain weight matrix,
-its own choice cuts 150 positions of SmolLM2 into pieces of one or two (20 times slower on a CPU), and in
-bfloat16 the sum comes back rounded to two or three digits (1616 for 1640.87).
+torch.nn.functional.linear_cross_entropy (torch 2.13) works alike, but it needs a plain weight matrix, splits 150
+positions of SmolLM2 into pieces of one or two (20 times slower on a CPU), and in bfloat16 returns a sum rounded to two
+or three digits (1616 for 1640.87).
 """
 
 from __future__ import annotations
@@ -74,15 +74,15 @@ class TokenLoss:
 
     @torch.no_grad()
     def by_example(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (B,) summed losses and (B,) token counts, one of each an example."""
+        """Return (B,) summed losses and (B,) token counts, one per example."""
         sums, counts = self.log_probs(model, inputs, labels)
         return -sums, counts
 
     def log_probs(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how likely a model finds the labelled tokens of each example, for losses that compare examples.
+        """Return the summed log-probability of the labelled tokens of each example, for losses that compare examples.
 
-        Gradients flow back. Where the head trains, each chunk's logits are computed a second time for them: what the
-        loss makes of an example decides how much it counts in theirs.
+        Gradients flow back. If the head trains, each chunk's logits are computed twice: the gradient of an example
+        depends on the loss of all.
 
         Args:
             inputs, labels: as in `sum`.
@@ -147,8 +147,8 @@ class _Labelled:
 class _ChunkedSums(torch.autograd.Function):
     """Sums over positions whose gradients are computed in the forward pass, a chunk at a time.
 
-    Nothing is computed twice, and dropout inside the head draws once. Parameters' gradients are added up
-    in at least fp32; where none is trainable, none is computed.
+    Nothing is computed twice, and dropout inside the head draws once. Parameters' gradients are added up in at least
+    fp32, if any parameter trains.
     """
 
     @staticmethod
@@ -161,7 +161,7 @@ class _ChunkedSums(torch.autograd.Function):
         passes: int,
         *tensors: Tensor,
     ) -> Tensor:
-        """Add up criterion.single(targets, logits(states), …) for states of so many passes.
+        """Add up criterion.single(targets, logits(states), …) over the states of all passes.
 
         Args:
             groups: (N,) which of the sums each position counts in; None: all in one.
@@ -209,13 +209,11 @@ class _ChunkedSums(torch.autograd.Function):
 
 @torch.no_grad()
 def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
-    """Find out what a model does after its output head, by handing it known numbers in place of the head's output.
+    """Find out what a model does after its output head, by replacing the head's output with test numbers.
 
-    Gemma caps its logits, Cohere and Granite scale them, BART and Marian add a vector; what is known from the model is
-    checked against what it really returns. The numbers are float32 whatever the model computes in, so that they come
-    back as the tail makes them: nothing but the rounding of float32 is allowed for. The probe runs without dropout and
-    draws no random numbers. None where nothing known explains the output: then logits can only be had from the model's
-    own forward pass.
+    Gemma caps its logits, Cohere and Granite scale them, BART and Marian add a vector; known architectures' formulas
+    are compared with the actual output, to the rounding of float32. The probe runs without dropout and draws no random
+    numbers. None if no formula fits: logits then come from the model's own forward pass only.
     """
     probes: list[Tensor] = []
 
@@ -246,7 +244,7 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
 
 
 def _probe_logits(output: Tensor) -> Tensor:
-    """Return logits (1, PROBE_TOKENS, V) in at least fp32: zeros, which show what is added, and ± 10⁻³ to 10⁴."""
+    """Return test logits (1, PROBE_TOKENS, V) in at least fp32: zeros, which show what is added, and ± 10⁻³ to 10⁴."""
     dtype = torch.promote_types(output.dtype, torch.float32)
     sizes = torch.logspace(-3, 4, output[0, 1:].numel(), dtype=dtype, device=output.device)
     sizes[::2] *= -1
@@ -254,7 +252,7 @@ def _probe_logits(output: Tensor) -> Tensor:
 
 
 def _known_tails(model: nn.Module) -> Iterator[Tail]:
-    """Yield what architectures of transformers do with their logits, the most special first."""
+    """Yield what architectures of transformers do with their logits, the most specific first."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     if cap := getattr(config, "final_logit_softcapping", None):
@@ -281,10 +279,10 @@ def _with_bias(model: Any, logits: Tensor) -> Tensor:
 
 
 def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return what the head is called with, (B, T, H).
+    """Return the inputs of the output head, (B, T, H).
 
-    On a CPU it computes no position: a product of one takes as long there as one of many, and longer in bfloat16, as
-    torch copies the head's weights for it. Elsewhere it computes one, which heads of any kind can.
+    On a CPU the head computes no position meanwhile: one position takes as long as many, and longer in bfloat16, as
+    torch copies the head's weights. Elsewhere it computes one, which every kind of head supports.
     """
     inputs_of_head: list[Tensor] = []
 
@@ -302,10 +300,10 @@ def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]
 
 @contextmanager
 def head_by_rows(model: nn.Module) -> Iterator[None]:
-    """Have a model's head compute the positions of a batch as the rows of one matrix, on a CPU.
+    """Let a model's head compute the positions of a batch as rows of one matrix, on a CPU.
 
-    torch copies a frozen linear layer's weights for each row of a batch of last positions: twelve answers of SmolLM2
-    in bfloat16 take 650 MiB more and twice the time so.
+    Otherwise torch copies a frozen linear layer's weights for each row of the batch: twelve answers of SmolLM2 in
+    bfloat16 then take 650 MiB more and twice the time.
     """
     head = _output_head(model)
     if head is None or any(p.device.type != "cpu" for p in head.parameters()):
@@ -331,7 +329,7 @@ def head_by_rows(model: nn.Module) -> Iterator[None]:
 
 
 def states_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return what a model's output head reads, (B, T, H), or its logits where the head is not known to be a module."""
+    """Return the inputs of a model's output head, (B, T, H), or its logits if the head is not known to be a module."""
     head = _output_head(model)
     try:
         return logits_of(model, inputs) if head is None else _head_inputs(model, head, inputs)
@@ -345,7 +343,7 @@ def is_encoder_decoder(model: nn.Module) -> bool:
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:
-    """Return the module from hidden states to logits, or None where the model does not name it."""
+    """Return the module from hidden states to logits, or None if the model does not name it."""
     getter = getattr(model, "get_output_embeddings", None)
     return getter() if getter is not None else None
 

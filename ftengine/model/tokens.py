@@ -1,4 +1,4 @@
-"""From text to tokens: how many there may be, which are trained on or begin a word, and how they become tensors."""
+"""From text to tokens: length limits, labels, beginnings of words, and batches of tensors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WORD_END = re.compile(r"(?<=\w)\W")
 
 
 def length_limit(requested: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
-    """Return the longest input in tokens: the task's option, or `default`, or the model's limit where that is less.
+    """Return the longest input in tokens: the task's option, else `default` or the model's limit, whichever is less.
 
     Raises:
         RecipeError: more is wanted than the model reads; names the option.
@@ -52,8 +52,8 @@ def length_limit(requested: int | None, model_limit: int | None, default: int, o
 def tokenize(processor: Any, *texts: str, limit: int, side: str | None = None, **options: Any) -> Features:
     """Return a tokenizer's fields of one or two texts, cut to `limit` tokens, as an example of weight 1.
 
-    Of two texts the longer one is cut first. `options` are the tokenizer's. Of a text that is far too long the full
-    length is estimated (`part_within`).
+    Of two texts the longer one is cut first. `options` are passed to the tokenizer. The full length of a very long text
+    is estimated (`part_within`).
 
     Args:
         side: which end is cut off, "left" or "right"; None: the tokenizer's own `truncation_side`.
@@ -83,11 +83,11 @@ def set_truncation_side(processor: Any, side: str | None) -> None:
 
 
 def part_within(processor: Any, text: str, limit: int, *, left: bool = False) -> tuple[str, int]:
-    """Return what of a very long text its first `limit` tokens come from (with `left` its last), and where it begins.
+    """Return the part of a very long text that its first `limit` tokens come from (with `left` its last), and its start.
 
-    Other texts (`LONG_TEXT`) are returned as they are. The part has twice as many tokens, so that those are kept whose
-    characters are far from the cut: they are the same as in the whole text, unless it was cut within a word of more
-    than `LONG_TEXT` / 2 letters.
+    Other texts (`LONG_TEXT`) are returned unchanged. The part has twice as many tokens, so that the kept ones are far
+    from the cut and the same as in the whole text, unless it was cut within a word of more than `LONG_TEXT` / 2
+    letters.
     """
     size = LONG_TEXT if limit < 2 * len(text) else len(text)  # a character has four bytes, and so tokens, at most
     while size < len(text):
@@ -102,13 +102,13 @@ def part_within(processor: Any, text: str, limit: int, *, left: bool = False) ->
 
 
 def prompt_tokens(processor: Any, text: str, limit: int | None) -> list[int]:
-    """Return a prompt's tokens without special ones; of a text that is far too long more than `limit` of its last."""
+    """Return a prompt's tokens without special ones; of a very long text, more than `limit` of its last tokens."""
     part = text if limit is None else part_within(processor, text, limit, left=True)[0]
     return _plain_ids(processor, part)
 
 
 def full_length(tokens: int, text: str, part: str) -> int:
-    """Return how many tokens a text has, estimated by those of a part unless that is all of it."""
+    """Return the number of tokens in a text; estimated from a part of it if the text is very long."""
     return tokens if len(part) == len(text) else round(tokens * len(text) / len(part))
 
 
@@ -117,9 +117,9 @@ def _plain_ids(processor: Any, text: str) -> list[int]:
 
 
 def unknown_in(ids: Sequence[int], processor: Any) -> int | None:
-    """Count the tokens that stand for text which the tokenizer has no token for.
+    """Count the unknown tokens, which replace text that the tokenizer has no token for.
 
-    None where it has no such token, or one that ends texts or fills gaps as well, as that of GPT-2.
+    None if there is no such token, or if it also ends texts or pads, like GPT-2's.
     """
     unknown = getattr(processor, "unk_token_id", None)
     others = (processor.bos_token_id, processor.eos_token_id, processor.pad_token_id) if unknown is not None else ()
@@ -127,7 +127,7 @@ def unknown_in(ids: Sequence[int], processor: Any) -> int | None:
 
 
 def joined(parts: Sequence[Features], inputs: dict[str, Any], weight: float) -> Features:
-    """Return an example with these inputs, of which a model reads several sequences."""
+    """Return an example with these inputs of several sequences joined."""
     return Features(
         inputs,
         length=sum(one.length for one in parts),
@@ -146,7 +146,7 @@ def unknown_of_all(features: Iterable[Features]) -> int | None:
 
 
 def missing_end(ids: Sequence[int], processor: Any) -> list[int]:
-    """Return the EOS that ends a text, unless the text or the tokenizer brings it."""
+    """Return the EOS token to append; none if the text or the tokenizer adds it."""
     eos = processor.eos_token_id
     return [] if eos is None or ids[-1:] == [eos] else [eos]
 
@@ -181,9 +181,9 @@ def stack_tokens(inputs: Sequence[Mapping[str, Any]], processor: Any) -> Batch:
 def encode_spans(processor: Any, text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
     """Tokenise a text as a whole and label the tokens that hold any character of a span (in order, disjoint).
 
-    A token that merges the end of a prompt with the beginning of an answer is labelled: otherwise the answer's first
-    characters would never be learnt. Nothing is added to the text, no BOS and no EOS. A tokenizer without offsets
-    tokenises each stretch of text by itself.
+    A token that spans the end of a prompt and the beginning of an answer is labelled: otherwise the answer's first
+    characters would never be learnt. No BOS or EOS is added. A tokenizer without offsets tokenises each stretch of text
+    by itself.
 
     Returns:
         (input_ids, labels), both (tokens,); labels are `IGNORED` outside of spans.
@@ -219,7 +219,7 @@ def find_words(text: str) -> list[Span]:
 
 
 def join_words(words: Sequence[str]) -> tuple[str, list[Span]]:
-    """Write words as a text with blanks between them, and say where each is."""
+    """Join words with spaces and return the text and the span of each word."""
     spans, at = [], 0
     for word in words:
         spans.append((at, at + len(word)))
