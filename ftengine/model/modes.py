@@ -19,7 +19,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and restore each module's mode afterwards: some may be in evaluation mode while others train."""
+    """Switch dropout off, and restore each module's mode afterwards, as some may be in evaluation mode already."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -71,10 +71,7 @@ def count(module: nn.Module) -> tuple[int, int]:
 def default_param_groups(
     module: nn.Module, learning_rate: float, weight_decay: float, *, decays: Collection[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Group trainable parameters for the optimiser: with weight decay those whose names are in `decays`, others without.
-
-    By default `decays` is what `decayed` returns.
-    """
+    """Group trainable parameters for the optimiser: with weight decay those named in `decays`, the others without."""
     names, parameters = decayed(module) if decays is None else decays, trainable(module)
     groups = [
         {

@@ -83,12 +83,7 @@ def set_truncation_side(processor: Any, side: str | None) -> None:
 
 
 def part_within(processor: Any, text: str, limit: int, *, left: bool = False) -> tuple[str, int]:
-    """Return the part of a very long text that its first `limit` tokens come from (with `left` its last), and its start.
-
-    Other texts (`LONG_TEXT`) are returned unchanged. The part has twice as many tokens, so that the kept ones are far
-    from the cut and the same as in the whole text, unless it was cut within a word of more than `LONG_TEXT` / 2
-    letters.
-    """
+    """Return the part of a very long text that its first (with `left`, last) `limit` tokens come from, and its start."""
     size = LONG_TEXT if limit < 2 * len(text) else len(text)  # a character has four bytes, and so tokens, at most
     while size < len(text):
         # Where a word is cut in front, merges of its letters would begin elsewhere; behind, they are in order.
