@@ -84,7 +84,7 @@ def scale_targets(loaded: LoadedModel, labels: Labels | None) -> None:
 
 
 def _output_layers(loaded: LoadedModel, outputs: int) -> tuple[list[OutputLayer], list[OutputLayer]]:
-    """Return the last layer with `outputs` outputs of each new module, and in a second list the last one outside of them."""
+    """Return the last layer with `outputs` outputs of each new module; in a second list, the last one elsewhere."""
     prefix = f"{getattr(loaded.module, 'base_model_prefix', '') or '-'}."
     layers = {name: x for name, x in loaded.module.named_modules() if _outputs_of(x) == outputs}
     new = [[x for name, x in layers.items() if f"{name}.".startswith(f"{path}.")] for path in loaded.new_modules]

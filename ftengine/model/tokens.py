@@ -83,7 +83,7 @@ def set_truncation_side(processor: Any, side: str | None) -> None:
 
 
 def part_within(processor: Any, text: str, limit: int, *, left: bool = False) -> tuple[str, int]:
-    """Return the part of a very long text that its first (with `left`, last) `limit` tokens come from, and its start."""
+    """Return the part of a very long text that holds its first (with `left`, last) `limit` tokens, and its start."""
     size = LONG_TEXT if limit < 2 * len(text) else len(text)  # a character has four bytes, and so tokens, at most
     while size < len(text):
         # Where a word is cut in front, merges of its letters would begin elsewhere; behind, they are in order.
