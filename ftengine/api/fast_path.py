@@ -128,10 +128,3 @@ class InferencePath(FastPath):
             ids, mask: (B, T), padded on the left.
         """
         return {}
-
-    def probe_result(self, model: nn.Module) -> Any:
-        """Return what was found out about a model, as JSON, for later runs of the same; None: nothing."""
-        return None
-
-    def restore_probe_result(self, model: nn.Module, result: Any) -> None:
-        """Take what `probe_result` returned of the same model in an earlier run."""

@@ -13,8 +13,6 @@ from ftengine_builtins.fast_paths.shared_prefix.sharing import (
     WORTH,
     Calls,
     prefix_tree_of,
-    probe_result,
-    restore_probe_result,
     sharing_prefixes,
     supports_prefix_sharing,
     worth_of,
@@ -89,12 +87,6 @@ class SharedPrefix(InferencePath):
         from ftengine_builtins.fast_paths.shared_prefix.prompts import prefill_prefix
 
         return prefill_prefix(model, ids, mask)
-
-    def probe_result(self, model: nn.Module) -> list[Any] | None:
-        return probe_result(model)
-
-    def restore_probe_result(self, model: nn.Module, result: list[Any]) -> None:
-        restore_probe_result(model, result)
 
     def _worth(self, batch: Batch) -> float:
         assert self._calls is not None
