@@ -22,6 +22,8 @@ from ftengine.run.recipe import DataSection
 from ftengine.run.records import AuditResult
 
 SHOWN_PLACES = 5
+COMPARED_PAIRS = 500
+"""Pairs of near duplicates of which labels are compared, the first."""
 KEPT_BYTES = 64 << 20
 """Bytes of texts held in memory, so that several audits read the data once; each reads the rest again."""
 
@@ -204,7 +206,22 @@ def _near_report(near: Near | None, distinct: Distinct) -> dict[str, Any] | None
         "distinct": len(near.groups),
         "examples": len(near.groups) - len(np.unique(near.groups)),
         "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in near.pairs[:SHOWN_PLACES].tolist()],
+        "labels": _compare_labels(near, distinct),
         "shared_words": near.shared,
         "mostly_shared": near.boilerplate,
         "short": near.short,
     }
+
+
+def _compare_labels(near: Near, distinct: Distinct) -> dict[str, int]:
+    """Count pairs of near duplicates with labels, and those of them with other labels; numbers differ by what is much.
+
+    A tenth of the standard deviation of all these numbers is much.
+    """
+    pairs = [(distinct.label(a), distinct.label(b)) for a, b in near.pairs[:COMPARED_PAIRS].tolist()]
+    pairs = [(a, b) for a, b in pairs if a is not None and b is not None]
+    numbers = [x for pair in pairs for x in pair]
+    if numbers and all(isinstance(x, float) for x in numbers):
+        least = float(np.std(numbers)) / 10
+        return {"pairs": len(pairs), "other": sum(abs(a - b) > least for a, b in pairs)}
+    return {"pairs": len(pairs), "other": sum(a != b for a, b in pairs)}

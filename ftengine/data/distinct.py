@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,11 @@ class Distinct:
         """Return the text of a distinct row (`text_of`)."""
         name, row = self._place(number)
         return text_of(self._splits[name].view(row, self._task))
+
+    def label(self, number: int) -> Any:
+        """Return the label of the first occurrence of a distinct row (`View.label`)."""
+        name, row = self._place(number)
+        return self._splits[name].view(row, self._task).label
 
     def texts(self) -> Iterator[tuple[int, str]]:
         """Yield the number and the text of every distinct row, in the order of the files."""

@@ -17,6 +17,8 @@ from ftengine.data.distinct import Distinct
 from ftengine.data.near import BANDS, FEWEST_WORDS, RECALL, bag, band_length, find_near, normalised
 from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import identities
+from ftengine.data.split import make_splits
+from ftengine.run.recipe import DataSection
 
 
 @partly
@@ -217,3 +219,14 @@ def test_texts_of_few_words_are_compared_as_wholes_alone(write):
     assert near_texts(write, [" ".join(words), " ".join([*words[:-1], "other"])])[0] == set()
     words.append("more")
     assert near_texts(write, [" ".join(words), " ".join([*words[:-1], "other"])], name="b.jsonl")[0] == {(0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("labels", "other"), [("aabb", 0), ("abab", 2), ((1.0, 1.01, 5.0, 5.0), 0), ((1.0, 3.0, 5.0, 8.0), 2)]
+)
+def test_labels_of_near_duplicates_are_compared(write, label_task, labels, other):
+    texts = [" ".join(f"word{k}{n}" for n in range(40)) for k in range(2)]
+    rows = [{"text": f"{texts[i // 2]} {i}", "label": label} for i, label in enumerate(labels)]
+    name = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    facts = make_splits(DataSection(train=name, validation=None), label_task, 0).audited().facts
+    assert facts["near_duplicates"]["labels"] == {"pairs": 2, "other": other}

@@ -11,7 +11,7 @@ from test_split_shift import topical
 
 from ftengine.data.split import make_splits
 from ftengine.run.recipe import DataSection
-from ftengine_builtins.audits import LabelsByColumn, UnreadColumns, UnreadGroups
+from ftengine_builtins.audits import GroupLabels, LabelsByColumn, UnreadColumns, UnreadGroups
 
 
 @pytest.fixture
@@ -20,6 +20,8 @@ def unread(write, label_task):
 
     def unread(audit, rows, test=0.3, **options):
         name = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        if isinstance(test, list):
+            test = write("test.jsonl", "".join(json.dumps(row) + "\n" for row in test))
         section = DataSection(train=name, validation=None, test=test, near_duplicates=None, **options)
         data = make_splits(section, label_task, 0).audited()
         names = [name for name in rows[0] if name not in ("text", "label")]
@@ -240,3 +242,22 @@ def test_texts_of_scripts_without_blanks_are_compared_with_nothing(unread):
     for row in rows:
         row["text"] = "".join(draw.choices([chr(letter) for letter in range(0x0E01, 0x0E2F)], k=12))
     assert unread(UnreadColumns, rows) == []
+
+
+def of_hotels(first, count, averaged, numbers):
+    draw, rows = random.Random(first), []
+    for hotel in range(first, first + count):
+        own = [round(draw.gauss(5, 1), 1) if numbers else draw.choice("abc") for _ in range(8)]
+        of_all = round(sum(own) / 8, 3) if numbers else max(own, key=own.count)
+        rows += [{"text": f"stay {hotel} {i}", "label": of_all if averaged else label, "hotel": f"H{hotel}"}
+                 for i, label in enumerate(own)]  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize("numbers", [True, False])
+@pytest.mark.parametrize(("train", "test"), [(True, False), (False, True), (True, True), (False, False)])
+def test_labels_that_a_whole_group_shares_in_one_file_alone_are_an_alarm(unread, numbers, train, test):
+    found = unread(GroupLabels, of_hotels(0, 30, train, numbers), test=of_hotels(30, 8, test, numbers))
+    assert [(one.level, one.figures["column"]) for one in found] == [("alarm", "hotel")] * (train != test)
+    if found:
+        assert found[0].figures["of_groups"] == ("train" if train else "test")

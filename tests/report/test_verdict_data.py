@@ -59,6 +59,19 @@ def test_a_validation_set_that_was_trained_on_is_an_alarm(verdict):
     assert one.text.startswith("Give validation other rows than training: ")
 
 
+@pytest.mark.parametrize(("other", "level"), [(0, "alarm"), (5, "alarm"), (60, "note")])
+def test_near_duplicates_with_other_labels_are_no_copies(verdict, other, level):
+    def one_form(files):
+        facts = files["audit"]["facts"]
+        facts["leaks"][0] |= {"count": 0, "near": 200}
+        facts["near_duplicates"] = {"labels": {"pairs": 100, "other": other}}
+        files["audit"]["splits"]["train"]["near_duplicates"] = 900
+
+    told = verdict(leak(["train", "test"], 200), one_form)
+    levels = {one.source: one.level for one in told.findings}
+    assert (levels["leaked-rows"], levels["repeated-rows"]) == (level, level)
+
+
 @pytest.mark.parametrize(("others", "level"), [(0, "note"), (30, "alarm")])
 def test_placeholders_lead_before_the_copies_and_leaks_that_they_make(verdict, others, level):
     found_in_data = audit_finding("missing-texts", explains=["quality"], figures={"placeholders": {"train": 800}})

@@ -6,6 +6,7 @@ from typing import Any
 
 from ftengine.api import Audit, AuditedData, Finding, Level
 from ftengine.text import counted, percent
+from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.missing_texts import is_placeholder
 
 
@@ -35,6 +36,26 @@ REPEATED = 0.5
 """Share of rows that repeat another, from which it is an alarm: the set is less than half of what it looks like."""
 
 
+OTHER_LABELS = 0.2
+"""Share of near duplicates with other labels, at the interval's near end, from which they are texts of one form, in
+which single words decide, and no copies. Noise puts a wrong label on one side of a pair or the other."""
+
+
+def are_of_one_form(facts: Mapping[str, Any]) -> bool:
+    """Say whether near duplicates have other labels so often that they are no copies, by the facts of an audit."""
+    labels = (facts.get("near_duplicates") or {}).get("labels") or {"pairs": 0}
+    return labels["pairs"] > 0 and share_within(labels["other"], labels["pairs"])[0] >= OTHER_LABELS
+
+
+def of_one_form(facts: Mapping[str, Any]) -> str:
+    """Return a sentence, behind a space, on near duplicates with other labels; "" where they may be copies."""
+    if not are_of_one_form(facts):
+        return ""
+    labels = facts["near_duplicates"]["labels"]
+    share = percent(labels["other"] / labels["pairs"])
+    return f" {share} of such pairs have different labels, so they are texts of one form rather than copies."
+
+
 class Duplicates(Audit):
     """Rows that repeat another one of their source, or nearly do."""
 
@@ -58,7 +79,8 @@ class Duplicates(Audit):
                 places = tuple(source["places"])
                 text = f"{near:,} of {distinct:,} distinct rows of {source['source']} nearly {_repeat(near)} another "
                 text += f"({', e.g. '.join([at, *places[:1]])}){stay}."
-                level = "alarm" if near >= REPEATED * distinct else "note"
+                text += of_one_form(data.facts)
+                level = "alarm" if near >= REPEATED * distinct and not are_of_one_form(data.facts) else "note"
                 figures = {"near_duplicates": near, "distinct": distinct, "threshold": compared["threshold"]}
                 yield Finding(kind="data", level=level, text=text, figures=figures, places=places)
         counts = data.facts["splits"].values()
@@ -81,7 +103,15 @@ SAME_ROWS = 0.5
 tests."""
 
 
-def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool, placeholders: bool = False) -> Level:
+def leak_level(
+    leak: Mapping[str, Any],
+    leaks: str,
+    rows: int,
+    *,
+    measured: bool,
+    placeholders: bool = False,
+    one_form: bool = False,
+) -> Level:
     """Say how much a leak between two splits matters, before a run as after it.
 
     An alarm: rows on which figures are made are in training word for word, or by their group, or they are more than
@@ -94,8 +124,9 @@ def leak_level(leak: Mapping[str, Any], leaks: str, rows: int, *, measured: bool
         rows: how many the second split has.
         measured: whether figures are made on that one.
         placeholders: whether a short text that most of the rows have is known to be one.
+        one_form: whether near duplicates are no copies (`are_of_one_form`).
     """
-    exact, near = leak["count"], leak["near"]
+    exact, near = leak["count"], 0 if one_form else leak["near"]
     if leak.get("one_text") and (placeholders or is_placeholder(leak["one_text"][0])):
         exact -= leak["one_text"][1]
     if leak["between"][0] != "train":
@@ -136,10 +167,14 @@ class Leaks(Audit):
                 then = "they are measured apart, and all other figures are without them"
             elif leak["count"] + leak["near"]:
                 then = "figures on them say nothing about new data"
-            level = leak_level(leak, leaks, rows, measured=measured)
+            one_form = leak["near"] > 0 and are_of_one_form(data.facts)
+            level = leak_level(leak, leaks, rows, measured=measured, one_form=one_form)
             if known != "train":
                 then = "figures on it are those of rows that weights are chosen by" if level == "alarm" else ""
+            if one_form and not leak["count"]:
+                then = ""
             text = f"{leak['text']}{f'; {then}' if then and leaks != 'drop' else ''}."
+            text += of_one_form(data.facts) if one_form else ""
             figures = {key: leak[key] for key in ("between", "count", "near", "dropped")} | {"groups": groups}
             yield Finding(kind="data", level=level, text=text, figures=figures, places=tuple(leak["places"]))
         if len(data.splits) > 1 and not any(leak["between"][0] == "train" for leak in data.facts["leaks"]):

@@ -9,7 +9,7 @@ from ftengine.text import has_value, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.one_answer import OneAnswer
-from ftengine_builtins.audits.sources import REPEATED, SAME_ROWS, leak_level
+from ftengine_builtins.audits.sources import REPEATED, SAME_ROWS, are_of_one_form, leak_level, of_one_form
 from ftengine_builtins.rules.quality import is_chosen
 from ftengine_builtins.rules.threshold import is_better_than_a_constant
 
@@ -55,7 +55,10 @@ class LeakedRows(Rule):
             rows = run.audit.splits[held].rows or 1
             used = held == run.evaluation.split
             placeholders = has_placeholders(run)
-            level = leak_level(leak, run.recipe.data.leaks, rows, measured=used, placeholders=placeholders)
+            one_form = near > 0 and are_of_one_form(run.audit.facts)
+            level = leak_level(
+                leak, run.recipe.data.leaks, rows, measured=used, placeholders=placeholders, one_form=one_form
+            )
             leaked = run.evaluation.leaked if used and first == "train" else None
             if leaked is not None:
                 then = f"All other figures are without them{_of_leaked(run, leaked)}"
@@ -67,6 +70,8 @@ class LeakedRows(Rule):
                 then = f"{chose}, so {held} figures are {size}optimistic"
             remedy = _remedy(run, leak, rows)
             text, places = f"{'' if leaked else f'{remedy}: '}{leak['text']}. {then}.", tuple(leak["places"])
+            if one_form and not exact + groups:
+                text = f"{leak['text']}.{of_one_form(run.audit.facts)}"
             figures = {"between": leak["between"], "exact": exact, "near": near, "groups": groups, "rows": rows}
             if leaked is not None:
                 figures |= {"metric": run.headline_metric, "leaked": leaked.tuned.get(run.headline_metric)}
@@ -123,7 +128,11 @@ class RepeatedRows(Rule):
         also = f", {near:,} nearly" if near else ""
         text = f"Remove copies: {exact:,} of {rows:,} training rows repeat another word for word{also} "
         text += f"({percent(share)} in all), so the data set is smaller than it looks."
-        level: Level = "alarm" if share >= REPEATED and not has_placeholders(run) else "note"
+        one_form = near > exact and are_of_one_form(run.audit.facts)
+        if one_form:
+            text = f"{exact:,} of {rows:,} training rows repeat another word for word{also}."
+            text += of_one_form(run.audit.facts)
+        level: Level = "alarm" if share >= REPEATED and not has_placeholders(run) and not one_form else "note"
         brief = f"remove copies: {percent(share)} of the training rows repeat another"
         figures = {"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share}
         yield Finding(kind="data", level=level, text=text, brief=brief, figures=figures)
