@@ -1,4 +1,4 @@
-"""Whether labels belong to their rows, by what a classifier answers: labels of other rows, swapped classes, chance."""
+"""Tests whether labels belong to their rows, by what a classifier answers."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Offset:
 
 
 def find_offset(answers: Mapping[int, np.ndarray], labels: Mapping[int, np.ndarray], size: int) -> Offset | None:
-    """Return whose labels fit surely better than a row's own, by McNemar's exact test, and surely better than chance.
+    """Return the offset of the row whose labels fit better than a row's own (McNemar's exact test), beyond chance.
 
-    None where none do, and where own labels fit surely worse than chance: then rows with nearly the same text have
-    other labels, as the hypotheses of one premise have, and the labels of any other row fit better.
+    None if there is none, or if own labels fit worse than chance: rows with nearly the same text then have different
+    labels, like the hypotheses of one premise, and any other row's labels fit better.
 
     Args:
         answers: for each offset, 0 included, (n,) classes that are answered.
@@ -67,10 +67,10 @@ def find_offset(answers: Mapping[int, np.ndarray], labels: Mapping[int, np.ndarr
 
 
 def follow_one_another(labels: Mapping[int, np.ndarray]) -> bool:
-    """Say whether labels tell surely those of rows behind them, so that the order of rows is no random one.
+    """Say whether labels depend on those of the following rows, so that the order of rows is not random.
 
-    By a chi-squared test of classes, and the correlation of numbers. The answer to a question is told by the question:
-    there the labels of the next row may fit better than a row's own, and yet be where they belong.
+    Tested by chi-squared for classes, and by correlation for numbers. In dialogues the next row's label may fit better
+    than a row's own without being misplaced.
     """
     return any(_depend(labels[0], there) for rows, there in labels.items() if rows > 0)
 
@@ -87,10 +87,10 @@ def _depend(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def find_number_offset(answers: Mapping[int, np.ndarray], numbers: Mapping[int, np.ndarray]) -> Offset | None:
-    """Return whose numbers correlate surely more with answers, (n,) an offset; those of rows that have none are nan.
+    """Return the offset of the rows whose numbers correlate better with answers; (n,) nan where a row has none.
 
-    By Fisher's z, as if the two correlations were of different rows, which makes their difference less sure. None where
-    own numbers correlate surely below 0, as `find_offset` has it.
+    Tested by Fisher's z as if the correlations were of different rows, which is conservative. None if own numbers
+    correlate surely below 0, as in `find_offset`.
     """
     best, own = None, _correlation(answers[0], numbers[0])
     if own * math.sqrt(len(numbers[0])) < -ERRORS:
@@ -128,17 +128,17 @@ class Swap:
 
     @property
     def is_exchange(self) -> bool:
-        """Whether these classes have each other's labels; if not, they are numbered otherwise than in training."""
+        """Whether these classes have each other's labels; if not, they are numbered differently than in training."""
         return {label for label, _ in self.classes} == {answer for _, answer in self.classes}
 
 
 def find_swap(confusion: np.ndarray, sure: float = SURE) -> Swap | None:
-    """Find a relabelling of classes that surely explains (K, K) counts, labels by answers, better than the labels do.
+    """Find a relabelling of classes that explains (K, K) counts, labels by answers, better than the labels do.
 
-    Two classes have each other's labels where answers go against them (Fisher's exact test on the rows that are
-    labelled and answered as one of both): a classifier that merely prefers one of them goes against none. Of more, each
-    must be answered as another one more often than as itself; so must each of two or more classes of a chain, at whose
-    end is a class that no row is labelled with: of codes 0 to 3 that were given without class 1, 1 is 2, and 2 is 3.
+    Two classes are exchanged if answers contradict both (Fisher's exact test on the rows labelled and answered as one
+    of the two); a classifier that merely prefers one of them contradicts one only. Of more classes, each must be
+    answered as another one more often than as itself. So must those of a chain that ends at a class without rows: if
+    codes 0 to 3 were given without class 1, then 1 is 2, and 2 is 3.
 
     Args:
         sure: probability by chance, times the ways that are tried, up to which it does.
@@ -150,7 +150,7 @@ def find_swap(confusion: np.ndarray, sure: float = SURE) -> Swap | None:
     moved = dict(zip(*(x.tolist() for x in linear_sum_assignment(confusion, maximize=True)), strict=True))
 
     def against(classes: Iterable[int]) -> float:
-        """Return the probability by chance that they are answered as others so much more often than as themselves."""
+        """Return the p-value of being answered as others this much more often than as themselves."""
         fit, own = (sum(int(confusion[i, to[i]]) for i in classes) for to in (moved, range(size)))
         return float(binom.sf(fit - 1, fit + own, 0.5))
 
@@ -176,11 +176,10 @@ def find_swap(confusion: np.ndarray, sure: float = SURE) -> Swap | None:
 
 
 def one_grade_off(confusion: np.ndarray, swap: Swap, names: Sequence[str]) -> int:
-    """Return by how many grades labels are higher than what is answered, 1 or -1; 0 where they are no grades that are.
+    """Return by how many grades labels are above the answers, 1 or -1; 0 if this is not the case.
 
-    Labels are whole numbers in order, and all of them are answered as the next one, but for that at the end of the
-    scale, which is answered so in part: raters who are more generous give the best grade to the second best as well. Of
-    codes given in each file by itself, those before the one that is missing stay.
+    Labels are whole numbers in order, and each is answered as the next one (at the end of the scale, in part): raters
+    may be more generous. With codes given per file, those before the missing one stay.
     """
     if swap.is_exchange or not all(name.strip().removeprefix("-").isdecimal() for name in names):
         return 0
@@ -198,9 +197,9 @@ def one_grade_off(confusion: np.ndarray, swap: Swap, names: Sequence[str]) -> in
 
 
 def explains_the_rest(confusion: np.ndarray, swap: Swap) -> bool:
-    """Say whether answers are right but for a relabelling: mostly as it has them, and half-way from chance elsewhere.
+    """Say whether a relabelling explains the answers: mostly right with it, and half-way from chance for other classes.
 
-    Where inputs are of another source, most classes are answered wrongly, and some pair of them looks exchanged.
+    For inputs of another source most classes are answered wrongly, and some pair of them looks exchanged.
     """
     labels = [label for label, _ in swap.classes]
     others = [i for i in range(len(confusion)) if i not in labels and confusion[i].any()]
@@ -255,12 +254,12 @@ def agreement(confusion: np.ndarray) -> Agreement:
 
 
 def is_less(before: Agreement, after: Agreement, errors: float = ERRORS) -> bool:
-    """Say whether answers agree less with labels than before, by so many standard errors."""
+    """Say whether answers agree less with labels than before, by this many standard errors."""
     return before.kappa - after.kappa >= errors * math.hypot(before.error, after.error)
 
 
 def is_lost(before: Agreement, after: Agreement) -> bool:
-    """Say whether answers agree surely less with labels than before, and as chance does."""
+    """Say whether answers agree with labels significantly less than before, and no better than by chance."""
     return is_less(before, after) and abs(after.kappa) <= 2 * after.error and after.kappa <= before.kappa / 4
 
 
@@ -277,7 +276,7 @@ may be."""
 
 
 def is_distributed_otherwise(numbers: np.ndarray, others: np.ndarray) -> bool:
-    """Say whether two samples of numbers, (n,) and (m,), are surely not of one distribution."""
+    """Say whether two samples of numbers, (n,) and (m,), differ significantly in distribution."""
     return _same(numbers, others) <= OTHERWISE
 
 
@@ -287,7 +286,7 @@ def is_distributed_alike(numbers: np.ndarray, others: np.ndarray) -> bool:
 
 
 def find_unit(numbers: np.ndarray, others: np.ndarray) -> tuple[float, float] | None:
-    """Return the factor and the summand of a change of unit that turns (n,) numbers into what (m,) others are like."""
+    """Return the factor and summand of a change of unit after which (n,) numbers are distributed like (m,) others."""
     found = {unit: _same(unit[0] * numbers + unit[1], others) for unit in UNITS}
     best = max(found, key=lambda unit: found[unit])
     return best if found[best] >= THE_SAME else None
@@ -301,7 +300,7 @@ less, from which the function can be told from others, such as powers."""
 
 
 def find_curve(numbers: np.ndarray, others: np.ndarray) -> str | None:
-    """Return the name in CURVES of the function that turns (n,) numbers into what (m,) others are like."""
+    """Return the name in CURVES of a function that turns (n,) numbers into ones distributed like (m,) others."""
     spread, wide = (float(np.subtract(*np.percentile(x, (75, 25)))) for x in (numbers, others))
     if max(wide, spread) < CURVED * min(wide, spread):
         return None

@@ -15,7 +15,7 @@ no change. Digits that were all flipped came to 4.4 and 0.9."""
 
 
 class AugmentedTraining(Rule):
-    """Finds augmenters that the model has learnt instead of the data: it answers training examples as they stand worse.
+    """Finds augmenters that the model has learnt instead of the data: it is worse on unchanged training examples.
 
     Their loss in the last validation is compared with that of the last training steps, which augmenters changed.
     """

@@ -120,7 +120,7 @@ def _inputs_tell_nothing(threshold: Threshold) -> Iterator[Finding]:
 
 
 def _no_labels(threshold: Threshold, shown: Callable[[Estimate], str]) -> str:
-    """Return that scores carry no information about labels, or none of new examples; `shown` words a figure."""
+    """Return that scores carry no information about labels; `shown` formats a figure."""
     run, rankings = threshold.run, wrong_way_round(threshold.run) or threshold.rankings
 
     def ranked(figures: Mapping[str, Estimate]) -> str:

@@ -18,10 +18,10 @@ HELPS = 0.9
 
 
 class CalibratedConfidence(Rule):
-    """Says whether the tuned model's confidence can be believed.
+    """Says whether the tuned model's confidence is reliable.
 
-    By every metric that is declared of kind "calibration" and has an interval: those without a direction are signed,
-    above 0 where the model is too sure of itself; of the others, lower is better.
+    Judged by every metric of kind "calibration" with an interval: metrics without a direction are signed, above 0 where
+    the model is overconfident; of the others, lower is better.
     """
 
     name = "calibrated-confidence"

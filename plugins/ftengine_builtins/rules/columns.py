@@ -1,4 +1,4 @@
-"""Rules about what tells the label: a column that is not read, or one phrase."""
+"""Rules about what predicts the label: an unread column, or one phrase."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibra
 
 
 class UnreadColumnsTell(Rule):
-    """Names the column that is not read and tells more labels than the tuned model does, or more of the numbers."""
+    """Names an unread column that predicts more labels (or more of the numbers) than the tuned model does."""
 
     name = "unread-columns"
     order = 8
@@ -56,7 +56,7 @@ def _write_into_text(figures: Mapping[str, Any]) -> str:
 
 
 class TellingPhrase(Rule):
-    """Says that one phrase tells each label where the tuned model is nearly always right."""
+    """Notes that one phrase predicts each label, where the tuned model is nearly always right."""
 
     name = "telling-phrase"
     order = 3

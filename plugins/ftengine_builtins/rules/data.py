@@ -1,4 +1,4 @@
-"""Rules about what the data does to the result: what audits found, leaks, repeated rows, cut examples."""
+"""Rules about the data's effect on the result: audits' findings, leaks, repeated rows, cut examples."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -41,7 +41,7 @@ class AuditFindings(Rule):
 
 
 class LeakedRows(Rule):
-    """Says which held-out rows, or whose groups, were trained on as well."""
+    """Names held-out rows that were trained on as well, or whose groups were."""
 
     name = "leaked-rows"
     order = 2
@@ -87,12 +87,12 @@ class LeakedRows(Rule):
 
 
 def has_placeholders(run: RunRecords) -> bool:
-    """Return whether many texts are placeholders, which then are no copies of one another: they say nothing."""
+    """Return whether many texts are placeholders, which are equal without being copies of one another."""
     return any(finding.source == MissingTexts.name and finding.level == "alarm" for finding in run.audit.findings)
 
 
 def _remedy(run: RunRecords, leak: Mapping[str, Any], rows: int) -> str:
-    """Say what to do about a leak into a split of so many rows, without the end of the sentence."""
+    """Return what to do about a leak into a split with this many rows, as the beginning of a sentence."""
     (first, held), repeated = leak["between"], leak["count"] + leak["near"]
     if first == "train":
         # Where all rows leak they are one set, of which dropping leaves nothing.
@@ -105,7 +105,7 @@ def _remedy(run: RunRecords, leak: Mapping[str, Any], rows: int) -> str:
 
 
 def _of_leaked(run: RunRecords, leaked: Any) -> str:
-    """Set the figure on rows that were trained on as well against the one on the others, where that can be compared."""
+    """Compare the figure on leaked rows with that on the others, if both can be computed."""
     metric = run.headline_metric or ""
     leaked_figure, new_figure = leaked.tuned.get(metric), run.evaluation.tuned.get(metric)
     if not has_value(leaked_figure) or not has_value(new_figure) or run.evaluation.metrics[metric].relative:
@@ -139,10 +139,10 @@ class RepeatedRows(Rule):
 
 
 class CutExamples(Rule):
-    """Says where most training examples were cut to the length limit, and what that costs where audit cut-texts knows.
+    """Says where most training examples were cut to the length limit, and what that costs by audit `cut-texts`.
 
-    Its alarm stays one where the model does no better than half-way from what the kept parts tell to what whole texts
-    tell.
+    The audit's alarm is repeated if the model reaches less than half-way from what the kept parts predict to what whole
+    texts do.
     """
 
     name = "cut-examples"

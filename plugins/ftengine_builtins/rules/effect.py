@@ -1,4 +1,4 @@
-"""Rules about settings that keep training from having an effect: the size of the update, and what limits it."""
+"""Rules about settings that keep training from having an effect, such as a tiny update."""
 
 import math
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ SHRUNK = 1.0
 
 
 class UnmovedPredictions(Rule):
-    """Finds training after which predictions of training rows are what they were, and names the setting that limits it.
+    """Finds training that left predictions of training rows unchanged, and names the setting that limits it.
 
-    Not where modules are new, which learn whatever else does, nor where the base is nearly always right already.
+    Not if modules are new, as these always learn, nor if the base is nearly always right already.
     """
 
     name = "unmoved-predictions"
@@ -61,7 +61,7 @@ class UnmovedPredictions(Rule):
 
 
 def _limiting(run: RunRecords) -> tuple[str, str]:
-    """Return what to do about an update that is too small, and the key of the recipe that limits it."""
+    """Return what to do about a too small update, and the recipe's key that limits it."""
     strategy, rate = run.recipe.strategy, run.recipe.train.learning_rate
     alpha, rank = strategy.get("alpha"), strategy.get("rank")
     if isinstance(alpha, (int, float)) and isinstance(rank, int) and alpha < LOW_SCALE * rank:
@@ -74,7 +74,7 @@ def _limiting(run: RunRecords) -> tuple[str, str]:
 
 
 class UnusualSettings(Rule):
-    """Finds a weight decay with which weights shrink to a third and less over the run, whatever they learn."""
+    """Finds a weight decay that shrinks weights to a third or less over the run, whatever they learn."""
 
     name = "unusual-settings"
     order = 3

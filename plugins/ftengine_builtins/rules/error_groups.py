@@ -1,4 +1,4 @@
-"""Rule `error-groups`: in which rows errors lie, by what rows hold."""
+"""Rule `error-groups`: which rows hold the errors, by their content."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Errors:
 
 
 class ErrorGroups(Rule):
-    """Finds the rows in which errors lie: those with a value of a column, a word, a length, a date, a place in a file.
+    """Finds the rows that hold most errors: those with a value of a column, a word, a length, a date or a place.
 
-    One error a row, whatever the task, and all that a row holds, read or not. Looks at the measured rows, and at
-    training rows, where a model that cannot learn some of them shows that these contradict the others. An alarm where
-    most of a group is wrong and little else; a note where a column that nothing reads divides harder rows from others.
+    It works for every task, with one error a row, and uses all columns, read or not. It looks at the measured rows, and
+    at training rows: if a model cannot learn some of them, they contradict the others. An alarm if most of a group and
+    little else is wrong; a note if an unread column separates harder rows from others.
     """
 
     name = "error-groups"
@@ -70,7 +70,7 @@ class ErrorGroups(Rule):
 
 
 def _first_rows(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the first rows of predictions, one of each that are duplicates."""
+    """Return the first of each set of duplicate rows in predictions."""
     import numpy as np
 
     if not table:
@@ -81,7 +81,7 @@ def _first_rows(table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def errors_of(table: Mapping[str, np.ndarray]) -> Errors | None:
-    """Return the errors of predictions of any task; None where answers are neither right nor wrong."""
+    """Return the errors of predictions of any task; None if answers are neither right nor wrong."""
     import numpy as np
 
     def right(margins: np.ndarray) -> Errors:
@@ -105,7 +105,7 @@ def errors_of(table: Mapping[str, np.ndarray]) -> Errors | None:
 
 
 def surest(errors: Errors, groups: list[Group]) -> Iterator[Group]:
-    """Yield groups that errors lie in beyond chance, the surest first.
+    """Yield groups with more errors than chance explains, the most significant first.
 
     Errors are compared with those of rows of the same label, among which they are shuffled.
     """
@@ -130,7 +130,7 @@ def surest(errors: Errors, groups: list[Group]) -> Iterator[Group]:
 
 
 def _worst(errors: Errors, groups: list[Group], rows: str) -> Finding | None:
-    """Return a finding on the surest group that is of another kind, else on a column that divides harder rows."""
+    """Return a finding on the most significant group; else one on a column that separates harder rows."""
     found = list(surest(errors, groups)) if groups else []
     of_another_kind = [group for group in found if _is_of_another_kind(errors, group)]
     unread = [group for group in found if group.unread]

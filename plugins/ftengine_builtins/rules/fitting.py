@@ -1,4 +1,4 @@
-"""Rules about over-fitting: by the course of the validation loss, and by training against held-out examples."""
+"""Rules about over-fitting, by the validation loss over time, and by training against held-out examples."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -82,8 +82,7 @@ def turning(points: Sequence[Any]) -> dict[str, Any] | None:
 
 
 def learns_by_heart(run: RunRecords) -> bool:
-    """Return whether the last validation's loss is RATIO_ALARM times that on training examples, whatever weights were
-    kept."""
+    """Return whether the last validation loss is RATIO_ALARM times that on training examples."""
     last = run.validations[-1] if run.validations else None
     return last is not None and bool(last.training_loss) and last.validation_loss >= RATIO_ALARM * last.training_loss
 
@@ -146,7 +145,7 @@ class GeneralisationGap(Rule):
 
 
 def falls_behind(run: RunRecords, metric: str | None, least: float = GAP_ALARM) -> bool:
-    """Return whether the tuned model is far worse on held-out examples than on training examples, interval's near ends.
+    """Return whether the tuned model is far worse on held-out than on training examples, by the intervals' near ends.
 
     Args:
         least: gap from which it is, of a metric of which more is better; 0: from any that is no chance.
@@ -181,7 +180,7 @@ def _amount(large: bool) -> str:
 
 
 def _ahead(gap: Difference | None, higher: bool | None) -> Difference | None:
-    """Return how much better a figure is on training examples than on held-out ones; None if it is not."""
+    """Return how much better a figure is on training examples than on held-out ones; None if it is not better."""
     if gap is None or not gap.better:
         return None
     return gap if higher else gap.negated()
@@ -193,7 +192,7 @@ def _least(change: Difference) -> float:
 
 
 def _much_wider(run: RunRecords, metric: str, grown: Difference | None) -> bool:
-    """Return whether training widened the base's gap by an amount that would be an alarm without it.
+    """Return whether training widened the gap to held-out examples enough for an alarm, apart from the base's gap.
 
     Args:
         grown: how much more the metric improved on training examples than on held-out ones.

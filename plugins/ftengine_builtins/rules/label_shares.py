@@ -1,4 +1,4 @@
-"""Rules about a label that the model answers too often: training has too much of it, or weighs it too much."""
+"""Rules about a label that the model answers too often, because training has too much of it or weighs it too much."""
 
 import math
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ HEAVY = 5.0
 
 @dataclass(frozen=True)
 class Answered:
-    """A label of the measured split: examples that have it, examples that the tuned model gives it to, and all."""
+    """A label of the measured split: numbers of examples with it, of examples answered with it, and of all."""
 
     label: str
     true: int
@@ -39,23 +39,23 @@ class Answered:
 
     @property
     def excess(self) -> float:
-        """By how much the share of its answers is above that of its examples."""
+        """The label's share of answers minus its share of examples."""
         return (self.given - self.true) / self.total
 
 
 @dataclass(frozen=True)
 class ShiftedLabel(Answered):
-    """Such a label with the number of training rows that have it, and of all training rows."""
+    """An over-represented label, with its number of training rows, and the number of all training rows."""
 
     trained: int
     rows: int
 
 
 def shifted_label(run: RunRecords) -> ShiftedLabel | None:
-    """Return the label that training has far more of than the measured split, and that the model answers too often.
+    """Return the label that is far more frequent in training than in the measured split, and answered too often.
 
-    None where there is none, where the model is a good one, and where the recipe balances labels. A label that the
-    measured split lacks may be called otherwise there where that has labels that training lacks.
+    None if there is none, if the model is good, or if the recipe balances labels. A label that the measured split lacks
+    may have another name there, if that split has labels unknown to training.
     """
     labels, counts = run.trained.labels, trained_on(run)
     if labels is None or labels.kind != "single" or is_weighted(run):
@@ -76,7 +76,7 @@ def shifted_label(run: RunRecords) -> ShiftedLabel | None:
 
 
 class LabelShares(Rule):
-    """Finds a label that training has far more of than the measured split, and that the model answers too often."""
+    """Finds a label that is far more frequent in training than in the measured split, and answered too often."""
 
     name = "label-shares"
     order = 0
@@ -96,9 +96,9 @@ class LabelShares(Rule):
 
 
 class ClassWeights(Rule):
-    """Finds weights of labels (`task.class_weights`) with which the model answers the heaviest label too often.
+    """Finds `task.class_weights` with which the model answers the heaviest label too often, or hardly ever a light one.
 
-    Or with which it hardly ever answers the light ones. Weights that make up for a rare label are sound.
+    Weights that make up for a rare label are sound.
     """
 
     name = "class-weights"
@@ -157,6 +157,6 @@ def _is_larger(count: int, rows: int, other: int, total: int) -> bool:
 
 
 def _makes_up(weights: dict[str, float], heaviest: str, counts: dict[str, int]) -> bool:
-    """Return whether the heaviest label, weighted, is no more of training than another label."""
+    """Return whether the heaviest label's weighted share of training is no larger than another label's."""
     weighted = {label: weight * counts.get(label, 0) for label, weight in weights.items()}
     return bool(counts) and weighted[heaviest] <= max(weighted[label] for label in weights if label != heaviest)

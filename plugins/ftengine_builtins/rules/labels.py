@@ -35,12 +35,12 @@ the training labels are worse than the held-out ones."""
 
 
 class FlippedLabels(Rule):
-    """Names rows whose label looks wrong, by the words of their texts or by what the tuned model is sure of.
+    """Names rows whose label looks wrong, by the words of their texts or by the tuned model's confidence.
 
-    Audit `label-noise` goes first: words are not learnt by heart. The model's own doubts stand in where the audit says
-    nothing: images, say, and texts whose words do not tell the label. It has them only while it has not learnt the
-    wrong labels, and cannot tell them from rows that are truly ambiguous: the places are for a person to look at. Says
-    nothing by a model that has learnt nothing itself.
+    Audit `label-noise` goes first, as words are not memorised. Where it says nothing (images, texts whose words do not
+    predict the label), the model's doubts are used, as long as it has not memorised the wrong labels. They cannot tell
+    wrong labels from ambiguous rows, so a person has to look at the places. Says nothing if the model has learnt
+    nothing.
     """
 
     name = "flipped-labels"
@@ -79,7 +79,7 @@ class FlippedLabels(Rule):
 def _doubted(run: RunRecords) -> dict[str, Any] | None:
     """Return the share of judged rows that the model contradicts, with a Wilson interval and their places.
 
-    None where scores are no probabilities of labels, or where the model is not sure of anything.
+    None if scores are no probabilities of labels, or if the model is never confident.
     """
     training = run.evaluation.training
     if training is None or training.judged is None:
@@ -108,7 +108,7 @@ def _doubted(run: RunRecords) -> dict[str, Any] | None:
 
 
 def _worse_on_training(run: RunRecords) -> tuple[str, dict[str, Any]]:
-    """Return what to say where the model does worse on training examples than on new ones; "" where it does not."""
+    """Return a sentence if the model is worse on training examples than on new ones; else ""."""
     evaluation, metric = run.evaluation, seen_metric(run)
     if evaluation.training is None or metric is None or not evaluation.metrics[metric].higher_is_better:
         return "", {}
@@ -128,7 +128,7 @@ OF_ERRORS = 0.25
 
 
 class LabelSpellingsConfused(Rule):
-    """Says which labels may be one in several spellings, and how often the model gives one for another."""
+    """Names labels that may be one label in several spellings, and how often the model confuses them."""
 
     name = "label-spellings"
     order = 4
@@ -157,9 +157,9 @@ class LabelSpellingsConfused(Rule):
 
 
 def _confused(run: RunRecords, names: Sequence[str]) -> tuple[int, int, int] | None:
-    """Return how many examples are given another of some labels than theirs, all errors, and all examples.
+    """Return the number of examples answered with another of the given labels, of errors, and of all examples.
 
-    None where no confusions were counted.
+    None if no confusions were counted.
     """
     for labels, cells in confusions(run):
         if set(names) <= set(labels):

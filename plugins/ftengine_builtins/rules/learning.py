@@ -60,7 +60,7 @@ class LearningCurve(Rule):
 
 
 def _with_warmup(run: RunRecords, finding: Finding) -> Finding | None:
-    """Return a finding about too little training with its cause, a warm-up that takes all steps; None for others."""
+    """Return a finding about too little training with its cause, a warm-up longer than the run; None for others."""
     warmup, steps = run.recipe.train.warmup, run.training.planned_steps
     if "peak" in finding.figures or not warmup >= steps > 1:
         return None
@@ -116,7 +116,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
 
 
 def _has_outliers(run: RunRecords) -> bool:
-    """Say whether a few of the numbers to be learnt outweigh all others: their batches have far larger losses."""
+    """Say whether a few target numbers outweigh all others: their batches have far larger losses."""
     return any(f.source == NumberTargets.name and "most" in f.figures for f in run.audit.findings)
 
 

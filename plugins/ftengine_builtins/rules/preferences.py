@@ -1,4 +1,4 @@
-"""Rules about preferences: what became of the chosen answers, and whether something simple tells pairs apart."""
+"""Rules about preferences: the chosen answers' likelihood, and simple features that separate pairs."""
 
 from collections.abc import Iterator
 from statistics import NormalDist
@@ -21,10 +21,11 @@ SOON, GONE = 20, 0.1
 
 
 class SwappedPairs(Rule):
-    """Finds pairs whose chosen and rejected answers are exchanged, and preferences that nothing in the texts tells.
+    """Finds pairs whose chosen and rejected answers are exchanged, and preferences that the texts do not explain.
 
-    The model surely prefers the rejected answers of the held-out pairs and the chosen ones of training pairs; or after
-    a pass over all training pairs it prefers neither of held-out pairs: surely, or as far as so many pairs show.
+    Exchanged: the model significantly prefers the rejected answers of held-out pairs, and the chosen ones of training
+    pairs. Unexplained: after a pass over all training pairs it prefers neither side of held-out pairs, significantly or
+    as far as their number shows.
     """
 
     name = "swapped-pairs"
@@ -65,16 +66,16 @@ class SwappedPairs(Rule):
 
 
 def pairs_to_show(n: int, held: tuple[float, float], share: float) -> int:
-    """Return of how many pairs four of five samples show that a true share is no guessing, by the interval of n pairs.
+    """Return the number of pairs of which four in five samples show that a share is above guessing.
 
-    Rounded to two digits.
+    The true share is taken from the interval of n pairs; rounded to two digits.
     """
     times = 1 + NormalDist().inv_cdf(0.8) / NormalDist().inv_cdf(0.975)
     return int(float(f"{n * (times * (held[1] - held[0]) / 2 / (share - EVEN)) ** 2:.1e}"))
 
 
 class ChosenAnswers(Rule):
-    """Says whether the chosen answers became less likely: losses of pairs pull answers apart, and may lower both."""
+    """Says whether the chosen answers became less likely: losses of pairs widen a margin, and may lower both sides."""
 
     name = "chosen-answers"
     order = 11
@@ -101,7 +102,7 @@ class ChosenAnswers(Rule):
 
 
 class SeparablePairs(Rule):
-    """Says where nearly all held-out pairs are preferred rightly: they may differ in style alone."""
+    """Notes that nearly all held-out pairs are ranked rightly: their answers may differ in style alone."""
 
     name = "separable-pairs"
     order = 11
@@ -124,9 +125,9 @@ class SeparablePairs(Rule):
 
 
 def _steps_to_tell_apart(run: RunRecords) -> int | None:
-    """Return after how many of the first steps the loss had all but gone for good; None where it had not by then.
+    """Return the step after which the loss stayed near 0; None if it never did.
 
-    The accuracy of single steps is not kept; a loss of pairs near 0 means that nearly all are preferred rightly.
+    The accuracy of single steps is not recorded; a loss of pairs near 0 means that nearly all are ranked rightly.
     """
     losses = [step.loss for step in run.steps]
     last = next((k for k in reversed(range(len(losses))) if losses[k] > GONE * losses[0]), len(losses)) + 1
@@ -134,7 +135,7 @@ def _steps_to_tell_apart(run: RunRecords) -> int | None:
 
 
 class LongerAnswers(Rule):
-    """Says where the model's own answers became longer than before, or shorter, as evaluator answer-length has it."""
+    """Says whether the model's own answers became longer or shorter, by evaluator `answer-length`."""
 
     name = "longer-answers"
     order = 11

@@ -1,4 +1,4 @@
-"""Rules about what tuning cost elsewhere: forgetting, robustness, memorisation, refusals."""
+"""Rules about what tuning costs elsewhere: forgetting, robustness, memorisation, refusals."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -124,7 +124,7 @@ class Robustness(Rule):
 
 
 class Memorisation(Rule):
-    """Says where training text is given back more than held-out text is."""
+    """Says whether training text is repeated word for word more often than held-out text."""
 
     name = "learnt-by-heart"
     order = 14
@@ -148,7 +148,7 @@ class Memorisation(Rule):
 
 
 class Refusal(Rule):
-    """Says where the tuned model refuses less of what it should refuse, or more of what it should answer."""
+    """Says whether the tuned model refuses less of what it should refuse, or more of what it should answer."""
 
     name = "refusals-lost"
     order = 15

@@ -40,9 +40,9 @@ share of right answers open by up to 40 points (Wilson), 100 by 19."""
 
 
 class BetterThanBase(Rule):
-    """Compares the run with its base by the metric that decides; where the base has a fresh head, with guessing.
+    """Compares the run with its base by the deciding metric, and with guessing if the base has a fresh head.
 
-    A better figure of few examples, or of a training that ended within its first pass, is a note.
+    A better figure is a note if examples are few or training ended within its first pass.
     """
 
     name = "better-than-base"
@@ -178,7 +178,7 @@ class WorseMetrics(Rule):
 
 
 class HeldOutSplit(Rule):
-    """Says what the held-out split itself leaves open: it is small, or it is the one that weights were chosen by."""
+    """Says how far the held-out split can be trusted: it may be small, or have chosen the weights."""
 
     name = "held-out-split"
     order = 2
@@ -210,7 +210,7 @@ class HeldOutSplit(Rule):
 
 
 def _too_few_to_show(run: RunRecords) -> bool:
-    """Return whether a model is ahead of the threshold, and by another metric surely better than guessing."""
+    """Return whether the model is ahead of the threshold, not significantly, but significantly so by another metric."""
     threshold = threshold_of(run)
     if threshold is None or not (threshold.missed and threshold.is_ahead):
         return False

@@ -1,4 +1,4 @@
-"""Groups of rows by what they hold: values of columns, words, lengths, dates, places in a file."""
+"""Groups of rows by their content: values of columns, words, lengths, dates, places in a file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Group:
 def row_groups(
     table: Mapping[str, np.ndarray], unread: Collection[str], labels: Sequence[str], *, unread_alone: bool = False
 ) -> list[Group]:
-    """Return the groups of rows of a table of predictions, of which none is the same as another.
+    """Return the distinct groups of rows of a table of predictions.
 
     Args:
         unread: columns that nothing reads, which come first.
@@ -63,7 +63,7 @@ def row_groups(
 
 
 def _of_column(name: str, column: np.ndarray, labels: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what rows have in common by one column, and which these are."""
+    """Yield the groups that one column makes: a description, and the rows."""
     import numpy as np
 
     values = ["" if value is None else value for value in column]
@@ -89,7 +89,7 @@ def _of_column(name: str, column: np.ndarray, labels: Collection[str]) -> Iterat
 
 
 def _numbers(values: Sequence[str]) -> np.ndarray | None:
-    """Return numbers that values are; None where one is none."""
+    """Return values as numbers; None if one is not a number."""
     import numpy as np
 
     try:
@@ -100,7 +100,7 @@ def _numbers(values: Sequence[str]) -> np.ndarray | None:
 
 
 def _parts(order: np.ndarray, names: Sequence[str], called: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the lower and the upper rows at each quarter of an order."""
+    """Yield the rows below and above each quartile of an order."""
     import numpy as np
 
     for part in range(1, PARTS):

@@ -17,10 +17,10 @@ MOST_SLICES = 5
 
 
 class SliceGaps(Rule):
-    """Names slices that the tuned model serves worse than the others, and those that tuning made worse.
+    """Names slices on which the tuned model is worse than on the others, and those that tuning made worse.
 
-    All p-values are adjusted over all slices of all columns (Holm 1979). Small slices are not judged. The slice most
-    surely behind comes first: the one whose interval's near end is furthest from 0.
+    All p-values are adjusted over all slices of all columns (Holm 1979). Small slices are not judged. Slices are
+    ordered by the near end of their interval, the furthest from 0 first.
     """
 
     name = "slice-gaps"

@@ -29,13 +29,12 @@ JUDGED = (
 
 
 class HeldOutShift(Rule):
-    """Says which held-out rows are from elsewhere or may have others' labels: alarms where the tuned model fails.
+    """Judges held-out rows that seem to come from elsewhere or to have other labels: alarms if the tuned model fails.
 
-    Words raise the same suspicion of sound data, such as a test set whose words mislead on purpose, or the years of a
-    split by time. A model that copes clears rows of training and of the measured split. One that fails makes an alarm
-    of what audits `split-shift`, `answer-cues`, `exchanged-roles`, `capped-targets` and `misplaced-labels` are alarmed
-    about, and of rows from elsewhere, written otherwise or in a language that training does not have; a cue, or labels
-    by another rule, cost all that training rows are answered better. Where nothing was measured, an alarm about
+    Sound data may look the same to audits: a test set whose words mislead on purpose, or years of a split by time. If
+    the model does as well on training rows as on measured ones, nothing is an alarm. If it fails, findings of audits
+    `split-shift`, `answer-cues`, `exchanged-roles`, `capped-targets` and `misplaced-labels` are alarms, and so are rows
+    from elsewhere, of another style, or in a language that training lacks. If nothing was measured, an alarm about
     training stands.
     """
 

@@ -1,4 +1,4 @@
-"""Rules about splits whose labels or answers are not of one source."""
+"""Rules about splits whose labels or answers have different sources."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ TRIPLETS, HALF = "triplet_accuracy", 0.5
 
 
 class OppositeScores(Rule):
-    """Finds scores that run the other way on one side of the split: distances in training, similarities in test.
+    """Finds scores with opposite directions: distances in training, similarities in test, or the reverse.
 
-    By the base model, which has learnt neither: its scores agree with those of one split and contradict the other's.
+    By the base model, which has learnt neither: its scores agree with one split and contradict the other.
     """
 
     name = "opposite-scores"
@@ -108,10 +108,10 @@ class OppositeScores(Rule):
 
 
 class NearNegatives(Rule):
-    """Finds triplets whose negatives the base model finds nearer to their anchors than the positives.
+    """Finds triplets whose negatives are nearer to their anchors than the positives, by the base model.
 
-    In training alone, where held-out triplets are not so, negatives are further positives, or columns are exchanged.
-    Where all are so, negatives may have been chosen as hard ones: a note.
+    If only training has them, its negatives are further positives, or columns are exchanged. If all splits have them,
+    negatives may have been chosen to be hard: a note.
     """
 
     name = "near-negatives"
@@ -133,11 +133,11 @@ class NearNegatives(Rule):
 
 
 class SwappedClasses(Rule):
-    """Finds classes whose labels are exchanged, or numbered otherwise, between training and the measured split.
+    """Finds classes whose labels are exchanged or renumbered between training and the measured split.
 
-    Audit `misplaced-labels` finds them by the words of texts before training; this rule by what the tuned model
-    answers, so in images as well. The model has to be surely better on training rows, and right in the other classes: a
-    poor model exchanges nothing, and inputs of another source are answered wrongly in most classes.
+    Audit `misplaced-labels` finds them by words before training; this rule by the tuned model's answers, so in images
+    as well. The model has to be good on training rows and in the other classes: inputs of another source are answered
+    wrongly in most classes.
     """
 
     name = "swapped-classes"
@@ -178,9 +178,9 @@ and how many times as many as at their own words."""
 
 
 class DisplacedTags(Rule):
-    """Finds tags that stand a word or two before or behind their word in one split: answers fit them when moved.
+    """Finds tags that are shifted by a word or two in one split: answers fit them once moved.
 
-    The most frequent tag, that of untagged words, counts nowhere.
+    The most frequent tag, that of ordinary words, does not count.
     """
 
     name = "displaced-tags"
@@ -213,7 +213,7 @@ class DisplacedTags(Rule):
 
 
 def _met(pairs: Sequence[tuple[np.ndarray, np.ndarray]], place: int, usual: int) -> tuple[float, int]:
-    """Return the share of tags, but the usual one, that answers have so many words further on, and their number."""
+    """Return the share of tags that equal the answers this many words further on, and their number."""
     met = n = 0
     for tags, answers in pairs:
         moved = tags[max(0, -place) : len(tags) - max(0, place)], answers[max(0, place) : len(answers) + min(0, place)]

@@ -107,7 +107,7 @@ class Threshold:
         return figures if usable else {}
 
     def may_be_far(self, name: str) -> bool:
-        """Return whether a ranking's interval leaves room for scores that know much."""
+        """Return whether a ranking's interval reaches far above guessing."""
         level = self.baseline.figures[name]
         return self.rankings[name].high > level + FAR * (1 - level)
 
@@ -162,7 +162,7 @@ def both_figures(run: RunRecords, metric: str) -> str:
 
 
 def led_by_figures(run: RunRecords, metric: str, judgement: str) -> str:
-    """Return "Accuracy 82 %, base 17 %: better, …": a judgement behind the figures of tuned model and base."""
+    """Return "Accuracy 82 %, base 17 %: better, …": the figures of tuned model and base, then a judgement."""
     return f"{capitalized(both_figures(run, metric))}: {judgement}"
 
 
