@@ -31,7 +31,7 @@ SIDES = {"chosen": ("chosen", "rejected"), "desirable": ("desirable", "undesirab
 
 
 class Cue(NamedTuple):
-    """How often the answers of one side have an opening or a word, and the others.
+    """An opening or word, with its shares among one side's answers and the other's.
 
     Args:
         feature: ("begins", words), ("word", word), or ("surface", name) of `surface.HAS`.
@@ -47,12 +47,12 @@ class Cue(NamedTuple):
 
     @property
     def gain(self) -> float:
-        """By how much more of the side's answers have it than of the others."""
+        """How much more frequent it is among the side's answers than among the others."""
         return self.having / self.of - self.others / self.of_others
 
     @property
     def most(self) -> float:
-        """The gain's upper end, near enough: of both shares the 95 % interval's ends."""
+        """The gain's upper end, approximately: from the ends of the 95 % intervals of both shares."""
         return share_within(self.having, self.of)[1] - share_within(self.others, self.of_others)[0]
 
 
@@ -61,10 +61,10 @@ Answers = tuple[Sequence[str], Sequence[str]]
 
 
 class AnswerCues(Audit):
-    """An opening, a word or a surface that only the chosen answers of training have, or only the rejected ones.
+    """Finds an opening, a word or a surface that only the chosen (or only the rejected) answers of training have.
 
-    Surfaces are lower case, line breaks, ends of sentences and the like. An alarm where the answers of a held-out split
-    of its own source do not have it, so that it tells nothing there.
+    Surfaces are lower case, line breaks, ends of sentences and the like. An alarm if the answers of a held-out split of
+    another source lack it, so that it predicts nothing there.
     """
 
     name = "answer-cues"
@@ -89,14 +89,14 @@ class AnswerCues(Audit):
 
 
 def find_cue(answers: Answers, side: int) -> Cue | None:
-    """Return the opening or word that tells the answers of a side best; None where none tells them by itself."""
+    """Return the opening or word that best predicts a side's answers; None if none predicts them alone."""
     counts = _count(answers, side)
     cues = [cue for cue in counts.values() if cue.having >= COVERED * cue.of and _alone(cue) >= ALONE]
     return max(cues, key=lambda cue: (cue.gain, *_says_most(*cue.feature)), default=None)
 
 
 def _says_most(kind: str, words: str) -> tuple[int, int]:
-    """Return what is the higher for the feature to be named of those that tell as well."""
+    """Return a sort key: of features that predict equally well, the largest is reported."""
     if kind == "surface":
         return 0, -next(i for i, feature in enumerate(HAS) if feature.name == words)
     return 1 + (kind == "begins"), len(words)
@@ -107,7 +107,7 @@ def _alone(cue: Cue) -> float:
 
 
 def _count(answers: Answers, side: int, wanted: Sequence[tuple[str, str]] = ()) -> Mapping[tuple[str, str], Cue]:
-    """Count features, those that a side's answers have or those that are wanted, in both sides' answers."""
+    """Count features in both sides' answers: those of one side's answers, or the given ones."""
     own, others = (
         Counter(one for text in texts for one in _features(text)) for texts in (answers[side], answers[1 - side])
     )
@@ -123,7 +123,7 @@ def _features(text: str) -> set[tuple[str, str]]:
 
 
 def _named(view: View) -> str | None:
-    """Return the key of `SIDES` that a row's judgement has; None where it compares no answers."""
+    """Return the key of `SIDES` for a row's judgement; None if the row compares no answers."""
     keys = view.target.keys() if isinstance(view.target, dict) else set()
     if keys == {"chosen", "rejected"}:
         return "chosen"
@@ -144,14 +144,14 @@ def _draw(data: AuditedData, split: str) -> Answers:
 
 
 def _text(value: Any) -> str:
-    """Return what an answer says, of several messages one behind the other."""
+    """Return the text of an answer; several messages are joined."""
     if isinstance(value, (list, tuple)):
         return " ".join(filter(None, map(_text, value)))
     return value if isinstance(value, str) else ""
 
 
 def _findings(cue: Cue, side: str, other: str, there: Mapping[str, Cue]) -> Iterator[Finding]:
-    """Say what tells a side's answers, and what becomes of it in a held-out split, where there is such."""
+    """Yield what predicts a side's answers, and whether it holds in a held-out split."""
     kind, words = cue.feature
     one, several = (f"{verb} {quoted(words)}" for verb in DOES.get(kind, ("", "")))
     if kind == "surface":

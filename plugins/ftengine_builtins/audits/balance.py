@@ -18,7 +18,7 @@ SHOWN = 5
 
 
 class Balance(Audit):
-    """How labels are spread over the splits: rare ones, missing ones, missing values as labels."""
+    """Finds rare labels, labels that a held-out split lacks, and missing values as labels."""
 
     name = "balance"
 
@@ -48,9 +48,9 @@ class Balance(Audit):
 
 
 def count_labels(data: AuditedData) -> dict[str, Counter[str]]:
-    """Return for each split how often each label occurs; nothing where a target is a number with a fraction.
+    """Return the number of rows of each label by split; nothing if a target is a number with a fraction.
 
-    Of rows with equal targets one is read, so nearly always few rows.
+    Of rows with equal targets only one is read.
     """
     counts: dict[str, Counter[str]] = {split: Counter() for split in data.splits}
     for split, rows in data.splits.items():

@@ -24,7 +24,7 @@ n."""
 
 
 class CappedTargets(Audit):
-    """Numbers of a split that end at a bound which many have exactly, while another split's go beyond it."""
+    """Finds numbers of a split with a bound that many equal exactly, while another split's numbers exceed it."""
 
     name = "capped-targets"
 
@@ -48,7 +48,7 @@ def _numbers(data: AuditedData, split: str) -> np.ndarray:
 
 
 def _is_capped(one: np.ndarray, other: np.ndarray) -> bool:
-    """Say whether many of (n,) numbers are their largest, and of (m,) others surely some are larger."""
+    """Say whether many of (n,) numbers equal their maximum, and significantly many of (m,) others exceed it."""
     one, other = one[~np.isnan(one)], other[~np.isnan(other)]
     if min(len(one), len(other)) < FEWEST:
         return False

@@ -1,4 +1,4 @@
-"""Values of columns that nothing reads: which columns there are, which hold ids and which hold kinds of rows."""
+"""Values of unread columns: which columns there are, and whether they hold ids or kinds of rows."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def unread_columns(data: AuditedData) -> list[str]:
 def read_values(
     data: AuditedData, split: str, columns: Sequence[str], most: int | None = None
 ) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of a split's rows in some columns, the first rows alone where `most` is given.
+    """Yield the values of a split's rows in some columns; with `most`, of the first rows only.
 
-    White space around texts is left out; a blank text is None.
+    White space around texts is removed; a blank text is None.
     """
     yield from _cleaned(islice(data.splits[split].values(columns), most))
 
@@ -44,7 +44,7 @@ def _cleaned(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
 
 
 def values_of(data: AuditedData, columns: Sequence[str], drawn: np.ndarray) -> Iterator[tuple[str, list[Any]]]:
-    """Yield each column and its values in the rows of these numbers, which are counted over all splits."""
+    """Yield each column and its values in the rows with these numbers, counted over all splits."""
     values = list[tuple[Any, ...]]()
     for split, _, rows in rows_by_split(data, drawn.tolist()):
         values += _cleaned(data.splits[split].select(rows).values(columns))
@@ -53,21 +53,21 @@ def values_of(data: AuditedData, columns: Sequence[str], drawn: np.ndarray) -> I
 
 
 def first_values(data: AuditedData, columns: Sequence[str], most: int) -> Iterator[tuple[str, list[Any]]]:
-    """Yield each column and its values, without None, in so many training rows, the first."""
+    """Yield each column and its values, without None, in the first training rows."""
     for name, of in zip(columns, zip(*read_values(data, "train", columns, most), strict=True), strict=False):
         yield name, [value for value in of if value is not None]
 
 
 def are_kinds(values: Collection[Any]) -> bool:
-    """Say whether values may be names or numbers of kinds or ids: texts and whole numbers, nothing else."""
+    """Say whether values may be kinds or ids: only texts and whole numbers."""
     return bool(values) and all(isinstance(value, (str, int)) for value in values)
 
 
 def are_ids(name: str, distinct: Collection[Any], rows: int) -> bool:
-    """Say whether a column's values name a patient, an author or the like rather than a kind of rows.
+    """Say whether a column's values identify a patient, an author or the like, not a kind of rows.
 
-    There are many of them for the number of rows: no more than a few rows each, or, where their column or they
-    themselves look like ids, no more than there are values.
+    Ids have many values for the number of rows: a few rows each, or, if the column or its values look like ids, at most
+    as many rows each as there are values.
 
     Args:
         distinct: the values, without None.
@@ -81,5 +81,5 @@ def are_ids(name: str, distinct: Collection[Any], rows: int) -> bool:
 
 
 def is_named_as_id(name: str) -> bool:
-    """Say whether a column is called an id or a number, as `patient_id` is."""
+    """Say whether a column's name says that it is an id or a number, such as `patient_id`."""
     return NAMED_AS_ID.search(name) is not None

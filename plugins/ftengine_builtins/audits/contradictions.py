@@ -21,7 +21,7 @@ LOOKED_AT = 1000
 
 
 class Contradictions(Audit):
-    """Equal texts with unequal labels, of which at least one must be wrong; and equal prompts answered differently."""
+    """Finds equal texts with different labels, of which one must be wrong, and equal prompts with different answers."""
 
     name = "contradictions"
 
@@ -41,12 +41,12 @@ class Contradictions(Audit):
 
 
 def are_numbers(data: AuditedData) -> bool:
-    """Say whether targets are numbers, of which equal texts may well have several."""
+    """Say whether targets are numbers: equal texts may rightly have several."""
     return any(isinstance(view.label, float) for rows in data.splits.values() for view in islice(rows, LOOKED_AT))
 
 
 def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
-    """Say where equal inputs have different free answers, which may be right but cannot all be learnt."""
+    """Find equal inputs with different free answers, which may be right but cannot all be learnt."""
     if not any(free_answer(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
         return
     hashes = {split: _inputs_and_answers(rows) for split, rows in data.splits.items()}
@@ -62,7 +62,7 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
 
 
 def _inputs_and_answers(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
-    """Return (rows,) hashes of inputs and of free answers, 0 where there is none."""
+    """Return (rows,) hashes of inputs and of free answers, 0 for no answer."""
     answers = ((view, free_answer(view)) for view in rows)
     pairs = ((hashed(list(view.inputs)), hashed(answer)) if answer else (0, 0) for view, answer in answers)
     hashes = np.fromiter(pairs, [("asked", np.int64), ("said", np.int64)], len(rows))
@@ -70,7 +70,7 @@ def _inputs_and_answers(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def free_answer(view: View) -> Any:
-    """Return the free text that answers a row's input; None where there is none, or it is the input itself."""
+    """Return the free text that answers a row's input; None if there is none, or if it equals the input."""
     target = view.target
     if view.classes or not view.inputs or not target or not isinstance(target, (str, list)):
         return None
@@ -78,20 +78,20 @@ def free_answer(view: View) -> Any:
 
 
 def hashed(value: Any) -> int:
-    """Return a number, not 0, that equal values share: texts that differ in their spelling alone are equal."""
+    """Return a number other than 0 that is equal for values that differ in spelling alone."""
     digest = blake2b(repr(comparable(value)).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True) or 1
 
 
 def tags_words(data: AuditedData) -> bool:
-    """Say whether targets are sequences, such as a tag for each word: lists that say one thing several times."""
+    """Say whether targets are sequences with repeated values, such as a tag for each word."""
     targets = (view.target for rows in data.splits.values() for view in islice(rows, LOOKED_AT))
     return any(isinstance(x, (list, tuple)) and len(set(map(str, x))) < len(x) for x in targets)
 
 
 @dataclass(frozen=True)
 class Torn:
-    """Texts with more than one target: how many, in how many rows, the most targets of one, and places of pairs."""
+    """Texts with more than one target: their number, their rows, the most targets of one text, and places of pairs."""
 
     texts: int
     rows: int

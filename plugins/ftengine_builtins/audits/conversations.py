@@ -1,4 +1,4 @@
-"""Audit of conversations as they are trained on: ends of turns, thoughts, tools, and whose words are learnt."""
+"""Audit of conversations as the model is trained on them: ends of turns, thoughts, tools, trained tokens."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -45,7 +45,7 @@ NOTES = (
 
 
 class Conversations(Audit):
-    """What of conversations is trained on, over all rows: ends of turns, thoughts, tools, tokens by role."""
+    """Checks what of conversations is trained on, over all rows: ends of turns, thoughts, tools, tokens by role."""
 
     name = "conversations"
 

@@ -1,4 +1,4 @@
-"""Rows by split that something was found in, the words for their number, and the interval of a share."""
+"""Counts of rows by split, their wording, and the interval of a share."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class FoundRows:
 
 
 def found_rows(data: AuditedData, by_split: Mapping[str, Sequence[int]], what: str) -> FoundRows:
-    """Count the rows of which splits something was found in, one at least.
+    """Count the rows with a finding by split; splits without any are left out.
 
     Args:
         by_split: for each split the numbers of the rows.
@@ -48,7 +48,7 @@ def found_rows(data: AuditedData, by_split: Mapping[str, Sequence[int]], what: s
 
 
 def finding(data: AuditedData, by_split: Mapping[str, Sequence[int]], what: str, figure: str = "rows") -> Finding:
-    """Say in how many rows of which splits something was found, as `found_rows` has it, with the first place.
+    """Make a finding of rows by split, as `found_rows` counts them, with the first place.
 
     Args:
         figure: name of the counts among the finding's figures.
@@ -63,14 +63,14 @@ ONE = {"are": "is", "have": "has", "hold": "holds"}
 
 
 def counted(counts: Mapping[str, int], of: Mapping[str, int], what: str) -> str:
-    """Return e.g. "4 of 200 training rows and 1 of 20 test rows hold e-mail addresses"; of one row, it "holds" them."""
+    """Return "4 of 200 training rows and 1 of 20 test rows hold e-mail addresses"; for one row, "holds"."""
     parts = [f"{count:,} of {of[split]:,} {split_name(split)} rows" for split, count in counts.items()]
     one = sum(counts.values()) == 1
     return f"{listed(parts)} {' '.join(ONE.get(word, word) if one else word for word in what.split(' '))}"
 
 
 def share_within(count: int, total: int) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of a share, of at least one (Wilson 1927)."""
+    """Return the ends of the 95 % interval of a share; `total` is at least 1 (Wilson 1927)."""
     z, p = NormalDist().inv_cdf(0.975), count / total
     middle, half = p + z * z / (2 * total), z * math.sqrt(p * (1 - p) / total + (z / (2 * total)) ** 2)
     low, high = ((middle + side * half) / (1 + z * z / total) for side in (-1, 1))

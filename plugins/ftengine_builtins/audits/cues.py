@@ -1,4 +1,4 @@
-"""Cues: features of texts that give the label away in training and that held-out texts do not have."""
+"""Cues: features of texts that predict the label in training and are absent in held-out texts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Cue:
 
 
 def features_of(text: str) -> Iterator[tuple[Feature, str]]:
-    """Yield the features of a text with the words that have them: words, digits in them as 0, pairs, and affixes."""
+    """Yield the features of a text (words with digits as 0, pairs, affixes), each with the words that have it."""
     words, before = text.split(), ""
     for word in words:
         low = word.lower()
@@ -75,7 +75,7 @@ class Texts:
     labels: Sequence[int]
 
     def having(self, tried: Set[Feature] | None = None) -> dict[Feature, set[int]]:
-        """Return for each feature, or each of those to be tried, the labelled texts that have it."""
+        """Return the labelled texts that have each feature, or each of the given ones."""
         rows: dict[Feature, set[int]] = defaultdict(set)
         for i, text in enumerate(self.texts):
             for feature, _ in features_of(text) if self.labels[i] else ():
@@ -89,11 +89,11 @@ class Texts:
 
 
 def find_cues(train: Texts, held: Texts) -> list[Cue]:
-    """Return for each label the features that tell it in training and are missing in held-out rows.
+    """Return for each label the features that predict it in training and are missing in held-out rows.
 
-    They are missing in rows of that label as in all. A label's own features must be in most of its rows. Together,
-    those of all labels must surely be missing: by the hypergeometric probability that so few of the rows that have one
-    fell among the held-out ones.
+    A label's features must be in most of its training rows, and missing both in held-out rows of that label and in all.
+    Together they must be missing significantly, by the hypergeometric probability of so few rows with a feature among
+    the held-out ones.
     """
     from scipy.stats import hypergeom
 
@@ -124,7 +124,7 @@ def find_cues(train: Texts, held: Texts) -> list[Cue]:
 
 
 def _cue(train: Texts, held: Texts, label: int, rows: Mapping[Feature, tuple[set[int], set[int]]]) -> Cue | None:
-    """Choose the few features that are in most of a label's rows; None where they are in too few.
+    """Choose a few features that cover most of a label's rows; None if they cover too few.
 
     Args:
         rows: for each feature the training and the held-out rows that have it.

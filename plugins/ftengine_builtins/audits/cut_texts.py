@@ -26,10 +26,10 @@ near end, from which it is a note, and an alarm: in points of accuracy, or of th
 
 
 class CutTexts(Audit):
-    """Texts whose words tell the label only as a whole, not in the part that the length limit leaves.
+    """Finds texts whose words predict the label as a whole, but not in the part that the length limit leaves.
 
-    A ridge classifier on TF-IDF of words scores each row without having seen its label, once by the whole text and once
-    by about as much of it as the model reads: its limit in tokens times the characters that a token has in these texts.
+    A ridge classifier on TF-IDF of words scores each row out of sample, once by the whole text and once by about as
+    much of it as the model reads: its limit in tokens times the mean characters of a token.
     """
 
     name = "cut-texts"
@@ -62,7 +62,7 @@ def _one_text(data: AuditedData) -> bool:
 
 
 def _scores_of_words(rows: DrawnRows, texts: list[str]) -> np.ndarray:
-    """Return (n,) what words of some texts tell of each row's target, of which the mean is accuracy, or R²."""
+    """Return (n,) scores of words' predictions, whose mean is accuracy, or R² for numbers."""
     if rows.numbers is None:
         return (out_of_sample(texts, one_hot(rows.labels)).argmax(1) == rows.labels).astype(float)
     given = (rows.numbers - rows.numbers.mean()) / rows.numbers.std()
@@ -70,7 +70,7 @@ def _scores_of_words(rows: DrawnRows, texts: list[str]) -> np.ndarray:
 
 
 def _gain(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Return by how much the one tells more than the other, and the near end of its paired 95 % interval."""
+    """Return how much better the first predictions are, and the near end of the paired 95 % interval."""
     differences = one - other
     half = NormalDist().inv_cdf(0.975) * differences.std() / np.sqrt(len(differences))
     return float(differences.mean()), float(differences.mean() - half)

@@ -1,4 +1,4 @@
-"""Audits of what the model gets of the data: cut examples, unknown tokens, keys that nothing reads."""
+"""Audits of the encoded data: cut examples, unknown tokens, unread keys."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ SHOWN = ("50", "95", "99", "100")
 
 
 class Lengths(Audit):
-    """How long examples are as the model reads them, and what is cut or cannot be trained on."""
+    """Reports how long examples are in tokens, and what is cut or cannot be trained on."""
 
     name = "lengths"
 
@@ -36,7 +36,7 @@ class Lengths(Audit):
 
 
 def _untrained(data: AuditedData) -> list[str]:
-    """Return why rows are not trained on, the most frequent reason first."""
+    """Return the reasons why rows are not trained on, the most frequent first."""
     reasons = Counter[str]()
     for counts in data.encoded.values():
         reasons.update(counts.get("untrained_reasons", {}))
@@ -60,7 +60,7 @@ is about one in every sentence."""
 
 
 class UnknownTokens(Audit):
-    """Text that the model's tokenizer has no token for: it reads one and the same [UNK] in its place."""
+    """Finds text that the tokenizer has no token for, which the model reads as [UNK]."""
 
     name = "unknown-tokens"
 
@@ -91,9 +91,9 @@ BESIDE_A_CHAT = ("tools", "functions", "system", "chat_template_kwargs")
 
 
 class UnreadKeys(Audit):
-    """Columns and keys of messages that look like an instruction for training, and that nothing reads.
+    """Finds unread columns and keys of messages that look like an instruction for training.
 
-    Beside conversations also columns that are nearly called as one that is read.
+    Beside conversations also columns with nearly the name of a column that is read.
     """
 
     name = "unread-keys"
@@ -117,7 +117,7 @@ class UnreadKeys(Audit):
 
 
 def _misnamed(unread: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield columns that nothing reads, each with the column beside a chat that it may be meant for."""
+    """Yield unread columns beside a chat, each with the column that is probably meant."""
     for column, place in unread.items():
         if "." not in column and column not in BESIDE_A_CHAT and (near := did_you_mean(column, BESIDE_A_CHAT)):
             text = f"Column `{column}` changes nothing of what the model gets (e.g. {place}).{near}"

@@ -31,13 +31,13 @@ MARKS = ("?", "\uff1f", "\u061f", "\u037e")
 
 
 class ExchangedRoles(Audit):
-    """What assistants say in training looks like what users say in held-out rows, and the other way round.
+    """Finds splits in which user and assistant are exchanged: answers in one look like questions in the other.
 
-    A ridge classifier on words and first words tells a split's users from its assistants, and is right of the other
-    split surely less often than guessing, whichever of the two it learns from. Prompts and completions, inputs and
-    answers are looked at alike. Looks at splits of a source of their own. An alarm where both sides look like the
-    others and the one who asks questions is another in both splits: tasks may differ, as translation into the other
-    language does, which is a note. Where the assistant alone asks questions in all splits, that is a note.
+    A ridge classifier on words and first words separates a split's users from its assistants; applied to the other
+    split it must be significantly worse than guessing, in both directions. Prompts and completions, inputs and answers
+    are treated alike. Looks at splits of different sources. An alarm if the side that asks questions differs too;
+    otherwise a note, as tasks may differ (translation in the other direction). A note as well if the assistant asks
+    most questions in all splits.
     """
 
     name = "exchanged-roles"
@@ -62,7 +62,7 @@ class ExchangedRoles(Audit):
 
 @dataclass(frozen=True)
 class Turns:
-    """Distinct turns of both sides of a split: what is read, and what is answered."""
+    """Distinct turns of a split by side: texts that are read, and texts that are answered."""
 
     user: Sequence[str]
     assistant: Sequence[str]
@@ -77,7 +77,7 @@ class Turns:
         return np.repeat([0.0, 1.0], [len(self.user), len(self.assistant)])
 
     def words(self) -> list[str]:
-        """Return each turn with a mark of its first word. A question mark would decide where all words are new."""
+        """Return each turn with its first word marked. Question marks are left out: they would decide alone."""
         return [_marked(text) for text in (*self.user, *self.assistant)]
 
     def asked(self) -> tuple[float, float]:
@@ -90,13 +90,13 @@ class Turns:
 
     @property
     def asks(self) -> int:
-        """Return whose turns surely end in a question mark more often: 1 assistants', -1 users', 0 neither's."""
+        """Return who asks significantly more questions: 1 the assistant, -1 the user, 0 neither."""
         user, assistant = (share_within(_questions(side), len(side)) for side in (self.user, self.assistant))
         return int(assistant[0] > user[1]) - int(user[0] > assistant[1])
 
 
 def turns_of(view: View) -> tuple[list[str], list[str]] | None:
-    """Return what is read and what is answered in a row; None where these are no texts."""
+    """Return the input and the answer of a row; None if they are not texts."""
     turns = view.identity if isinstance(view.identity, list) else []
     by_role = [turn for turn in turns if isinstance(turn, list) and len(turn) == 2 and isinstance(turn[1], str)]
     if any(role == "assistant" for role, _ in by_role):
@@ -110,7 +110,7 @@ def turns_of(view: View) -> tuple[list[str], list[str]] | None:
 
 
 def _draw(data: AuditedData, split: str) -> Turns:
-    """Draw distinct turns of distinct rows, in the order of the file."""
+    """Sample distinct turns of distinct rows, in the order of the file."""
     chosen = choose_rows(data.distinct[split], np.ones(len(data.splits[split]), dtype=bool), SAMPLE)
     sides = [dict[str, None](), dict[str, None]()]
     for i, view in enumerate(islice(data.splits[split], max(chosen, default=-1) + 1)):
@@ -130,7 +130,7 @@ def _marked(text: str) -> str:
 
 
 def _exchanged(data: AuditedData, split: str, turns: dict[str, Turns]) -> Finding | None:
-    """Say whether the sides of a held-out split are those of training the other way round."""
+    """Say whether a held-out split's sides are those of training exchanged."""
     train, held = turns["train"], turns[split]
     words, start = tf_idf([*train.words(), *held.words()]), len(train.sides)
     ridges = WordRidge(words[:start]), WordRidge(words[start:])
@@ -151,7 +151,7 @@ def _exchanged(data: AuditedData, split: str, turns: dict[str, Turns]) -> Findin
 
 
 def _look_like_the_others(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Say whether both sides of held-out rows have scores of the other side: beyond the middle of training's."""
+    """Say whether both sides of held-out rows have the other side's scores, beyond the middle of training's."""
     (user, assistant), (held_user, held_assistant) = (
         (float(np.median(scores[sides == side])) for side in (0, 1)) for scores, sides in (train, held)
     )
@@ -160,7 +160,7 @@ def _look_like_the_others(train: tuple[np.ndarray, np.ndarray], held: tuple[np.n
 
 
 def _finding(data: AuditedData, figures: dict[str, Any], turns: dict[str, Turns], who: str, *, both: bool) -> Finding:
-    """Name the split in which the assistant asks; a note where that is told by none, or one side alone differs."""
+    """Name the split in which the assistant asks; a note if none does, or if only one side differs."""
     split = figures["split"]
     names = {"train": "training", split: f"{split_name(split)} rows"}
     asks, asked = {name: turns[name].asks for name in names}, {name: turns[name].asked() for name in names}

@@ -37,12 +37,12 @@ LISTED = 50
 
 
 class LabelNoise(Audit):
-    """Labels that contradict the words of their texts, where other rows show that words tell labels well.
+    """Finds labels that contradict their texts' words, if words predict the labels of other rows well.
 
-    A ridge classifier on TF-IDF of words scores each row without having seen its label. Of the half that it is surest
-    of, those whose label is another are the noise: where the words leave no doubt, nothing else is left to disagree
-    (anchor points, Liu & Tao 2016, doi:10.1109/TPAMI.2015.2456899). Says nothing where words tell labels badly, or
-    where rows are contradicted the more the less sure it is, since these are hard rather than wrong.
+    A ridge classifier on TF-IDF of words scores each row out of sample. Among the most confident half, rows with
+    another label are noise: where words leave no doubt, only the label can be wrong (anchor points, Liu & Tao 2016,
+    doi:10.1109/TPAMI.2015.2456899). Says nothing if words predict labels badly, or if contradictions grow as confidence
+    falls, since such rows are hard rather than wrong.
     """
 
     name = "label-noise"
@@ -91,7 +91,7 @@ class LabelNoise(Audit):
 
 
 def _of_training(data: AuditedData, rows: DrawnRows) -> DrawnRows | None:
-    """Return those of the training split; None where they are all, or few."""
+    """Return the rows of the training split; None if these are all rows, or too few."""
     before = sum(len(data.splits[name]) for name in takewhile(lambda name: name != "train", data.splits))
     inside = (rows.rows >= before) & (rows.rows < before + len(data.splits["train"]))
     kept = np.flatnonzero(inside)
@@ -128,7 +128,7 @@ def _of_one_sided(rows: DrawnRows, found: OneSided) -> Iterator[Finding | Table]
 
 @dataclass(frozen=True)
 class Noise:
-    """How many labels look wrong, by the rows that scores are surest of.
+    """The share of labels that look wrong, and the rows, judged by the most confident scores.
 
     Args:
         share, low, high: of wrong ones, with its 95 % interval (Wilson).
@@ -145,7 +145,7 @@ class Noise:
 
 
 def find_noise(scores: np.ndarray, labels: np.ndarray) -> Noise | None:
-    """Judge labels by out-of-sample scores; None where no noise is found, or scores cannot find it.
+    """Judge labels by out-of-sample scores; None if there is no noise, or if scores cannot show it.
 
     Args:
         scores: (n, K), near the probabilities of labels, each row's by a model that has not seen its label.
@@ -168,21 +168,21 @@ def find_noise(scores: np.ndarray, labels: np.ndarray) -> Noise | None:
 
 
 def _within(wrong: np.ndarray) -> tuple[float, float]:
-    """Return the ends of the interval of the share that is wrong; of no rows nothing is known."""
+    """Return the ends of the interval of the wrong share; (0, 1) without rows."""
     return share_within(int(wrong.sum()), len(wrong)) if len(wrong) else (0.0, 1.0)
 
 
 def _rises(wrong: np.ndarray) -> bool:
-    """Say whether rows are contradicted more the less sure the scores are (Cochran-Armitage); (m,) the surest first."""
+    """Say whether contradictions grow as confidence falls (Cochran-Armitage); (m,) the most confident first."""
     rank, share = np.arange(len(wrong)) - (len(wrong) - 1) / 2, wrong.mean()
     return bool(rank @ wrong > TREND * np.sqrt(share * (1 - share) * (rank @ rank)))
 
 
 def _tells(scores: np.ndarray, labels: np.ndarray, share: float) -> bool:
-    """Say whether scores tell labels well, apart from this share of noise.
+    """Say whether scores predict labels well, once this share of noise is allowed for.
 
-    Noise that deals labels out evenly takes all but (1 - share / c)² of the variance that can be explained, c being how
-    often two rows differ in their labels.
+    Evenly spread noise leaves (1 - share / c)² of the variance that can be explained, where c is the probability that
+    two rows have different labels.
     """
     given = np.eye(scores.shape[1])[labels]
     explained = 1 - ((given - scores) ** 2).sum() / ((given - given.mean(0)) ** 2).sum()

@@ -1,4 +1,4 @@
-"""Audits `label-spellings` and `joined-labels`: labels that are called otherwise than they should be."""
+"""Audits `label-spellings` and `joined-labels`: labels that are misspelt, or several in one."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ FEWEST_JOINED, JOINED = 2, 0.02
 
 
 class LabelSpellings(Audit):
-    """Labels that may be one in two spellings: they differ in case or white space only."""
+    """Finds labels that may be one in two spellings: they differ in case or white space only."""
 
     name = "label-spellings"
 
@@ -28,9 +28,9 @@ class LabelSpellings(Audit):
 
 
 class JoinedLabels(Audit):
-    """Labels that are several by a separator that was not divided at: their parts are labels, or parts of others, too.
+    """Finds labels that consist of several by an unused separator: their parts are labels, or parts of others.
 
-    Where rows write lists of labels in two ways, only one of them is read as a list.
+    If rows write lists of labels in two ways, only one of them is read as a list.
     """
 
     name = "joined-labels"
@@ -52,7 +52,7 @@ class JoinedLabels(Audit):
 
 
 def _joined(total: Counter[str], separator: str) -> list[str]:
-    """Return the labels all of whose parts stand in other labels as well."""
+    """Return the labels whose parts all occur in other labels as well."""
     parts = {label: {part.strip() for part in label.split(separator)} for label in total}
     times = Counter(part for own in parts.values() for part in own)
     return [label for label, own in parts.items() if len(own) > 1 and all(times[part] > 1 for part in own)]

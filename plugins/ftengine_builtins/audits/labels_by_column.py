@@ -55,11 +55,11 @@ EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibra
 
 
 class LabelsByColumn(Audit):
-    """Labels, or units of numbers, of one value of an unread column that do not fit the words of their texts.
+    """Finds values of an unread column whose labels, or units of numbers, do not fit the texts.
 
-    Such as those of an annotator who confuses two classes, or of a clinic that reports hours instead of days. A ridge
-    classifier on TF-IDF of words that learns from all other rows answers the rows of a value; its answers are compared
-    with those to other rows of the same labels that it has not seen (Mantel & Haenszel 1959).
+    For example an annotator who confuses two classes, or a clinic that reports hours instead of days. A ridge
+    classifier on TF-IDF of words, trained on all other rows, answers the rows of a value; its errors are compared with
+    its out-of-sample errors on other rows of the same labels (Mantel & Haenszel 1959).
     """
 
     name = "labels-by-column"
@@ -79,7 +79,7 @@ class LabelsByColumn(Audit):
 
 @dataclass(frozen=True)
 class _Group:
-    """The rows of one value of a column, (n,) true at each of them."""
+    """The rows of one value of a column: (n,) bool."""
 
     column: str
     value: str
@@ -91,7 +91,7 @@ class _Group:
 
 
 def _groups(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[_Group]:
-    """Return the rows of each value of columns of kinds, of values that enough rows have and enough have not."""
+    """Return the rows of each value of columns of kinds, if enough rows have the value and enough have not."""
     groups = list[_Group]()
     for name, of in values_of(data, names, rows.rows):
         known = {str(value) for value in of if value is not None}
@@ -108,7 +108,7 @@ def _are_few_kinds(values: Sequence[Any]) -> bool:
 
 
 def _is_asked(data: AuditedData, name: str) -> bool:
-    """Say whether training texts that several values have often have several labels, as those of two aspects."""
+    """Say whether equal training texts often have different labels under different values, like two aspects."""
     values, labels = dict[int, set[str]](), dict[int, set[int]]()
     numbers = (data.distinct["train"], data.targets["train"])
     for (value,), text, target in zip(read_values(data, "train", [name], MOST_REPEATED), *numbers, strict=False):
@@ -122,7 +122,7 @@ def _is_asked(data: AuditedData, name: str) -> bool:
 
 @dataclass(frozen=True)
 class _Excess:
-    """How many labels of a value's rows words contradict, and how many of as many others' rows of the same labels.
+    """Contradicted labels in a value's rows, and in as many other rows with the same labels.
 
     Args:
         share, others: contradicted rows of the value, and of others, as shares.
@@ -141,7 +141,7 @@ class _Excess:
 
 
 def _excess(wrong: np.ndarray, labels: np.ndarray, of: np.ndarray) -> _Excess:
-    """Compare (n,) contradictions of a value's rows with those of others within each label that both sides have."""
+    """Compare (n,) contradictions of a value's rows with those of other rows, within each label of both."""
     n, count, expected, over, variance = 0, 0, 0.0, 0.0, 0.0
     for label in np.unique(labels[of]):
         inside, outside = wrong[of & (labels == label)], wrong[~of & (labels == label)]
@@ -185,9 +185,10 @@ class _Compared:
 
 
 def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarray, sure: float) -> _Compared | None:
-    """Compare the rows of a value with others, all by a classifier of these; None where they do not differ enough.
+    """Compare the rows of a value with others, by a classifier of the others; None if they hardly differ.
 
-    Where answers go against two labels of the value and not of others, these are swapped, however little words tell.
+    If answers contradict two labels of the value and not of others, the labels are swapped, however weakly words
+    predict.
     """
     others, answers, size = WordRidge(features[~of]), np.empty(targets.shape), targets.shape[1]
     answers[~of] = others.leave_one_out(targets[~of], PENALTY)
@@ -206,7 +207,7 @@ def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarra
 
 
 def _is_exchange(swap: Swap, outside: np.ndarray) -> bool:
-    """Say whether answers go against a value's labels about as surely as they are for the same labels of others."""
+    """Say whether answers contradict a value's labels about as clearly as they confirm the same labels of others."""
     right = sum(int(outside[i, i]) for i, _ in swap.classes)
     wrong = sum(int(outside[i, j]) for i, j in swap.classes)
     against = 2 * swap.fit / max(1, swap.fit + swap.own) - 1
@@ -214,7 +215,7 @@ def _is_exchange(swap: Swap, outside: np.ndarray) -> bool:
 
 
 def _of_labels(group: _Group, found: _Compared, names: Sequence[str]) -> Finding:
-    """Return an alarm where labels are exchanged; a note where texts may be harder, or labels depend on the column."""
+    """Return an alarm if labels are exchanged; a note if texts may be harder, or labels depend on the column."""
     excess, confusion = found.excess, found.confusion
     wrong = confusion - np.diag(np.diag(confusion))
     worst = np.argsort(-wrong, axis=None, kind="stable")[:2].tolist()
@@ -236,7 +237,7 @@ def _of_labels(group: _Group, found: _Compared, names: Sequence[str]) -> Finding
 
 
 def _units(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> Iterator[Finding]:
-    """Name one value of each column whose numbers are like all others' once they are scaled, a unit's factor first."""
+    """Yield one value of each column whose numbers equal the others' in distribution once scaled, known units first."""
     from scipy.stats import ks_2samp
 
     found = dict[str, tuple[_Group, float | None]]()
@@ -257,20 +258,20 @@ def _units(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> It
 
 
 def _ratio(numbers: np.ndarray, others: np.ndarray) -> float:
-    """Return the ratio of two medians; 1 where one is 0 or they differ in sign."""
+    """Return the ratio of two medians; 1 if one is 0 or their signs differ."""
     middle, of_others = float(np.median(numbers)), float(np.median(others))
     return middle / of_others if middle * of_others > 0 else 1.0
 
 
 def _median_error(numbers: np.ndarray) -> float:
-    """Return the standard error of the logarithm of a median, by its neighbours in order; inf where signs differ."""
+    """Return the standard error of the logarithm of a median, from its neighbours in order; inf if signs differ."""
     half = 0.5 / math.sqrt(len(numbers))
     low, high = np.quantile(numbers, [0.5 - half, 0.5 + half]).tolist()
     return abs(math.log(high / low)) / 2 if low * high > 0 else math.inf
 
 
 def _factor(ratio: float, error: float) -> float | None:
-    """Return the factor between two units that a ratio of medians is within its error of; None where it is of none.
+    """Return the factor between two units that equals a ratio of medians within its error; None if there is none.
 
     Args:
         error: standard error of the ratio's logarithm.
@@ -286,7 +287,7 @@ def _short(value: float) -> str:
 
 
 def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float | None) -> Finding:
-    """Return an alarm where the ratio of medians is a unit's factor, else a note."""
+    """Return an alarm if the ratio of medians is the factor of a unit, else a note."""
     middle, of_others = float(np.median(own)), float(np.median(others))
     ratio, value = middle / of_others, f"{group.column} {quoted(group.value)}"
     times = f"{_short(ratio)} times" if ratio > 1 else f"1/{_short(1 / ratio)} of"

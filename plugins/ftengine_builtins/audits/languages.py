@@ -52,7 +52,7 @@ EAST_ASIAN = "Chinese or Japanese"
 
 
 class Languages(Audit):
-    """Scripts and languages that few rows are in, or held-out rows and not training, by Unicode and py3langid."""
+    """Finds scripts and languages of few rows, or far more frequent in held-out rows, by Unicode and py3langid."""
 
     name = "languages"
 
@@ -99,7 +99,7 @@ class Languages(Audit):
 
 
 def _scripts(rows: AuditedRows) -> tuple[dict[str, list[int]], list[tuple[int, str, str]]]:
-    """Return the rows in each script, and of a sample (row, script, beginning) of those that are long enough."""
+    """Return the rows of each script, and (row, script, beginning) of a sample of sufficiently long rows."""
     sampled = np.zeros(len(rows), dtype=bool)
     sampled[np.random.default_rng(0).permutation(len(rows))[:SAMPLE]] = True
     by_script: dict[str, list[int]] = {}
@@ -126,7 +126,7 @@ def _minorities(
 def _shift(
     data: AuditedData, split: str, train: Counter[str], held: Counter[str], places: Mapping[str, int]
 ) -> Iterator[Finding]:
-    """Say that held-out rows are in a language that surely fewer training rows are in."""
+    """Return a finding if a language is significantly more frequent in held-out rows."""
     n, m = train.total(), held.total()
     if min(n, m) < FEWEST:
         return
@@ -153,9 +153,9 @@ def _shift(
 
 
 def _ahead(language: str, train: Counter[str], held: Counter[str]) -> float:
-    """Return by how much a language's share is surely larger in held-out rows; 0 where it is less than doubled.
+    """Return how much larger a language's share is in held-out rows; 0 if it is less than doubled.
 
-    In training the languages that it is taken for count as well.
+    In training, languages that it is easily confused with count as well.
     """
     alike = {language}.union(*(close for close in _CLOSE if language in close))
     there = sum(train[one] for one in alike)
@@ -174,7 +174,7 @@ def script_of(text: str) -> str | None:
 
 @lru_cache(1 << 16)
 def letter_script(character: str) -> str | None:
-    """Return the script of a letter by Unicode's property Script (UAX 24); None for what several scripts use."""
+    """Return the script of a letter by Unicode's property Script (UAX 24); None for letters of several scripts."""
     from fontTools import unicodedata
 
     if not character.isalpha():
@@ -186,13 +186,13 @@ def letter_script(character: str) -> str | None:
 
 
 def language_of(text: str) -> str | None:
-    """Return the language of a text's beginning as its ISO 639 code; None where that is not sure."""
+    """Return the ISO 639 code of a text's language, judged by its beginning; None if that is not certain."""
     language, probability = _identifier().classify(text[:CHARACTERS])
     return language if probability >= SURE and language != NO_LANGUAGE else None
 
 
 def minorities(counts: Mapping[str, int]) -> list[str]:
-    """Return the languages of few rows, beside a main one for which they are not easily taken."""
+    """Return the languages of few rows that are not easily confused with the main one."""
     total = sum(counts.values())
     if total < FEWEST:
         return []

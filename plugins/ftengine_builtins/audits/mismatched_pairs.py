@@ -30,12 +30,12 @@ EXPLAINED = ("quality", "learning", "over-fitting", "worse")
 
 
 class MismatchedPairs(Audit):
-    """Positives that do not belong to their anchors: slipped by some rows, sorted, or shuffled.
+    """Finds positives that do not belong to their anchors: shifted by some rows, sorted, or shuffled.
 
-    Pairs of such a split share no more words than a random arrangement of them does. An alarm where another arrangement
-    does: the positives of rows further up or down, those of a held-out split, or the best match of each anchor, which
-    is nearer to it than other anchors are. Where but one column is in alphabetical order that is a note: rows may have
-    been sorted by it. Of pairs that share no words at all, as of two languages, nothing is known.
+    Pairs of such a split share no more words than a random arrangement does. An alarm if another arrangement shares
+    more: positives of rows further up or down, those of a held-out split, or the best match of each anchor. A note if
+    only one of the columns is in alphabetical order, as it may have been sorted alone. Pairs in two languages, which
+    share no words, are not judged.
     """
 
     name = "mismatched-pairs"
@@ -56,7 +56,7 @@ class MismatchedPairs(Audit):
 
 @dataclass(frozen=True)
 class Overlap:
-    """What words the pairs of a split share, in standard errors above a random arrangement of its positives.
+    """How many words the pairs of a split share, in standard errors above a random arrangement.
 
     Args:
         n: pairs.
@@ -74,7 +74,7 @@ class Overlap:
 
 
 def find_overlap(anchors: Sequence[str], positives: Sequence[str]) -> Overlap | None:
-    """Return what words pairs share; None where no positive shares a word with any anchor."""
+    """Return how many words pairs share; None if no positive shares a word with any anchor."""
     n = len(anchors)
     features = tf_idf([*anchors, *positives])
     first, second = features[:n], features[n:]
@@ -93,19 +93,19 @@ def find_overlap(anchors: Sequence[str], positives: Sequence[str]) -> Overlap | 
 
 
 def _pairs(rows: Any) -> tuple[list[str], list[str]]:
-    """Return the texts of the first rows that are an anchor and its positive, with or without others."""
+    """Return the texts of the first rows that are anchor and positive, possibly with further columns."""
     pairs = [view.inputs[:2] for view in islice(rows, LOOKED_AT) if _is_pair(view)]
     return [str(anchor) for anchor, _ in pairs], [str(positive) for _, positive in pairs]
 
 
 def _is_pair(view: View) -> bool:
-    """Say whether a row's texts are all inputs, and what tells it apart, with no target."""
+    """Say whether all texts of a row are inputs, without a target."""
     several = view.target is None and len(view.inputs) > 1 and all(isinstance(text, str) for text in view.inputs)
     return several and view.identity == list(view.inputs)
 
 
 def _reason(found: Overlap) -> tuple[str, str] | None:
-    """Return what shows that positives stand in the wrong rows, in words and by its key; None where nothing does."""
+    """Return the evidence that positives are in the wrong rows, as text and key; None without evidence."""
     if found.shifted >= SURE:
         by = f"the positives {counted(abs(found.offset), 'row')} further {'down' if found.offset > 0 else 'up'} do"
         return f"{by} by {number(found.shifted, 1)}", "offset"
@@ -124,7 +124,7 @@ def _by_other_splits(others: Mapping[str, float]) -> tuple[str, str] | None:
 
 
 def _ordered(pairs: tuple[list[str], list[str]]) -> str:
-    """Return the column that alone is in alphabetical order; "" where none is."""
+    """Return the column that alone is in alphabetical order; "" if there is none."""
     order = [in_order(column) for column in pairs]
     if max(order) < IN_ORDER or min(order) > OTHERWISE:
         return ""
@@ -132,7 +132,7 @@ def _ordered(pairs: tuple[list[str], list[str]]) -> str:
 
 
 def in_order(texts: Sequence[str]) -> float:
-    """Return the share of neighbours that are in alphabetical order, of those that differ; 0 where hardly any do."""
+    """Return the share of differing neighbours that are in alphabetical order; 0 if hardly any differ."""
     pairs = [(a, b) for a, b in pairwise(texts) if a != b]
     if len(pairs) < FEWEST // 2:
         return 0.0
@@ -141,7 +141,7 @@ def in_order(texts: Sequence[str]) -> float:
 
 
 def _finding(data: AuditedData, split: str, found: Overlap, why: tuple[str, str] | None, ordered: str) -> Finding:
-    """Return an alarm where something shows that pairs do not match, else a note."""
+    """Return an alarm if there is evidence that pairs do not match, else a note."""
     reasons = [why[0]] if why is not None else []
     reasons += [f"the {ordered} alone are in alphabetical order"] if ordered else []
     brief = f"check whether {split_name(split)} positives belong to their anchors: they share no more words with them "

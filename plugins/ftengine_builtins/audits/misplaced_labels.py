@@ -56,12 +56,12 @@ numbers have there at least, from which signs may have been lost: one or two siz
 
 
 class MisplacedLabels(Audit):
-    """Labels that do not belong to their rows: those of a row around fit, of another class, of another rule, or none.
+    """Finds labels of neighbouring rows, of other classes, by another rule, or at random.
 
-    A ridge classifier on TF-IDF of words, which learns from the training rows, answers each of them without having seen
-    its label, and held-out rows of a source of their own. Its answers are compared with the labels of the rows, of the
-    rows around them, and of swapped classes. Numbers are also compared by their place and spread, and with what another
-    unit, or a lost sign, would make of them.
+    A ridge classifier on TF-IDF of words, trained on the training rows, answers each of them out of sample, and
+    held-out rows of another source. Its answers are compared with the labels of the rows, of the neighbouring rows, and
+    of swapped classes. Numbers are also compared in location and spread, as they are, in another unit and without
+    signs.
     """
 
     name = "misplaced-labels"
@@ -96,7 +96,7 @@ class MisplacedLabels(Audit):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Rows of a split: texts, and the labels of these rows and of those around them.
+    """Rows of a split: texts, and the labels of the rows and of their neighbours.
 
     Args:
         labels: for each offset, 0 first, (n,) numbers of labels, -1 where there is none; or the numbers to be learnt,
@@ -113,7 +113,7 @@ class Labelled:
         return not self.names
 
     def targets(self, offset: int = 0) -> np.ndarray:
-        """Return (n, labels) 0 and 1, or (n, 1) numbers; where there is no label they are all 0, or the mean."""
+        """Return (n, labels) zeros and ones, or (n, 1) numbers; a missing label is all 0, or the mean."""
         labels = self.labels[offset]
         if self.numbers:
             return np.where(np.isnan(labels), np.nanmean(labels), labels)[:, None]
@@ -124,18 +124,18 @@ class Labelled:
         return Labelled([self.texts[i] for i in rows], {0: self.labels[0][rows]}, self.names)
 
     def confusion(self, answers: np.ndarray) -> np.ndarray:
-        """Return (labels, labels) counts, labels by the highest of (n, labels) answers."""
+        """Return (labels, labels) counts: labels by the largest of (n, labels) answers."""
         return confusion_of(self.labels[0], answers.argmax(1), len(self.names))
 
     def find_offset(self, answers: Mapping[int, np.ndarray]) -> Offset | None:
-        """Return whose labels fit (n, labels) answers, or (n, 1) numbers, of each offset better than their own."""
+        """Return the offset of the rows whose labels fit (n, labels) answers, or (n, 1) numbers, better."""
         if self.numbers:
             return find_number_offset({x: of[:, 0] for x, of in answers.items()}, self.labels)
         return find_offset({x: of.argmax(1) for x, of in answers.items()}, self.labels, len(self.names))
 
 
 def _labelled(data: AuditedData, split: str) -> Labelled | None:
-    """Draw distinct rows with a text and one label or number; None where rows have none of these."""
+    """Sample distinct rows with a text and one label or number; None if rows have none."""
     rows, known = data.splits[split], data.targets[split]
     looked = next((view for view in rows if view.label is not None), None)
     if looked is None or isinstance(looked.label, (list, tuple, dict)) or not _text(looked):
@@ -158,12 +158,12 @@ def _labelled(data: AuditedData, split: str) -> Labelled | None:
 
 
 def _text(view: View) -> str:
-    """Return what a label is to be told by; "" where that is no text."""
+    """Return the text that predicts a label; "" if the input is not text."""
     return shortened(" ".join(part for part in view.inputs if isinstance(part, str)).strip())
 
 
 def _numbered(data: AuditedData, split: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return (rows,) numbers of a split's labels, -1 for those that training does not have, and training's labels."""
+    """Return (rows,) numbers of a split's labels, -1 for those unknown to training, and training's labels."""
     known, first = np.unique(data.targets["train"], return_index=True)
     first, known = first[known != 0], known[known != 0]
     at = dict.fromkeys(first.tolist(), "")
@@ -188,7 +188,7 @@ Answered = tuple[Labelled, np.ndarray]
 
 
 def _of_rows_around(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Say whose labels fit the answers to a held-out split's rows better than their own."""
+    """Return a finding if neighbouring rows' labels fit the answers to a held-out split better than its own."""
     offset = held[0].find_offset(dict.fromkeys(OFFSETS, held[1]))
     return None if offset is None else _of_offset(data, split, offset, numbers=held[0].numbers)
 
@@ -207,9 +207,9 @@ def _of_offset(data: AuditedData, split: str, offset: Offset, *, numbers: bool) 
 
 
 def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Say which classes of a held-out split are answered as one another as often as training answers them rightly.
+    """Return a finding on classes that are answered as one another as often as training answers them rightly.
 
-    Where words mislead by design, as in a challenge set, answers go against labels less often than that.
+    If words mislead by design, as in a challenge set, answers contradict labels less often than that.
     """
     names, learnt, confusion = train[0].names, train[0].confusion(train[1]), held[0].confusion(held[1])
     if (swap := find_swap(confusion)) is None or not all(learnt[i, i] > learnt[i, j] for i, j in swap.classes):
@@ -235,7 +235,7 @@ def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> 
 
 
 def _by_chance(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Say that the labels of a held-out split are met by chance alone, though texts are alike."""
+    """Return a finding if the labels of a held-out split agree with answers only by chance, though texts are alike."""
     before, after = (agreement(rows.confusion(answers)) for rows, answers in (train, held))
     if not is_lost(before, after) or find_shift(train[0].texts, held[0].texts) is not None:
         return None
@@ -248,10 +248,10 @@ def _by_chance(data: AuditedData, split: str, train: Answered, held: Answered) -
 
 
 def _by_another_rule(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Say that the words of a held-out split tell its labels far better than training's do, though texts are alike.
+    """Return a finding if a held-out split's own words predict its labels far better than training's do.
 
-    Each held-out row is answered by the others, and by no fewer training rows with the labels' shares that the split
-    has. The others are right more often only where training's labels were given otherwise: by keywords, say.
+    Each held-out row is answered by the other held-out rows, and by at least as many training rows with the same shares
+    of labels. The former are better only if training's labels were given differently: by keywords, say.
     """
     from scipy.stats import binom
 
@@ -282,7 +282,7 @@ def _by_another_rule(data: AuditedData, split: str, train: Answered, held: Answe
 
 
 def _with_shares_of(train: Labelled, held: Labelled) -> tuple[Labelled, Labelled]:
-    """Return as many training rows as have the labels' shares of the held-out ones, and no more of these."""
+    """Return as many training rows as have the held-out rows' shares of labels, and at most as many held-out rows."""
     counts = [np.bincount(rows.labels[0][rows.labels[0] >= 0], minlength=len(train.names)) for rows in (train, held)]
     shares = counts[1] / max(1, counts[1].sum())
     total = float(min((n / share for n, share in zip(counts[0], shares, strict=True) if share), default=0))
@@ -294,7 +294,7 @@ def _with_shares_of(train: Labelled, held: Labelled) -> tuple[Labelled, Labelled
 
 
 def _other_words(train: Labelled, held: Labelled, name: str) -> str:
-    """Return the word whose rows surely have a label more often in one split; "" where there is none."""
+    """Return the word whose rows have a label significantly more often in one split; "" if there is none."""
     best = (FOR_WORD, "")
     having = [_rows_by_word(rows) for rows in (train, held)]
     for word in having[0].keys() & having[1].keys():
@@ -308,7 +308,7 @@ def _other_words(train: Labelled, held: Labelled, name: str) -> str:
 
 
 def _rows_by_word(rows: Labelled) -> dict[str, Counter[int]]:
-    """Return for each word how many rows of each label have it."""
+    """Return the number of rows of each label that contain each word."""
     found: dict[str, Counter[int]] = {}
     for text, label in zip(rows.texts, rows.labels[0].tolist(), strict=True):
         for word in set(TOKEN.findall(text.lower())) if label >= 0 else ():
@@ -317,7 +317,7 @@ def _rows_by_word(rows: Labelled) -> dict[str, Counter[int]]:
 
 
 def _signs(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Say where numbers of training, or of a split, have no minus sign, and are those of the other without signs."""
+    """Return a finding if training or a split has no minus signs, and equals the other without its signs."""
     numbers = {name: of.labels[0][~np.isnan(of.labels[0])] for name, (of, _) in (("train", train), (split, held))}
     lost, other = ("train", split) if numbers["train"].min() >= 0 else (split, "train")
     negative = int((numbers[other] < 0).sum())
@@ -339,7 +339,7 @@ def _signs(data: AuditedData, split: str, train: Answered, held: Answered) -> Fi
 
 
 def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Say where a split's numbers lie far from those of training, or are spread otherwise, though texts are alike."""
+    """Return a finding if a split's numbers differ from training's in location or spread, though texts are alike."""
     one, other = (of.labels[0][~np.isnan(of.labels[0])] for of, _ in (train, held))
     middle, there = float(np.median(one)), float(np.median(other))
     spread, wide = (float(np.subtract(*np.percentile(x, (75, 25)))) for x in (one, other))

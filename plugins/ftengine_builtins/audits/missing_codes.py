@@ -1,4 +1,4 @@
-"""Codes for a missing number, such as 999, among numbers to be learnt."""
+"""Codes for a missing number, such as 999, among target numbers."""
 
 import numpy as np
 
@@ -20,9 +20,9 @@ least of the others they are then at least."""
 
 
 def find_code(values: np.ndarray) -> tuple[float, bool] | None:
-    """Return the value of many equal numbers far from all others, or of a usual code; None where there is none.
+    """Return a value that many numbers have, far from all others, or a usual code; None if there is none.
 
-    And whether it is written as codes are: 0, -1 and a round limit may be values.
+    Also whether it looks like a code: 0, -1 and a round limit may be values.
     """
     numbers, counts = np.unique(values, return_counts=True)
     if len(numbers) <= DISTINCT:

@@ -30,7 +30,7 @@ BRACKETS = "<[({"
 
 
 class MissingTexts(Audit):
-    """Texts that stand for a missing one, such as N/A; and one text in a fifth of the rows, whatever the label."""
+    """Finds texts that stand for a missing one, such as N/A, and one text in a fifth of the rows whatever the label."""
 
     name = "missing-texts"
 
@@ -83,7 +83,7 @@ def _inputs(view: View) -> list[str]:
 
 
 def _asked(view: View) -> Sequence[Any]:
-    """Return what all has to be a placeholder: of a conversation its one question, and nothing where it has several."""
+    """Return the texts that must all be placeholders: for a conversation its only question, none if it has several."""
     if view.classes or len(view.inputs) == 1 or not isinstance(view.target, list):
         return view.inputs
     return view.inputs[-1:] if len(view.target) == 1 else ()
@@ -96,7 +96,7 @@ def _plain(text: str) -> str:
 
 
 def _same_text(data: AuditedData) -> frozenset[str]:
-    """Return the text that a fifth of the rows have under several labels; of rows with labels alone."""
+    """Return the text that a fifth of the labelled rows have under several labels."""
     targets = np.concatenate([data.targets[name] for name in data.splits])
     numbers = np.concatenate([(data.same_words or data.distinct)[name] for name in data.splits])
     if not targets.any() or not len(numbers):
@@ -110,7 +110,7 @@ def _same_text(data: AuditedData) -> frozenset[str]:
 
 
 def _under_several_labels(targets: np.ndarray, total: int, share: float) -> bool:
-    """Say whether rows with these targets are such a share of all, and few of them are of other labels than one."""
+    """Say whether rows with these targets are a large share of all, and spread over several labels."""
     return share_within(len(targets), total)[0] >= share and bool(
         np.unique(targets, return_counts=True)[1].max() <= SAME_LABEL * len(targets)
     )

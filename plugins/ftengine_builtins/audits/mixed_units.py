@@ -1,4 +1,4 @@
-"""Numbers of which some are percentages and others are fractions."""
+"""Numbers that are partly percentages and partly fractions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PENALTY, SAMPLE, FEWEST_ROWS = 0.3, 700, 60
 
 
 def find_percents(values: np.ndarray) -> np.ndarray | None:
-    """Return the indices of numbers above 1 that, divided by a hundred, are spread as those from 0 to 1 are.
+    """Return the indices of numbers above 1 that, divided by 100, are distributed like those from 0 to 1.
 
     Args:
         values: (n,) numbers to be learnt.
@@ -40,7 +40,7 @@ def find_percents(values: np.ndarray) -> np.ndarray | None:
 
 
 def converted_fit(data: AuditedData) -> tuple[float, float] | None:
-    """Return how numbers correlate with what words of other rows predict: as they are, and with percentages divided."""
+    """Return the correlations of numbers with words' predictions: as they are, and with percentages divided."""
     rows = draw_rows(data, SAMPLE, numbers=True)
     if rows is None or rows.numbers is None or len(rows.texts) < FEWEST_ROWS:
         return None

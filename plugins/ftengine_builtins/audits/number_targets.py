@@ -33,7 +33,7 @@ UNLIKE = 0.05
 
 
 class NumberTargets(Audit):
-    """Numbers to be learnt of which a few outweigh all others, lost their decimal point, or are a code for none."""
+    """Finds target numbers that outweigh all others, lost their decimal point, or are a code for a missing value."""
 
     name = "number-targets"
 
@@ -72,7 +72,7 @@ class NumberTargets(Audit):
 def _of_code(
     rows: AuditedRows, numbered: Sequence[tuple[float, int]], values: np.ndarray, code: float, written: bool
 ) -> Finding:
-    """Name many equal numbers far from all others; an alarm where they outweigh these and are written as codes are."""
+    """Name many equal numbers far from all others; an alarm if they outweigh the others and look like a code."""
     found = np.flatnonzero(values == code)
     squared = (values - np.median(values)) ** 2
     share = float(squared[found].sum() / squared.sum())
@@ -94,7 +94,7 @@ def _of_code(
 def _of_percents(
     data: AuditedData, rows: AuditedRows, numbered: Sequence[tuple[float, int]], percents: np.ndarray
 ) -> Finding:
-    """Name numbers that are a hundred times the others; an alarm where words tell them better once they are not."""
+    """Name numbers a hundred times the others; an alarm if words predict them better once they are divided."""
     fractions = len(numbered) - len(percents)
     places = tuple(rows.where(numbered[i][1]) for i in percents[:SHOWN_PLACES])
     brief = f"write percentages and fractions alike: {counted(len(percents), 'number')} such as "
@@ -122,7 +122,7 @@ def _of_percents(
 def _of_lost_points(
     rows: AuditedRows, numbered: Sequence[tuple[float, int]], factor: int, found: np.ndarray, sure: bool
 ) -> Finding:
-    """Name the numbers that are too large by a factor: with a lost point, or of another kind."""
+    """Name the numbers that are too large by a factor, because of a lost point or for another reason."""
     places = tuple(rows.where(numbered[i][1]) for i in found[:SHOWN_PLACES])
     such = f"{counted(len(found), 'number')} such as {number(numbered[found[0]][0])} ({short_place(places[0])})"
     brief = f"put the decimal point back in {such}: divided by {factor:,}, they lie among the others"
@@ -142,11 +142,11 @@ def _of_lost_points(
 
 
 def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray, bool] | None:
-    """Return a factor, the indices of numbers that are by it above all others, and whether they lost a decimal point.
+    """Return a factor, the indices of numbers too large by it, and whether they lost a decimal point; else None.
 
-    At most a tenth of the numbers, of which none is negative, stand behind a gap, and lie among the others without it;
-    None: there are none such. A point was lost where they are whole and the others are not, but would be times the
-    factor, and they are spread as the others are, so not one code for a missing number, to their last digits.
+    They are at most a tenth of the numbers, none negative, separated by a gap, and lie among the others once divided.
+    They lost a point if they are whole and the others are not, and if they are distributed like the others, so that
+    they are no single code.
     """
     from scipy.stats import ks_2samp
 
@@ -169,10 +169,9 @@ def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray, bool] | None:
 
 
 def _same_fractions(back: np.ndarray, usual: np.ndarray) -> bool:
-    """Say whether numbers may have the fractions of others: prices of 749 are no 7.49 where others end in .99.
+    """Say whether numbers may have the fractions of others: 749 is not 7.49 if other prices end in .99.
 
-    A further one of the others has a fraction that is new with the probability of those that one of them has
-    (Good 1953).
+    A new number has a new fraction with the probability of fractions seen once (Good 1953).
     """
     from scipy.stats import binom, ks_2samp
 

@@ -20,7 +20,7 @@ can be learnt, and a low loss says no more than that this answer was."""
 
 
 class OneAnswer(Audit):
-    """Free answers that are one and the same text in nearly all training rows; of preferences the chosen ones."""
+    """Finds one and the same free (or chosen) answer in nearly all training rows."""
 
     name = "one-answer"
 
@@ -53,7 +53,7 @@ class OneAnswer(Audit):
 
 
 def any_answer(view: View) -> Any:
-    """Return what answers a row's input freely, of two answers the chosen one; None where nothing does."""
+    """Return the free answer to a row's input, of two answers the chosen one; None if there is none."""
     target = view.target
     if not view.classes and isinstance(target, dict) and "chosen" in target:
         return target["chosen"]
@@ -61,12 +61,12 @@ def any_answer(view: View) -> Any:
 
 
 def _plain(answer: Any) -> Any:
-    """Return an answer as it is compared: without case and white space around it."""
+    """Return an answer without case and surrounding white space."""
     texts = answer if isinstance(answer, list) else [answer]
     return [comparable(text).strip().casefold() if isinstance(text, str) else text for text in texts]
 
 
 def _text(answer: Any) -> str:
-    """Return an answer in one line, of several turns the last."""
+    """Return an answer in one line; of several turns the last."""
     answer = answer[-1] if isinstance(answer, list) and answer else answer
     return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Rows of one class that were labelled as another, by which rows look more like the other class than its own do."""
+"""Rows of one class that were labelled as another, found by how many rows look more like the other class."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class OneSided:
 
 
 def find_one_sided(ridge: WordRidge, labels: np.ndarray) -> OneSided | None:
-    """Find two classes of three or more of which one has surely rows of the other, and the other none of it.
+    """Find two of at least three classes of which one contains rows of the other, but not the reverse.
 
-    Scores prefer the more frequent of two classes where they are unsure, so the class that has the others' rows must be
-    the more frequent one. Of two classes in all, rows that show no sign of theirs would look the same.
+    Uncertain scores prefer the more frequent of two classes, so the class with the other's rows must be the more
+    frequent one. With only two classes, uninformative rows would look the same.
 
     Args:
         ridge: of the rows' words.
@@ -93,10 +93,10 @@ def find_one_sided(ridge: WordRidge, labels: np.ndarray) -> OneSided | None:
 
 
 def _typical(scores: np.ndarray, labels: np.ndarray, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return by how much rows of class i have to prefer class j, and which share of j's own rows does so.
+    """Return by how much rows of class i must prefer class j, and which share of j's own rows does so.
 
-    Both are (K, K), at [i, j]. It is more than 0.3 of the rows of j do, and positive. Of what is not compared it is
-    infinite, and the share 1.
+    Both are (K, K), at [i, j]. The margin is positive, and exceeded by 0.3 of the rows of j. Pairs that are not
+    compared have an infinite margin and a share of 1.
     """
     limits, own = np.full((scores.shape[1],) * 2, np.inf), np.ones((scores.shape[1],) * 2)
     for j in classes:

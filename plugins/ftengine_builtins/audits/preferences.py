@@ -1,4 +1,4 @@
-"""Audits of preferences: whether length alone tells the chosen answer, and pairs that say nothing or the contrary."""
+"""Audits of preferences: whether length predicts the chosen answer, equal answers, contrary judgements."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -17,7 +17,7 @@ one, and from which that is an alarm: a loss then mostly learns how long to writ
 
 
 class PreferenceLengths(Audit):
-    """How often the longer of two answers is the chosen one."""
+    """Reports how often the longer of two answers is the chosen one."""
 
     name = "preference-lengths"
 
@@ -44,7 +44,7 @@ interval's near end, from which it is an alarm."""
 
 
 class EqualAnswers(Audit):
-    """Pairs whose answers differ by white space or case alone, and from which little else can be learnt."""
+    """Finds pairs whose answers differ by white space or case alone."""
 
     name = "equal-answers"
 
@@ -76,7 +76,7 @@ class EqualAnswers(Audit):
 
 
 class ContraryPreferences(Audit):
-    """Two answers to one prompt of which now the one and now the other is preferred; an answer that is both."""
+    """Finds two answers to one prompt that are preferred both ways, and answers judged both good and bad."""
 
     name = "contrary-preferences"
 
@@ -101,7 +101,7 @@ class ContraryPreferences(Audit):
 
 
 def _compared(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
-    """Return (rows,) hashes of what is compared, and of what is said of it; 0 where nothing is."""
+    """Return (rows,) hashes of the compared answers, and of the judgement; 0 for none."""
     told = ((view, _judgement(view)) for view in rows)
     pairs = ((hashed([list(view.inputs), *said[0]]), hashed(said[1])) if said else (0, 0) for view, said in told)
     hashes = np.fromiter(pairs, [("compared", np.int64), ("said", np.int64)], len(rows))
@@ -109,14 +109,14 @@ def _compared(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sides(view: View) -> tuple[Any, Any] | None:
-    """Return the chosen and the rejected answer; None where a row is no pair."""
+    """Return the chosen and the rejected answer; None if a row is no pair."""
     target = view.target
     is_pair = isinstance(target, dict) and target.keys() == {"chosen", "rejected"}
     return (target["chosen"], target["rejected"]) if is_pair else None
 
 
 def _folded(value: Any) -> Any:
-    """Return an answer, or messages, with each text in lower case and its white space as single spaces."""
+    """Return an answer, or messages, in lower case with single spaces."""
     if isinstance(value, str):
         return " ".join(value.casefold().split())
     if isinstance(value, dict):
@@ -125,7 +125,7 @@ def _folded(value: Any) -> Any:
 
 
 def _judgement(view: View) -> tuple[list[str], Any] | None:
-    """Return the answers that a row is about and which is preferred; None where it compares none."""
+    """Return the answers of a row and which is preferred; None if it compares none."""
     target = view.target
     if not isinstance(target, dict):
         return None

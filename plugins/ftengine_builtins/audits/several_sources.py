@@ -1,4 +1,4 @@
-"""Audit of several sources: how much of each an epoch takes, and how much of each is held out."""
+"""Audit of several sources: how much of each an epoch uses, and how much is held out."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ SHARES = "Each source has its share of what is held out, as far as labels and ro
 
 
 class SeveralSources(Audit):
-    """Several sources of training: what each has, what an epoch repeats or leaves out, and what is held out of each."""
+    """Reports for several sources of training their rows, repetitions in an epoch, and held-out rows."""
 
     name = "several-sources"
 

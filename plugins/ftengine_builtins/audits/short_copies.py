@@ -30,10 +30,10 @@ OFTEN = 0.2
 
 
 class ShortCopies(Audit):
-    """Held-out texts of a few words that are a training row's but for one word, beyond what is so within training.
+    """Finds short held-out texts that equal a training row except for one word, more often than training rows do.
 
-    Texts of one form ("turn on the light in the hall") honestly differ in one word; but then training rows do so among
-    themselves as often as held-out rows do from training rows. Texts are compared as bags of words, under one label.
+    Texts of one form ("turn on the light in the hall") rightly differ in one word; then training rows do so among
+    themselves as often. Texts are compared as bags of words, under one label.
     """
 
     name = "short-copies"
@@ -70,7 +70,7 @@ class _Bags:
     of: np.ndarray
 
     def near(self, others: _Bags) -> np.ndarray:
-        """Return (rows,) whether one of the others, not the row itself, has all words but one in common with it."""
+        """Return (rows,) whether another row has all words but one in common with it."""
         parts = np.sort(others.parts)
         near = _is_in(self.whole, parts)
         known = parts[1:][parts[1:] == parts[:-1]] if others is self else parts  # each row has a part once
@@ -80,7 +80,7 @@ class _Bags:
 
 
 def _is_in(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Say which values are among others, which are sorted: what `np.isin` does in a third of its memory."""
+    """Say which values are among sorted others; `np.isin` needs three times the memory."""
     if not len(among):
         return np.zeros(len(values), bool)
     at = np.searchsorted(among, values)
@@ -114,7 +114,7 @@ def _bags(data: AuditedData, split: str, *, but_in_training: bool = False) -> _B
 def _finding(
     data: AuditedData, split: str, held: _Bags, near: np.ndarray, within: np.ndarray, *, measured: bool
 ) -> Finding | None:
-    """Return what to say of a split; None where few of its rows are near a training row."""
+    """Return a finding on a split; None if few of its rows are near a training row."""
     count, total = int(near.sum()), len(near)
     share, usual = count / total, float(within.mean())
     beyond = share_within(count, total)[0] - share_within(int(within.sum()), len(within))[1]

@@ -38,11 +38,11 @@ POSTS, MOST_POSTS = (140, 280), 0.5
 
 
 class ShortenedTexts(Audit):
-    """Texts of a split, or of one label in it, that are cut at one length or far shorter than those of another split.
+    """Finds texts of a split, or of one label, that are cut at one length or far shorter than in another split.
 
-    Looks at splits that are no random part of the training source, and at rows with a label or a number; where rows
-    are answered freely, at the answers. A note where all held-out texts have one length, which are windows of a longer
-    text, or the length is the limit of posts.
+    Looks at splits that are no random part of the training source, at rows with a label or a number, and at free
+    answers. A note if all held-out texts have one length, as windows of longer texts do, or if the length is a usual
+    limit of posts.
     """
 
     name = "shortened-texts"
@@ -84,7 +84,7 @@ class _Lengths:
 
 @dataclass(frozen=True)
 class _Shortened:
-    """A label's texts that are shortened, those of all where `label` is 0; at no common length where `end` is None."""
+    """The shortened texts of a label, of all labels if `label` is 0; `end` is None without a common length."""
 
     label: int
     end: int | None
@@ -93,7 +93,7 @@ class _Shortened:
     other: float
 
     def is_meant(self, split: str) -> bool:
-        """Say whether texts may have this length for a reason: held-out windows, and posts up to a usual limit."""
+        """Say whether a length is probably intended: held-out windows, and posts up to a usual limit."""
         windows = split != "train" and not self.label and self.share == 1
         return self.end is not None and (windows or (self.end in POSTS and self.share < MOST_POSTS))
 
@@ -121,7 +121,7 @@ def _lengths_of_answers(data: AuditedData, split: str) -> _Lengths:
 
 
 def _characters_read(data: AuditedData, split: str, rows: _Lengths) -> float:
-    """Return about how many characters of a text the model reads; infinity where no text is cut, and of answers."""
+    """Return about how many characters of a text the model reads; infinity for answers and uncut texts."""
     encoded: Any = data.encoded.get(split, {})
     if (
         rows.what == "answers"
@@ -134,7 +134,7 @@ def _characters_read(data: AuditedData, split: str, rows: _Lengths) -> float:
 
 
 def _find(one: _Lengths, other: _Lengths, read: float) -> list[_Shortened]:
-    """Return what is shortened in one split: all texts, or those of labels, the most frequent first."""
+    """Return what is shortened in one split: all texts, or those of some labels, the most frequent first."""
     if (whole := _cut(one, other, 0)) is not None:
         return [whole] if (whole.end or 0) < read else []
     labels, counts = np.unique(one.targets, return_counts=True)

@@ -1,4 +1,4 @@
-"""Audits of what was read and how it was divided: lost rows, repeated rows, rows on two sides of a split."""
+"""Audits of reading and dividing: lost rows, repeated rows, rows on two sides of a split."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ from ftengine_builtins.audits.missing_texts import is_placeholder
 
 
 class Reading(Audit):
-    """Rows that could not be read, files that are read otherwise than usual, splits of another size than asked for."""
+    """Reports rows that could not be read, unusual files, and splits of another size than asked for."""
 
     name = "reading"
 
@@ -57,7 +57,7 @@ def of_one_form(facts: Mapping[str, Any]) -> str:
 
 
 class Duplicates(Audit):
-    """Rows that repeat another one of their source, or nearly do."""
+    """Finds rows that repeat another one of their source, or nearly do."""
 
     name = "duplicates"
 
@@ -114,10 +114,10 @@ def leak_level(
 ) -> Level:
     """Say how much a leak between two splits matters, before a run as after it.
 
-    An alarm: rows on which figures are made are in training word for word, or by their group, or they are more than
-    chance moves a figure by (the 95 % interval of a share of n rows is at most about 1/√n to each side). Of a split
-    that only chooses weights: as many rows. Of validation and test: half of the test rows. Rows that are one and the
-    same placeholder, such as N/A, do not count: these are a fault of another kind.
+    An alarm if measured rows are in training word for word or by their group, or if near copies are enough to move a
+    figure by more than chance (the 95 % interval of a share of n rows is at most about 1/√n to each side). For a split
+    that only chooses weights: as many rows. For validation and test: half of the test rows. Rows with one and the same
+    placeholder, such as N/A, do not count.
 
     Args:
         leaks: the recipe's data.leaks; with "warn" figures are made on the rows that do not leak, where there are any.
@@ -138,12 +138,12 @@ def leak_level(
 
 
 def set_apart(leak: Mapping[str, Any], leaks: str, rows: int) -> bool:
-    """Say whether rows that leak from training are measured apart from all others."""
+    """Say whether rows that leak from training are measured separately."""
     return leak["between"][0] == "train" and leaks == "warn" and leak["rows"] < rows
 
 
 def _compared_how(data: AuditedData) -> str:
-    """Say in brackets of which rows only equal ones were looked for; "" of none."""
+    """Return in brackets for which rows only equal ones were looked for; "" if for none."""
     near = data.facts["near_duplicates"]
     if near is None:
         return " (only equal rows were looked for)"
@@ -153,7 +153,7 @@ def _compared_how(data: AuditedData) -> str:
 
 
 class Leaks(Audit):
-    """Rows on two sides of the split, and held-out rows that are no later than training."""
+    """Finds rows on two sides of the split, and held-out rows that are no later than training."""
 
     name = "leaks"
 

@@ -38,11 +38,10 @@ TYPICAL = 3
 
 
 class SplitShift(Audit):
-    """Held-out rows that come from elsewhere than training, and words that give the label away in training alone.
+    """Finds held-out rows that come from elsewhere, and words that predict the label in training alone.
 
-    A ridge classifier on TF-IDF of words tells training rows from held-out ones, each row without having seen which it
-    is. Random divisions of the same rows show what chance does. Looks at splits of a source of their own, and at those
-    that a column divides.
+    A ridge classifier on TF-IDF of words separates training rows from held-out ones, out of sample. Random divisions of
+    the same rows show the effect of chance. Looks at splits of another source, and at those that a column divides.
     """
 
     name = "split-shift"
@@ -70,14 +69,14 @@ def is_nonrandom_split(data: AuditedData, split: str) -> bool:
 
 
 def _divided_by(data: AuditedData, split: str) -> str:
-    """Return "group" or "time" where the training source was divided by them on purpose; else ""."""
+    """Return "group" or "time" if the training source was divided by it on purpose; else ""."""
     by = data.settings["split"]["by"]
     same = data.splits[split].source == data.splits["train"].source
     return str(by) if same and by in ("group", "time") else ""
 
 
 def draw(data: AuditedData, split: str, most: int = SAMPLE) -> Texts:
-    """Draw distinct rows of a split that have a text, in the order of the file."""
+    """Sample distinct rows of a split that have a text, in the order of the file."""
     chosen = choose_rows(data.distinct[split], np.ones(len(data.distinct[split]), dtype=bool), most)
     texts, labels = [], []
     for i, text in enumerate(data.splits[split].texts()):
@@ -88,13 +87,13 @@ def draw(data: AuditedData, split: str, most: int = SAMPLE) -> Texts:
 
 
 def shortened(text: str) -> str:
-    """Return so many characters of a text as are read."""
+    """Return the part of a text that is read."""
     return text if len(text) <= CHARACTERS else f"{text[: CHARACTERS // 2]} {text[-CHARACTERS // 2 :]}"
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How well a classifier tells held-out rows from training rows by their words.
+    """How well a classifier separates held-out rows from training rows by their words.
 
     Args:
         auc, low, high: ROC AUC with its 95 % interval (Hanley & McNeil 1982, doi:10.1148/radiology.143.1.7063747).
@@ -113,7 +112,7 @@ class Shift:
 
 
 def find_shift(train: Sequence[str], held: Sequence[str]) -> Shift | None:
-    """Compare the words of two splits' texts; None where a classifier does not surely tell them apart."""
+    """Compare the words of two splits' texts; None if a classifier does not separate them significantly."""
     words = tf_idf([*train, *held])
     is_held = np.repeat([0.0, 1.0], [len(train), len(held)])
     kept = unlike(words, is_held)
@@ -135,7 +134,7 @@ def find_shift(train: Sequence[str], held: Sequence[str]) -> Shift | None:
 def unlike(words: Any, sides: np.ndarray) -> np.ndarray:
     """Return the numbers of rows that are not nearly equal to an earlier one of their side.
 
-    By the cosine of words that several rows have, those that all have counting nothing.
+    By the cosine of words; words of a single row and words of all rows have no weight.
     """
     from scipy.sparse import diags_array
 
@@ -148,7 +147,7 @@ def unlike(words: Any, sides: np.ndarray) -> np.ndarray:
 
 
 def areas(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve of each column, each with as many held-out rows (Mann & Whitney 1947)."""
+    """Return the area under the ROC curve of each column, (n,), with equally many held-out rows each (Mann & Whitney 1947)."""
     from scipy.stats import mannwhitneyu
 
     held = truths.T > 0
@@ -164,7 +163,7 @@ def area_error(auc: float, n: int, m: int) -> float:
 
 
 def _typical(of: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    """Return the words whose share of texts is surely higher on one side, by most standard errors first."""
+    """Return the words whose share of texts is significantly higher on one side, the most significant first."""
     counts = [_texts_with_word(texts) for texts in (of, others)]
     n, m = len(of), len(others)
 
@@ -216,7 +215,7 @@ EXPLAINED = ("quality", "over-fitting", "learning", "classes", "calibration", "w
 
 
 def _of_cues(data: AuditedData, split: str, cues: Sequence[Cue], labels: Sequence[int]) -> Finding:
-    """Say which words give a label away in training and are missing in a held-out split."""
+    """Return a finding on words that predict a label in training and are missing in a held-out split."""
     names = label_names(data, {cue.label for cue in cues})
     shown = [f"{cue.words()} ({percent(cue.covered / cue.rows)} of {quoted(names[cue.label])})" for cue in cues[:3]]
     more = [counted(len(cues) - 3, "other label")] if len(cues) > 3 else []

@@ -26,7 +26,7 @@ data's own, so a list of stop words of any language shows that was applied to on
 
 @dataclass(frozen=True)
 class Feature:
-    """What a text has or has not, or how much of it.
+    """A feature of texts: present or absent, or an amount.
 
     Args:
         name: for figures.
@@ -83,7 +83,7 @@ AMOUNTS = (
 
 
 def short_frequent_words(*sides: Sequence[str]) -> Feature:
-    """Return the share of a text's words that are short and in many texts of a side."""
+    """Return the share of a text's words that are short and occur in many texts of a side."""
     counted = [Counter(word for text in texts for word in _short_words(text)) for texts in sides]
     found = {word for texts, counts in zip(sides, counted, strict=True) for word, count in counts.items()
              if count >= FREQUENT * len(texts)}  # fmt: skip
@@ -102,12 +102,12 @@ def _short_words(text: str) -> Set[str]:
 
 
 def longer_words(text: str) -> str:
-    """Return a text's words that no list of stop words has, in lower case."""
+    """Return a text's words that are not stop words, in lower case."""
     return " ".join(word for word in TOKEN.findall(text.lower()) if len(word) > SHORT_WORD)
 
 
 def described(feature: Feature, texts: Sequence[str], *, several: bool) -> str:
-    """Return what a text, or several, do that have a feature, with the speaker whom most of their lines have."""
+    """Return in words what texts with a feature do, with the speaker of most of their lines."""
     does = feature.does[int(several)] if feature.does else feature.name
     if feature.name == "speaker" and (marks := Counter(mark for text in texts for mark in SPEAKER.findall(text))):
         does = f"{'have' if several else 'has'} a line that begins with {quoted(marks.most_common(1)[0][0])}"

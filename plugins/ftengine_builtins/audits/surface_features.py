@@ -35,11 +35,11 @@ to 0.56; articles of other topics to 0.64 by what they have and to 0.77 by an am
 
 
 class SurfaceFeatures(Audit):
-    """Texts of training that look otherwise than held-out ones: capitals, punctuation, line breaks, speakers, tags.
+    """Finds texts that are written otherwise in training: capitals, punctuation, line breaks, speakers, tags.
 
     Compares some twenty features of texts, prompts and answers, and the number of labels or tagged words of a row,
-    between training and splits of a source of their own. Where longer words tell the splits apart too, they are of
-    other topics, and audit `split-shift` says so.
+    between training and splits of another source. If longer words separate the splits too, topics differ, which audit
+    `split-shift` reports.
     """
 
     name = "surface-features"
@@ -54,7 +54,7 @@ class SurfaceFeatures(Audit):
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Rows of a split that are looked at: texts by what they are, and how many labels or tagged words each has."""
+    """Sampled rows of a split: texts by kind, and the number of labels or tagged words of each row."""
 
     texts: dict[str, list[str]] = field(default_factory=dict)
     labels: list[float] = field(default_factory=list)
@@ -78,7 +78,7 @@ class _Gap:
 
 
 def _usual_tag(data: AuditedData) -> str:
-    """Return the tag that most words have, which is that of untagged ones; "" where words are not tagged."""
+    """Return the most frequent tag, which marks ordinary words; "" if words are not tagged."""
     if not tags_words(data):
         return ""
     labels = (view.label for view in islice(data.splits["train"], SAMPLE))
@@ -87,7 +87,7 @@ def _usual_tag(data: AuditedData) -> str:
 
 
 def _draw(data: AuditedData, split: str, usual: str) -> _Drawn:
-    """Draw distinct rows; of those without a label or a tagged word, no number."""
+    """Sample distinct rows; rows without labels or tagged words have no number."""
     chosen = choose_rows(data.distinct[split], np.ones(len(data.distinct[split]), dtype=bool), SAMPLE)
     drawn = _Drawn()
     for i, view in enumerate(islice(data.splits[split], max(chosen, default=-1) + 1)):
@@ -103,7 +103,7 @@ def _draw(data: AuditedData, split: str, usual: str) -> _Drawn:
 
 
 def _parts(view: View) -> Iterator[tuple[str, str]]:
-    """Yield what a row has of texts, and what each is called."""
+    """Yield the texts of a row, each with its kind."""
     answer = any_answer(view)
     answer = answer[-1] if isinstance(answer, list) and answer else answer
     if isinstance(answer, str):
@@ -134,7 +134,7 @@ def _findings(split: str, train: _Drawn, held: _Drawn, *, tagged: bool) -> Itera
 
 
 def _gaps(train: Sequence[str], held: Sequence[str]) -> list[_Gap]:
-    """Return the features by which texts differ most; none where their longer words differ as well."""
+    """Return the features in which texts differ most; none if longer words differ as well."""
     if min(len(train), len(held)) < FEWEST:
         return []
     features = (*HAS, short_frequent_words(train, held), *AMOUNTS)
@@ -151,7 +151,7 @@ def _gaps(train: Sequence[str], held: Sequence[str]) -> list[_Gap]:
 
 
 def _compared(feature: Feature, train: Sequence[float], held: Sequence[float], tried: int) -> _Gap | None:
-    """Return by how much two splits differ in a feature; None where that is little, or may be chance.
+    """Return by how much two splits differ in a feature; None if it is little, or may be chance.
 
     Args:
         tried: features, for which the interval holds at once (Bonferroni).

@@ -25,7 +25,7 @@ SHOWN = 3
 
 
 class TellingPhrases(Audit):
-    """One word or two that tell each label by themselves, in training and in held-out rows alike.
+    """Finds one word or two that predict each label alone, in training and in held-out rows alike.
 
     Such words may be what decides, or may have been written once the label was known.
     """
@@ -62,7 +62,7 @@ class TellingPhrases(Audit):
 
 
 def _phrases(rows: Texts) -> dict[int, str]:
-    """Return for each label the phrase that most of its rows have beyond the others; none of too many labels."""
+    """Return for each label the phrase that most of its rows, and few others, have; none with too many labels."""
     total = Counter(rows.labels)
     if not 2 <= len(total) <= MOST_LABELS or min(total.values()) < OF_LABEL or 0 in total:
         return {}

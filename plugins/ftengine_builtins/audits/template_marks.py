@@ -26,7 +26,7 @@ SHOWN = 3
 
 
 class TemplateMarks(Audit):
-    """Marks of a chat template in what messages say; those that are tokens of the model's begin and end turns there."""
+    """Finds marks of a chat template in messages; those that are tokens of the model begin and end turns."""
 
     name = "template-marks"
 

@@ -1,4 +1,4 @@
-"""Audits of what stands in texts: odd rows, a wrong encoding, personal data."""
+"""Audits of texts: odd rows, a wrong encoding, personal data."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ _LOOKALIKES = frozenset({"Latin", "Cyrillic", "Greek"})
 
 
 class Oddities(Audit):
-    """Rows that look wrong: empty, repetitive, of unusual length, with control characters or mixed scripts."""
+    """Finds odd rows: empty, repetitive, of unusual length, with control characters or mixed scripts."""
 
     name = "oddities"
 
@@ -56,7 +56,7 @@ class Oddities(Audit):
 
 
 def find_oddities(text: str) -> list[str]:
-    """Return the keys of `ODDITIES` that a row's text shows; outlying lengths are found by `outlying`."""
+    """Return the keys of `ODDITIES` that apply to a row's text; `outlying` finds unusual lengths."""
     if not text or text.isspace():
         return ["empty"]
     kinds = []
@@ -80,7 +80,7 @@ def _mixes_scripts(text: str) -> bool:
 
 
 def outlying(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices of rows far shorter and far longer than most, by (rows,) characters; those of 0 are left alone."""
+    """Return indices of rows far shorter and far longer than most, by (rows,) characters; empty rows are left out."""
     some = lengths[lengths > 0]
     if len(some) < OUTLYING_FEWEST:
         return np.flatnonzero([]), np.flatnonzero([])
@@ -95,7 +95,7 @@ REPLACEMENT = "\ufffd"
 
 
 class Mojibake(Audit):
-    """Text that was decoded wrongly: UTF-8 read as Latin-1 and the like, found by ftfy, and replacement characters."""
+    """Finds text that was decoded wrongly (UTF-8 read as Latin-1 and the like, by ftfy), and replacement characters."""
 
     name = "mojibake"
 
@@ -119,7 +119,7 @@ def kinds_of(text: str) -> Iterator[str]:
 
 
 def is_garbled(text: str) -> bool:
-    """Say whether ftfy can read text back as what it was before a wrong decoding (Speer 2019, "ftfy")."""
+    """Say whether ftfy can undo a wrong decoding of a text (Speer 2019, "ftfy")."""
     import ftfy
 
     steps = ftfy.fix_encoding_and_explain(text).explanation
@@ -127,7 +127,7 @@ def is_garbled(text: str) -> bool:
 
 
 class PersonalData(Audit):
-    """E-mail addresses, telephone numbers, payment cards and bank accounts, found by their form."""
+    """Finds e-mail addresses, telephone numbers, payment cards and bank accounts by their form."""
 
     name = "personal-data"
 
@@ -139,7 +139,7 @@ class PersonalData(Audit):
 
 
 def matching(data: AuditedData, kinds_of) -> dict[str, dict[str, list[int]]]:
-    """Return {kind: {split: rows}} of the rows for whose text `kinds_of` names kinds."""
+    """Return {kind: {split: rows}} of the rows for whose text `kinds_of` returns kinds."""
     by_kind: dict[str, dict[str, list[int]]] = {}
     for split, rows in data.splits.items():
         for i, text in enumerate(rows.texts()):

@@ -20,9 +20,9 @@ alike (interval's near end), and rows of both from which that is known: where no
 
 
 class UnlabelledRows(Audit):
-    """Rows of several labels each that have none, in training and not in a held-out split, or the other way round.
+    """Finds rows without any label in one split of data with several labels a row.
 
-    An alarm where it is training, and the words of these rows are those of rows with labels.
+    An alarm if the split is training, and the words of these rows are those of labelled rows.
     """
 
     name = "unlabelled-rows"
@@ -60,9 +60,9 @@ def _finding(data: AuditedData, more: str, fewer: str, counts: list[tuple[int, i
 
 
 def _separability(data: AuditedData, bare: Collection[int]) -> tuple[float, float] | None:
-    """Return how well words tell training rows without a label from those with one: near end and value of the ROC AUC.
+    """Return how well words separate unlabelled training rows from labelled ones: near end and value of the ROC AUC.
 
-    Each row is told by the others; None where there are few.
+    Each row is scored out of sample; None if there are few.
     """
     chosen = choose_rows(data.distinct["train"], np.ones(len(data.splits["train"]), dtype=bool), SAMPLE)
     texts = {i: shortened(text) for i, text in enumerate(data.splits["train"].texts()) if i in chosen and text.strip()}

@@ -33,10 +33,10 @@ and than half of that the words of texts, for it to be said."""
 
 
 class UnreadColumns(Audit):
-    """Columns that nothing reads and that tell the label, by the most frequent label of each value in training.
+    """Finds unread columns that predict the label, by the most frequent label of each value in training.
 
-    A column that has one value for each label is the label in another form, and rightly not read. Of texts that nothing
-    reads, the words are tried instead (`unread_texts`).
+    A column with one value for each label is the label in another form, and rightly not read. For unread texts, the
+    words are tried instead (`unread_texts`).
     """
 
     name = "unread-columns"
@@ -74,9 +74,9 @@ class _Rows:
 
 
 def _parts(data: AuditedData, names: Sequence[str]) -> tuple[_Rows, _Rows, str]:
-    """Return the rows that columns are learnt from, those that they are tried on, and of which split these are.
+    """Return the rows to learn columns from, the rows to test them on, and the split of the latter.
 
-    Of training alone, every second row is tried.
+    With training alone, every second row is tested.
     """
 
     def rows(split: str, step: slice = slice(None)) -> _Rows:
@@ -92,9 +92,9 @@ def _parts(data: AuditedData, names: Sequence[str]) -> tuple[_Rows, _Rows, str]:
 
 
 def _tell(name: str, learnt: _Rows, tried: _Rows, column: int) -> np.ndarray | None:
-    """Return (rows,) whether a column tells the label of each row that is tried.
+    """Return (rows,) whether a column predicts the label of each tested row.
 
-    None where its values are no kinds of rows: lists, ids, free texts, or nothing; and where it has one for each label.
+    None if its values are no kinds of rows (lists, ids, free texts, nothing), or if it has one value for each label.
     """
     before, values = ([row[column] for row in part.values] for part in (learnt, tried))
     known = [value for value in before if value is not None and value == value]
@@ -135,7 +135,7 @@ def _low(right: np.ndarray) -> float:
 
 
 def _word_accuracy(data: AuditedData) -> float | None:
-    """Return how many labels the words of texts tell; None where there are too few rows, or no texts."""
+    """Return the share of labels that the words of texts predict; None with too few rows, or without texts."""
     rows = draw_rows(data, SAMPLE)
     if rows is None or len(rows.texts) < FEWEST:
         return None

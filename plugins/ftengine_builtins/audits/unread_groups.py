@@ -46,9 +46,9 @@ EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibra
 
 
 class UnreadGroups(Audit):
-    """Columns of ids that nothing reads, of several rows and one label each, with values on both sides of the split.
+    """Finds unread columns of ids that have several rows with one label, on both sides of the split.
 
-    A patient's rows in training tell the label of that patient's held-out rows, whatever these say.
+    A patient's training rows then reveal the label of that patient's held-out rows, whatever their texts say.
     """
 
     name = "unread-groups"
@@ -81,7 +81,7 @@ class _Values:
 
 
 def _candidates(data: AuditedData) -> list[str]:
-    """Return the columns of which the first training rows have many values, texts or whole numbers alone."""
+    """Return the columns with many values, only texts or whole numbers, in the first training rows."""
     values = first_values(data, unread_columns(data), LOOKED_AT)
     return [name for name, of in values if are_kinds(of) and len(set(of)) >= FEWEST_IDS][:MOST_GROUPED]
 
@@ -104,7 +104,7 @@ def _numbered(data: AuditedData, columns: Sequence[str]) -> _Values:
 
 
 def _of_label(names: Sequence[Any], groups: dict[str, np.ndarray], data: AuditedData) -> float | None:
-    """Return the share of rows whose label is the most frequent one of their value; None where values are no groups.
+    """Return the share of rows whose label is the most frequent one of their value; None if values are no groups.
 
     Rows without a label or a value are left out.
     """
@@ -131,7 +131,7 @@ def _of_label(names: Sequence[Any], groups: dict[str, np.ndarray], data: Audited
 
 
 def _is_ordered(names: Sequence[Any], most: np.ndarray, repeated: np.ndarray, chance: float) -> bool:
-    """Say whether values are numbers of which neighbours have one label, as an age may have."""
+    """Say whether values are numbers whose neighbours have one label, such as an age."""
     if not all(isinstance(names[i], int) for i in repeated):
         return False
     in_order = most[sorted(repeated.tolist(), key=lambda i: names[i])]
@@ -139,7 +139,7 @@ def _is_ordered(names: Sequence[Any], most: np.ndarray, repeated: np.ndarray, ch
 
 
 def _is_topic(data: AuditedData, groups: dict[str, np.ndarray]) -> bool:
-    """Say whether words predict the value far better than the label does, as those of a finer label do."""
+    """Say whether words predict the value far better than the label does, as for a finer label."""
     padded = [np.pad(of, (0, len(data.splits[split]) - len(of)), constant_values=-1) for split, of in groups.items()]
     of = np.concatenate(padded)
     counts = np.bincount(of[of >= 0])

@@ -1,4 +1,4 @@
-"""Columns of texts that nothing reads and whose words tell the label, where those of what is read do not."""
+"""Unread columns of text whose words predict the label where those of the read columns do not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 
 
 def find_unread_texts(data: AuditedData, names: Sequence[str]) -> Iterator[Finding]:
-    """Name the column whose words tell most of the labels or numbers, where that is far more than what is read does."""
+    """Name the column whose words predict most labels or numbers, if that is far more than the read text does."""
     names = [name for name, of in first_values(data, names, LOOKED_AT) if _words_in(of) >= WORDS * len(of) > 0]
     rows = draw_rows(data, SAMPLE, numbers=True) if names else None
     if rows is None or len(rows.texts) < FEWEST:
@@ -56,7 +56,7 @@ def find_unread_texts(data: AuditedData, names: Sequence[str]) -> Iterator[Findi
 
 
 def _texts(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[tuple[str, list[str]]]:
-    """Return the columns of texts, those with the most words first, and the texts of rows that are drawn."""
+    """Return the columns of texts, those with the most words first, and the texts of sampled rows."""
     found = []
     for name, of in values_of(data, names, rows.rows):
         texts = [shortened(value) if isinstance(value, str) else "" for value in of]
@@ -73,7 +73,7 @@ def _words_in(texts: Sequence[Any]) -> int:
 def _predicted(rows: DrawnRows, texts: Sequence[str]) -> tuple[float, float]:
     """Return the share of labels, or of numbers' variance, that words predict, and its interval's near end.
 
-    The variance's is that of the mean of rows' squared errors.
+    The variance's interval is that of the mean squared error.
     """
     if not any(TOKEN.search(text) for text in texts):
         return 0.0, 0.0
@@ -87,7 +87,7 @@ def _predicted(rows: DrawnRows, texts: Sequence[str]) -> tuple[float, float]:
 
 
 def _finding(figures: dict[str, Any], *, reads_texts: bool) -> Finding:
-    """Return an alarm where what is read predicts nothing, else a note.
+    """Return an alarm if the read columns predict nothing, else a note.
 
     Args:
         reads_texts: whether what is read has words, and is no number of a case.

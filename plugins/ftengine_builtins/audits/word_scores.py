@@ -1,4 +1,4 @@
-"""What the words of a text tell of its label, by a ridge classifier on TF-IDF that has not seen the row."""
+"""Out-of-sample predictions of labels from words, by a ridge classifier on TF-IDF."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DrawnRows:
 
 
 def choose_rows(distinct: np.ndarray, usable: np.ndarray, most: int) -> set[int]:
-    """Draw so many rows at random, at most, of those that are usable: of equal ones the first.
+    """Sample at most this many of the usable rows; of equal rows the first is used.
 
     Args:
         distinct: (n,) numbers, the same for rows that are equal.
@@ -53,7 +53,7 @@ def choose_rows(distinct: np.ndarray, usable: np.ndarray, most: int) -> set[int]
 
 
 def rows_by_split(data: AuditedData, drawn: Collection[int]) -> Iterator[tuple[str, int, list[int]]]:
-    """Yield each split, how many rows stand before it, and its rows among those drawn of all, in their order."""
+    """Yield each split, the number of rows before it, and its sampled rows in order."""
     start = 0
     for split, rows in data.splits.items():
         yield split, start, sorted(i - start for i in drawn if start <= i < start + len(rows))
@@ -68,7 +68,7 @@ def draw_rows(
     numbers: bool = False,
     among: np.ndarray | None = None,
 ) -> DrawnRows | None:
-    """Draw distinct rows with a text and a class of their own from all splits; None where there are no two classes.
+    """Sample distinct rows with a text and one class from all splits; None with fewer than two classes.
 
     Args:
         most: rows that are drawn, at most.
@@ -108,20 +108,20 @@ def draw_rows(
 
 
 def one_hot(labels: np.ndarray) -> np.ndarray:
-    """Return (n, labels) ones at each row's label."""
+    """Return (n, labels) with ones at each row's label."""
     return np.eye(labels.max() + 1)[labels]
 
 
 def out_of_sample(texts: Sequence[str], given: np.ndarray) -> np.ndarray:
     """Return (n, K) scores for (n, K) targets, each row's by a ridge classifier of all the others.
 
-    Of `one_hot` targets they are near probabilities. Of all penalties, the one with the least squared error is taken.
+    For `one_hot` targets they are near probabilities. The penalty with the least squared error is used.
     """
     return WordRidge(tf_idf(texts)).best(given)
 
 
 class WordRidge:
-    """Ridge regression of any targets on the features of the same n rows, by one decomposition of their (n, n) kernel.
+    """Ridge regression on the features of n rows, for any targets, by one decomposition of the (n, n) kernel.
 
     Args:
         features: sparse (n, d).
@@ -146,9 +146,9 @@ class WordRidge:
         return targets - (centred - fitted) / (1 - leverage)
 
     def leave_out(self, targets: np.ndarray, penalty: float, rows: np.ndarray) -> np.ndarray:
-        """Return (m, K) predictions of (n, K) targets of m rows, all of them by the others.
+        """Return (m, K) predictions of (n, K) targets for m rows left out together.
 
-        The residuals of rows left out together are (I - H)⁻¹ r, H and r being the smoother's and its residuals' part.
+        Their residuals are (I - H)⁻¹ r, with the block of the hat matrix H and the residuals r of these rows.
 
         Args:
             rows: (n,) whether a row is left out.
@@ -160,7 +160,7 @@ class WordRidge:
         return targets[rows] - np.linalg.solve(np.eye(len(own)) * (1 + 1e-6) - smoother, residuals)
 
     def best(self, targets: np.ndarray) -> np.ndarray:
-        """Return (n, K) predictions as `leave_one_out` has them, by the penalty with the least squared error."""
+        """Return (n, K) predictions as `leave_one_out` does, with the penalty of the least squared error."""
         best, least = targets, np.inf
         for penalty in PENALTIES:
             predicted = self.leave_one_out(targets, penalty)
@@ -169,7 +169,7 @@ class WordRidge:
         return best
 
     def predict(self, features: Any, targets: np.ndarray, penalty: float) -> np.ndarray:
-        """Return (m, K) predictions of further rows' features, (m, d), by the n rows' targets, (n, K)."""
+        """Return (m, K) predictions for further rows' features, (m, d), from the n rows' targets, (n, K)."""
         projected = self._vectors.T @ (targets - targets.mean(0)) / (self._values + penalty)[:, None]
         kernel = (features @ self._features.T).toarray()
         kernel -= self._means + kernel.mean(1)[:, None] - self._mean
@@ -177,7 +177,7 @@ class WordRidge:
 
 
 def tf_idf(texts: Sequence[str]) -> Any:
-    """Return a sparse (n, words) matrix: 1 + ln of the count times 1 + ln((1 + n) / (1 + rows that have the word)).
+    """Return a sparse (n, words) matrix: 1 + ln(count) times 1 + ln((1 + n) / (1 + rows that have the word)).
 
     Rows have length 1. As scikit-learn's with `sublinear_tf`, which takes two seconds to import.
     """
