@@ -147,7 +147,7 @@ def unlike(words: Any, sides: np.ndarray) -> np.ndarray:
 
 
 def areas(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve of each column, (n,), with equally many held-out rows each (Mann & Whitney 1947)."""
+    """Return (K,) areas under the ROC curves of K columns with equally many held-out rows (Mann & Whitney 1947)."""
     from scipy.stats import mannwhitneyu
 
     held = truths.T > 0

@@ -1,4 +1,4 @@
-"""What the evaluators of the box share: how they declare metrics, score resamples and refuse tasks."""
+"""Shared by the built-in evaluators: declaring metrics, scoring resamples, refusing tasks."""
 
 from collections.abc import Collection
 from typing import Any
@@ -18,12 +18,12 @@ def lower(label: str, meaning: str, **declared: Any) -> Metric:
 
 
 def share(label: str, meaning: str, **declared: Any) -> Metric:
-    """Return a proportion of which more is better."""
+    """Declare a proportion of which more is better."""
     return higher(label, meaning, proportion=True, **declared)
 
 
 class WeightedEvaluator(IntervalEvaluator):
-    """An evaluator that scores resamples at once; its `score` is that of a single one."""
+    """An evaluator that scores resamples at once; its `score` is that of a single resample."""
 
     def score(self, rows, weights):
         scores = self.score_resamples(rows, np.asarray(weights)[None])
@@ -44,7 +44,7 @@ HAS = {
 
 
 def require_labels(evaluator: Evaluator, needs: str, kinds: Collection[str], task: str, labels: Labels | None) -> None:
-    """Refuse a task whose labels are of no kind that an evaluator measures (RecipeError, with what it needs)."""
+    """Refuse a task whose labels an evaluator cannot measure (RecipeError, with the kinds that it can)."""
     if labels is None or labels.kind not in kinds:
         raise RecipeError(
             f"evaluator {evaluator.name!r} needs {needs}, and task {task!r} has "

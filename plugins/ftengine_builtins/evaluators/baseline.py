@@ -1,4 +1,4 @@
-"""What is reached without looking at the inputs, from how often each answer is the truth and is given."""
+"""What constant answers reach, from the frequencies of true labels and of answers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,9 +14,10 @@ NOTHING = "nothing"
 def of_classes(
     names: Sequence[str], true: np.ndarray, given: np.ndarray, figures: Mapping[str, float], unit: str = "example"
 ) -> Baseline | None:
-    """Return the baseline where there are k answers, of which each example has one; None without examples.
+    """Return the baseline for k classes, of which each example has one; None without examples.
 
-    `true` and `given` are (k,): how often each is the truth, and the model's answer. `figures` are further metrics.
+    `true` and `given` are (k,): how often each class is the label, and the model's answer. `figures` are further
+    metrics.
     """
     total = int(true.sum())
     if not total:
@@ -35,7 +36,7 @@ def of_classes(
 
 
 def of_sets(names: Sequence[str], true: np.ndarray, given: np.ndarray) -> Baseline | None:
-    """Return the baseline where an example has any of k labels, by (n, k) of 0 and 1; None without examples."""
+    """Return the baseline if an example has any of k labels, from (n, k) of 0 and 1; None without examples."""
     n = len(true)
     if not n:
         return None
@@ -49,9 +50,9 @@ def of_sets(names: Sequence[str], true: np.ndarray, given: np.ndarray) -> Baseli
 
 
 def always(true: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what the best constant sets of labels come to, (B,) by metric, for (n, k) of 0 and 1 and weights (B, n).
+    """Return the metrics of the best constant sets of labels, (B,) by metric, for (n, k) of 0 and 1 and weights (B, n).
 
-    Best for micro F1 is always answering the most frequent labels, as many of them as it gains by; for macro F1 all.
+    For micro F1 the best set is the most frequent labels, as many as improve it; for macro F1 all labels.
     """
     rates, order = true.mean(axis=0), np.argsort(-true.mean(axis=0), kind="stable")
     most = int((np.cumsum(rates[order]) / (np.arange(1, len(rates) + 1) + max(rates.sum(), 1e-12))).argmax()) + 1

@@ -22,7 +22,7 @@ def by_part(
     trials: Mapping[str, np.ndarray] | None = None,
     **counted: Sequence[int],
 ) -> Iterator[Table | tuple[str, Any]]:
-    """Yield a fact, a row a part with FIGURE and FIGURE_interval ([low, high] or None), and the same as a table.
+    """Yield a fact with each part's FIGURE and FIGURE_interval ([low, high] or None), and the same as a table.
 
     Args:
         part, parts: what they are, in the singular and the plural: "label", "labels"; the plural is the fact's name.

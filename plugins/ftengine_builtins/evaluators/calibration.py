@@ -1,4 +1,4 @@
-"""Whether a classifier's confidence is what it says: calibration error, proper scores, temperature."""
+"""Whether a classifier's confidence equals its accuracy: calibration error, proper scores, temperature."""
 
 import math
 from functools import partial
@@ -30,20 +30,20 @@ _biased = partial(lower, interval=False, fallback="overconfidence", pooled=False
 
 
 class Calibration(WeightedEvaluator, FittedEvaluator):
-    """Calibration error, Brier score and negative log-likelihood; what a temperature fitted on validation would do.
+    """Calibration error, Brier score and negative log-likelihood, also after a temperature fitted on validation.
 
-    An example's confidence is the probability of the label that the model gives. Bins are equally wide, as in
-    Guo et al. 2017, arXiv:1706.04599, whose expected calibration error is `ece`: the mean over examples of
-    |accuracy - confidence| of their bin. It is biased upwards: chance alone makes a gap in every bin, and
-    `ece_by_chance` in the details is what a perfectly calibrated model would show with the same confidences and as
-    many examples. `calibration_error` has that noise taken out: the root mean square of the gaps, less what sampling
-    adds (the debiased estimator of Kumar, Liang and Ma 2019, arXiv:1909.10155, §5). No interval that was tried holds
-    the truth of either often enough, so they have none. `overconfidence` is the mean confidence minus the accuracy: a
-    mean, whose interval holds, and so the one to decide by; gaps of different sign cancel in it. `brier` is the summed
-    squared distance to the truth's indicator (Brier 1950; 0 to 2), `nll` in nats.
+    An example's confidence is the probability of the label that the model gives. Bins are equally wide, as in Guo et
+    al. 2017, arXiv:1706.04599, whose expected calibration error is `ece`: the mean over examples of |accuracy -
+    confidence| of their bin. It is biased upwards: chance alone makes a gap in every bin, and `ece_by_chance` in the
+    details is what a perfectly calibrated model would show with the same confidences and as many examples.
+    `calibration_error` has that noise removed: the root mean square of the gaps, less the sampling variance (the
+    debiased estimator of Kumar, Liang and Ma 2019, arXiv:1909.10155, §5). Both have no interval, as none that was tried
+    covers the truth often enough. `overconfidence` is the mean confidence minus the accuracy. Its interval is reliable,
+    so decide by it; gaps of different sign cancel in it. `brier` is the summed squared distance to the truth's
+    indicator (Brier 1950; 0 to 2), `nll` in nats.
 
-    Where a validation split is left to fit on, one temperature is, and `ece_after_temperature` is the ECE that
-    remains on the evaluated examples when logits are divided by it.
+    If there is a validation split besides the evaluated one, a temperature is fitted on it, and `ece_after_temperature`
+    is the ECE on the evaluated examples when logits are divided by it.
     """
 
     name = "calibration"
@@ -92,7 +92,7 @@ class Calibration(WeightedEvaluator, FittedEvaluator):
         return {**super().score(rows, weights), **scores}
 
     def score_resamples(self, rows, weights):
-        """Return the metrics that have an interval; the others are those of `score` alone."""
+        """Return the metrics that have an interval; `score` has the others."""
         logits, label = self._logits(rows)
         log_p = scipy.special.log_softmax(logits, axis=1)
         confidence, right = _confidence(log_p, label)
@@ -107,7 +107,7 @@ class Calibration(WeightedEvaluator, FittedEvaluator):
         return {"overconfidence": means(weights, _confidence(logits, label)[1])[:, 0]}
 
     def details(self, rows, estimate):
-        """Yield the reliability diagram, the ECE that chance alone would show, and the same after temperature."""
+        """Yield the reliability diagram and the ECE of a perfectly calibrated model, both also after temperature."""
         ones = np.ones(len(rows["label"]))
         before = _reliability(self._bins(rows, ones))
         yield from before.items()
@@ -143,7 +143,7 @@ class Calibration(WeightedEvaluator, FittedEvaluator):
         return logits, label
 
     def _bins(self, rows, weights, temperature=1.0):
-        """Return (3, bins): of each bin its examples, their summed confidence, and how many of them are right."""
+        """Return (3, bins): the examples of each bin, their summed confidence, and the number of right ones."""
         logits, label = self._logits(rows)
         confidence, right = _confidence(scipy.special.log_softmax(logits / temperature, axis=1), label)
         bins = self.config.bins
@@ -152,10 +152,10 @@ class Calibration(WeightedEvaluator, FittedEvaluator):
 
 
 def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
-    """Return the temperature T, 0.05 to 20, that makes the mean negative log-likelihood of softmax(logits / T) least.
+    """Return the temperature T, 0.05 to 20, with the least mean negative log-likelihood of softmax(logits / T).
 
-    Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", arXiv:1706.04599, §4.2. It is 1
-    where any temperature is as good. Logits are (n, classes), and label has the (n,) ids of the true classes.
+    Guo, Pleiss, Sun and Weinberger 2017, "On calibration of modern neural networks", arXiv:1706.04599, §4.2. It is 1 if
+    all temperatures are equal. Logits are (n, classes), and label has the (n,) ids of the true classes.
     """
     logits = logits - logits.max(axis=1, keepdims=True)
     if not logits.any():
@@ -172,7 +172,10 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
 
 
 def best_temperature(logits: np.ndarray, label: np.ndarray) -> float | None:
-    """Return `fit_temperature`; None where none is best: all answers are right, or it lies at an end of the search."""
+    """Return `fit_temperature`.
+
+    None if there is no optimum: all answers are right, or it lies at an end of the range.
+    """
     temperature = fit_temperature(logits, label)
     inside = LOWEST * NEAR < temperature < HIGHEST / NEAR
     return temperature if inside and (logits.argmax(axis=1) != label).any() else None
@@ -189,7 +192,7 @@ def _ece(bins):
 
 
 def _debiased(bins):
-    """Return the root of the mean squared gap less its sampling variance; bins of one example tell nothing."""
+    """Return the root of the mean squared gap less its sampling variance; bins of one example are left out."""
     n, confidence, right = bins[:, bins[0] > 1]
     accuracy, gap = right / n, (right - confidence) / n
     squared = gap**2 - accuracy * (1 - accuracy) / (n - 1)
@@ -197,7 +200,7 @@ def _debiased(bins):
 
 
 def _reliability(bins):
-    """Return one model's reliability diagram from (3, bins), with its ECE and what chance would make of it."""
+    """Return one model's reliability diagram from (3, bins), with its ECE and the ECE by chance."""
     n, confidence, right = bins
     mean, accuracy = ratio(confidence, n), ratio(right, n)
     # A gap of variance c(1 - c)/n has the mean size √(2/π · c(1 - c)/n).

@@ -72,17 +72,17 @@ class Classification(WeightedEvaluator):
         return {"subset_accuracy": means(weights, whole)[:, 0], "micro_f1": micro, **scores}
 
     def for_slices(self):
-        """Return an evaluator without ROC AUC, which takes longer than all else."""
+        """Return an evaluator without ROC AUC, which is slower than all other figures."""
         quick = copy.copy(self)
         quick.metrics = {name: metric for name, metric in self.metrics.items() if name != "roc_auc"}
         return quick
 
     def trials(self, rows):
-        """Return the decisions behind F1 of several labels, and what ranks as many pairs as an AUC does.
+        """Return the number of decisions behind F1 of several labels, and of trials equivalent to an AUC.
 
-        F1 = right / ((predicted + true) / 2) is a proportion of so many decisions. Of a ranking of few against many,
-        4 times the few are the most trials that it corresponds to: with so many, Wilson's interval held the truth in 94
-        to 99 % of simulated sets (50 to 400 examples, a tenth to a half of them of the class).
+        F1 = right / ((predicted + true) / 2) is a proportion of this many decisions. A ranking of few examples against
+        many counts as at most 4 times the few: with this number Wilson's interval covered the truth in 94 to 99 % of
+        simulated sets (50 to 400 examples, a tenth to a half of them of the class).
         """
         _, predicted, true = self._by_label(rows, np.ones((1, len(rows["label"]))))
         n = len(rows["label"])
@@ -93,9 +93,10 @@ class Classification(WeightedEvaluator):
         return trials
 
     def score_examples(self, rows):
-        """Score the probability of the truth, with several labels its mean over them; right where all labels are.
+        """Score the probability of the true label, with several labels the mean; right if all labels are.
 
-        A mistake's probability is that of the wrong answer, with several labels of the most probable wrong decision.
+        For mistakes, also return the probability of the wrong answer, with several labels of the most probable wrong
+        decision.
         """
         label, predicted, scores = self._answers(rows, "label"), self._answers(rows, "predicted"), self._scores(rows)
         same = label == predicted
@@ -143,7 +144,7 @@ class Classification(WeightedEvaluator):
         return {"accuracy": means(weights, label == np.bincount(label).argmax())[:, 0]}
 
     def _baseline(self, rows, predicted, true):
-        """Return what is reached without looking at the examples; macro F1 is at most 1 / labels then."""
+        """Return what constant answers reach; macro F1 is at most 1 / labels then."""
         ranking = {} if self._scores(rows) is None else {"roc_auc": 0.5}
         if self.multi:
             baseline = of_sets(self.names, self._answers(rows, "label"), self._answers(rows, "predicted"))
@@ -153,7 +154,7 @@ class Classification(WeightedEvaluator):
         return of_classes(self.names, true, predicted, figures)
 
     def _by_label(self, rows, weights):
-        """Return how often each label is right, predicted and true, each (B, labels)."""
+        """Return the numbers of right, predicted and true examples of each label, each (B, labels)."""
         true, predicted = self._answers(rows, "label"), self._answers(rows, "predicted")
         if self.multi:
             return np.split(totals(weights, true * predicted, predicted, true), 3, axis=1)
@@ -162,7 +163,7 @@ class Classification(WeightedEvaluator):
         return counts(weights, right, size + 1)[:, :size], counts(weights, predicted, size), counts(weights, true, size)
 
     def _areas(self, rows, weights):
-        """Return the area under each label's ROC curve, (B, curves); nan where the task gives no scores."""
+        """Return the area under each label's ROC curve, (B, curves); nan if the task gives no scores."""
         scores, true = self._scores(rows), self._answers(rows, "label")
         columns = range(len(self.names))[self.curves]
         if scores is None:
@@ -171,7 +172,7 @@ class Classification(WeightedEvaluator):
         return np.column_stack([roc_auc(of, scores[:, c], weights) for of, c in zip(positive, columns, strict=True)])
 
     def _answers(self, rows, key):
-        """Return label ids (n,), or with several labels an example 0 and 1, (n, labels)."""
+        """Return label ids (n,), or with several labels per example zeros and ones, (n, labels)."""
         if self.multi:
             return self._by_columns(rows, key)
         ids, size = np.asarray(rows[key]).astype(np.int64), len(self.names)
@@ -185,7 +186,7 @@ class Classification(WeightedEvaluator):
         return None if rows.get("scores") is None else self._by_columns(rows, "scores")
 
     def _by_columns(self, rows, key):
-        """Return a column of a number for each label as (n, labels)."""
+        """Return a column with one number per label as (n, labels)."""
         try:
             values = numbers(rows[key])
         except ValueError:  # lists of several lengths
@@ -196,10 +197,10 @@ class Classification(WeightedEvaluator):
 
 
 def roc_auc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the area under the ROC curve, (B,): the share of pairs that the scores (n,) rank rightly, ties by half.
+    """Return the area under the ROC curve, (B,): the share of pairs that scores (n,) rank rightly, ties by half.
 
-    It is nan where there is no pair, or a score is none; `positive`, (n,), says which examples are of the class, and
-    weights are (B, n). Mann and Whitney 1947; Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
+    It is nan if there is no pair, or if a score is nan; `positive`, (n,), marks the examples of the class, and weights
+    are (B, n). Mann and Whitney 1947; Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747.
     """
     if np.isnan(scores).any() or not len(scores):
         return np.full(len(weights), np.nan)

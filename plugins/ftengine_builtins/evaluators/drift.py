@@ -1,4 +1,4 @@
-"""Figures of how far a tuned model has gone: from its reference, and in how much it writes."""
+"""How far a tuned model moved: the distance from its reference, and the length of its answers."""
 
 import numpy as np
 from pydantic import Field
@@ -10,10 +10,10 @@ from ftengine_builtins.evaluators.weighted import means
 
 
 class Divergence(WeightedEvaluator):
-    """How far the log-probabilities of the data's answers are from those of the reference, per token.
+    """Distance of log-probabilities from those of the reference, per token of the data's answers.
 
-    It is estimated on the data's answers, the preferred and the others, and not on the model's own: KL divergence,
-    which is a mean over the model's own answers, is another number (`ftengine evaluate RUN --own-answers N`).
+    It is estimated on the data's answers, preferred and rejected. KL divergence is a mean over the model's own answers,
+    and another number (`ftengine evaluate RUN --own-answers N`).
     """
 
     name = "divergence"
@@ -32,7 +32,7 @@ class Divergence(WeightedEvaluator):
 
 
 class AnswerLength(WeightedEvaluator):
-    """How long the model's own answers are: words between white space, and characters."""
+    """Length of the model's own answers: words between white space, and characters."""
 
     name = "answer-length"
 

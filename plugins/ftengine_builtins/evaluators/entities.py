@@ -13,10 +13,10 @@ from ftengine_builtins.tasks.iob2 import OUTSIDE, entities, has_entities
 
 
 class Entities(WeightedEvaluator):
-    """Accuracy over words; with tags of the IOB2 scheme, precision, recall and F1 of whole entities.
+    """Accuracy over words; with IOB2 tags also precision, recall and F1 of whole entities.
 
-    An entity is right when its words and its name are (Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050, §2.3):
-    figures are over all entities of all examples, as those of the CoNLL shared tasks.
+    An entity is right if its words and its name are (Tjong Kim Sang and De Meulder 2003, arXiv:cs/0306050, §2.3):
+    figures are over all entities of all examples, as in the CoNLL shared tasks.
     """
 
     name = "entities"
@@ -53,7 +53,10 @@ class Entities(WeightedEvaluator):
         return {**accuracy, **precision_recall_f1(*(sums.sum(axis=1) for sums in self._by_kind(rows, weights)))}
 
     def trials(self, rows):
-        """Return words and entities; F1 = right / ((predicted + true) / 2) is a proportion of so many decisions."""
+        """Return numbers of words and entities.
+
+        F1 = right / ((predicted + true) / 2) is a proportion of this many decisions.
+        """
         words = {"token_accuracy": float(np.sum(rows["words"]))}
         if not self.kinds:
             return words
@@ -61,12 +64,12 @@ class Entities(WeightedEvaluator):
         return {**words, "precision": predicted, "recall": true, "f1": (predicted + true) / 2}
 
     def score_examples(self, rows):
-        """Score the share of words whose tag is right; right where all are. Unknown without words."""
+        """Score the share of words whose tag is right; the example is right if all are. Undefined without words."""
         share = ratio(np.asarray(rows["right"]), np.asarray(rows["words"]))
         return ExampleScores(share, np.where(np.isnan(share), np.nan, share == 1))
 
     def details(self, rows, estimate):
-        """Yield what tagging all words alike comes to, and each kind of entity: figures, how often there and found."""
+        """Yield what one tag for all words reaches, and for each kind of entity its figures and frequencies."""
         size, ones = len(self.names), np.ones((1, len(rows["words"])))
         true, given = (_tag_counts(rows[key], size) for key in ("tags", "predicted_tags"))
         if true.any():
@@ -88,7 +91,7 @@ class Entities(WeightedEvaluator):
         )
 
     def baseline_resamples(self, rows, weights):
-        """Give every word the most frequent tag; for F1 make it an entity, of the kind that single words mostly are."""
+        """Tag every word with the most frequent tag; for F1 as an entity of the most frequent one-word kind."""
         tag = _tag_counts(rows["tags"], len(self.names)).argmax()
         often = np.array([np.count_nonzero(np.asarray(tags) == tag) for tags in rows["tags"]])
         right_words, words = totals(weights, often, rows["words"]).T
@@ -101,7 +104,7 @@ class Entities(WeightedEvaluator):
         return {**accuracy, "f1": precision_recall_f1(right, words, true)["f1"]}
 
     def _single_words(self, tags):
-        """Return how many entities of each kind are one word, (kinds,)."""
+        """Return the number of one-word entities of each kind, (kinds,)."""
         count = Counter(kind for kind, start, stop in entities([self.names[i] for i in tags]) if stop - start == 1)
         return [count[kind] for kind in self.kinds]
 
@@ -114,6 +117,6 @@ class Entities(WeightedEvaluator):
 
 
 def _tag_counts(column, size):
-    """Return how often each of `size` tags is in a column of lists of ids, (size,)."""
+    """Return the frequency of each of `size` tags in a column of lists of ids, (size,)."""
     ids = [np.asarray(tags, dtype=np.int64).ravel() for tags in column]
     return np.bincount(np.concatenate([np.zeros(0, np.int64), *ids]), minlength=size)

@@ -81,8 +81,8 @@ class Generation(WeightedEvaluator):
     def keep(self, prediction):
         """Return the means' values, the words of answer and reference (nan without one), BLEU's and chrF's counts.
 
-        Those are BLEU's two lengths, 4 n-gram matches and 4 n-gram totals, and for chrF's 6 orders the n-grams of
-        answer, reference and both; all 0 without a reference.
+        For BLEU: two lengths, 4 n-gram matches and 4 n-gram totals; for chrF: for each of 6 orders the n-grams of
+        answer, reference and both. All 0 without a reference.
         """
         ours, theirs = prediction["completion"], prediction["reference"]
         if theirs is None:
@@ -121,7 +121,7 @@ class Generation(WeightedEvaluator):
         return ExampleScores(np.asarray(rows["token_f1"]), np.asarray(rows["exact_match"]))
 
     def details(self, rows, estimate):
-        """Yield how many have a reference, how long answers are beside it, and what one text for all comes to."""
+        """Yield the number of references, the answers' relative length, and what one constant text reaches."""
         words, wanted = (mean_of_finite(rows[name]) for name in ("words", "reference_words"))
         yield "references", int((~np.isnan(rows["exact_match"])).sum())
         yield "length_ratio", finite_or_none(ratio(words, wanted))
@@ -142,7 +142,7 @@ class Generation(WeightedEvaluator):
 
 
 def constant_text(completions, references):
-    """Return what always answering one of the references comes to; None with fewer than two of them."""
+    """Return what always answering one of the references reaches; None with fewer than two of them."""
     pairs = [(ours, theirs) for ours, theirs in zip(completions, references, strict=True) if theirs is not None]
     if (best := always(references)) is None:
         return None
@@ -161,10 +161,10 @@ def constant_text(completions, references):
 
 
 def always(references):
-    """Return the reference that is best answered always, and (2, n) of `CONSTANT`; None with fewer than two.
+    """Return the best reference as a constant answer, and (2, n) of `CONSTANT`; None with fewer than two.
 
-    The most frequent ones are tried, each on all examples but one of its own: that a text equals itself tells nothing,
-    so that example has nan, as have those without a reference.
+    The most frequent ones are tried. An example that equals the constant by being its source is nan, and so are those
+    without a reference.
     """
     there = [text for text in references if text is not None]
     if len(there) < 2:
@@ -198,7 +198,7 @@ def bleu_score(sums):
 def chrf_counts(ours, theirs):
     """Return, for character n-grams of order 1 to 6, those of the answer, of the reference, and of both.
 
-    As for sacrebleu, white space does not count, nor do an answer's n-grams of an order that the reference has not.
+    As in sacrebleu, white space does not count, nor do an answer's n-grams of an order that the reference lacks.
     """
     from sacrebleu.metrics.helpers import extract_all_char_ngrams
 

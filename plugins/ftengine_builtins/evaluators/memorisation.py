@@ -1,4 +1,4 @@
-"""How much of what a model was to answer it repeats word for word."""
+"""How much of a reference a model repeats word for word."""
 
 import math
 import re
@@ -16,15 +16,14 @@ _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+|[^\w\s]|_")
 
 
 class Memorisation(WeightedEvaluator):
-    """Share of references that greedy answers reproduce word for word: whole, their beginning, and in the longest run.
+    """Share of references that greedy answers repeat word for word: whole, their beginning, and their longest run.
 
-    A reference counts as memorised when the prompt alone makes the model write it (Carlini et al. 2022, "Quantifying
-    memorization across neural language models", arXiv:2202.07646). `verbatim` is the share reproduced from beginning to
-    end, `prefix_verbatim` the share of which the first 20 words are (all of a shorter reference), `longest_run`
-    the mean share of the reference that its longest run of words in the answer makes up. Words are compared with
-    case and punctuation, white space is not; scripts without spaces are compared by the character. A short or
-    formulaic reference is reproduced without having been memorised: only the difference between training rows and
-    held-out rows says that something was.
+    A reference counts as memorised if the prompt alone makes the model write it (Carlini et al. 2022, "Quantifying
+    memorization across neural language models", arXiv:2202.07646). `verbatim` is the share repeated from beginning to
+    end, `prefix_verbatim` the share whose first 20 words are repeated (all words of a shorter reference), `longest_run`
+    the mean share of a reference in its longest repeated run of words. Words are compared with case and punctuation,
+    without white space; scripts without spaces are compared by the character. Short or formulaic references are
+    repeated without having been memorised: only the difference between training and held-out rows shows memorisation.
     """
 
     name = "memorisation"
@@ -74,11 +73,11 @@ class Memorisation(WeightedEvaluator):
         return trials_of_means(rows, self.metrics)
 
     def details(self, rows, estimate):
-        """Yield how many examples have a reference, and how long those are."""
+        """Yield the number of references and their mean length."""
         yield "references", int((~np.isnan(rows["verbatim"])).sum())
         yield "reference_words", finite_or_none(mean_of_finite(rows["reference_words"]))
 
 
 def words(text):
-    """Return a text's words, punctuation marks and characters of scripts without spaces, as they are written."""
+    """Return a text's words, punctuation marks and characters of scripts without spaces, in their original form."""
     return _WORD.findall(text)

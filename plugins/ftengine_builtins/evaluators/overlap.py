@@ -16,7 +16,7 @@ _WORDS = re.compile(r"[\p{L}\p{N}\p{M}]+")
 def normalized(text: str) -> str:
     """Return a text in lower case, without ASCII punctuation, English articles and superfluous white space.
 
-    As the evaluation of SQuAD does (Rajpurkar et al. 2016, arXiv:1606.05250), in this order.
+    In the order of SQuAD's evaluation (Rajpurkar et al. 2016, arXiv:1606.05250).
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
@@ -30,10 +30,10 @@ def token_f1(completion: str, reference: str) -> float:
 
 
 def rouge_words(text: str) -> list[str]:
-    """Return what ROUGE counts: runs of letters and digits in lower case, without stemming.
+    """Return the words of ROUGE: runs of letters and digits in lower case, without stemming.
 
-    For ASCII text these are the tokens of Google's rouge-score; letters of other scripts, which that one throws
-    away, are words here too, with the marks that belong to them (Unicode's category M), composed where they can be.
+    For ASCII text these are the tokens of Google's rouge-score. Unlike there, letters of other scripts count, with
+    their combining marks (Unicode's category M), composed where possible.
     """
     return _WORDS.findall(unicodedata.normalize("NFC", text.lower()))
 
@@ -50,7 +50,7 @@ def rouge_l(ours: Sequence[str], theirs: Sequence[str]) -> float:
 
 
 def common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """Return the length of the longest common subsequence, a whole row of the table at a time as bits of an integer.
+    """Return the length of the longest common subsequence; a row of the table is the bits of one integer.
 
     Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
     """
@@ -66,7 +66,7 @@ def common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 
 def common_run(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
-    """Return the length of the longest run of items that both hold."""
+    """Return the length of the longest common run of items."""
     return SequenceMatcher(None, a, b, autojunk=False).find_longest_match().size
 
 

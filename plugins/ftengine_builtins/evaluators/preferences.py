@@ -1,4 +1,4 @@
-"""Figures of preferences: how often the chosen answer is preferred, and what became of both answers."""
+"""Figures of preferences: how often the chosen answer is preferred, and how both answers' likelihood changed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SHOWN = 21
 
 
 class Preferences(WeightedEvaluator):
-    """Accuracy and margin of pairs, log-probabilities of both answers, and what preferring by length alone reaches.
+    """Accuracy and margin of pairs, log-probabilities of both answers, and what length alone reaches.
 
-    A pair counts half where nothing is preferred: so does every pair of a base that is its own reference.
+    A pair without a preference counts half, as does every pair of a base that is its own reference.
     """
 
     name = "preferences"
@@ -48,7 +48,7 @@ class Preferences(WeightedEvaluator):
         return dict(zip(self.metrics, means(weights, *columns).T, strict=True))
 
     def score_examples(self, rows):
-        """Score the margin; right is a pair whose chosen answer is preferred, and neither one without a margin."""
+        """Score the margin; a pair is right if its chosen answer is preferred, and undecided at a margin of 0."""
         margin = np.asarray(rows["margin"], dtype=np.float64)
         return ExampleScores(margin, np.where(margin == 0, np.nan, margin > 0))
 
@@ -56,7 +56,7 @@ class Preferences(WeightedEvaluator):
         return {"preference_accuracy": means(weights, _by_length(rows)[1])[:, 0]}
 
     def details(self, rows, estimate):
-        """Yield what preferring by length reaches, lengths of both answers with an interval, and the margins."""
+        """Yield what preferring by length reaches, the lengths of both answers with intervals, and the margins."""
         name, won = _by_length(rows)
         if not len(won):
             return
@@ -89,9 +89,9 @@ class Preferences(WeightedEvaluator):
 
 
 class Rewards(Preferences):
-    """How often a reward model gives the chosen answer the higher score, by how much, and what length alone reaches.
+    """How often, and by how much, a reward model scores the chosen answer higher, and what length alone reaches.
 
-    A pair counts half where both have the same score.
+    A pair with equal scores counts half.
     """
 
     name = "rewards"
@@ -111,11 +111,11 @@ class Rewards(Preferences):
 
 
 def _won(differences: np.ndarray) -> np.ndarray:
-    """Return (n,) 1 where a difference is above 0, 0.5 where it is 0, else 0."""
+    """Return (n,) 1 for a difference above 0, 0.5 for 0, else 0."""
     return (np.sign(np.asarray(differences, dtype=np.float64)) + 1) / 2
 
 
 def _by_length(rows) -> tuple[str, np.ndarray]:
-    """Return which answer, "longer" or "shorter", is more often the chosen one, and (n,) whether it is."""
+    """Return which answer, "longer" or "shorter", is more often chosen, and (n,) for which pairs."""
     longer = _won(np.asarray(rows["chosen_tokens"]) - np.asarray(rows["rejected_tokens"]))
     return ("longer", longer) if not len(longer) or longer.mean() >= 0.5 else ("shorter", 1 - longer)

@@ -1,4 +1,4 @@
-"""Figures of rankings: of documents for each query, by vectors or by what a model says of each pair."""
+"""Figures of rankings: documents of each query, ordered by vectors or by a score of each pair."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def declared(k: int, recall: Sequence[int], *, relative: bool = False) -> dict[s
 
 
 class RankingEvaluator(WeightedEvaluator):
-    """Means over queries of figures that are kept with each query's first row, and are nan in its other rows.
+    """Means over queries of figures that are kept in each query's first row, and are nan in its other rows.
 
-    So a resample of queries leaves the corpus whole, and a query counts once, however many rows it has.
+    So a resample of queries keeps the corpus whole, and a query counts once, whatever its number of rows.
     """
 
     Config = RankingConfig
@@ -63,9 +63,9 @@ class RankingEvaluator(WeightedEvaluator):
         self.metrics = declared(self.config.k, self.config.recall, relative=self.relative)
 
     def figures(self, ranks: np.ndarray, right: int) -> list[float]:
-        """Return the figures of a query, in the order of `metrics`, by the ascending ranks of its right documents.
+        """Return the figures of a query, in the order of `metrics`, from the ascending ranks of its right documents.
 
-        `right` is how many right ones there are. With r_i the i-th rank: nDCG@k = Σ_{r≤k} 1/log₂(r+1) over that of the
+        `right` is the number of right documents. With r_i the i-th rank: nDCG@k = Σ_{r≤k} 1/log₂(r+1) over that of the
         best ranking (Järvelin & Kekäläinen 2002, doi:10.1145/582415.582418), MRR@k = 1/r_1 or 0, MAP = mean of i / r_i.
         """
         k = self.config.k
@@ -79,7 +79,10 @@ class RankingEvaluator(WeightedEvaluator):
         return [float(x) for x in (gained / best, first, precision, *recall)]
 
     def by_metric(self, rows: Any) -> dict[str, np.ndarray]:
-        """Return (n,) by metric, nan where a row is not its query's first, or the query has no right document."""
+        """Return (n,) by metric.
+
+        Nan for rows that are not their query's first, or whose query has no right document.
+        """
         return dict(zip(self.metrics, numbers(rows["figures"]).T, strict=True))
 
     def score_resamples(self, rows, weights):
@@ -90,7 +93,7 @@ class RankingEvaluator(WeightedEvaluator):
         return {name: (~np.isnan(x)).astype(np.float64) for name, x in self.by_metric(rows).items()}
 
     def score_examples(self, rows):
-        """Score higher what stands at the head of the list, 1 / rank; right is what is the first."""
+        """Score 1 / rank of the first right document; right if it is the first of the list."""
         rank = np.asarray(rows["rank"], dtype=np.float64)
         return ExampleScores(1 / rank, np.where(np.isnan(rank), np.nan, rank == 1))
 
@@ -113,9 +116,9 @@ class RankingEvaluator(WeightedEvaluator):
 class Retrieval(RankingEvaluator):
     """nDCG, MRR, MAP and recall of finding each query's documents by the cosine of vectors.
 
-    Documents are the distinct ones of the rows that are measured, or those of a corpus file. A query finds
-    what stands in its own row or that of an equal query, or has the same label; what is the query's own text
-    is left out. Equal cosines are ordered by a hash of the text.
+    Documents are the distinct ones of the measured rows, or those of a corpus file. Right are those of the query's own
+    row, of rows with an equal query, or with the same label, without the query's own text. Equal cosines are ordered by
+    a hash of the text.
     """
 
     name = "retrieval"
@@ -150,7 +153,7 @@ class Retrieval(RankingEvaluator):
             )
 
     def keep_together(self, rows, answer):
-        """Return each query's figures, the rank of its first right document, and the number of documents."""
+        """Return in each query's first row its figures and the rank of its first relevant document."""
         queries, query_ids = unit(rows["query_vector"]), np.asarray(rows["query_id"])
         own, places = np.unique(rows["document_id"], return_index=True)
         ids, vectors = own, unit(rows["document_vector"])[places]
@@ -175,7 +178,7 @@ class Retrieval(RankingEvaluator):
         return {"figures": figures, "rank": rank, "documents": np.full(len(queries), len(ids))}
 
     def trials(self, rows):
-        """Take recall for a proportion where each query has one document, and so finds it or does not."""
+        """Treat recall as a proportion if each query has one right document."""
         known = {name: metric for name, metric in self.metrics.items() if name.startswith("recall")}
         values = {name: x for name, x in self.by_metric(rows).items() if name in known}
         whole = all(np.isin(x[~np.isnan(x)], (0, 1)).all() for x in values.values())
@@ -187,7 +190,7 @@ class Retrieval(RankingEvaluator):
         return self.corpus
 
     def _of_corpus(self, answer: Callable[[Sequence[Any]], Sequence[Mapping[str, Any]]] | None) -> Any:
-        """Return ids (m,) in order and unit vectors (m, d) of the corpus, which a model is asked for."""
+        """Return ids (m,) in order and unit vectors (m, d) of the corpus, which the model computes."""
         if answer is None:
             raise InputError(
                 "evaluator 'retrieval' with a corpus asks the model for its vectors, so it cannot be computed from "
@@ -203,11 +206,11 @@ class Retrieval(RankingEvaluator):
 
 
 class Reranking(RankingEvaluator):
-    """nDCG, MRR, MAP and recall of ordering each query's own documents, by the score of each pair.
+    """nDCG, MRR, MAP and recall of ordering each query's own documents by the score of each pair.
 
-    Rows of one query stand together whatever their groups: a query is drawn as its first row is, and a
-    document that several of its rows list stands there once. Queries without a relevant document are left out.
-    Few of a query's documents make an easy list, so that figures of two sets of rows cannot be compared.
+    A query's rows are drawn together, whatever their groups, and a document that several of them list counts once.
+    Queries without a relevant document are left out. Few documents make an easy list, so figures of two sets of rows
+    cannot be compared.
     """
 
     name = "reranking"
@@ -281,8 +284,7 @@ class Triplets(WeightedEvaluator):
 def _listed(rows: Any, codes: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return score, label and query of every document that rows list, (m,) each.
 
-    `codes` are the rows' queries. Of documents that a query has several times, by their ids, one that is relevant
-    stays.
+    `codes` are the rows' queries. Of a query's equal documents, by their ids, a relevant one is kept.
     """
     sizes = [len(scores) for scores in rows["scores"]]
     documents = {name: np.concatenate([*rows[name]]) for name in ("scores", "label")}
@@ -302,7 +304,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def ranks_of(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the ascending ranks, from 1 on, of some places among scores (m,); of equal scores the first is first."""
+    """Return the ascending ranks, from 1, of some positions among scores (m,); of equal scores the first is first."""
     if not len(chosen):
         return np.empty(0, dtype=np.int64)
     rank = np.empty(len(scores), dtype=np.int64)
@@ -311,7 +313,7 @@ def ranks_of(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def lowest_ranks(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the ascending ranks of some places among scores (m,), behind all others with equal scores.
+    """Return the ascending ranks of some positions among scores (m,), after all others with equal scores.
 
     So a model that gives all documents one score is not right by the order of the file.
     """

@@ -44,7 +44,7 @@ class Regression(WeightedEvaluator):
         return ExampleScores(score, np.full(len(score), np.nan))
 
     def details(self, rows, estimate):
-        """Yield the figures of each output where there are several, and those of always answering the mean."""
+        """Yield the figures of each of several outputs, and those of always answering the mean."""
         if len(self.outputs) > 1:
             headings = {name: metric.label for name, metric in self.metrics.items()}
             yield from by_part("output", "outputs", self.outputs, headings, lambda w: _by_output(rows, w), estimate)

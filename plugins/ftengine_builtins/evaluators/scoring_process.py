@@ -1,7 +1,7 @@
-"""A Python function that scores answers, in a process of its own: what it does wrong ends no run.
+"""A Python function that scores answers in a process of its own, so that its faults do not end the run.
 
-The file is the program of that process too, which needs the standard library alone. It gets an answer a line as JSON,
-{"answer", "columns"}, and gives {"score"} or {"error"}.
+This file is also the program of that process, which needs the standard library alone. It reads an answer per line as
+JSON, {"answer", "columns"}, and writes {"score"} or {"error"}.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LONGEST = 200
 
 
 class Scorer:
-    """Calls a function with one answer after the other, each within so many seconds.
+    """Calls a function with one answer after the other, each with a time limit.
 
     Args:
         target: FILE.py:FUNCTION, or module:FUNCTION of what is installed.
@@ -45,7 +45,7 @@ class Scorer:
         self._waiting = b""
 
     def start(self) -> str:
-        """Start the process where there is none; return why it has no function, "" where it has."""
+        """Start the process if there is none; return why the function cannot be loaded, or ""."""
         if self._process is not None:
             return ""
         self._waiting = b""
@@ -67,7 +67,7 @@ class Scorer:
         return problem
 
     def score(self, answer: str, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Return {"score": number}, or {"error": what went wrong}, or {} where it took too long."""
+        """Return {"score": number}, or {"error": its message}, or {} on a timeout."""
         if problem := self.start():
             return {"error": problem}
         asked = json.dumps({"answer": answer, "columns": dict(columns)}, default=str)
@@ -87,7 +87,7 @@ class Scorer:
         self._end()
 
     def _read(self, seconds: float) -> dict[str, Any] | None:
-        """Return what the process says; None where it says nothing for so long (BrokenPipeError: it has ended)."""
+        """Return the process's next message; None on a timeout (BrokenPipeError: it has ended)."""
         source = self._process.stdout.fileno()  # type: ignore[union-attr]
         while b"\n" not in self._waiting:
             if not select.select([source], [], [], seconds)[0]:
@@ -109,7 +109,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def file_of(target: str) -> Path | None:
-    """Return the file that a function is written in; None where there is no such module."""
+    """Return the file that defines a function; None if there is no such module."""
     place = target.rpartition(":")[0]
     if place.endswith(".py"):
         return Path(place)
@@ -118,10 +118,10 @@ def file_of(target: str) -> Path | None:
 
 
 def files_with(file: Path, target: str) -> list[Path]:
-    """Return the file of a function with those of its own code that it imports, and that these import.
+    """Return the file of a function and the files of its own code that it imports, directly or not.
 
-    Nothing is executed. Its own code is what lies in the folder that its imports begin at; where that is one of
-    installed packages, its package alone.
+    Nothing is executed. Its own code is what lies in the folder that its imports start from; for an installed package,
+    in that package.
 
     Args:
         target: the function, as `Scorer` takes it.
@@ -148,7 +148,7 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 
 def _files_at(folders: list[Path], path: list[str]) -> Iterator[Path]:
-    """Yield the files that the import of a dotted path executes, from the outermost package on."""
+    """Yield the files that importing a dotted path executes, from the outermost package on."""
     for folder in folders:  # none, where a relative import leaves the file system
         for name in path:
             places = folder / f"{name}.py", folder / name / "__init__.py"
@@ -157,9 +157,9 @@ def _files_at(folders: list[Path], path: list[str]) -> Iterator[Path]:
 
 
 def _imported(tree: ast.Module) -> Iterator[tuple[int, list[str]]]:
-    """Yield the dotted paths that code imports, wherever in it, and their levels: 0 is absolute, 1 the same package.
+    """Yield the dotted paths that code imports, anywhere, and their levels: 0 is absolute, 1 the same package.
 
-    A name that is imported from a module may be a module too, so the path has it.
+    A name imported from a module may be a module too, so it is part of the path.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -170,9 +170,9 @@ def _imported(tree: ast.Module) -> Iterator[tuple[int, list[str]]]:
 
 
 def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:
-    """Return the functions of a file by name: parameters that must be given, and those that may; nothing is executed.
+    """Return the functions of a file by name, with required and optional parameters; nothing is executed.
 
-    One that takes further parameters by their place alone, which cannot be given by name, is left out.
+    Functions with further positional-only parameters are left out, as these cannot be given by name.
 
     Raises:
         SyntaxError: it is no Python.
@@ -217,7 +217,7 @@ def _message(error: BaseException) -> str:
 
 
 def main(target: str, seconds: float) -> None:
-    """Serve a function; a call that takes so many seconds ends the process, whoever waits for it."""
+    """Serve a function; a call that exceeds the time limit ends the process."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the function prints is no answer
 

@@ -1,4 +1,4 @@
-"""Correlations of what a model takes for similar with scores of pairs."""
+"""Correlations of the model's similarities with the scores of pairs."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from ftengine_builtins.evaluators.base import WeightedEvaluator, higher
 class Similarity(WeightedEvaluator):
     """Spearman's and Pearson's correlation of the cosine of two sentences with the score of the pair.
 
-    Both are undefined where cosines or scores do not vary.
+    Both are undefined if cosines or scores do not vary.
     """
 
     name = "similarity"
@@ -30,14 +30,14 @@ class Similarity(WeightedEvaluator):
         }
 
     def score_examples(self, rows):
-        """Score higher a pair whose cosine has nearly the rank, among all, that its score has."""
+        """Score how near the rank of a pair's cosine is to the rank of its score."""
         one = np.ones((1, len(rows["score"])))
         distance = middle_ranks(rows["similarity"], one) - middle_ranks(rows["score"], one)
         return ExampleScores(-np.abs(distance[0]), np.full(one.shape[1], np.nan))
 
 
 def middle_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return ranks (B, n) of values (n,) that count as often as weights (B, n) say; equal ones share the middle."""
+    """Return ranks (B, n) of values (n,) weighted by (B, n); equal values share the middle rank."""
     distinct, codes = np.unique(values, return_inverse=True)
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(len(distinct)))
@@ -47,7 +47,7 @@ def middle_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return (B,) weighted correlations of x and y, all (B, n); nan where one varies by no more than rounding."""
+    """Return (B,) weighted correlations of x and y, all (B, n); nan if one varies by no more than rounding."""
     n = weights.sum(axis=1, keepdims=True)
     tiny = np.finfo(np.float64).eps * n[:, 0]
     x_least, y_least = (tiny * np.abs(z).max(axis=1, initial=0) ** 2 for z in (x, y))

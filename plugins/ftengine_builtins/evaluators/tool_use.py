@@ -1,4 +1,4 @@
-"""Whether a model calls the tools that it should, and with what."""
+"""Whether a model calls the right tools with the right arguments."""
 
 import json
 import math
@@ -18,14 +18,14 @@ UNDUE = "no_call_when_none_due"
 
 
 class ToolUse(WeightedEvaluator):
-    """Calls of tools in answers against those of the data: whether they parse, and call the same with the same.
+    """Tool calls in answers compared with the data's: whether they parse, and whether functions and arguments agree.
 
-    What is measured is the answer at each row's last trained turn of the assistant that calls tools; of a row without
-    one, at its last trained turn. Where calls are due, an answer is right if it makes the same, no more and no fewer,
-    in whatever order, with arguments that are equal as JSON: the order of keys does not matter, and 1 equals 1.0, but
-    text does not equal a number, and an argument that could be left out is missed. Where none is due and the row offers
-    tools, an answer is right without a call. Calls are read in Hermes's and Qwen's <tool_call>, as JSON alone, as Llama
-    3.1 writes them, and in the form of the model's chat template.
+    Measured is the answer at each row's last trained turn of the assistant that calls tools, or, without one, at its
+    last trained turn. If calls are due, an answer is right if it makes the same calls, no more and no fewer, in any
+    order, with arguments equal as JSON: key order does not matter, 1 equals 1.0, text never equals a number, and an
+    optional argument left out counts as missing. If none is due and the row offers tools, an answer without a call is
+    right. Calls are read in Hermes's and Qwen's <tool_call>, as JSON alone, as Llama 3.1 writes them, and in the form
+    of the model's chat template.
     """
 
     name = "tool-use"
@@ -54,7 +54,7 @@ class ToolUse(WeightedEvaluator):
         self.generation = {"max_new_tokens": self.config.max_new_tokens, "calls": True}
 
     def keep(self, prediction):
-        """Return each figure's value, nan where it does not apply, and how many calls were due and made."""
+        """Return each figure's value, nan if it does not apply, and the numbers of calls due and made."""
         if prediction["calls"] is None:
             raise InputError(
                 "evaluator 'tool-use' cannot read calls of tools as this model's chat template writes them (it reads "
@@ -90,12 +90,12 @@ class ToolUse(WeightedEvaluator):
         return {name: (~np.isnan(rows[name])).astype(np.float64) for name in self.metrics}
 
     def score_examples(self, rows):
-        """Score, and take for right, the same calls, or none where none is due."""
+        """Score 1 for the same calls, or for none if none is due; these are right."""
         right = np.where(np.isnan(rows["right_call"]), rows[UNDUE], rows["right_call"])
         return ExampleScores(right, right)
 
     def details(self, rows, estimate):
-        """Yield how many answers are due to call tools and how many are not, and calls an answer due to make some."""
+        """Yield the numbers of answers due to call tools and not, and examples of calls."""
         due = ~np.isnan(rows["right_call"])
         yield "with_calls", int(due.sum())
         yield "without_calls", int((~np.isnan(rows[UNDUE])).sum())
@@ -104,7 +104,7 @@ class ToolUse(WeightedEvaluator):
 
 
 def same_calls(wanted, made):
-    """Say whether two lists hold the same calls in whatever order; true and 1 are not the same."""
+    """Say whether two lists hold the same calls in any order; true and 1 are not the same."""
     left = list(made)
     for call in wanted:
         at = next((n for n, other in enumerate(left) if typed(other) == typed(call)), None)
@@ -115,7 +115,7 @@ def same_calls(wanted, made):
 
 
 def typed(value):
-    """Return a JSON value in which true differs from 1, and 1 does not from 1.0."""
+    """Return a JSON value in which true differs from 1, but 1 equals 1.0."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, dict):

@@ -12,10 +12,10 @@ from ftengine_builtins.evaluators.weighted import means
 
 
 class UnpairedPreferences(WeightedEvaluator):
-    """How well implied rewards tell desirable answers from others, and what became of both.
+    """How well implied rewards separate desirable answers from others, and how both changed.
 
-    An answer's implied reward is what its log-probability gained on the reference's, times the loss's β; of a base that
-    is its own reference it is 0.
+    An answer's implied reward is β times what its log-probability gained on the reference's; 0 for a base that is its
+    own reference.
     """
 
     name = "unpaired-preferences"
@@ -55,12 +55,12 @@ class UnpairedPreferences(WeightedEvaluator):
         return {"chosen_logp": good.astype(float), "rejected_logp": (~good).astype(float)}
 
     def trials(self, rows):
-        """Return what ranks as many pairs as the area does (`Classification.trials`)."""
+        """Return the number of trials equivalent to the area (`Classification.trials`)."""
         good = _desirable(rows)
         return {"reward_auc": 4.0 * min(good.sum(), (~good).sum())}
 
     def score_examples(self, rows):
-        """Score the reward, of an answer that is not desirable its negative; neither right nor wrong at 0."""
+        """Score the reward, negated for undesirable answers; a score of 0 is neither right nor wrong."""
         score = np.asarray(rows["reward"], dtype=np.float64) * np.where(_desirable(rows), 1, -1)
         return ExampleScores(score, np.where(score == 0, np.nan, score > 0))
 
@@ -114,7 +114,7 @@ def _with_difference(both: np.ndarray) -> np.ndarray:
 
 
 def _by_length(rows) -> tuple[float | None, int]:
-    """Return the AUC of ranking by length, and 1 where the longer is the better one, else -1; None without pairs."""
+    """Return the AUC of ranking by length, and 1 if longer is better, else -1; None without pairs."""
     good, tokens = _desirable(rows), _tokens(rows)
     if good.all() or not good.any():
         return None, 1

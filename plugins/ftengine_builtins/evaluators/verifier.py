@@ -1,4 +1,4 @@
-"""Answers that a Python function judges: how often one passes, and one of several."""
+"""Answers judged by a Python function: how often one passes, and at least one of several."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class VerifierConfig(api.Config):
 
 
 def declared(k: Collection[int], samples: int) -> dict[str, Metric]:
-    """Declare pass@k of so many answers to a prompt."""
+    """Declare pass@k for this number of answers to a prompt."""
     return {
         f"pass_at_{one}": (share if one == samples else higher)(
             f"pass@{one}",
@@ -66,11 +66,11 @@ def declared(k: Collection[int], samples: int) -> dict[str, Metric]:
 
 
 class Verifier(WeightedEvaluator, CodeEvaluator):
-    """Share of answers that a Python function passes, and of prompts of which one of k answers would pass.
+    """Share of answers that a Python function passes, and of prompts for which at least one of k answers passes.
 
-    With n answers to a prompt of which c pass, pass@k is 1 − C(n−c, k) / C(n, k), the unbiased estimate, and its mean
-    over prompts. The function runs in a process of its own; an answer at which it raises, or takes longer than
-    `timeout`, does not pass and is counted apart. A plugin derives from this class and names a function of its own.
+    With n answers to a prompt of which c pass, pass@k is 1 − C(n−c, k) / C(n, k), the unbiased estimate, averaged over
+    prompts. The function runs in a process of its own; an answer for which it raises, or takes longer than `timeout`,
+    does not pass and is counted. A plugin derives from this class and names a function of its own.
     """
 
     name = "verifier"
@@ -116,7 +116,7 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
 
     @cached_property
     def _parameters(self) -> tuple[list[str], list[str]]:
-        """Columns that the function must be given, and those that it may (RecipeError: it cannot be called so)."""
+        """Columns that the function requires, and those that it accepts (RecipeError: it cannot be called so)."""
         file, name = self.code, self.target.rpartition(":")[2]
         try:
             known = functions_in(file.read_text(encoding="utf-8"))
@@ -159,7 +159,7 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
         return files_with(self.code, self.target) if self._named else []
 
     def check_row(self, row: Any) -> None:
-        """Refuse a row without a column that the function must be given; its file is read, and nothing executed."""
+        """Refuse a row without a column that the function requires; its file is read, and nothing executed."""
         needed, _ = self._parameters
         row = {**row, **own_answer(row)} if "completion" in needed else row
         for name in (name for name in needed if row.get(name) is None):
@@ -171,9 +171,9 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
             raise RecipeError(f"evaluator {self.name!r}: {self.target} cannot be used: {problem}.")
 
     def score_answers(self, answers: list[str], row: Any) -> tuple[list[float], list[int]]:
-        """Return what the function gives each answer, nan where it gives nothing, and what comes of it.
+        """Return the function's score of each answer, nan without one, and the outcome.
 
-        `row` has the columns that it may read; `completion`, the row's own answer, as text (`own_answer`).
+        `row` has the columns that it may read; `completion` is the row's own answer as text (`own_answer`).
         """
         needed, optional = self._parameters
         columns = {name: row[name] for name in (*needed, *optional) if row.get(name) is not None}
@@ -194,7 +194,7 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
         return scores, outcomes
 
     def keep(self, prediction):
-        """Return what each answer was given, and what came of it: 0 it fails, 1 passes, 2 an error, 3 took too long."""
+        """Return each answer's score and outcome: 0 it fails, 1 passes, 2 an error, 3 a timeout."""
         answers = prediction["samples"] if "samples" in self.reads else [prediction["completion"]]
         wanted = {"completion": prediction.get("reference")}  # the row's own, as the function knows it
         scores, outcomes = self.score_answers(list(answers), {**prediction, **wanted})
@@ -216,12 +216,12 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
         return trials_of_means(self.by_metric(rows), self.metrics)
 
     def score_examples(self, rows):
-        """Score the share of answers that pass; right where all do, wrong where none does."""
+        """Score the share of answers that pass; right if all do, wrong if none does."""
         passing = (numbers(rows["outcomes"]) == PASSED).mean(axis=1)
         return ExampleScores(passing, np.where((passing == 0) | (passing == 1), passing, np.nan))
 
     def details(self, rows, estimate):
-        """Yield of how many answers the function said nothing, and why."""
+        """Yield the number of answers without a score, and why."""
         outcomes = numbers(rows["outcomes"])
         yield "answers", int(outcomes.size)
         yield "errors", int((outcomes == ERROR).sum())
@@ -233,7 +233,7 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
 
 
 def own_answer(row: Any) -> dict[str, str]:
-    """Return {"completion": a row's own answer as text}, of a conversation its last turn's; {} where it has none."""
+    """Return {"completion": the row's own answer as text}, the last turn of a conversation; {} without one."""
     if isinstance(row.get("completion"), str):
         return {"completion": row["completion"]}
     try:
@@ -244,5 +244,5 @@ def own_answer(row: Any) -> dict[str, str]:
 
 
 def pass_at_k(n: int, k: int) -> np.ndarray:
-    """Return (n + 1,) the estimate of pass@k by how many of n answers pass."""
+    """Return (n + 1,) estimates of pass@k, by the number of passing answers among n."""
     return np.array([1 - comb(n - c, k) / comb(n, k) for c in range(n + 1)])

@@ -1,4 +1,4 @@
-"""Weighted sums, counts and means over examples, for many weightings at once; nan where nothing is known."""
+"""Weighted sums, counts and means over examples, for many weightings at once; nan where undefined."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ FEW_CODES = 16
 
 
 def totals(weights: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """Return the weighted sums (B, k) of k columns (n,) or (n, m), m of the k, for weights (B, n)."""
+    """Return the weighted sums (B, k) of k columns, (n,) each, or of (n, m) columns, for weights (B, n)."""
     values = np.column_stack(columns)
     sums = np.zeros((len(weights), values.shape[1]))
     step = max(1, BLOCK // max(1, len(weights)))
@@ -40,9 +40,9 @@ def means(weights: np.ndarray, *columns: np.ndarray) -> np.ndarray:
 
 
 def trials_of_means(rows: Rows, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    """Return the examples behind means of columns, for proportions and for means that are 0 or 1 everywhere.
+    """Return the number of examples behind means of columns, for proportions and means that are 0 or 1 everywhere.
 
-    Those are taken for proportions, so that their intervals have a width.
+    The latter are treated as proportions, so that their intervals have a width.
     """
     trials = {}
     for name, metric in metrics.items():
@@ -66,13 +66,13 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def mean_of_finite(values: np.ndarray) -> np.ndarray:
-    """Return the mean over the last axis without nan; nan where nothing is known."""
+    """Return the mean over the last axis without nan; nan if all are."""
     there = ~np.isnan(values)
     return ratio(np.where(there, values, 0).sum(axis=-1), there.sum(axis=-1))
 
 
 def precision_recall_f1(right: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Return the three by element, from how often something is right, predicted and true; 0/0 is nan."""
+    """Return the three by element, from the numbers of right, predicted and true; 0/0 is nan."""
     return {
         "precision": ratio(right, predicted),
         "recall": ratio(right, true),
@@ -81,5 +81,5 @@ def precision_recall_f1(right: np.ndarray, predicted: np.ndarray, true: np.ndarr
 
 
 def finite_or_none(value: float | np.ndarray) -> float | None:
-    """Return a number as JSON has it: None where it is not finite."""
+    """Return a number for JSON: None if it is not finite."""
     return float(value) if np.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Bottleneck adapters as a strategy: find places, insert, save in AdapterHub's format."""
+"""Bottleneck adapters as a strategy: finding places, inserting, saving in AdapterHub's format."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SHARED = ("placement", "non_linearity", "scaling")
 
 
 class AdapterConfig(Config):
-    """Options of bottleneck adapters; those left out follow the placement, as AdapterHub's presets do."""
+    """Options of bottleneck adapters; null options follow the placement, as AdapterHub's presets do."""
 
     placement: Literal["houlsby", "pfeiffer", "parallel"] = Field(
         "pfeiffer",
@@ -165,9 +165,9 @@ class Adapter(Strategy):
         return self.config.model_dump(mode="json") | {"start_from": None}
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write an AdapterHub adapter: configuration and weights, and the head's where a head trains.
+        """Write an AdapterHub adapter: configuration and weights, and the head's if a head trains.
 
-        Of a model that AdapterHub does not know, the same under names of ftengine's own.
+        For a model that AdapterHub does not know, the same under ftengine's own file names.
         """
         (head, inside), own = self._whole(loaded), self._own(loaded.module)
         weights = TRAINED_FILE if own else adapterhub_format.WEIGHTS_FILE
@@ -239,7 +239,7 @@ class Adapter(Strategy):
         }
 
     def _whole(self, loaded: LoadedModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return what trains whole, by name: (the head, modules within the base model)."""
+        """Return the modules that train whole, by name: (the head, modules within the base model)."""
         prefix = getattr(loaded.module, "base_model_prefix", "") or ""
         base = hasattr(loaded.module, prefix)
         whole = whole_tensors(loaded)
@@ -249,8 +249,8 @@ class Adapter(Strategy):
     def load(self, loaded: LoadedModel, directory: Path, *, starting: bool = False) -> None:
         """Read an AdapterHub adapter, trained here or by the adapters library, into a prepared model.
 
-        One to start from (`starting`) may lack a head and other new modules, which then start afresh. Refused are a
-        folder without such an adapter (RunError), and other options, keys or shapes (BaseMismatch).
+        An adapter to start from (`starting`) may lack a head and other new modules, which then start afresh. Refused
+        are a folder without such an adapter (RunError), and other options, keys or shapes (BaseMismatch).
         """
         adapter = adapterhub_format.read_config(directory)
         module, origin = loaded.module, str(directory)
@@ -275,7 +275,7 @@ class Adapter(Strategy):
 def _without_the_bases_own(
     stored: dict[str, Tensor], head: dict[str, Tensor], module: nn.Module, origin: str
 ) -> dict[str, Tensor]:
-    """Leave out what does not train here and is the base's own: the library saves a language model's head as well."""
+    """Leave out tensors of the base that do not train: the library saves a language model's head as well."""
     own = module.state_dict()
     others = {name: tensor for name, tensor in stored.items() if name not in head and name in own}
     for name, tensor in others.items():
@@ -288,7 +288,7 @@ def _without_the_bases_own(
 
 
 def _refuse_unlike_input(place: Place, layer: nn.Module) -> None:
-    """Make sure that a parallel adapter, which reads the input of a place, can give it the shape of the output."""
+    """Refuse a parallel adapter whose input cannot be mapped to the output's shape."""
     reads = input_width(layer)
     if place.residual is not None:  # a sublayer of a known block
         return
@@ -302,6 +302,6 @@ def _refuse_unlike_input(place: Place, layer: nn.Module) -> None:
 
 
 def reduction_factor(width: int, size: int) -> float:
-    """Return a reduction factor for which width // factor is `size`, whatever the division rounds to."""
+    """Return a reduction factor for which width // factor is `size`, despite rounding."""
     exact = width / size
     return exact if int(width // exact) == size else width / (size + 0.5)

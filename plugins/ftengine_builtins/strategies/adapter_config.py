@@ -1,7 +1,7 @@
-"""adapter_config.json, which PEFT and AdapterHub both write, and options that have to agree with one.
+"""adapter_config.json, which PEFT and AdapterHub both write, and checking options against it.
 
-What the library that reads such a file cannot run is written under names of ftengine's own, so that no folder
-claims to be what it is not.
+What the library that reads such a file cannot run is written under ftengine's own file names, so that no other program
+opens it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ OWN_CONFIG_FILE = "trained_config.json"
 
 
 def is_own(directory: Path) -> bool:
-    """Say whether a folder holds what only ftengine runs."""
+    """Say whether only ftengine can run what a folder holds."""
     return (directory / OWN_CONFIG_FILE).exists() and not (directory / CONFIG_FILE).exists()
 
 
 def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
-    """Return what adapter_config.json holds, and the file (RunError: it cannot be read as that of a `kind`)."""
+    """Return the content of adapter_config.json, and its path (RunError: it cannot be read as one of a `kind`)."""
     file = directory / (OWN_CONFIG_FILE if is_own(directory) else CONFIG_FILE)
     try:
         return json_of_file(file), file
@@ -48,13 +48,13 @@ def read_content(directory: Path, kind: str) -> tuple[Any, Path]:
 
 
 class AdapterFile(BaseModel):
-    """What an adapter_config.json says; fields are the recipe's, with the library's names as aliases."""
+    """The content of an adapter_config.json; fields are the recipe's, with the library's names as aliases."""
 
     model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, content: Mapping[str, Any], file: Path, library: str) -> Self:
-        """Return what a file's content says (RunError: a value is missing or of another form than `library` writes)."""
+        """Return a file's content (RunError: a value is missing or not of the form that `library` writes)."""
         try:
             return cls.model_validate({key: value for key, value in content.items() if value is not None})
         except ValidationError as error:
@@ -64,7 +64,7 @@ class AdapterFile(BaseModel):
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping (RunError), its keys sorted but not those inside: of several patterns the first counts."""
+    """Write a mapping with sorted keys (RunError); nested keys keep their order: the first matching pattern counts."""
     try:
         file.write_text(json.dumps(dict(sorted(content.items())), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
@@ -72,16 +72,16 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def refuse_unsupported(used: Mapping[str, Any], file: Path, advice: str) -> None:
-    """Raise RunError where a file uses options that ftengine does not have."""
+    """Raise RunError if a file uses options that ftengine does not support."""
     if used:
         shown = ", ".join(f"{key}={value!r}" for key, value in sorted(used.items()))
         raise RunError(f"{str(file)!r} uses what ftengine does not have: {shown}. {advice}")
 
 
 def follow(config: Any, read: Callable[[Path], Any], keys: Iterable[str]) -> None:
-    """Take options from the adapter in `strategy.start_from`, if any, and its dropout unless the recipe sets that.
+    """Take options from the adapter in `strategy.start_from`, if any, and its dropout unless the recipe sets one.
 
-    A recipe that sets one of `keys` to something else is refused (RecipeError).
+    A recipe that sets one of `keys` to another value is refused (RecipeError).
     """
     given, folder = config.model_fields_set.copy(), config.start_from
     if folder is None:
@@ -101,10 +101,10 @@ def follow(config: Any, read: Callable[[Path], Any], keys: Iterable[str]) -> Non
 
 
 def require_base_of(directory: Path, loaded: LoadedModel) -> None:
-    """Refuse to start from an adapter that a run trained on another base (BaseMismatch: says what differs).
+    """Refuse to start from an adapter that a run trained on another base (BaseMismatch: names the difference).
 
-    Chat template and generation settings may be others. Weights are compared where the head is the same, since a loader
-    puts the outputs of one in the order of its labels. Folders of other programs do not say what their base was.
+    Chat template and generation settings may differ. Weights are compared if the head is the same, since loaders order
+    a head's outputs by labels. Folders of other programs do not record their base.
     """
     file = directory / FACTS_FILE
     if not file.exists():
@@ -135,7 +135,7 @@ def _comparable(value: object) -> object:
 
 
 def require_same(expected: Any, adapter: Any, keys: Iterable[str], directory: Path) -> None:
-    """Refuse an adapter that differs in one of `keys` from what a model is prepared for (BaseMismatch)."""
+    """Refuse an adapter that differs from the prepared model in one of `keys` (BaseMismatch)."""
     for key in keys:
         ours, theirs = getattr(expected, key), getattr(adapter, key)
         if ours != theirs:

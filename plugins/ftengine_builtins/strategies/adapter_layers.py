@@ -1,8 +1,7 @@
 """A bottleneck beside one sublayer: h ← h + scaling · up(act(down(x))) (Houlsby et al. 2019, arXiv:1902.00751).
 
-Every placement is this one formula, and only x differs: h itself, the normalised sum of h and the
-residual, or the residual alone. A layer is adapted where it stands: it changes its class to a subclass
-of its own and gains a child, so that base weights keep their names.
+Every placement is this formula with another x: h itself, the normalised sum of h and the residual, or the residual. A
+layer is adapted in place: its class changes to a subclass and it gains a child, so that base weights keep their names.
 """
 
 from __future__ import annotations
@@ -68,12 +67,12 @@ class Bottleneck(nn.Module):
 
 
 class Residual:
-    """Carries the stream around a sublayer from where it is seen to the adapter; empty before and after."""
+    """Holds the residual between the layer where it is observed and the adapter; empty before and after."""
 
     value: Tensor | None = None
 
     def take(self) -> Tensor:
-        """Return the stream and let go of it, so that no activation outlives the forward pass."""
+        """Return the residual and drop the reference, so that no activation outlives the forward pass."""
         value, self.value = self.value, None
         if value is None:
             raise RuntimeError("an adapter ran before the layer whose input it reads; name other places.")
@@ -81,7 +80,7 @@ class Residual:
 
 
 class AdaptedLayer(nn.Module):
-    """A layer whose (first) output h has a bottleneck added to it."""
+    """A layer with a bottleneck added to its (first) output h."""
 
     bottleneck: Bottleneck
     bottleneck_reads: Reads
@@ -106,9 +105,9 @@ class AdaptedLayer(nn.Module):
 
 
 def on_grid(x: Tensor, h: Tensor) -> Tensor:
-    """Return every s-th point of x (batch, channels, ...), as a 1×1 convolution of stride s reads it to fit h.
+    """Return every s-th point of x (batch, channels, ...), as a 1×1 convolution of stride s reads it, to fit h.
 
-    Where no stride gives h's grid, NoMatch says so.
+    Raises NoMatch if no stride gives h's grid.
     """
     strides = [-(-n // m) for n, m in zip(x.shape[2:], h.shape[2:], strict=False)]
     read = x[(..., *(slice(None, None, stride) for stride in strides))]
@@ -135,7 +134,7 @@ def insert(
 ) -> None:
     """Add a bottleneck f to a layer's (first) output h, to which the model adds a residual and then may apply a `norm`.
 
-    `observed` is the layer whose first input is the residual; None where that is `layer` itself.
+    `observed` is the layer whose first input is the residual; None if that is `layer` itself.
     """
     layer.__class__ = _subclass(AdaptedLayer, type(layer))
     layer.bottleneck, layer.bottleneck_reads = bottleneck, reads
@@ -150,9 +149,9 @@ def insert(
 def initialise(bottleneck: Bottleneck, init: Init) -> None:
     """Fill the weights in place; biases start at zero.
 
-    "identity": up is zero, so that the model starts as its base (down as He et al. 2021, arXiv:2110.04366);
-    "bert": both normal with standard deviation 0.02, which changes the base a little from the start;
-    "houlsby": both normal with 0.01, truncated at two deviations (arXiv:1902.00751, §3.1).
+    "identity": up is zero, so that the model starts as its base (down as He et al. 2021, arXiv:2110.04366); "bert":
+    both normal with standard deviation 0.02, which changes the base slightly; "houlsby": both normal with 0.01,
+    truncated at two deviations (arXiv:1902.00751, §3.1).
     """
     for layer in (bottleneck.down, bottleneck.up):
         nn.init.zeros_(layer.bias)

@@ -1,7 +1,7 @@
-"""Where a model's sublayers are, as data: one row for each kind of block, recognised by the names of its children.
+"""The sublayers of known models as data: one row per kind of block, recognised by the names of its children.
 
-A sublayer computes h, which the model adds to a residual and may normalise: BERT has norm(x + h), GPT-2
-x + h. Whatever is wired so can be adapted; a block of another kind is reached by naming modules in a recipe.
+A sublayer computes h, which the model adds to a residual and may normalise: BERT has norm(x + h), GPT-2 x + h. Blocks
+of other kinds are reached by naming modules in a recipe.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Place:
 
 
 def find(module: nn.Module) -> list[Place]:
-    """Find the places of a model whose kind of block is known (NoMatch: none is, with what could be named instead)."""
+    """Find the places in a model of known blocks (NoMatch: no known block; the message lists modules to name)."""
     places: list[Place] = []
     blocks = [(path, part, kind) for path, part in module.named_modules() if (kind := _kind(part)) is not None]
     for layer, (path, part, block) in enumerate(blocks):
@@ -177,7 +177,7 @@ def find(module: nn.Module) -> list[Place]:
 
 
 def find_named(module: nn.Module, patterns: Mapping[str, str]) -> list[Place]:
-    """Find the places that a recipe names: each module whose whole path a pattern matches (NoMatch: there is none)."""
+    """Find the places that a recipe names: each module whose whole path matches a pattern (NoMatch: there is none)."""
     modules = dict(module.named_modules())
     places: list[Place] = []
     for name, pattern in patterns.items():
@@ -235,7 +235,7 @@ def _refuse_obstacles(module: nn.Module, places: Sequence[Place]) -> None:
 
 
 def _channels(part: nn.Module) -> Iterator[tuple[int, int, bool]]:
-    """Yield (channels in, channels out, whether they come first) of the linear layers and convolutions in a module."""
+    """Yield (channels in, channels out, channels first) of the linear layers and convolutions in a module."""
     for layer in part.modules():
         if isinstance(layer, Conv1D):
             yield layer.nx, layer.nf, False
@@ -246,18 +246,18 @@ def _channels(part: nn.Module) -> Iterator[tuple[int, int, bool]]:
 
 
 def _width(part: nn.Module) -> tuple[int, bool]:
-    """Return (channels of what a module computes, whether they come first), by its last layer; 0 if unknown."""
+    """Return (output channels, channels first) of a module, by its last layer; 0 if unknown."""
     *_, (_, width, channels_first) = [(0, 0, False), *_channels(part)]
     return width, channels_first
 
 
 def input_width(part: nn.Module) -> int:
-    """Return the channels that a module's first layer takes; 0 if unknown."""
+    """Return the input channels of a module's first layer; 0 if unknown."""
     return next(_channels(part), (0, 0, False))[0]
 
 
 def keeps_grid(part: nn.Module) -> bool:
-    """Say whether each convolution in a module keeps the grid of its input, or every s-th point of it."""
+    """Say whether each convolution in a module keeps its input's grid, or every s-th point of it."""
     return all(_is_centred(layer) for layer in part.modules() if isinstance(layer, _ConvNd))
 
 
@@ -273,7 +273,7 @@ def _join(path: str, inner: str) -> str:
 
 
 def _repeated(module: nn.Module) -> tuple[str, str]:
-    """Say which modules stand one below a numbered block and have a width: as patterns of YAML, and the last one."""
+    """Return modules below numbered blocks that have a width: as patterns of YAML, and the last one."""
     patterns = [
         re.sub(r"\.\d+\.", r"\\.\\d+\\.", path)
         for path, part in module.named_modules()

@@ -1,9 +1,9 @@
 """AdapterHub's files for bottleneck adapters, as the adapters library 1.x writes and reads them.
 
-adapter_config.json and adapter.safetensors; head_config.json and model_head.safetensors for a head that
-trains. What else trains, within the base model, is in new_modules.safetensors, a file of ftengine's own.
+adapter_config.json and adapter.safetensors; head_config.json and model_head.safetensors for a trained head. Other
+trained modules of the base model are in new_modules.safetensors, a file of ftengine's own.
 
-Of models that the library does not know, trained_config.json and trained.safetensors take the place of the first two.
+For models that the library does not know, trained_config.json and trained.safetensors replace the first two.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ _OF_PHM = frozenset({"factorized_phm_W", "factorized_phm_rule", "learn_phm", "sh
 
 
 class HubConfig(AdapterFile):
-    """What adapter_config.json says of a bottleneck adapter, called `name` inside the weights' keys.
+    """The content of adapter_config.json for a bottleneck adapter, called `name` inside the weights' keys.
 
-    There are no sublayers where they are named by a recipe alone.
+    `sublayers` is empty if only a recipe names the places.
     """
 
     placement: str
@@ -98,7 +98,7 @@ class HubConfig(AdapterFile):
 
 
 def read_config(directory: Path) -> HubConfig:
-    """Read adapter_config.json (RunError: it is missing, of something else, or uses what ftengine does not have)."""
+    """Read adapter_config.json (RunError: it is missing, of another kind, or uses unsupported options)."""
     content, file = read_content(directory, "an AdapterHub")
     if isinstance(content, dict) and (kind := content.get("peft_type")):
         raise RunError(f"{str(file)!r} is PEFT's ({kind}), not AdapterHub's. Use strategy lora, prompt or prefix.")
@@ -127,7 +127,7 @@ def read_config(directory: Path) -> HubConfig:
 
 
 def write_config(directory: Path, config: HubConfig, module: nn.Module, source: str, own: bool) -> None:
-    """Write adapter_config.json, under another name where the library does not know the model (`own`; RunError)."""
+    """Write adapter_config.json, under another name if the library does not know the model (`own`; RunError)."""
     entries = {
         **_FIXED,
         **{switch: name in config.sublayers for name, switch in SUBLAYERS.items()},
@@ -156,7 +156,7 @@ def key(location: str, inner: str, name: str = NAME) -> str:
 
 
 def read_weights(directory: Path, name: str) -> dict[str, Tensor]:
-    """Read the adapter's tensors, its name replaced by `NAME` (RunError: damaged, or a pickle of more than tensors)."""
+    """Read the adapter's tensors, its name replaced by `NAME` (RunError: damaged, or a pickle of other objects)."""
     own = is_own(directory)
     tensors = read_tensors(directory / TRAINED_FILE) if own else _read(directory, WEIGHTS_FILE, PICKLE_FILE)
     return {key.replace(f".adapters.{name}.", f".adapters.{NAME}."): tensor for key, tensor in tensors.items()}
@@ -169,7 +169,7 @@ def read_head(directory: Path) -> dict[str, Tensor]:
 
 
 def read_new_modules(directory: Path) -> dict[str, Tensor]:
-    """Read what trains within the base model; empty where the folder has none."""
+    """Read the trained modules of the base model; empty if the folder has none."""
     file = Path(directory) / NEW_MODULES_FILE
     return read_tensors(file) if file.exists() else {}
 
@@ -181,7 +181,7 @@ def write_tensors(directory: Path, file: str, tensors: Mapping[str, Tensor]) -> 
 
 
 def without_prefix(tensors: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Leave the base model's name out of keys: a bare BertModel's files lack what a classifier's have."""
+    """Remove the base model's name from keys: files of a bare BertModel lack it, those of a classifier have it."""
     prefix = getattr(module, "base_model_prefix", "") or ""
     return {key.removeprefix(f"{prefix}."): tensor for key, tensor in tensors.items()}
 
@@ -204,7 +204,7 @@ def _read(directory: Path, safe: str, pickled: str) -> dict[str, Tensor]:
 
 
 def _as_written(factor: float | dict[str, float]) -> Any:
-    """Return whole reduction factors as integers, as the library's own presets have them."""
+    """Return whole reduction factors as integers, like the library's own presets."""
     if isinstance(factor, dict):
         return {layer: _as_written(own) for layer, own in factor.items()}
     return int(factor) if float(factor).is_integer() else factor

@@ -37,12 +37,11 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 class Full(Strategy):
     """Train every parameter, or all but some.
 
-    What the architecture itself holds fixed (sinusoidal positions) stays fixed. With layer_decay, the head
-    has the recipe's learning rate, and each layer below a constant share of the one above (discriminative
-    fine-tuning, Howard & Ruder 2018, arXiv:1801.06146; Clark et al. 2020, arXiv:2003.10555). With
-    unfreeze_every, training begins with the head, where that is new, else with the head and the layer below
-    it; then layers join from the top (gradual unfreezing, Howard & Ruder 2018; Raffel et al. 2020,
-    arXiv:1910.10683, §3.5.1). Embeddings that are the output matrix as well train throughout.
+    Fixed parameters of the architecture (sinusoidal positions) stay fixed. With layer_decay, the head has the recipe's
+    learning rate, and each layer below a constant share of the one above (discriminative fine-tuning, Howard & Ruder
+    2018, arXiv:1801.06146; Clark et al. 2020, arXiv:2003.10555). With unfreeze_every, training begins with a new head,
+    or with the head and the layer below it; then layers join from the top (gradual unfreezing, Howard & Ruder 2018;
+    Raffel et al. 2020, arXiv:1910.10683, §3.5.1). Embeddings tied to the output matrix train throughout.
     """
 
     name = "full"
@@ -127,7 +126,7 @@ class Full(Strategy):
                 parameter.data = data
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
-        """Read what `save` wrote; for a transformers folder, as transformers itself reads it."""
+        """Read what `save` wrote; a transformers folder as transformers reads it."""
         if not hasattr(loaded.module, "save_pretrained"):
             load_trained(loaded.module, directory)
             return
@@ -166,10 +165,11 @@ def _widest(module: nn.Module) -> torch.dtype:
 
 
 def freeze(loaded: LoadedModel, patterns: str | Sequence[str]) -> dict[str, list[str]]:
-    """Freeze what patterns name and return what each matched; new modules train whatever is frozen around them.
+    """Freeze what patterns name and return what each matched; new modules always train.
 
     A string is a regular expression for whole paths of modules or parameters; an item of a list is such a path or its
-    ending after a dot. One that matches nothing is refused (NoMatch), as is what leaves nothing to train (RecipeError).
+    ending after a dot. A pattern without a match is refused (NoMatch), and so is a model with nothing left to train
+    (RecipeError).
     """
     module = loaded.module
     parameters = dict(module.named_parameters())
@@ -219,9 +219,9 @@ class StillStatistics:
 
 
 def keep_statistics(loaded: LoadedModel) -> None:
-    """Keep running statistics as they are, also in training mode.
+    """Keep running statistics fixed, in training mode as well.
 
-    Weight and bias still train. A layer that was newly initialised is left alone: its statistics say nothing yet.
+    Weight and bias still train. Newly initialised layers are left out: their statistics are not yet meaningful.
     """
     for path, layer in loaded.module.named_modules():
         if has_running_statistics(layer) and not inside(path, loaded.new_modules):

@@ -1,7 +1,7 @@
-"""How deep each parameter lies: embeddings below, numbered blocks above one another, the head on top.
+"""The depth of each parameter: embeddings below, numbered blocks above one another, the head on top.
 
-Found from the module tree alone, so that no architecture needs a description: a stack of blocks is a
-numbered sequence of modules, and what the model defines before it feeds it.
+Found from the module tree alone, so that no architecture needs a description: a stack of blocks is a numbered sequence
+of modules, and modules defined before it feed it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Levels:
 def find_levels(loaded: LoadedModel) -> Levels:
     """Find the level of every parameter (RecipeError: the model has no numbered blocks).
 
-    Stacks beside one another (encoder and decoder) end at the same level: the distance from the top is what counts
-    (Raffel et al. 2020, §3.5.1). A ResNet's blocks are its stages.
+    Parallel stacks (encoder and decoder) end at the same level, as the distance from the top counts (Raffel et al.
+    2020, §3.5.1). A ResNet's blocks are its stages.
     """
     module = loaded.module
     stacks = block_stacks(module)
@@ -70,8 +70,8 @@ def find_levels(loaded: LoadedModel) -> Levels:
 def block_stacks(module: nn.Module, prefix: str = "") -> list[list[str]]:
     """Return the outermost numbered sequences of blocks, each as module paths from the bottom up.
 
-    Numbers are a list's indices (`layers.0`) or endings of names (`layer1`). The members are of one class, or each made
-    of modules itself; where only single layers are numbered, those are taken.
+    Numbers are a list's indices (`layers.0`) or endings of names (`layer1`). The members are of one class, or each
+    contain modules; if only single layers are numbered, those are used.
     """
     stacks = _stacks(module, prefix)
     composite = [stack for stack in stacks if any(_is_composite(module.get_submodule(path)) for path in stack)]

@@ -1,4 +1,4 @@
-"""LoRA as a strategy: options, which layers, groups for the optimiser, PEFT's format, merging."""
+"""LoRA as a strategy: options, target layers, the optimiser's groups, PEFT's format, merging."""
 
 from __future__ import annotations
 
@@ -142,15 +142,15 @@ class LoRAConfig(Config):
             )
 
     def layer(self, path: str) -> tuple[int, float]:
-        """Return rank and scale of the layer at `path`: the first pattern that matches counts, as in PEFT."""
+        """Return rank and scale of the layer at `path`: the first matching pattern counts, as in PEFT."""
         rank = next((r for pattern, r in self.rank_pattern.items() if _matches(pattern, path)), self.rank)
         alpha = next((x for pattern, x in self.alpha_pattern.items() if _matches(pattern, path)), self.alpha)
         return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def as_stored(self) -> LoRAConfig:
-        """Return the options of the plain LoRA on the original base that is saved.
+        """Return the options of the equivalent plain LoRA on the original base, which is saved.
 
-        With PiSSA and OLoRA ranks double, and alphas grow along, so that the scale stays the same.
+        With PiSSA and OLoRA ranks and alphas double, so that the scale stays the same.
         """
         if not starts_from_weight(self.init):
             return self
@@ -216,7 +216,7 @@ class LoRA(Strategy):
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Group trainable parameters: B at `lr_ratio` times the rate (LoRA+), and no decay of vectors.
 
-        An embedding's B keeps the rate: there A is what starts at zero, and LoRA+ does not speak of it.
+        An embedding's B keeps the rate: there A starts at zero, a case that LoRA+ does not cover.
         """
         layers, ratio = lora_layers(model).values(), self.config.lr_ratio
         fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoRAEmbedding)}
@@ -247,13 +247,13 @@ class LoRA(Strategy):
         peft_format.fill_lora(loaded, peft_format.read_weights(directory), str(directory))
 
     def check_merge(self) -> None:
-        """Refuse nothing: whether a base's weights can hold an update shows when it is loaded."""
+        """Refuse nothing: only a loaded base shows whether its weights can hold an update."""
 
     def merge(self, loaded: LoadedModel) -> None:
-        """Add each update to its base weight and put the original layers back, all or none.
+        """Add each update to its base weight and restore the original layers, all or none.
 
-        A model without LoRA is refused (RunError), and a base weight that is quantised, computed, or in another module
-        too (NotMergeable).
+        A model without LoRA is refused (RunError), and so is a base weight that is quantised, computed, or shared
+        (NotMergeable).
         """
         layers, holders = lora_layers(loaded.module), dict[int, list[str]]()
         if not layers:
@@ -268,17 +268,17 @@ class LoRA(Strategy):
 
 
 def _matches(pattern: str, path: str) -> bool:
-    """Say whether a pattern is the path or an ending of it that follows a dot, as PEFT's rank_pattern is matched."""
+    """Say whether a pattern is the path, or its ending after a dot, as in PEFT's rank_pattern."""
     return bool(matching([path], rf"(.*\.)?({pattern})", full_match=True))
 
 
 def _first(patterns: Collection[str], paths: list[str]) -> dict[str, str | None]:
-    """Return for each path the first pattern that matches it, which counts."""
+    """Return for each path the first pattern that matches it."""
     return {path: next((p for p in patterns if _matches(p, path)), None) for path in paths}
 
 
 def _require_effect(option: str, patterns: Collection[str], paths: list[str]) -> None:
-    """Make sure that each pattern is the first to match some layer."""
+    """Check that each pattern is the first to match some layer."""
     first = _first(patterns, paths)
     for pattern in patterns:
         matched = [path for path in paths if _matches(pattern, path)]
@@ -295,7 +295,7 @@ def _require_effect(option: str, patterns: Collection[str], paths: list[str]) ->
 
 
 def _require_fit(path: str, layer: nn.Module, config: LoRAConfig) -> None:
-    """Make sure that a layer has the weights that DoRA or an initialisation needs, and no lower rank of its own."""
+    """Check that a layer has the weights that DoRA or an initialisation needs, and no lower rank of its own."""
     cls, weight, rank = lora_class(layer), getattr(layer, "weight", None), config.layer(path)[0]
     plain = issubclass(cls, DenseLoRA) and weight is not None and weight.dtype in PLAIN
     what = f"{path!r} is a {type(layer).__name__}"

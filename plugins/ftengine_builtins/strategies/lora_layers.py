@@ -1,8 +1,8 @@
-"""LoRA and DoRA on one layer, frozen layers of every kind that transformers has.
+"""LoRA and DoRA on frozen layers of every kind that transformers has.
 
-A layer is adapted where it stands: it changes its class to a subclass of its own and gains two parameters, as
-torch.nn.utils.parametrize does. Base weights keep their names, whatever reads `layer.weight` still finds it, and
-taking LoRA away leaves the very module that was there before.
+A layer is adapted in place: its class changes to a subclass and it gains two parameters, as in
+torch.nn.utils.parametrize. Base weights keep their names, code that reads `layer.weight` still finds it, and removing
+LoRA restores the original module.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ class LoRALayer(nn.Module):
         return self.lora_dropout if self.training else 0.0
 
     def lora_factors(self) -> tuple[Tensor, Tensor]:
-        """Return A (r, in) and B (out, r) of the update of W; of rank 2r where the layer started from W."""
+        """Return A (r, in) and B (out, r) of the update of W; of rank 2r if the layer started from W."""
         if self.lora_a0 is None:
             return self.lora_a, self.lora_b
         return torch.cat([self.lora_a, self.lora_a0]), torch.cat([self.lora_b, self.lora_b0], dim=1)
 
 
 class DenseLoRA(LoRALayer):
-    """A layer whose weight W is plain numbers, so that W + scale · BA can be computed: to merge, and for DoRA.
+    """A layer with a plain weight W, so that W + scale · BA can be computed, for merging and DoRA.
 
     Kinds of layer differ in how the frozen map and the update are applied, and in the layout of the weight.
     """
@@ -92,14 +92,14 @@ class DenseLoRA(LoRALayer):
         return lowrank_add(y, x, a, b, self.lora_scale, p)
 
     def lora_delta_factors(self) -> tuple[Tensor, Tensor]:
-        """Return two matrices whose product, times scale, is what the weight gains, as it is stored: (N, rest)."""
+        """Return two matrices whose product, times scale, is the change of the stored weight: (N, rest)."""
         a, b = (factor.flatten(1) for factor in self.lora_factors())
         # (B A)ᵀ = Aᵀ Bᵀ: transposing the small factors leaves the large weight where it is.
         return (a.t(), b.t()) if self.lora_transposed else (b, a)
 
     @property
     def lora_on_residual(self) -> bool:
-        """Whether B₀A₀ is taken out of the base's output: dropout, where there is some, must spare it."""
+        """Whether B₀A₀ is subtracted from the base's output: needed with dropout, which must not apply to it."""
         return self.lora_a0 is not None and self.lora_p > 0
 
     def lora_merged_weight(self) -> Tensor:
@@ -145,7 +145,7 @@ class LoRAConv1D(LoRALinear):
 
 
 class LoRAConv2d(DenseLoRA):
-    """A convolution: A (r, in, height, width) has its kernel, stride and padding, B (out, r, 1, 1) is 1×1."""
+    """A convolution: A (r, in, height, width) has its kernel, stride and padding; B (out, r, 1, 1) is 1×1."""
 
     @staticmethod
     def lora_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -160,7 +160,7 @@ class LoRAConv2d(DenseLoRA):
 
 
 class LoRAEmbedding(DenseLoRA):
-    """A table of vectors: row i gains scale · B A[:, i], with A (r, rows) and B (dim, r); there is no dropout."""
+    """A table of vectors: row i gains scale · B A[:, i], with A (r, rows) and B (dim, r), without dropout."""
 
     lora_transposed = True
 
@@ -219,7 +219,7 @@ class DoRA(DenseLoRA):
         self.weight.copy_(merged * (self.lora_magnitude.view_as(norm) / norm))
 
     def lora_norm(self, weight: Tensor) -> Tensor:
-        """Return the norm of each output of W, as it is stored but for the inputs' dimensions, which are 1."""
+        """Return the norm of each output of W in the stored layout, with input dimensions of 1."""
         inputs = (0,) if self.lora_transposed else tuple(range(1, weight.dim()))
         return torch.linalg.vector_norm(weight, dim=inputs, keepdim=True)
 
@@ -256,9 +256,9 @@ def lora_layers(module: nn.Module) -> dict[str, LoRALayer]:
 
 
 def add_lora(layer: nn.Module, rank: int, scale: float, dropout: float, init: str, dora: bool) -> None:
-    """Turn a layer that `lora_class` knows into a LoRA layer whose output is, up to rounding, still the frozen layer's.
+    """Turn a layer that `lora_class` knows into a LoRA layer with the same output up to rounding.
 
-    `dropout` is the probability that an input of the update is dropped while training, `init` of `INITIALISATIONS`.
+    `dropout` is the probability that an input of the update is dropped while training, `init` one of `INITIALISATIONS`.
     """
     cls = lora_class(layer)
     device = next((t.device for t in (*layer.parameters(), *layer.buffers())), torch.device("cpu"))
@@ -284,7 +284,7 @@ def add_lora(layer: nn.Module, rank: int, scale: float, dropout: float, init: st
 
 
 def remove_lora(layer: LoRALayer) -> None:
-    """Make a LoRA layer what it was before `add_lora`."""
+    """Undo `add_lora`."""
     for name in [*layer._parameters, *layer._buffers, *vars(layer)]:
         if name.startswith("lora_"):
             delattr(layer, name)
@@ -292,7 +292,7 @@ def remove_lora(layer: LoRALayer) -> None:
 
 
 def starts_from_weight(init: str) -> bool:
-    """Say whether an initialisation takes A and B from the base weight, rather than A from chance and B as zero."""
+    """Say whether an initialisation computes A and B from the base weight."""
     return init not in ("kaiming", "gaussian")
 
 

@@ -1,4 +1,4 @@
-"""PEFT's files: adapter_config.json and adapter_model.safetensors (PEFT 0.19 to 0.21), and what LoRA's hold."""
+"""PEFT's files: adapter_config.json and adapter_model.safetensors (PEFT 0.19 to 0.21), and LoRA's content of them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class AdapterConfig(AdapterFile):
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Read adapter_config.json (RunError: it is missing, of another type, or uses what ftengine does not have)."""
+        """Read adapter_config.json (RunError: it is missing, of another type, or uses unsupported options)."""
         content, file = read_content(directory, "a PEFT")
         kind = content.get("peft_type") if isinstance(content, dict) else type(content).__name__
         if kind != cls.peft_type:
@@ -70,7 +70,7 @@ class AdapterConfig(AdapterFile):
 
     @classmethod
     def unsupported(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a file sets that this class does not know, or knows to be another computation."""
+        """Return the options in a file that this class does not know, or that PEFT computes differently."""
         known = {field.alias or name for name, field in cls.model_fields.items()} | cls.without_effect
         return {
             key: value
@@ -81,9 +81,9 @@ class AdapterConfig(AdapterFile):
     def write(self, directory: Path, loaded: LoadedModel, own: bool = False, **others: Any) -> None:
         """Write adapter_config.json (RunError): the adapter, its base, and `others` that ftengine does not read.
 
-        PEFT and transformers make a head by the base's own config, which has no names of labels, and this file has no
-        place for them: the model's config, which has them, goes into a folder of its own (`LABELLED`), as one beside
-        the adapter would make transformers take the folder for a whole model.
+        PEFT and transformers build a head from the base's config, which lacks the labels' names. So the model's config
+        goes into a folder of its own (`LABELLED`): beside the adapter it would make transformers take the folder for a
+        whole model.
 
         Args:
             own: PEFT cannot run it, so the file has another name.
@@ -114,12 +114,12 @@ UNSET: tuple[Any, ...] = (None, False, 0.0, "", [], {})
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Say whether two values of a JSON file are the same: 0 is not false there."""
+    """Say whether two JSON values are the same; 0 and false differ."""
     return type(value) is type(other) and value == other
 
 
 def _whole(number: float) -> float:
-    """Write a whole number as an integer, which is what PEFT declares alphas to be."""
+    """Return a whole number as an integer, which is PEFT's type of alphas."""
     return int(number) if number == int(number) else number
 
 
@@ -161,7 +161,7 @@ SHARED = ("rank", "alpha", "targets", "rslora", "dora", "rank_pattern", "alpha_p
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """Read adapter_model.safetensors without adapter names in keys (RunError: it is missing, damaged, or a pickle)."""
+    """Read adapter_model.safetensors without adapter names in keys (RunError: missing, damaged, or a pickle)."""
     if is_own(directory):
         return read_tensors(directory / TRAINED_FILE)
     if not (directory / WEIGHTS_FILE).exists() and (directory / PICKLE_FILE).exists():
@@ -178,15 +178,15 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def write_weights(directory: Path, tensors: Mapping[str, Tensor], own: bool = False) -> None:
-    """Write adapter_model.safetensors, in float32; under another name where PEFT cannot run it (`own`)."""
+    """Write adapter_model.safetensors, in float32; under another name if PEFT cannot run it (`own`)."""
     file = Path(directory) / (TRAINED_FILE if own else WEIGHTS_FILE)
     save_tensors({key: tensor.float() for key, tensor in tensors.items()}, file)
 
 
 def lora_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
-    """Return what the file holds by PEFT's keys: A and B, DoRA's magnitudes, and whole modules.
+    """Return the file's tensors by PEFT's keys: A and B, DoRA's magnitudes, and whole modules.
 
-    Those of a layer that started from its weight are copies, else they are the model's own.
+    Tensors of a layer that started from its weight are copies, others the model's own.
     """
     tensors: dict[str, Tensor] = {}
     for path, layer in lora_layers(loaded.module).items():
@@ -248,10 +248,10 @@ def _without_base(tensors: Mapping[str, Tensor], layers: Mapping[str, nn.Module]
 
 
 def target_modules(module: nn.Module, paths: Collection[str]) -> list[str] | str:
-    """Return what makes PEFT adapt exactly the modules at `paths`, in the shortest form.
+    """Return PEFT's target_modules for exactly the modules at `paths`, in the shortest form.
 
-    Last components where they are enough, whole paths where some other module ends the same way, and a
-    regular expression where even a whole path is the ending of another.
+    Last components if they are unambiguous, else whole paths, else a regular expression (if a whole path is the ending
+    of another).
     """
     endings = {path: _endings(path) for path, _ in module.named_modules()}
     wanted = set(paths)
@@ -263,7 +263,7 @@ def target_modules(module: nn.Module, paths: Collection[str]) -> list[str] | str
 
 
 def modules_to_save(loaded: LoadedModel) -> list[str] | None:
-    """Return PEFT's names of the modules that train whole: last components where no other module ends so."""
+    """Return PEFT's modules_to_save: last components if they are unambiguous, else whole paths."""
     whole, every = whole_modules(loaded), [path for path, _ in loaded.module.named_modules()]
     short = {path: path.rpartition(".")[2] for path in whole}
     unclear = {name for name in short.values() if any(p.endswith(name) and p not in whole for p in every)}
@@ -271,7 +271,7 @@ def modules_to_save(loaded: LoadedModel) -> list[str] | None:
 
 
 def refuse_other_whole_modules(config: LoRAFile, loaded: LoadedModel, origin: str) -> None:
-    """Refuse an adapter that holds whole modules beyond those that train whole here (RunError, which names one)."""
+    """Refuse an adapter with whole modules that do not train whole here (RunError, which names one)."""
     whole = whole_modules(loaded)
     for path, _ in loaded.module.named_modules():
         if matches_name(path, config.modules_to_save or ()) and not inside(path, whole):

@@ -1,4 +1,4 @@
-"""Prefix tuning: keys and values before those of the text are all that trains."""
+"""Prefix tuning: only keys and values before those of the text train."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 class Prefix(VirtualTokenStrategy):
     """Keys and values before those of the text in every layer of a frozen model (Li & Liang 2021, arXiv:2101.00190).
 
-    For decoders, and for encoders that take a cache (BERT, RoBERTa). Unlike a LoRA, it changes outputs from the start.
-    Of a language model it is saved as PEFT's; with a head of labels PEFT cannot run it.
+    For decoders, and for encoders that take a cache (BERT, RoBERTa). Unlike LoRA, it changes outputs from the start. A
+    language model's prefix is saved as PEFT's; PEFT cannot run one with a head of labels.
     """
 
     name = "prefix"
@@ -103,7 +103,7 @@ class Prefix(VirtualTokenStrategy):
         return file, prefix.values(), {"prefix_projection": False, "encoder_hidden_size": file.token_dim}
 
     def load(self, loaded: LoadedModel, directory: Path) -> None:
-        """Read a prefix, as every strategy of virtual tokens does; a projection makes way for its result."""
+        """Read a prefix, as every strategy of virtual tokens does; a projection is replaced by its result."""
         stack, files = self.prepared(loaded), (self.config.File.read(directory), self.described(loaded)[0])
         theirs, ours = ((file.num_layers, file.num_attention_heads, file.token_dim) for file in files)
         if theirs != ours:
@@ -116,7 +116,7 @@ class Prefix(VirtualTokenStrategy):
         super().load(loaded, directory)
 
     def _start(self, loaded: LoadedModel, stack: Any) -> tuple[KeyShape, Tensor]:
-        """Return the shape of keys, and (virtual tokens, numbers) to start from or for a projection to start from."""
+        """Return the shape of keys, and the initial values: (virtual tokens, numbers), or the projection's input."""
         config, embedding = self.config, stack.get_input_embeddings()
         count, device = config.virtual_tokens, embedding.weight.device
         ids = starting_tokens(loaded, embedding, config)
@@ -139,9 +139,10 @@ class Prefix(VirtualTokenStrategy):
 
 @dataclass(frozen=True)
 class KeyShape:
-    """Keys and values that each layer of a stack keeps of a token.
+    """The keys and values that each layer of a stack keeps of a token.
 
-    Heads are those of keys, which queries may share (grouped-query attention); width is of one head's key, and value.
+    Heads are those of keys, which queries may share (grouped-query attention); width is that of one head's key, and
+    value.
     """
 
     layers: int
@@ -150,12 +151,12 @@ class KeyShape:
 
     @property
     def numbers(self) -> int:
-        """Numbers a virtual token has: a key and a value in every layer."""
+        """Numbers of a virtual token: a key and a value in every layer."""
         return 2 * self.layers * self.heads * self.width
 
 
 class KeysAndValues(nn.Module):
-    """Keys and values of virtual tokens, straight or through a projection with a hidden width (Li & Liang 2021, §4.3).
+    """Keys and values of virtual tokens, direct or through a projection with a hidden width (Li & Liang 2021, §4.3).
 
     (virtual tokens, numbers) with numbers = 2 · layers · heads · width, in PEFT's order: each layer's keys, then its
     values. A projection starts from (virtual tokens, its input's width).
@@ -179,9 +180,9 @@ class KeysAndValues(nn.Module):
 
 
 class Prefixed(VirtualTokens):
-    """Begins every sequence with a cache that holds the prefix (Li & Liang 2021, arXiv:2101.00190).
+    """Starts every sequence with a cache that holds the prefix (Li & Liang 2021, arXiv:2101.00190).
 
-    The text then attends to it as to tokens that came before, whether in training or in generation.
+    The text attends to it as to earlier tokens, in training and in generation.
     """
 
     prefix: KeysAndValues
@@ -225,7 +226,7 @@ class Prefixed(VirtualTokens):
 
 @torch.no_grad()
 def keys_and_values(stack: Any, ids: Tensor) -> list[tuple[Any, Any]]:
-    """Return what each layer keeps of tokens (T,): keys and values, each (1, heads, T, width) in most models."""
+    """Return the keys and values that each layer keeps of tokens (T,), mostly (1, heads, T, width) each."""
     cache = DynamicCache(config=stack.config)
     embedding = stack.get_input_embeddings()
     with evaluating(stack):
@@ -235,7 +236,7 @@ def keys_and_values(stack: Any, ids: Tensor) -> list[tuple[Any, Any]]:
 
 
 def key_shape(stack: Any, kept: list[tuple[Any, Any]], count: int) -> KeyShape:
-    """Return the shape of the keys and values of `count` tokens (RecipeError: a layer keeps others, or fewer)."""
+    """Return the shape of the keys and values of `count` tokens (RecipeError: layers differ, or keep fewer)."""
     what = type(stack).__name__
     shapes = {tuple(tensor.shape) if isinstance(tensor, Tensor) else None for pair in kept for tensor in pair}
     heads_and_widths = {(shape[1], shape[3]) if shape and len(shape) == 4 else None for shape in shapes}
@@ -255,7 +256,7 @@ def key_shape(stack: Any, kept: list[tuple[Any, Any]], count: int) -> KeyShape:
 
 
 def configured_shape(config: Any) -> KeyShape:
-    """Return the shape of keys that a config speaks of, for models that cannot run without weights."""
+    """Return the shape of keys in a config, for models that cannot run without weights."""
     queries = config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or queries
     return KeyShape(config.num_hidden_layers, heads, getattr(config, "head_dim", None) or config.hidden_size // queries)

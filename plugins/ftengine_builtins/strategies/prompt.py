@@ -23,10 +23,10 @@ SAMPLED_ROWS = 4096
 
 
 class Prompt(VirtualTokenStrategy):
-    """Virtual tokens before every input, of a frozen model (prompt tuning, Lester et al. 2021, arXiv:2104.08691).
+    """Virtual tokens before every input of a frozen model (prompt tuning, Lester et al. 2021, arXiv:2104.08691).
 
-    They go before the encoder's input where a model has an encoder and a decoder. Unlike a LoRA, a prompt changes
-    the outputs before the first step.
+    In an encoder-decoder they precede the encoder's input. Unlike LoRA, a prompt changes the outputs before the first
+    step.
     """
 
     name = "prompt"
@@ -55,7 +55,7 @@ class Prompt(VirtualTokenStrategy):
 
     @torch.no_grad()
     def _start(self, loaded: LoadedModel, embedding: nn.Embedding) -> Tensor:
-        """Return (virtual tokens, width) vectors in float32 to start from, on the embedding's device."""
+        """Return the initial vectors (virtual tokens, width) in float32, on the embedding's device."""
         rows, random = embedding.num_embeddings, self.config.init == "random"
         sample = torch.linspace(0, rows - 1, min(SAMPLED_ROWS, rows)).long()
         ids = sample if random else starting_tokens(loaded, embedding, self.config)
@@ -80,9 +80,9 @@ class Prompt(VirtualTokenStrategy):
 
 
 def _pools_all_positions(loaded: LoadedModel) -> bool:
-    """Say whether a classifier's pooling is to see the prompt as well, as in PEFT: those on encoders.
+    """Say whether a classifier's pooling includes the prompt, as in PEFT: it does on encoders.
 
-    They read the first position, or a mean by the mask; those on decoders the last token's place in the input_ids.
+    Encoders read the first position, or a mean by the mask; decoders the last token's position in the input_ids.
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING  # half a second of importing, which lists do without
 

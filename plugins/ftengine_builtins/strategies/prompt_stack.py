@@ -1,7 +1,7 @@
-"""Where virtual tokens enter a model: its text stack, which takes token embeddings and returns hidden states.
+"""Virtual tokens in a model's text stack, which takes token embeddings and returns hidden states.
 
-A stack becomes an instance of a subclass of its own class, whose forward makes room for virtual tokens and calls the
-original one. So everything around it stays as it was: heads, losses, pooling, `generate`, and hooks.
+A stack becomes an instance of a subclass of its own class, whose forward inserts virtual tokens and calls the original
+one. So heads, losses, pooling, `generate` and hooks stay unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 
 class VirtualTokens:
-    """What a stack's subclass adds: `run` gets the original forward and its arguments by name."""
+    """Base of what a stack's subclass adds: `run` gets the original forward and its arguments by name."""
 
     def run(self, plain: Callable[..., Any], inputs: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -35,8 +35,8 @@ class VirtualTokens:
 class Prompted(VirtualTokens):
     """Prepends trained vectors to the token embeddings (Lester et al. 2021, arXiv:2104.08691).
 
-    The first tokens of a sequence get them; later ones find them in the cache. Hidden states leave without them
-    again, so that a head sees what belongs to the real tokens alone, unless `keeps_prompt`.
+    The first tokens of a sequence get them; later ones find them in the cache. They are removed from the hidden states,
+    so that a head sees the real tokens alone, unless `keeps_prompt`.
     """
 
     prompt_embeddings: nn.Parameter
@@ -99,13 +99,13 @@ def require_fit(stack: Any, strategy: str) -> None:
 
 
 def cache_name(stack: type) -> str | None:
-    """Return the argument through which a stack takes its cache, or None."""
+    """Return the name of the argument that takes a stack's cache, or None."""
     known = parameters_of(stack)
     return next((name for name in CACHE_NAMES if name in known), None)
 
 
 def keeps_no_tokens(stack: Any) -> bool:
-    """Say whether all layers of a stack are recurrent, so that its cache does not tell how many tokens it has seen."""
+    """Say whether all layers of a stack are recurrent, so that its cache does not count tokens."""
     if cache_name(type(stack)) is None:
         return "cache_params" in parameters_of(type(stack))  # transformers before 5.24
     kinds = getattr(DynamicCache(config=stack.config), "is_linear", ())
@@ -113,7 +113,7 @@ def keeps_no_tokens(stack: Any) -> bool:
 
 
 def become(stack: nn.Module, kind: type[VirtualTokens]) -> None:
-    """Make a stack an instance of a subclass of its class, whose forward goes through `kind.run`."""
+    """Make a stack an instance of a subclass of its class, whose forward calls `kind.run`."""
     stack.__class__ = _subclass(type(stack), kind)
 
 
@@ -139,7 +139,7 @@ def parameters_of(stack: type) -> list[str]:
 def growing_cache(inputs: dict[str, Any]) -> Any:
     """Return the cache among forward's arguments, or None.
 
-    One of a fixed size, which `generate` chooses without counting virtual tokens, is refused (InputError).
+    A cache of fixed size, which `generate` chooses without counting virtual tokens, is refused (InputError).
     """
     cache = next((inputs[name] for name in CACHE_NAMES if inputs.get(name) is not None), None)
     if getattr(cache, "is_compileable", False):
@@ -151,7 +151,10 @@ def growing_cache(inputs: dict[str, Any]) -> Any:
 
 
 def widened(mask: Any, count: int) -> Tensor | None:
-    """Let an attention mask (B, T) show `count` virtual tokens in front; None stays None (InputError: other shapes)."""
+    """Extend an attention mask (B, T) by `count` virtual tokens in front.
+
+    None stays None (InputError: other shapes).
+    """
     if mask is None:
         return None
     if not isinstance(mask, Tensor) or mask.ndim != 2:
@@ -161,7 +164,7 @@ def widened(mask: Any, count: int) -> Tensor | None:
 
 
 def shift_positions(inputs: dict[str, Any], count: int, *, also_in_front: bool) -> None:
-    """Count position ids (…, T), where they are given, from behind `count` virtual tokens."""
+    """Shift position ids (…, T), if given, by `count` virtual tokens."""
     inputs.pop("cache_position", None)  # before transformers 5.24; models work it out from the cache
     positions = inputs.get("position_ids")
     if positions is None:
@@ -174,7 +177,7 @@ def shift_positions(inputs: dict[str, Any], count: int, *, also_in_front: bool) 
 
 
 def without_prompt(outputs: Any, count: int) -> Any:
-    """Leave `count` positions in front out of the hidden states (B, T, H) of a stack's outputs."""
+    """Remove the first `count` positions from the hidden states (B, T, H) of a stack's outputs."""
     if isinstance(outputs, tuple):
         return (outputs[0][:, count:], *outputs[1:])
     outputs["last_hidden_state"] = outputs["last_hidden_state"][:, count:]

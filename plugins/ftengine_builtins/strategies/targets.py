@@ -1,4 +1,4 @@
-"""Which modules are meant, by PEFT's rules of matching: LoRA's `targets`, and heads, which train whole."""
+"""Selecting modules by PEFT's rules of matching: LoRA's `targets`, and heads, which train whole."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def freeze_base(loaded: LoadedModel) -> None:
 
 
 def inside(path: str, modules: Iterable[str]) -> bool:
-    """Say whether a path is one of some modules' or lies within one."""
+    """Say whether a path is one of some modules' paths or lies within one."""
     return any(path == module or path.startswith(f"{module}.") for module in modules)
 
 
@@ -70,7 +70,7 @@ def param_groups(
 
 
 def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome: bool = False) -> dict[str, list[str]]:
-    """Return the layers that each pattern takes, by path in the model's order (NoMatch: one takes none).
+    """Return the layers that each pattern matches, by path in the model's order (NoMatch: one matches none).
 
     Args:
         targets: "all-linear" for every linear layer but the output head; another string is a regular expression for the
@@ -132,7 +132,7 @@ def _usable(
 
 
 def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
-    """Return for each module path why LoRA cannot adapt it, or ""."""
+    """Return for each module path why LoRA cannot adapt it; "" if it can."""
     named = dict(module.named_modules())
     places = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
     used = _used_instead(module)
@@ -159,7 +159,7 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
 
 
 def _inexpressible(layer: nn.Module) -> str:
-    """Say why the update of a convolution or an embedding has no form that PEFT and a merge know, or ""."""
+    """Return why PEFT and a merge cannot express the update of a convolution or an embedding; "" if they can."""
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         return f"is a convolution in {layer.groups} groups, which a low-rank update would mix"
     if isinstance(layer, nn.Conv2d) and any(d > 1 < k for d, k in zip(layer.dilation, layer.kernel_size, strict=True)):
@@ -172,7 +172,7 @@ def _inexpressible(layer: nn.Module) -> str:
 
 
 def _used_instead(module: Any) -> list[str]:
-    """Return the embeddings of encoder and decoder where they stand in for the model's own (T5, BART), or none."""
+    """Return the embeddings of encoder and decoder if the model uses them instead of its own (T5, BART)."""
     if not is_encoder_decoder(module):
         return []
     own = input_embeddings(module)
@@ -183,12 +183,12 @@ def _used_instead(module: Any) -> list[str]:
 
 
 def output_head(module: Any) -> nn.Module | None:
-    """Return what makes a model's logits of hidden states, None where the model does not say."""
+    """Return the module from hidden states to logits, None if the model does not name it."""
     return module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
 
 
 def input_embeddings(module: Any) -> nn.Module | None:
-    """Return what a model's input goes into; None for a plain torch module, or where the model does not say."""
+    """Return a model's input embeddings; None for a plain torch module, or if the model does not name them."""
     try:
         return module.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -215,14 +215,14 @@ def _layers(module: nn.Module, obstacles: Mapping[str, str]) -> str:
 
 
 def _instead(module: nn.Module, obstacles: Mapping[str, str]) -> str:
-    """Say which names would take the convolutions and embeddings, and nothing besides."""
+    """Return names that would match the convolutions and embeddings, and nothing else."""
     _, others = _free(module, obstacles)
     names = [name for name in others if not name.isdigit() and not any(obstacles[p] for p in _named(obstacles, name))]
     return f" Set strategy.targets=[{','.join(names)}]." if names else ""
 
 
 def _free(module: nn.Module, obstacles: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the names of linear layers that could be adapted, and of other such layers."""
+    """Return the names of linear layers that can be adapted, and of other such layers."""
     free = {path.rpartition(".")[2]: module.get_submodule(path) for path, why in obstacles.items() if not why}
     linear = [name for name, layer in free.items() if is_linear(layer)]
     return linear, [name for name in free if name not in linear]

@@ -1,4 +1,4 @@
-"""What prompt tuning and prefix tuning share: options, files, preparing, and where virtual tokens start."""
+"""Shared by prompt tuning and prefix tuning: options, files, preparing, and initial virtual tokens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Ratio = Annotated[float, Field(gt=0, le=1e6, description="learning rate of virtu
 
 
 class VirtualTokensFile(AdapterConfig):
-    """What an adapter_config.json says of virtual tokens; subclasses say of which method.
+    """The content of an adapter_config.json for virtual tokens; subclasses name the method.
 
     Args:
         token_dim: width of a virtual token; of a prefix, of one layer's keys.
@@ -56,7 +56,7 @@ class VirtualTokensFile(AdapterConfig):
     @model_validator(mode="before")
     @classmethod
     def _submodules(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Fill in PEFT's default, as it does when it prepares a model."""
+        """Fill in PEFT's default, as PEFT does when it prepares a model."""
         return {"num_transformer_submodules": 2 if content.get("task_type") == "SEQ_2_SEQ_LM" else 1, **content}
 
 
@@ -95,12 +95,12 @@ class VirtualTokenOptions(Config):
 
 
 class VirtualTokenStrategy(Strategy):
-    """Lets virtual tokens into a model's text stack, freezes the rest, and makes room for them."""
+    """Inserts virtual tokens into a model's text stack, and freezes the rest."""
 
     traits = StrategyTraits(supports_sharding=True)
 
     def stack(self, loaded: LoadedModel) -> Any:
-        """Return the module that virtual tokens enter: a decoder, or the encoder where there are both.
+        """Return the module that virtual tokens enter: a decoder, or the encoder of an encoder-decoder.
 
         A model that reads no tokens is refused (RecipeError).
         """
@@ -119,11 +119,11 @@ class VirtualTokenStrategy(Strategy):
         raise NotImplementedError
 
     def described(self, loaded: LoadedModel) -> tuple[VirtualTokensFile, Tensor, dict[str, Any]]:
-        """Return what PEFT's config says, the virtual tokens as PEFT has them, and what else it asks of the config."""
+        """Return PEFT's config, the virtual tokens in PEFT's form, and further keys that PEFT requires."""
         raise NotImplementedError
 
     def own(self, loaded: LoadedModel) -> bool:
-        """Say whether nothing but ftengine runs the result; PEFT does, in most cases."""
+        """Say whether only ftengine can run the result; mostly PEFT can."""
         return False
 
     def prepared(self, loaded: LoadedModel) -> Any:
@@ -150,7 +150,7 @@ class VirtualTokenStrategy(Strategy):
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write PEFT's files: adapter_config.json and adapter_model.safetensors; a projection is multiplied out.
 
-        Where PEFT cannot run the result, the same under names of ftengine's own.
+        If PEFT cannot run the result, the same under ftengine's own file names.
         """
         file, embeddings, others = self.described(loaded)
         file, own = file.model_copy(update={"modules_to_save": peft_format.modules_to_save(loaded)}), self.own(loaded)
@@ -160,7 +160,7 @@ class VirtualTokenStrategy(Strategy):
     def load(self, loaded: LoadedModel, directory: Path) -> None:
         """Read virtual tokens of the same kind, trained here or by PEFT, into a prepared model.
 
-        They are refused where the folder is no such adapter (RunError), or number, shape or keys differ (BaseMismatch).
+        Refused are a folder without such an adapter (RunError), and another number, shape or keys (BaseMismatch).
         """
         file, tensors = self.config.File.read(directory), peft_format.read_weights(directory)
         expected, embeddings, _ = self.described(loaded)
@@ -190,14 +190,14 @@ def _stacks(model: nn.Module) -> list[VirtualTokens]:
 
 
 def _tensors(loaded: LoadedModel, embeddings: Tensor) -> dict[str, Tensor]:
-    """Return what the weights hold by PEFT's keys: the virtual tokens, and modules that train whole."""
+    """Return the tensors by PEFT's keys: the virtual tokens, and modules that train whole."""
     return {EMBEDDINGS: embeddings, **peft_format.whole_tensors(loaded, PREFIX)}
 
 
 def starting_tokens(loaded: LoadedModel, embedding: nn.Embedding, config: VirtualTokenOptions) -> Tensor:
     """Return (virtual tokens,) token ids: a text's, repeated or cut to length, or ordinary tokens drawn uniformly.
 
-    A text that has no tokens here is refused (RecipeError).
+    A text without tokens is refused (RecipeError).
     """
     processor: Any = loaded.processor
     text, count = config.text, config.virtual_tokens
