@@ -1,6 +1,6 @@
-"""Identity: what says that a file, weights, code or a configuration is what it was.
+"""Identity: hashes and fingerprints of files, weights, code and configurations.
 
-Names are imported when first used: what hashes files needs no torch.
+Names are imported when first used: hashing files does not import torch.
 """
 
 from typing import TYPE_CHECKING

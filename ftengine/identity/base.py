@@ -1,4 +1,4 @@
-"""Identity: whether a base model and its processor are those that something was trained on, and what has changed."""
+"""Whether a base model and its processor are those that something was trained on, and what changed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ PROBE_WORDS = 64
 
 
 def fingerprint_base(loaded: LoadedModel) -> dict[str, Any]:
-    """Return what a base computes: hashes of weights and buffers, settings of configuration and generation, code.
+    """Return everything that a base's results depend on: hashes of weights, buffers and code, and its settings.
 
     Args:
         loaded: the model before a strategy touched it. Newly initialised modules differ from run to run and are left
@@ -92,8 +92,8 @@ def fingerprint_base(loaded: LoadedModel) -> dict[str, Any]:
 def fingerprint_weights(module: nn.Module, exclude: Iterable[str] = ()) -> str:
     """Return a hash that identifies base weights, whatever dtype they were loaded in.
 
-    Names, shapes and every element, rounded to bfloat16, enter the hash. It is XXH3, of 2 GB a second, where SHA-256
-    reads 0.4: it is to notice another base, not one that somebody made to be taken for this one.
+    The hash covers names, shapes and every element, rounded to bfloat16. It is XXH3 at 2 GB a second (SHA-256: 0.4): it
+    detects another base, not a forged one.
 
     Args:
         module: the model before a strategy touched it.
@@ -103,9 +103,9 @@ def fingerprint_weights(module: nn.Module, exclude: Iterable[str] = ()) -> str:
 
 
 def _fingerprint_buffers(module: nn.Module, exclude: Iterable[str]) -> str:
-    """Return a hash of the stored buffers of floating point: averages of batch norms, biases of logits.
+    """Return a hash of the stored floating-point buffers: averages of batch norms, biases of logits.
 
-    What is not stored follows from configuration and code; whole numbers are positions and counts of batches.
+    Buffers that are not stored follow from configuration and code; integers are positions and counts of batches.
     """
     stored = module.state_dict(keep_vars=True)
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in stored}
@@ -128,9 +128,9 @@ def _hash(tensors: Mapping[str, Tensor], exclude: Iterable[str]) -> str:
 
 @torch.no_grad()
 def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return a hash of each tensor's every bit, dtype and shape, by name; of a sharded one of this process's part.
+    """Return a hash of each tensor's bits, dtype and shape, by name; for a sharded tensor of this process's part.
 
-    XXH3 reads 4 GB a second: what changed by accident shows, what somebody made to have the same hash does not.
+    XXH3 reads 4 GB a second: it detects accidental changes, not forged ones.
     """
     from torch.distributed.tensor import DTensor  # a second of importing, which lists of plugins do without
 
@@ -155,10 +155,10 @@ def fingerprint_processor(processor: Any) -> str:
 
 
 def fingerprint_tokens(processor: Any) -> str:
-    """Return a hash of the tokens that a tokenizer makes of a text (case, Unicode form, special tokens); else "".
+    """Return a hash of the tokens that a tokenizer makes of a test text (case, Unicode form, special tokens); else "".
 
-    The text has words of its vocabulary, in both cases: to a small one, all others may be unknown. A tokenizer that
-    has no token for unknown words refuses a text of others, and is asked for those of its vocabulary.
+    The text has words of its vocabulary, in both cases, as a small vocabulary may lack all others. A tokenizer without
+    an unknown token gets these words alone.
     """
     from transformers import PreTrainedTokenizerBase
 
@@ -177,9 +177,9 @@ def fingerprint_tokens(processor: Any) -> str:
 
 
 def _configuration(module: nn.Module, exclude: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a configuration says of the computation; without one, what each layer says of itself.
+    """Return the settings of a configuration that affect results; without one, those of each layer.
 
-    The padding token is the tokenizer's, and masked, but where positions are counted from it (RoBERTa).
+    The padding token is the tokenizer's and masked, unless positions are counted from it (RoBERTa).
     """
     config: Any = getattr(module, "config", None)
     if hasattr(config, "to_dict"):
@@ -194,7 +194,7 @@ def _configuration(module: nn.Module, exclude: tuple[str, ...]) -> dict[str, Any
 
 
 def _generation(module: nn.Module) -> dict[str, Any]:
-    """Return the settings that a model's answers follow; {} of one that gives none."""
+    """Return the generation settings of a model; {} if it has none."""
     config: Any = getattr(module, "generation_config", None)
     if not hasattr(config, "to_dict"):
         return {}
@@ -203,7 +203,7 @@ def _generation(module: nn.Module) -> dict[str, Any]:
 
 
 def _settings(content: Mapping[str, Any], leave_out: frozenset[str], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested settings by dotted key, as JSON has them; null is left out, as if not there."""
+    """Return the leaves of nested settings by dotted key, as JSON; null counts as missing."""
     leaves: dict[str, Any] = {}
     for key, value in content.items():
         if key in leave_out or value is None:
@@ -217,10 +217,10 @@ def _settings(content: Mapping[str, Any], leave_out: frozenset[str], prefix: str
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any], leave_out: Iterable[str] = ()) -> list[str]:
-    """Return in words what differs between two fingerprints; [] where they are of the same base.
+    """Describe the differences between two fingerprints; [] if they are of the same base.
 
-    A section that one of them lacks says nothing: an older version wrote it, or no weights were read. Of settings that
-    two versions of a library tell, those that both know are compared, since a version adds keys, with its defaults.
+    A missing section is ignored: an older version wrote it, or no weights were read. Settings from two versions of a
+    library are compared if both versions have the key.
     """
     changed = []
     for section, name in SECTIONS.items():
@@ -247,7 +247,7 @@ def _setting(value: Any) -> str:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Say whether two values are one, which a format may have stored as float32."""
+    """Say whether two values are equal, up to storing in float32."""
     numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (a, b))
     return math.isclose(a, b, rel_tol=1e-6) if numbers else a == b
 
@@ -255,7 +255,7 @@ def _equal(a: Any, b: Any) -> bool:
 def require_same_base(
     now: Mapping[str, Any], then: Mapping[str, Any], source: str, where: str, leave_out: Iterable[str] = ()
 ) -> None:
-    """Refuse a base other than that on which something was trained (BaseMismatch: says what differs).
+    """Refuse another base than the one that something was trained on (BaseMismatch: names the differences).
 
     Args:
         now, then: fingerprints, of the base at hand and of the one trained on.

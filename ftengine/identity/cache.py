@@ -1,6 +1,6 @@
-"""The one cache of what runs found out: private to a user, complete entries only, and bounded in size.
+"""The cache of computed results: private to a user, complete entries only, and bounded in size.
 
-It holds the rows of parsed files, features of encoded rows, findings of ftengine's audits, outputs of base models and
+It holds rows of parsed files, features of encoded rows, findings of ftengine's audits, outputs of base models and
 comparisons of fast paths. The name of an entry is a hash of all that it depends on (`cache_key`).
 """
 
@@ -41,7 +41,7 @@ _temporary: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def cache_key(kind: str, depends: Any) -> str:
-    """Return the name of an entry of a kind of `FORMATS` that depends on so much, as JSON has it."""
+    """Return the name of an entry of a kind of `FORMATS`, from all that it depends on (JSON values)."""
     return f"{kind}-{json_hash([FORMATS[kind], depends])}"
 
 
@@ -51,9 +51,9 @@ def cache_folder() -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make the folder, for its user's eyes only (DataError: it is another's; OSError: it cannot be made).
+    """Make the folder, accessible to its user alone (DataError: it belongs to another; OSError: it cannot be made).
 
-    Rows are copies of files that may be private, and what lies here is trained on without a further look.
+    Rows are copies of files that may be private, and the content is used for training without further checks.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
@@ -67,10 +67,10 @@ def make_private(folder: Path) -> None:
 
 
 def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
-    """Return the entry under a key, made now if there is none (DataError: nothing can be kept there).
+    """Return the entry under a key, created if there is none (DataError: the cache cannot be used).
 
-    An entry is a folder that is written under another name and renamed, so that it is complete wherever it exists, and
-    processes that make the same one at once do not disturb each other. One that is not what was written is made anew.
+    An entry is a folder that is written under another name and renamed, so that it is always complete, and processes
+    that create the same entry do not disturb each other. A damaged entry is created again.
 
     Args:
         what: what is kept, for messages.
@@ -110,7 +110,7 @@ def _no_room(what: str, folder: Path, error: OSError) -> DataError:
 
 
 def temporary_entry(what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
-    """Return an entry that is this process's alone and goes with it; arguments and errors as of `entry_of`."""
+    """Return an entry for this process alone, which is deleted with it; arguments and errors as `entry_of`."""
     folder = cache_folder()
     try:
         make_private(folder)
@@ -128,7 +128,7 @@ def temporary_entry(what: str, write: Callable[[Path], dict[str, Any]]) -> Path:
 
 
 def cached_entry(key: str) -> Path | None:
-    """Return the entry under a key, or None where there is none (DataError: the folder is another user's)."""
+    """Return the entry under a key; None if there is none (DataError: the folder is another user's)."""
     folder = cache_folder()
     if not folder.is_dir():
         return None
@@ -137,7 +137,7 @@ def cached_entry(key: str) -> Path | None:
 
 
 def cached_text(key: str) -> str | None:
-    """Return the text that is kept under a key; None where that is nothing, or another user's."""
+    """Return the text cached under a key; None if there is none, or if the folder is another user's."""
     try:
         entry = cached_entry(key)
     except DataError:
@@ -146,7 +146,7 @@ def cached_text(key: str) -> str | None:
 
 
 def keep_text(key: str, what: str, text: str) -> None:
-    """Keep a text; where there is no room, the next run finds out anew."""
+    """Cache a text; without disk space nothing is stored."""
 
     def write(folder: Path) -> dict[str, Any]:
         (folder / ROWS).write_text(text, encoding="utf-8")
@@ -157,7 +157,7 @@ def keep_text(key: str, what: str, text: str) -> None:
 
 
 def is_whole(entry: Path) -> bool:
-    """Say whether an entry is there with the rows that were written; a damaged one is removed."""
+    """Say whether an entry is complete; a damaged one is removed."""
     if not entry.is_dir():
         return False
     with suppress(OSError, ValueError, TypeError, KeyError):
@@ -169,7 +169,7 @@ def is_whole(entry: Path) -> bool:
 
 
 def make_room(folder: Path, keep: Path, limit: float) -> None:
-    """Remove what killed processes left, then the entries used longest ago, but for `keep`, to `limit` bytes in all."""
+    """Remove leftovers of killed processes, then the least recently used entries except `keep`, down to `limit` bytes."""
     now = time.time()
     for left in folder.glob(f"*{PARTIAL}"):
         with suppress(OSError):
@@ -184,12 +184,12 @@ def make_room(folder: Path, keep: Path, limit: float) -> None:
 
 
 def wanted_size() -> float:
-    """Return the bytes that the folder may hold (InputError: FTENGINE_CACHE_SIZE is no size)."""
+    """Return the size limit of the cache in bytes (InputError: FTENGINE_CACHE_SIZE is no size)."""
     return size_in(SIZE_VARIABLE, DEFAULT_SIZE)
 
 
 def entries(folder: Path) -> Iterator[tuple[Path, float, int]]:
-    """Yield each entry, when it was last used (seconds since 1970) and its bytes."""
+    """Yield each entry, the time of its last use (seconds since 1970) and its bytes."""
     for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_dir() and entry.suffix != PARTIAL:
             with suppress(OSError):  # another process removes it just now
@@ -202,7 +202,7 @@ def _size_of(entry: Path) -> int:
 
 
 def usage() -> dict[str, Any]:
-    """Return what the cache holds: its `folder`, `entries`, their `bytes`, and the `limit` in bytes."""
+    """Return the cache's `folder`, `entries`, their `bytes`, and the `limit` in bytes."""
     folder = cache_folder()
     sizes = [size for _, _, size in entries(folder)]
     return {"folder": str(folder), "entries": len(sizes), "bytes": sum(sizes), "limit": int(wanted_size())}

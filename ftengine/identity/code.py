@@ -1,6 +1,6 @@
-"""Whether code is what it was: for the identity of a model that brings its own.
+"""Fingerprints of code, for models that bring their own.
 
-Files are known by what they hold. A version says nothing of code that its author works on.
+Files are identified by their content: a version does not identify code under development.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def fingerprint_code(module: str) -> dict[str, str]:
-    """Return a hash of each Python file of the package that an imported module lies in, else of its own file.
+    """Return a hash of each Python file of an imported module's package, else of its own file.
 
-    What is installed has a version, and is left out.
+    Installed code is left out, as it has a version.
     """
     own: Any = sys.modules.get(module)
     package: Any = sys.modules.get(getattr(own, "__package__", None) or "")
@@ -34,7 +34,7 @@ def fingerprint_code(module: str) -> dict[str, str]:
 
 
 def fingerprint_code_of(module: nn.Module) -> dict[str, str]:
-    """Return a hash of each Python file that came with a model: code of no installed package, or of its hub."""
+    """Return a hash of each Python file that came with a model: from no installed package, or from the hub."""
     files = {getattr(sys.modules.get(type(part).__module__), "__file__", None) for part in module.modules()}
     own = {Path(file) for file in files if file is not None and not _is_installed(Path(file))}
     # A class of the hub uses functions of the files beside it.
@@ -43,7 +43,7 @@ def fingerprint_code_of(module: nn.Module) -> dict[str, str]:
 
 
 def fingerprint_files(files: Iterable[Path]) -> dict[str, str]:
-    """Return a hash of each file by its name; of several of one name, which are told together."""
+    """Return a hash of each file by its name; files with one name share a hash."""
     hashes: dict[str, str] = {}
     for file in files:
         hashes[file.name] = "+".join([*([hashes[file.name]] if file.name in hashes else []), file_hash(file)])
@@ -51,6 +51,6 @@ def fingerprint_files(files: Iterable[Path]) -> dict[str, str]:
 
 
 def _is_installed(file: Path) -> bool:
-    """Say whether a file is of Python or of an installed distribution."""
+    """Say whether a file belongs to Python or to an installed distribution."""
     standard = Path(sysconfig.get_paths()["stdlib"]) in file.parents
     return standard or bool({"site-packages", "dist-packages"} & set(file.parts))

@@ -1,4 +1,4 @@
-"""Whether files are what they were: by their content, which is read once while a process sees no change of them."""
+"""Hashes of files' content, cached while a file's state does not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def file_hash(file: str | Path) -> str:
 
 @lru_cache(1 << 14)
 def _file_hash(file: str, *state: int) -> str:
-    """Return the hash of a file; `state` is another one where something has been written to it."""
+    """Return the hash of a file; `state` changes when the file is written."""
     digest = hashlib.sha256()
     with open(file, "rb") as opened:
         while part := opened.read(1 << 22):
@@ -25,6 +25,6 @@ def _file_hash(file: str, *state: int) -> str:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file in a folder by its path in it."""
+    """Return the SHA-256 of each file in a folder, by its relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {file.relative_to(folder).as_posix(): file_hash(file) for file in files}

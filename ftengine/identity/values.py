@@ -1,4 +1,4 @@
-"""Whether values are what they were: by what JSON has of them."""
+"""Hashes of JSON values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ftengine.identity.files import file_hashes
 
 
 def json_hash(value: Any) -> str:
-    """Return a hash of a JSON value as it is read back, whatever the order of its keys."""
+    """Return a hash of a JSON value as it is read back, independent of the order of keys."""
     text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
     return blake2b(text.encode(), digest_size=20).hexdigest()
 

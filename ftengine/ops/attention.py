@@ -1,11 +1,11 @@
-"""Attention of sequences whose tokens lie anywhere: several may read the same keys, and short ones pad nothing.
+"""Attention over sequences in one flat tensor: several may read the same keys, and short ones need no padding.
 
-    out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j]      over the keys j that query i sees
+out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j] over the keys j that query i sees
 
 (Vaswani et al. 2017, arXiv:1706.03762.) A head of keys serves `groups` neighbouring heads of queries (Ainslie et al.
 2023, arXiv:2305.13245). Everything is computed in fp32 (fp64 for fp64) and rounded once; for the backward pass the
 logarithm of each query's sum of exponentials is kept, and scores are computed anew (Dao et al. 2022, arXiv:2205.14135).
-As in schemas.py, the reference is what a compiled kernel's registration takes the place of.
+As in schemas.py, a compiled kernel replaces the reference when it is registered.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCHEMAS = {
 
 @dataclass(frozen=True)
 class Sequences:
-    """Which keys queries see: of each sequence its last keys are those of its queries, one each.
+    """The keys that queries see: a sequence's last keys belong to its queries, one each.
 
     Query i of n, of a sequence with P keys, sees the first P - n + i + 1 of them.
 
@@ -48,7 +48,7 @@ class Sequences:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float, window: int = 0) -> Tensor:
-    """Return (N, heads, D): attention of each query over what it sees.
+    """Return (N, heads, D): attention of each query over the keys that it sees.
 
     Args:
         q: (N, heads, D).
@@ -126,7 +126,7 @@ def _attention_backward(
 
 
 def _each(queries: Tensor, keys: Tensor, sizes: Tensor, window: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield each sequence's queries, keys, and (n, P) which keys a query does not see."""
+    """Yield each sequence's queries, keys, and (n, P) the keys that each query does not see."""
     lengths = sizes.tolist()
     parts = zip(queries.split([n for n, _ in lengths]), keys.split([p for _, p in lengths]), strict=True)
     for asked, seen in parts:

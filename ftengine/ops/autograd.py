@@ -1,7 +1,7 @@
 """The low-rank layers with their gradients.
 
-They keep x, S and the seed for the backward, and otherwise only references to parameters: no mask, no dropout(x), no
-copy of the weight in another dtype. They overwrite nothing that they were given.
+They keep x, S and the seed for the backward pass, and otherwise only references to parameters: no mask, no dropout(x),
+no copy of the weight in another dtype. They overwrite none of their arguments.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def operators(rank: int, columns: Iterable[int], *large: Tensor) -> SimpleNamespace:
-    """Return where the operators live: the dispatcher, or the reference where a large operand is not eligible."""
+    """Return the operators to call: the dispatcher's, or the reference's if a large operand is not eligible."""
     for x in large:
         if why_ineligible(x.device.type, x.dtype, rank, x.layout, columns) is not None:
             return REFERENCE
@@ -30,7 +30,7 @@ def operators(rank: int, columns: Iterable[int], *large: Tensor) -> SimpleNamesp
 
 
 def outside_autocast(backward: Callable[..., Gradients]) -> Callable[..., Gradients]:
-    """Let a backward compute in the dtypes of its forward, and refuse to differentiate it once more."""
+    """Let a backward pass compute in the dtypes of its forward pass, and refuse double differentiation."""
     once = once_differentiable(backward)
 
     @wraps(backward)

@@ -1,7 +1,7 @@
-"""Layers whole, made of the operators on their parts: what serves where no kernel computes a layer at once.
+"""Whole layers made of operators on their parts, used where no kernel computes a layer at once.
 
-A layer is a frozen weight with its low-rank update; several that read one x share its dropout mask and one S, whose
-columns are the layers' one after the other.
+A layer is a frozen weight with its low-rank update; layers that read one x share its dropout mask and one S, in which
+their columns follow one another.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def lowrank_group_backward(
     p: float,
     input_gradient: bool,
 ) -> list[Tensor]:
-    """Return da of each layer, db of each layer and, where input_gradient, dx: one, of all layers together."""
+    """Return da and db of each layer and, with input_gradient, the dx of all layers together."""
     rows, ranks = as_matrix(x), [len(factor) for factor in a]
     dx, ds, db = None, [], []
     for dy, weight, factor, scale, own in zip(dys, weights, b, scales, s.split(ranks, dim=1), strict=True):
@@ -91,7 +91,7 @@ def lowrank_forward(
     p: float,
     seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do as lowrank_group_forward for a single layer: return y, S and the seed."""
+    """Return y, S and the seed of a single layer, as lowrank_group_forward."""
     (y,), s, seed = lowrank_group_forward(parts, x, [weight], [bias], [a], [b], [scale], p, seed)
     return y, s, seed
 
@@ -109,7 +109,7 @@ def lowrank_backward(
     p: float,
     input_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do as lowrank_group_backward for a single layer: return da, db and dx, (0,) unless input_gradient."""
+    """Return da, db and dx of a single layer, as lowrank_group_backward; dx is (0,) unless input_gradient."""
     da, db, *dx = lowrank_group_backward(parts, [dy], x, s, seed, [weight], [a], [b], [scale], p, input_gradient)
     return da, db, dx[0] if dx else x.new_empty(0)
 

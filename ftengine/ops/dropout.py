@@ -1,4 +1,4 @@
-"""The two things a caller decides about dropout: its probability and its seed."""
+"""Dropout's probability and seed, which callers choose."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def dropout_level(p: float) -> int:
 
 
 def quantise_dropout(p: float) -> float:
-    """Return the probability that is really applied: the multiple of 1/65536 nearest to p, below 1.
+    """Return the probability that is applied: the multiple of 1/65536 nearest to p, below 1.
 
     A mask compares 16 random bits an element; 1/(1-p) uses the quantised p, so the mean stays exact.
     """

@@ -26,9 +26,9 @@ _reference_only = False
 
 @contextmanager
 def use_reference() -> Iterator[None]:
-    """Let every layer take the reference, whatever is compiled; for tests and benchmarks.
+    """Let every layer use the reference, even with compiled kernels; for tests and benchmarks.
 
-    It holds for the whole process. A backward takes what its forward took.
+    It holds for the whole process. A backward pass uses what its forward pass used.
     """
     global _reference_only
     before, _reference_only = _reference_only, True
@@ -41,7 +41,7 @@ def use_reference() -> Iterator[None]:
 def why_ineligible(
     device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided, columns: Iterable[int] = ()
 ) -> str | None:
-    """Say why a layer may not take a compiled kernel, or None when it may.
+    """Return why a layer may not use a compiled kernel; None if it may.
 
     Args:
         device_type: "cpu", "cuda", …
@@ -69,7 +69,7 @@ def why_ineligible(
 
 
 def why_no_gpu_serves() -> str | None:
-    """Say which GPU or driver is too old for the CUDA kernels, or None. GPUs and drivers do not change in a process."""
+    """Return which GPU or driver is too old for the CUDA kernels, or None; cached, as these do not change."""
     return _why_no_gpu_serves()
 
 

@@ -1,7 +1,7 @@
-"""The compiled libraries beside this module: loaded with ftengine.ops where they are there, silent where they are not.
+"""The compiled libraries beside this module, loaded with ftengine.ops; without them nothing is reported.
 
-A library that is there and does not load is an error: kernels that vanish quietly would only show as lost time.
-Nothing is ever compiled here.
+A library that exists and does not load is an error: silently missing kernels would only show as lost time. Nothing is
+compiled here.
 """
 
 import ctypes

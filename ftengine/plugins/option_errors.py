@@ -156,7 +156,7 @@ def explain(error: ValidationError, model: type[Any], prefix: str = "", owner: s
 
 
 def _hint(key: str, meant: Mapping[str, str], here: str, keys: Collection[str]) -> str:
-    """Return a sentence, after a blank, on what to write in place of a key; "" if there is no advice.
+    """Return a sentence, after a space, on what to write instead of a key; "" without advice.
 
     Args:
         key: the wrong key.

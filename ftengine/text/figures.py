@@ -172,7 +172,7 @@ def sample_size(n: int, rows: int | None, kind: str = "distinct example") -> str
 
 
 def left_out(leaked: int) -> str:
-    """Return that figures leave out so many leaked examples; "" for none."""
+    """Return a clause on how many leaked examples figures leave out; "" for none."""
     return f", without the {leaked:,} that are also in training" if leaked else ""
 
 

@@ -99,7 +99,8 @@ LARGE = 1e6
 def number(value: float | None, places: int | None = None) -> str:
     """Return a number with `places` decimals, or with four digits: 0.9512, 12.3, 1,234; "–" for None, NaN and infinity.
 
-    Numbers from LARGE on have three digits, "3.57e9", or more with negative `places`: 3,566,206,268 has 4 at -6.
+    Numbers from LARGE on have three digits: "3.57e9". Negative `places` keep more: 3,566,206,268 has four digits with
+    -6.
     """
     if value is None or not math.isfinite(value):
         return "–"

@@ -153,9 +153,9 @@ def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def check_task(content: dict[str, Any], folder: Path) -> None:
-    """Refuse a task that the harness would not understand, or that would make it execute something (InputError).
+    """Refuse a task that the harness would not understand, or that would make it execute code (InputError).
 
-    Data files are looked for beside the task file first; the content is changed to where they are.
+    Data files are looked for beside the task file first; their paths in the content are replaced by those found.
     """
     from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""A LoRA adapter in PEFT's format with rank and scale in the plain form that servers support."""
+"""LoRA adapters in PEFT's format with a plain rank and scale, which servers support."""
 
 from __future__ import annotations
 

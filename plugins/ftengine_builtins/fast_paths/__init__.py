@@ -1,4 +1,4 @@
-"""Fast paths: ways to compute what a model computes with less work."""
+"""Fast paths: computing a model's results with less work."""
 
 from ftengine_builtins.fast_paths.dropout import CpuDropout
 from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix

@@ -1,4 +1,4 @@
-"""What fast paths of a CPU have in common: kernels that they need, and modules with another `forward`."""
+"""Shared by fast paths for CPUs: required kernels, and modules with another `forward`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Forward = Callable[..., Any]
 
 
 def require_kernels(name: str, device: torch.device) -> None:
-    """Refuse a device that is no CPU, or has no compiled kernels (RecipeError)."""
+    """Refuse a device other than a CPU, or without compiled kernels (RecipeError)."""
     if device.type != "cpu":
         raise RecipeError(f"fast path {name!r} is for CPUs, and the model computes on {device}")
     backend, reason = active_backend("cpu")
@@ -30,9 +30,9 @@ def require_kernels(name: str, device: torch.device) -> None:
 
 @contextmanager
 def other_forwards(model: nn.Module, forward_of: Callable[[nn.Module], Forward | None]) -> Iterator[int]:
-    """Give modules the `forward` that a function names for them; yields how many have another.
+    """Replace the `forward` of modules by those that a function returns for them; yields their number.
 
-    They keep their class, parameters and hooks. Those that have a `forward` of their own already keep it.
+    They keep their class, parameters and hooks. Modules with a `forward` of their own already keep it.
     """
     changed = list[nn.Module]()
     try:

@@ -1,4 +1,4 @@
-"""Dropout of a model that trains on a CPU, its masks drawn by a compiled kernel."""
+"""Dropout of a model that trains on a CPU, with masks drawn by a compiled kernel."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ftengine_builtins.fast_paths.cpu import require_kernels
 
 
 class CpuDropout(FastPath):
-    """Dropout on a CPU, that inside of attention too, with masks drawn by a compiled kernel.
+    """Dropout on a CPU, including that of attention, with masks drawn by a compiled kernel.
 
-    torch draws the numbers of a CPU one by one and keeps the mask for the backward pass; this keeps a seed, drawn from
-    torch's generator. The probability is rounded to a multiple of 1/65536. Dropout in place, of whole features, and in
-    dtypes without a kernel stays torch's. Attention with dropout looks through all scores for rows that are masked
-    throughout; here their softmax tells.
+    torch draws the numbers of a CPU one by one and keeps the mask for the backward pass; this path keeps a seed, drawn
+    from torch's generator. The probability is rounded to a multiple of 1/65536. In-place dropout, dropout of whole
+    features, and dtypes without a kernel stay torch's. torch's attention with dropout searches all scores for fully
+    masked rows; here the softmax finds them.
     """
 
     name = "cpu-dropout"
@@ -36,7 +36,7 @@ class CpuDropout(FastPath):
 
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        """Override aten's dropout; what it yields counts calls."""
+        """Override aten's dropout; yields counts of calls."""
         if not any(map(drops, loaded.module.modules())):
             yield None
             return

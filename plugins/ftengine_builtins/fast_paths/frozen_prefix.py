@@ -1,4 +1,4 @@
-"""What frozen blocks below the lowest trained one make of an example, computed once and used in every epoch."""
+"""Outputs of the frozen blocks below the lowest trained one, computed once and reused in every epoch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FREE_SHARE = 4
 
 
 def frozen_blocks(module: nn.Module) -> list[nn.Module]:
-    """Return the blocks below the lowest one that trains, [] where a model has no stack of blocks, or several.
+    """Return the blocks below the lowest one that trains; [] if a model has no stack of blocks, or several.
 
-    A stack is an outermost list of modules that are made of modules, such as `model.layers`.
+    A stack is an outermost list of modules that contain modules, such as `model.layers`.
     """
     stacks, inside = list[list[nn.Module]](), set[nn.Module]()
     for part in module.modules():
@@ -39,7 +39,7 @@ def frozen_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 class FrozenPrefix(FastPath):
-    """Outputs of frozen blocks below the lowest trained one, kept for later epochs where results stay the same."""
+    """Outputs of frozen blocks below the lowest trained one, kept for later epochs if results stay the same."""
 
     name = "frozen-prefix"
 
@@ -64,7 +64,7 @@ class FrozenPrefix(FastPath):
 
 
 class _Pass(NamedTuple):
-    """What a pass came to: its loss, what the uppermost block returned, whether random numbers were drawn till then."""
+    """The result of a pass: its loss, the uppermost block's output, and whether random numbers were drawn."""
 
     loss: Tensor
     hidden: Tensor
@@ -73,12 +73,11 @@ class _Pass(NamedTuple):
 
 
 class KeptOutputs:
-    """The output of the uppermost frozen block, kept for each example with a hash of what the model was given.
+    """The output of the uppermost frozen block for each example, kept with a hash of the model's input.
 
-    With the first batch it is tried whether that is possible: the output takes no gradient, nothing is drawn for it (no
-    dropout, no noise, no layer left out), it is the same when it is computed again, and the loss, in at least float32,
-    stays what it was to the bit when the model is given it, since all above computes with the same numbers. Otherwise
-    every batch is computed as ever.
+    The first batch shows whether that is possible: the output must take no gradient, draw no random number (no dropout,
+    no noise, no skipped layer), and be the same when computed again; and the loss, in at least float32, must be bitwise
+    the same when the model is given the kept output. Otherwise every batch is computed as usual.
 
     Args:
         blocks: from `frozen_blocks`, at least one.
@@ -94,7 +93,10 @@ class KeptOutputs:
         self.replaced: dict[str, int] = {}
 
     def around(self, members: Sequence[int], batch: Batch, loss: Callable[[], Tensor]) -> AbstractContextManager[None]:
-        """Have the model take for a while what is kept of these examples, else keep it; `loss` is that of the batch."""
+        """Within the block, let the model use kept outputs of these examples, or keep new ones.
+
+        `loss` is that of the batch.
+        """
         if self._works is None:
             self._works = self._try(len(members), batch, loss)
             self.replaced.update({"frozen blocks": len(self._blocks)} if self._works else {})
@@ -142,7 +144,7 @@ class KeptOutputs:
         return f"{what} {'is' if len(self._blocks) == 1 else 'are'}"
 
     def _is_full(self) -> bool:
-        """Forget all outputs, and say so, where memory has not room for what is still to come."""
+        """Drop all outputs, with a message, if memory does not suffice for those to come."""
         full = self._needed - self._bytes_kept > self._context.room() // FREE_SHARE
         if full:
             self._works = False
@@ -154,7 +156,7 @@ class KeptOutputs:
         return full
 
     def _pass(self, loss: Callable[[], Tensor], seed: int) -> _Pass:
-        """Raises IndexError where the uppermost block is not called, as some models leave blocks out by chance."""
+        """Raises IndexError if the uppermost block is not called, as some models skip blocks at random."""
         outputs: list[tuple[Tensor, bool]] = []
         device = next(self._blocks[0].parameters()).device
         with seeded(seed, device):
@@ -165,7 +167,7 @@ class KeptOutputs:
 
     @contextmanager
     def _seen(self, see: Callable[[Tensor], Any]) -> Iterator[None]:
-        """Show what the uppermost block returns, as it is: a tensor, or first in a tuple."""
+        """Return the uppermost block's output: a tensor, or the first of a tuple."""
 
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             self._in_tuple = len(output) if isinstance(output, tuple) else 0
@@ -179,9 +181,9 @@ class KeptOutputs:
 
     @contextmanager
     def _given(self, hidden: Tensor) -> Iterator[None]:
-        """Have the blocks compute nothing, and the uppermost one return `hidden`.
+        """Skip the blocks' computation; the uppermost one returns `hidden`.
 
-        They compute as ever where they are asked for another shape, as by a task that packs examples into one row.
+        Calls with another shape compute as usual, such as those of a task that packs examples into one row.
         """
         output = (hidden, *[None] * (self._in_tuple - 1)) if self._in_tuple else hidden
 
@@ -212,7 +214,7 @@ class KeptOutputs:
 
 
 def _generators(device: torch.device) -> list[Any]:
-    """Return the states of all generators that a model may draw from."""
+    """Return the states of all random generators that a model may use."""
     numbers: Any = np.random.get_state()
     states = [torch.get_rng_state().numpy().tobytes(), random.getstate(), numbers[1].tobytes(), numbers[2]]
     if device.type == "cuda":
@@ -221,7 +223,7 @@ def _generators(device: torch.device) -> list[Any]:
 
 
 def _contents(size: int, batch: Batch) -> list[bytes]:
-    """Return a hash of what a batch holds of each example, padding left out."""
+    """Return a hash of each example's part of a batch, without padding."""
     mask, hashes = batch.get("attention_mask"), [blake2b(digest_size=16) for _ in range(size)]
     for name, tensor in sorted((name, x) for name, x in batch.items() if isinstance(x, Tensor)):
         masked = mask is not None and tensor.shape[:2] == mask.shape
@@ -233,7 +235,7 @@ def _contents(size: int, batch: Batch) -> list[bytes]:
 
 
 def _padded(rows: Sequence[Tensor], batch: Batch) -> Tensor:
-    """Return rows as the uppermost block would, zeros where the batch is padded."""
+    """Return rows in the shape of the uppermost block's output, with zeros as padding."""
     mask = batch.get("attention_mask")
     if mask is None:
         return torch.stack(list(rows))
@@ -243,6 +245,6 @@ def _padded(rows: Sequence[Tensor], batch: Batch) -> Tensor:
 
 
 def _rows(hidden: Tensor, mask: Tensor | None) -> list[Tensor]:
-    """Return what is known of each example, without padding."""
+    """Return each example's rows, without padding."""
     hidden = hidden.detach()
     return list(hidden) if mask is None else [row[kept.bool()] for row, kept in zip(hidden, mask, strict=True)]

@@ -16,10 +16,10 @@ VARIABLE = "TRANSFORMERS_SDPA_FORCE_GQA"
 
 
 class GroupedKeys(FastPath):
-    """Attention on a CPU over grouped keys and values as they are, which transformers repeats for each query head.
+    """Attention on a CPU over grouped keys and values, which transformers repeats for each query head.
 
-    It repeats them where a batch is padded, which torch's attention on a CPU does not need. Where the environment says
-    something of TRANSFORMERS_SDPA_FORCE_GQA, that holds.
+    transformers repeats them in padded batches, which torch's attention on a CPU does not need. The environment
+    variable TRANSFORMERS_SDPA_FORCE_GQA, if set, is respected.
     """
 
     name = "grouped-keys"

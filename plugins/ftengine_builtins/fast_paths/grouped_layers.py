@@ -1,7 +1,7 @@
 """LoRA layers that read one input, such as q, k and v, computed together by ftengine.ops.lowrank_linears.
 
-Which layers those are is told by their names, so that a forward and its repetition under activation checkpointing group
-alike. At run time the tensor itself decides: a layer that is called with another one computes alone.
+Groups are found by the layers' names, so that a forward pass and its repetition under activation checkpointing use the
+same groups. At run time, a layer that is called with another tensor computes alone.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CROSS = re.compile("cross|encoder_attn|encdec", re.IGNORECASE)
 
 
 class Group:
-    """Layers of one input: the first that is called computes all, the others take what is theirs.
+    """Layers of one input: the first call computes all outputs, the other layers take theirs.
 
-    Outputs wait from the first call to the last of a round. Should one never be called, its output goes with the
-    next round, or with the input.
+    Outputs are kept from the first call to the last of a round. The output of a layer that is not called is dropped
+    with the next round, or with the input.
     """
 
     def __init__(self, layers: Sequence[LoRALinear]) -> None:
@@ -49,12 +49,12 @@ class Group:
         return {"layers": self.layers, "_waiting": None}
 
     def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """Return a layer's output, together with the others' where that is possible."""
+        """Return a layer's output, computed together with the others' if possible."""
         y = self.output(layer, x) if isinstance(layer, LoRALinear) else None  # it may have been merged meanwhile
         return type(layer).forward(layer, x) if y is None else y
 
     def output(self, layer: LoRALinear, x: Tensor) -> Tensor | None:
-        """Return a layer's output for x, or None where it must compute alone."""
+        """Return a layer's output for x; None if it must compute alone."""
         # A traced graph would hold what waits, and changes of an inference tensor cannot be told.
         if torch.compiler.is_compiling() or x.is_inference():
             return None
@@ -76,7 +76,7 @@ class Group:
 
     @staticmethod
     def _state(layer: LoRALinear, x: Tensor) -> tuple[Any, ...]:
-        """Return what an output depends on, beside x and the layer's tensors."""
+        """Return everything besides x and the layer's tensors that an output depends on."""
         device = x.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else None

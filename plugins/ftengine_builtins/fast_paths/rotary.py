@@ -31,7 +31,7 @@ class CpuRotary(FastPath):
 
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        """Put another function where attention's forwards look theirs up; models of the same files call it as well."""
+        """Replace the function that attention's forward uses; other models of the same files use it as well."""
         layers = 0
         with ExitStack() as stack:
             for module in loaded.module.modules():
@@ -49,7 +49,7 @@ _changing = Lock()
 
 @contextmanager
 def _replaced(names: dict[str, Any]) -> Iterator[bool]:
-    """Replace a file's function until the last who asked for that leaves; yields whether it turns halves."""
+    """Replace a file's function until the last user leaves; yields whether it rotates halves."""
     key = id(names)
     with _changing:
         original, count = _replaced_by.get(key, (names[FUNCTION], 0))
@@ -89,7 +89,7 @@ def _fits(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
 
 @torch.no_grad()
 def _is_rotation(function: Callable[..., Any]) -> bool:
-    """Say whether a function, which is linear in queries and keys, turns halves as `rotate` does."""
+    """Say whether a function, which is linear in queries and keys, rotates halves as `rotate` does."""
     generator = torch.Generator().manual_seed(0)
     shapes = (2, 3, 5, 8), (2, 1, 5, 8), (2, 5, 8), (2, 5, 8)
     q, k, cos, sin = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)

@@ -1,4 +1,4 @@
-"""What rows begin with alike, computed once: the fast path, the tree of the rows' tokens, attention over it."""
+"""Shared prefixes of rows, computed once: the fast path, the tree of the rows' tokens, attention over it."""
 
 from ftengine_builtins.fast_paths.shared_prefix.path import SharedPrefix
 

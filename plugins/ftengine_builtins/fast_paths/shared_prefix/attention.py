@@ -1,7 +1,7 @@
-"""Attention over a prefix tree: of each row what is new (queries) against the whole row (keys).
+"""Attention over a prefix tree: from each row's new tokens (queries) to its whole row (keys).
 
-On a CPU by a kernel that reads keys where they lie, so that none is copied for the rows that share it and nothing is
-padded; elsewhere by torch's attention over pieces of like size.
+On a CPU by a kernel that reads keys in place, without copies or padding; elsewhere by torch's attention over pieces of
+similar size.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pieces:
 
 
 def compiled(query: Tensor, value: Tensor, options: Mapping[str, Any]) -> bool:
-    """Say whether `by_kernel` can: it knows neither dropout nor capped scores nor biases."""
+    """Say whether `by_kernel` can be used: it supports neither dropout nor capped scores nor biases."""
     if any(options.get(name) for name in ("dropout", "softcap")) or options.get("position_bias") is not None:
         return False
     alike = query.shape[-1] == value.shape[-1] and has_kernel(query.device)

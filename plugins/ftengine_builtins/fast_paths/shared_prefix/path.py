@@ -26,11 +26,11 @@ REQUIRES_GRADIENT = "make_inputs_require_grads"
 
 
 class SharedPrefix(InferencePath):
-    """What rows of a batch begin with alike, such as a system prompt, computed once for all of them, by decoders.
+    """The shared beginning of a batch's rows, such as a system prompt, computed once for all of them, by decoders.
 
-    Nothing that pads a batch is computed either. With dropout, rows share the mask of what they share. A batch in which
-    that saves less than a twelfth of its tokens is computed row by row where attention has no compiled kernel. Models
-    whose lowest blocks are frozen are left to `frozen-prefix` where it may keep what these compute.
+    Padding is not computed either. With dropout, rows share the mask of the tokens that they share. Without a compiled
+    kernel for attention, a batch is computed row by row if sharing saves less than a twelfth of its tokens. Models
+    whose lowest blocks are frozen are left to `frozen-prefix`, if it may keep their outputs.
     """
 
     name = "shared-prefix"
@@ -94,7 +94,7 @@ class SharedPrefix(InferencePath):
 
 
 def _predicted_tokens(model: Any, batch: Batch) -> int | None:
-    """Return how many tokens of a batch's main input are computed over a prefix tree; None: it is computed by rows."""
+    """Return how many tokens of a batch's main input are computed over a prefix tree; None: computed by rows."""
     if not supports_prefix_sharing(model) or "input_ids" not in batch:
         return None
     given = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
@@ -108,7 +108,7 @@ def _several_inputs(batch: Batch) -> bool:
 
 
 def _changes_embeddings(model: Any) -> bool:
-    """Say whether something changes what tokens are looked up as, by their rows: noise of a regularizer."""
+    """Say whether a regularizer adds noise to the embeddings, different for each row."""
     table = model.get_input_embeddings()
     hooks = [*table._forward_hooks.values(), *table._forward_pre_hooks.values()]
     return any(getattr(hook, "__name__", "") != REQUIRES_GRADIENT for hook in hooks)

@@ -1,4 +1,4 @@
-"""What prompts of a batch begin with alike, read once for all of them before they are answered."""
+"""The shared beginning of a batch's prompts, read once before they are answered."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ftengine_builtins.fast_paths.shared_prefix.tree import SHORTEST
 
 
 def prefill_prefix(model: Any, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-    """Return what `generate` is given in place of prompts, with the keys and values of their common beginning.
+    """Return arguments for `generate` in place of prompts, with the keys and values of their common beginning.
 
-    That stands in front of what pads a prompt then. Nothing where it is short, or where a model may compute something
-    else so: one with sliding windows, which count padding, or with a cache of another kind.
+    It precedes a prompt's padding then. Returns nothing if the beginning is short, or if results may differ: with
+    sliding windows, which count padding, or another kind of cache.
 
     Args:
         ids, mask: (B, T), padded on the left.

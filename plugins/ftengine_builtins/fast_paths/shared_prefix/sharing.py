@@ -1,7 +1,7 @@
-"""Rows that begin alike, computed once where they do: decoders are given one row of tokens in place of a batch.
+"""Decoders over rows with shared beginnings: one row of tokens takes the place of a batch.
 
-Each token of it attends to its own beginning alone (`tree`, `attention`). Behind the last layer each
-row gets the states of all its tokens back, so that the gradient of a shared token is the sum of its copies'.
+Each token attends to its own beginning alone (`tree`, `attention`). After the last layer each row gets the states of
+all its tokens back, so the gradient of a shared token is the sum over its rows.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ _OTHERS = {"input_ids", "attention_mask", "position_ids", "use_cache", "return_d
 
 
 def prefix_tree_of(inputs: Mapping[str, Any], worth: float = 1.0) -> tuple[PrefixTree, Tensor] | None:
-    """Return the prefix tree of what a decoder is called with, and (B, T) the number in it of each place.
+    """Return the prefix tree of a decoder's arguments, and (B, T) the tree's index of each token.
 
-    None where it is called with something else than rows of tokens, or where that is no faster. What was found of
-    tensors is kept as long as they are.
+    None if they are not rows of tokens, or if the tree is not faster. The result is cached as long as the tensors live.
 
     Args:
         inputs: input_ids (B, T), with attention_mask of rows that are padded at their end (`position_ids` may be there
@@ -131,7 +130,7 @@ class _Mask:
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Return (1, N, heads, D): attention of transformers over a prefix tree, or torch's where the mask is another."""
+    """Return (1, N, heads, D): transformers' attention over a prefix tree, or torch's attention for another mask."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if not isinstance(attention_mask, _Mask):
@@ -152,7 +151,7 @@ _by_torch: WeakKeyDictionary[nn.Module, set[bool]] = WeakKeyDictionary()
 
 
 def worth_of(stack: nn.Module, device: torch.device) -> float:
-    """Return the most that a prefix tree may have of a batch's tokens to be computed at least as fast by a decoder."""
+    """Return the largest share of a batch's tokens that a prefix tree may have to be as fast as rows."""
     return WORTH if stack.training in _by_torch.get(stack, ()) or not has_kernel(device) else 1.0
 
 
@@ -168,9 +167,9 @@ _found: WeakKeyDictionary[nn.Module, tuple[Any, int]] = WeakKeyDictionary()
 
 @contextmanager
 def sharing_prefixes(model: Any) -> Iterator[Calls]:
-    """Have a decoder of transformers compute the prefixes that rows of a batch share once, where that saves something.
+    """Within the block, let a decoder of transformers compute shared prefixes once, if that saves work.
 
-    Yields what it did.
+    Yields counts of what was shared.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -269,7 +268,7 @@ def _check(model: Any) -> int:
 
 
 def _is_decoder(model: Any) -> bool:
-    """Say whether a model is a decoder of transformers whose attention is torch's, by the mask that it is given."""
+    """Say whether a model is a transformers decoder with torch's attention, by the mask that attention gets."""
     stack = model.get_decoder() if getattr(model, "_supports_attention_backend", False) else None
     config = getattr(stack, "config", None)
     return (

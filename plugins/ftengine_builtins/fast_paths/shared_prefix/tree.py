@@ -1,11 +1,11 @@
-"""Rows of tokens, each beginning once, and the pieces over which attention is computed.
+"""Rows of tokens with each shared beginning once, and the pieces over which attention is computed.
 
-A batch becomes a prefix tree, or several. Its rows are sorted, and of each row only the tokens are computed that it
-does not share with the row before it. A token is at the position that it has in its own row and attends to what stands
-before it there. Prefix Grouper (arXiv:2506.05433) does this for the prompt of a group of answers.
+A batch becomes one or several prefix trees: its rows are sorted, and of each row only the tokens are computed that it
+does not share with the row before it. A token keeps its position in its own row and attends to the tokens before it
+there. Prefix Grouper (arXiv:2506.05433) does this for the prompt of a group of answers.
 
-Attention is computed of what is new of a row (queries) against the whole row (keys): row by row, or, where a kernel
-wants rows of one size, over pieces of like ones, so that no mask spans the tokens of two rows.
+Attention goes from a row's new tokens (queries) to its whole row (keys): row by row, or, for kernels that need rows of
+one size, over pieces of similar size, so that no mask spans the tokens of two rows.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class PrefixTree:
         return self._known(self._sequences, queries, keys, window)
 
     def pieces(self, queries: int, keys: int, window: int | None) -> Pieces:
-        """Return the pieces of attention, of what `sequences` is given."""
+        """Return the pieces of attention, from what `sequences` takes."""
         return self._known(self._pieces, queries, keys, window)
 
     def _known(self, make: Callable[[int, int, int | None], Any], queries: int, keys: int, window: int | None) -> Any:
@@ -93,7 +93,7 @@ class PrefixTree:
         return self._cut[make.__name__, asked]
 
     def _ways(self, asking: int, virtual: int) -> list[tuple[np.ndarray, int]]:
-        """Return what each row reads, and how many of these, the last ones, are its queries."""
+        """Return the tokens that each row reads, and how many of the last of them are its queries."""
         front = np.arange(virtual)
         rows = zip(self.rows, self.new, strict=True)
         ways = [(np.concatenate([front, row + virtual]), new) for row, new in rows if new]
@@ -111,7 +111,7 @@ class PrefixTree:
         return Sequences(*(torch.from_numpy(x).to(self.ids.device) for x in made))
 
     def _pieces(self, asking: int, virtual: int, window: int | None) -> Pieces:
-        """Cut attention into pieces, with so many virtual queries and keys in front."""
+        """Cut attention into pieces, with this many virtual queries and keys in front."""
         device, pieces = self.ids.device, list[Piece]()
         places, count = np.zeros(asking + self.tokens, dtype=np.int64), 0
         for group in _grouped(self._ways(asking, virtual)):
@@ -134,7 +134,7 @@ class PrefixTree:
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:
-    """Return with how many tokens two rows begin alike, 0 where that is not worth it."""
+    """Return the length of the common beginning of two rows; 0 if it is too short to share."""
     most = min(len(one), len(other))
     apart = np.flatnonzero(one[:most] != other[:most])
     shared = int(apart[0]) if len(apart) else most
@@ -142,7 +142,7 @@ def _shared(one: np.ndarray, other: np.ndarray) -> int:
 
 
 def _grouped(paths: list[tuple[np.ndarray, int]]) -> Iterator[list[tuple[np.ndarray, int]]]:
-    """Put paths of like size together; those that are new from their first token on apart, which need no mask."""
+    """Group paths of similar size; those without a shared token need no mask and are kept separate."""
     for first in (True, False):
         group, needed = list[tuple[np.ndarray, int]](), 0
         for path in sorted((x for x in paths if (len(x[0]) == x[1]) is first), key=lambda x: (x[1], len(x[0]))):
