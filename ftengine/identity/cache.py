@@ -169,7 +169,7 @@ def is_whole(entry: Path) -> bool:
 
 
 def make_room(folder: Path, keep: Path, limit: float) -> None:
-    """Remove leftovers of killed processes, then the least recently used entries except `keep`, down to `limit` bytes."""
+    """Remove leftovers of killed processes, then the least recently used entries but `keep`, down to `limit` bytes."""
     now = time.time()
     for left in folder.glob(f"*{PARTIAL}"):
         with suppress(OSError):
