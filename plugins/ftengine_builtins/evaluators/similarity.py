@@ -30,7 +30,7 @@ class Similarity(WeightedEvaluator):
         }
 
     def score_examples(self, rows):
-        """Score how near the rank of a pair's cosine is to the rank of its score."""
+        """Score how close the rank of a pair's cosine is to the rank of its score."""
         one = np.ones((1, len(rows["score"])))
         distance = middle_ranks(rows["similarity"], one) - middle_ranks(rows["score"], one)
         return ExampleScores(-np.abs(distance[0]), np.full(one.shape[1], np.nan))

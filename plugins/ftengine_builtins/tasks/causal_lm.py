@@ -84,11 +84,10 @@ class CausalLM(LanguageTask):
 
     A row has `messages` (a list of {role, content}, with tool calls, their results and thoughts), or `prompt` and
     `completion` (texts, or lists of messages), or `text`, or is a conversation in the layout of ShareGPT, Alpaca or
-    ms-swift. Conversations are written in the model's own chat template, and so are prompt and completion where the
-    model has one. Without a template a completion follows its prompt as it stands; completions and texts then end with
-    the tokenizer's EOS, so that the model learns to stop. Of a conversation, the assistant's turns are trained on as
-    they will be served, each with the token that ends it, except those with `"weight": 0`: a template that writes a
-    turn differently when others follow makes an example of each.
+    ms-swift. Conversations are written in the model's own chat template, and so are prompt and completion if the model
+    has one. Without a template a completion follows its prompt unchanged; completions and texts then end with the
+    tokenizer's EOS. The assistant's turns are trained on as they will be served, each with its end token, except those
+    with `"weight": 0`.
     """
 
     name = "causal-lm"
@@ -152,7 +151,10 @@ class CausalLM(LanguageTask):
         return features
 
     def parts(self, row: Example, processor: Any) -> int:
-        """Return how many examples train a conversation's turns as they will be served; 1 of any other row."""
+        """Return how many examples a conversation makes, so that each turn trains as it will be served.
+
+        1 for other rows.
+        """
         row = self._as_read(row, processor)
         if not self._is_chat(shape_of(row), processor) or self.config.train_on == "all":
             return 1
@@ -177,14 +179,14 @@ class CausalLM(LanguageTask):
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Return {"completion": text} for each row: the assistant's next turn, or how the text goes on.
+        """Return {"completion": text} for each row: the assistant's next turn, or the continuation of the text.
 
-        What a model thinks before it answers is no part of that, and stands under "thought" where there is some. Of one
-        of several answers "ended" says whether it did so by itself, or was cut off at max_new_tokens.
+        A thought stands under "thought". With several answers, "ended" says whether an answer ended by itself or was
+        cut off.
 
-        Where `messages` end with the assistant's turn, or a completion is given, that answer is left out
-        and made anew. Plain text is a user's turn for a model with a chat template, unless `chat_template` is never or
-        `continues` is set. Options are those of `CausalLMOptions`; all examples form one batch.
+        If `messages` end with the assistant's turn, or a completion is given, that answer is generated anew. Plain text
+        is a user's turn for a model with a chat template, unless `chat_template` is never or `continues` is set.
+        Options are those of `CausalLMOptions`; all examples form one batch.
         """
         chosen = CausalLMOptions.read(options)
         if self.config.chat_template == "auto" and has_template(loaded.processor) and not chosen.continues:
@@ -208,14 +210,14 @@ class CausalLM(LanguageTask):
         *,
         parts: Sequence[int | None] | None = None,
     ) -> list[Prediction]:
-        """Return what was asked, answered and to be answered for each row: {"prompt", "completion", "reference"}.
+        """Return {"prompt", "completion", "reference"} for each row: the prompt, the model's answer and the row's.
 
-        In a chat also "calls" and "reference_calls", JSON lists of {"name", "arguments"}; the latter is None where the
-        row neither offers tools nor calls one, the former where calls as the chat template writes them are not read.
+        In a chat also "calls" and "reference_calls", JSON lists of {"name", "arguments"}; the latter is None if the row
+        neither offers nor calls tools, the former if the template's calls cannot be read.
 
-        Of a conversation that is the assistant's last turn, of a text the second half of its tokens, in answer to what
-        stands before. The reference is None where nothing is to be answered. All examples form one batch. A prompt
-        that leaves no room for its answer loses its beginning, and at most half of what the model reads is generated.
+        In a conversation the assistant's last turn is answered; a text is continued from its middle. The reference is
+        None if the row has no answer. All examples form one batch. A prompt that leaves no room loses its beginning,
+        and at most half of the model's limit is generated.
         """
         config = CausalLMOptions.read(options)
         each = zip(rows, parts or [None] * len(rows), strict=True)
@@ -246,10 +248,10 @@ class CausalLM(LanguageTask):
         return written
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
-        """Return what stands before the answer to a row; of a plain text, the half of it that ends at a blank.
+        """Return the prompt of a row; of a plain text, its first half, up to a space.
 
-        A conversation with tools, thoughts or template arguments, which other programs pass on in ways of their own,
-        is refused (DataError).
+        A conversation with tools, thoughts or template arguments, which programs pass on in different ways, is refused
+        (DataError).
         """
         row = self._as_read(row, loaded.processor)
         shape = shape_of(row, answered=False)
@@ -297,7 +299,7 @@ class CausalLM(LanguageTask):
         return numbers
 
     def _written(self, example: Example, processor: Any, part: int | None) -> tuple[Written, Conversation | None]:
-        """Return a row, or the part of it that is meant, as text, and the conversation that it is in the template."""
+        """Return a row, or one part of it, as text, and the conversation that the template renders."""
         example = self._as_read(example, processor)
         shape = shape_of(example)
         if self._is_chat(shape, processor):
@@ -334,7 +336,7 @@ class CausalLM(LanguageTask):
         calls: bool = False,
         part: int | None = None,
     ) -> Asked:
-        """Return what a row asks; with `anew`, whatever it ends with is to be answered, and a text to be continued."""
+        """Return the prompt of a row; with `anew`, its last turn is answered again, and a text is continued."""
         example = self._as_read(example, processor)
         shape = shape_of(example, answered=False)
         if self._is_chat(shape, processor):

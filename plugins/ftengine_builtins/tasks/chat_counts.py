@@ -19,7 +19,7 @@ TEMPLATE = "template"
 
 
 def kind_of(conversation: Conversation) -> str:
-    """Return what kind of conversation it is, by the rarest of what it has."""
+    """Return the kind of a conversation, by the rarest of its features."""
     messages = conversation.messages
     if any(message.calls for message in messages):
         return "tool calls"
@@ -55,7 +55,7 @@ def counts_of(
 
 
 def with_layout(counts: Mapping[str, int], layout: str) -> dict[str, int]:
-    """Return the counts of a conversation with the layout of its row, in the place of one that it was brought into."""
+    """Return the counts of a conversation under the row's own layout, not the one it was converted to."""
     rest = {name: count for name, count in counts.items() if not name.startswith(LAYOUT)}
     return {**rest, f"{LAYOUT}{layout}": 1} if layout and "conversations" in rest else rest
 

@@ -25,11 +25,11 @@ _DECIMAL_COMMA = re.compile(r"\s*([-+]?\d[\d.]*),(\d+)\s*")
 
 
 def kind_of(values: Iterable[Any]) -> str:
-    """Say what kind of label these values are: "multi", "regression" or "single".
+    """Return the kind of label that these values are: "multi", "regression" or "single".
 
     A list among them means several labels a row. Numbers, also as text, of which one has a fractional part, mean
-    regression, and then what is a number written wrongly ("1,5") or stands for a missing value ("n/a") is for
-    `read_number` to refuse. Everything else, any other text beside numbers included, means one label of several.
+    regression; `read_number` then refuses numbers in another format ("1,5") and missing values ("n/a"). Everything
+    else, including other text among numbers, means one label a row.
     """
     fractional = named = False
     for value in values:
@@ -76,9 +76,9 @@ def with_point(value: Any) -> str:
 
 
 def read_name(value: Any) -> str:
-    """Return the name of a single label: text, a whole number, or true and false (DataError: it is none of these).
+    """Return the name of a single label: text, a whole number, or true and false (DataError: another type).
 
-    White space around it is left out.
+    Surrounding white space is removed.
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -91,7 +91,7 @@ def read_name(value: Any) -> str:
 
 
 def read_names(value: Any, separator: str) -> list[str]:
-    """Return the names of a row's labels: a list, or text with a separator; maybe none (DataError: it is neither)."""
+    """Return the names of a row's labels: a list, or text with a separator; maybe none (DataError: another type)."""
     if isinstance(value, str):
         value = [name for name in value.split(separator) if name.strip()]
     if not isinstance(value, (list, tuple, set)):
@@ -115,7 +115,7 @@ def refuse_joined(names: Iterable[str], separator: str, column: str) -> None:
 
 
 def read_number(value: Any) -> float:
-    """Return a row's target for regression. Raises DataError where it is no finite number."""
+    """Return a row's target for regression (DataError: it is no finite number)."""
     number = as_number(value)
     if number is None:
         hint = f": write {point}, as a decimal comma is not read" if (point := with_point(value)) else ""
@@ -126,7 +126,7 @@ def read_number(value: Any) -> float:
 
 
 def refuse_decimal_commas(names: Iterable[str]) -> None:
-    """Refuse to take numbers for names because they have decimal commas. Raises DataError, which shows one."""
+    """Refuse to treat numbers with decimal commas as names (DataError, which shows one)."""
     numbers = {name: with_point(name) for name in names if as_number(name) is None}
     if numbers and all(numbers.values()):
         name, point = next(iter(numbers.items()))
@@ -158,20 +158,20 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def looks(name: str) -> str:
-    """Return what a reader takes a name for: `comparable`, and any white space a blank.
+    """Return a label's normal form: `comparable`, and any white space as one space.
 
-    Whole numbers have no fraction ("7.0" is "7", as pandas writes those of a column with gaps), and true and false are
-    in small letters. Codes such as "007" stay as they are, and so do forms that are read apart ("m²", "m2").
+    Whole numbers lose their fraction ("7.0" is "7", as pandas writes a column with gaps), and true and false are in
+    lower case. Codes such as "007" stay as they are, and so do forms that readers distinguish ("m²", "m2").
     """
     shape = _WHOLE.sub(r"\1", _SPACE.sub(" ", comparable(name)).strip())
     return shape.lower() if shape.lower() in _TRUTHS else shape
 
 
 def one_spelling(names: Mapping[str, int]) -> set[str]:
-    """Return names but for those that look like a more frequent one; rows with these are for `encode` to refuse.
+    """Return names without those that look like a more frequent one; `encode` refuses rows with the latter.
 
-    Where all the others are numbers, a text that is not a finite number ("nan") is no name either, and true and false
-    are none beside 0 and 1, or these beside them, whichever are fewer.
+    If all others are numbers, a text that is not a finite number ("nan") is no name either. Of true and false beside 0
+    and 1, the rarer pair is dropped.
     """
     best: dict[str, str] = {}
     for name in sorted(names, key=lambda name: (-names[name], name)):
@@ -204,14 +204,14 @@ def unknown_label(name: str, names: tuple[str, ...]) -> DataError:
 
 
 def _exactly(name: str) -> str:
-    """Return a name with its code points where these are not seen."""
+    """Return a name with the code points of invisible characters."""
     return repr(name) if repr(name) == ascii(name) else f"{name!r} ({name!a})"
 
 
 def refuse_new_labels(
     splits: Mapping[str, Iterable[Example]], names_of: Callable[[Example], Iterable[str]], names: tuple[str, ...]
 ) -> None:
-    """Refuse a label that occurs outside of training alone. Raises DataError, which names label and split.
+    """Refuse a label that occurs only outside of training (DataError, which names label and split).
 
     One that only looks like a label of training is left to `encode`, so that such rows can be skipped.
     """

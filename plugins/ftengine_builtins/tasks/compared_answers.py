@@ -48,7 +48,7 @@ class AnswerOptions(Config):
 
 
 def require_each(loss: Any, losses: Tensor, number: int) -> Tensor:
-    """Return the losses (PluginError: there is not one for each pair or answer)."""
+    """Return the losses (PluginError: their number is not that of the pairs or answers)."""
     if losses.shape != (number,):
         cls = type(loss)
         raise PluginError(
@@ -75,7 +75,7 @@ def _require_sound(loss: type[Any], task: type[Any]) -> None:
 
 
 class ComparesAnswers(ReferenceTask, LanguageTask):
-    """Learns how likely answers to a prompt are to be, by a loss of its own."""
+    """Learns relative likelihoods of answers to a prompt, by a loss of its own."""
 
     traits = TaskTraits(
         example_model="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -106,7 +106,7 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
             self.predicts, self.evaluators = self.predicts | {DIVERGENCE}, (*self.evaluators, DIVERGENCE)
 
     def _chosen_loss(self) -> Any:
-        """Return the loss with its options (RecipeError: there is none of that name, or it does not read one)."""
+        """Return the loss with its options (RecipeError: there is no such loss, or it does not use an option)."""
         names = {cls.name: cls for cls in self.losses}
         name = self.config.loss or next(iter(names))
         if name not in names:
@@ -127,12 +127,12 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
 
     @cached_property
     def sound_loss(self) -> Any:
-        """The loss, asked before its first batch whether it falls where it should (PluginError: it does not)."""
+        """The loss, tested before the first batch (PluginError: it does not fall where it should)."""
         self.require_falling(self.preference_loss)
         return self.preference_loss
 
     def _elsewhere(self, name: str, names: Mapping[str, Any]) -> str:
-        """Return advice on a loss that is not one of these."""
+        """Return advice on a loss that is offered by another task."""
         return did_you_mean(name, names)
 
     def for_reference(self) -> ComparesAnswers:
@@ -146,15 +146,15 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
         return dict(prediction)
 
     def question(self, row: Example) -> Example:
-        """Return a row as what is to be answered (DataError: it cannot be read)."""
+        """Return a row as a prompt (DataError: it cannot be read)."""
         raise NotImplementedError
 
     def answered(self, row: Example) -> Example:
-        """Return a row as a prompt with the answer that is to be given (DataError: it cannot be read)."""
+        """Return a row as a prompt with its preferred answer (DataError: it cannot be read)."""
         raise NotImplementedError
 
     def as_read(self, row: Example, processor: Any) -> Example:
-        """Return a row that `question` or `answered` gives as it is written for a model."""
+        """Return a row from `question` or `answered` in the form that the model reads."""
         return row
 
     def check_input(self, row: Example) -> None:
@@ -171,7 +171,7 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
-        """Return {"prompt", "completion", "reference"} for each row, whose reference is the answer to be given."""
+        """Return {"prompt", "completion", "reference"} for each row; the reference is the preferred answer."""
         return self._language.generate(
             loaded, [self.as_read(self.answered(row), loaded.processor) for row in rows], options
         )
@@ -185,8 +185,8 @@ def cut_to(
 ) -> tuple[list[dict[str, list[int]]], int, bool]:
     """Cut answers with their prompt to a number of tokens, first at the beginning of the prompt, all equally.
 
-    A BOS in front stays there. What a template writes behind an answer stays with `behind` alone: it changes no
-    probability of the answer, but is what a sequence classifier reads last.
+    A BOS in front is kept. With `behind`, text that a template writes after an answer is kept: it does not change the
+    answer's probability, but a sequence classifier reads it last.
 
     Returns:
         tokens and labels of each; how many the longest had; whether an answer was cut.

@@ -121,7 +121,7 @@ class EmbeddingConfig(Config):
 
     @property
     def loss_of_rows(self) -> str:
-        """The loss, chosen by the kind of rows where it is auto."""
+        """The loss; with `auto`, chosen by the kind of rows."""
         return self.loss if self.loss != "auto" else "cosent" if self.rows == "scored" else "in-batch"
 
 
@@ -196,7 +196,7 @@ class Embedding(InBatchTask):
             require_pairs(splits["train"])
 
     def view(self, row: Example) -> View:
-        """See the texts as inputs; rows with the same of all are duplicates. The target is score or label."""
+        """Return the texts as inputs; rows with the same texts are duplicates. The target is score or label."""
         kind = self.config.rows
         target = row.get({"scored": "score", "labelled": "label"}.get(kind, ""))
         values = [row.get(name) for name in PARTS[kind]]
@@ -261,7 +261,7 @@ class Embedding(InBatchTask):
         return self._vectors(model, batch, "anchor")
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        """Return query_vector, document_vector, ids by which they belong together; of scored pairs their cosine."""
+        """Return query_vector, document_vector and ids of what belongs together; for scored pairs their cosine."""
         import torch
 
         with torch.no_grad():
@@ -305,16 +305,16 @@ class Embedding(InBatchTask):
         return [*pieces, ("score: ", False), (f"{inputs['score']:g}", True)] if scored else pieces
 
     def check_input(self, row: Example) -> None:
-        """Refuse a row without a text of which a vector could be made."""
+        """Refuse a row without a text to compute a vector of."""
         self.side_and_text(row, {})
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Return {"vector": numbers} of one text of each row.
+        """Return {"vector": numbers} for one text of each row.
 
-        Options: `column` is the column of that text, by default the first that the row has of the task's; `prompt` is
-        "query", "document" or "none", by default that of the column.
+        Options: `column` is the column of that text, by default the first of the task's columns that the row has;
+        `prompt` is "query", "document" or "none", by default that of the column.
         """
         settings = dict(options or {})
         if unknown := settings.keys() - {"column", "prompt"}:
@@ -332,7 +332,7 @@ class Embedding(InBatchTask):
         return [{"vector": vector} for vector in self._finished(evaluated(self, loaded, batch)).tolist()]
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write what sentence-transformers opens the folder with."""
+        """Write the files that sentence-transformers needs to open the folder."""
         write_modules(
             directory,
             vector_size(loaded),

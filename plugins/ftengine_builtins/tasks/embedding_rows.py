@@ -1,4 +1,4 @@
-"""Rows of embeddings: which columns each kind has, what they are called elsewhere, what makes texts the same."""
+"""Rows of embeddings: the columns of each kind, their other names, and which texts are equal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ LISTED = {name: (*NAMES[name], f"{name}s") for name in ("positive", "negative")}
 
 
 def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See anchor and positive, with a negative where there is one; two sentences and their score; text and label."""
+    """Recognise anchor and positive, with an optional negative; two sentences and their score; text and label."""
     by_name = {ours: theirs for ours, names in NAMES.items() if (theirs := first_of(names, columns)) is not None}
     label = label_of(columns, rows)
     if label not in (None, by_name.get("score")) and not {"anchor", "positive"} <= set(columns):
@@ -93,7 +93,7 @@ def have_several(columns: Sequence[str], rows: Sequence[Example]) -> bool:
 
 
 def is_list(value: Any) -> bool:
-    """Say whether a value is a list, or a cell of a table that holds one of texts, as JSON or as Python writes it."""
+    """Say whether a value is a list, or a table's cell with a list of texts, as JSON or a Python literal."""
     if not isinstance(value, str):
         return isinstance(value, (list, tuple))
     text = value.strip()
@@ -128,12 +128,12 @@ def texts_of(row: Example, kind: str) -> dict[str, str]:
 
 
 def original_ids(row: Example, texts: Iterable[str]) -> list[int]:
-    """Return ids that are equal for equal texts, of the texts that a row had before any were changed."""
+    """Return ids that are equal for equal texts, of the row's texts before augmentation."""
     return row.get(ORIGINAL) or [id_of(text) for text in texts]
 
 
 def read_score(row: Example, highest: float, *, cosine: bool) -> float:
-    """Return the score of a pair as a share of the highest (DataError: no number, or no cosine where it is one)."""
+    """Return the score of a pair as a share of the highest (DataError: no number, or not in the range of a cosine)."""
     score = as_number(row.get("score"))
     if score is None:
         raise DataError(f"`score` is {shown(row.get('score'))}; it must be a number.")
@@ -146,7 +146,7 @@ def read_score(row: Example, highest: float, *, cosine: bool) -> float:
 
 
 def require_pairs(rows: Iterable[Example]) -> None:
-    """Refuse labelled texts of which none is a pair with another: one label, or each once (DataError)."""
+    """Refuse labelled texts without two of one label (DataError)."""
     counts = Counter(read_name(value) for row in rows if (value := row.get("label")) is not None)
     if len(counts) < 2:
         labels = f"only the label {next(iter(counts))!r}" if counts else "no label"

@@ -25,7 +25,7 @@ UNREADABLE_CALLS = (
 
 
 class CausalLMOptions(GenerationOptions):
-    """How answers are generated, and to what."""
+    """Options of generated answers."""
 
     continues: bool = Field(
         False, description="continue a plain text as it stands, also where the model has a chat template"
@@ -34,7 +34,7 @@ class CausalLMOptions(GenerationOptions):
 
 
 class LanguageTask(GenerativeTask):
-    """Predicts tokens one after the other; a subclass says what is read and written."""
+    """Predicts tokens one after the other; a subclass defines the input and the target."""
 
     modality = "text"
     evaluators = ("perplexity",)
@@ -57,7 +57,7 @@ class LanguageTask(GenerativeTask):
         return stack_tokens([example.inputs for example in features], processor)
 
     def model_inputs(self, model: nn.Module, batch: Batch) -> Batch:
-        """Return what the model is called with."""
+        """Return the arguments for the model."""
         return batch
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
@@ -70,7 +70,7 @@ class LanguageTask(GenerativeTask):
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
-        """Return the mean loss of a token, as the figures have it, in place of the sum."""
+        """Return the mean loss of a token instead of the sum."""
         if not prediction.get("tokens"):
             return dict(prediction)
         return {"loss per token": prediction["loss"] / prediction["tokens"], "tokens": prediction["tokens"]}

@@ -59,9 +59,9 @@ class ImageClassification(LabelledTask):
         return "single" if all(map(self._is_named_by_folder, examples)) else super().kind_of(examples)
 
     def view(self, row: Example) -> View:
-        """See the image (of PIL, upright and in RGB) as input, without text.
+        """Return the image (PIL, upright and in RGB) as input, without text.
 
-        Rows are duplicates when their image files are equal byte for byte, whatever they are called.
+        Rows are duplicates if their image files are equal byte for byte, whatever their names.
         """
         value = row.get(self.config.image)
         return View(LazyImage(value, self.config.image), self.named(row), True, (), lambda: image_identity(value))
@@ -71,7 +71,7 @@ class ImageClassification(LabelledTask):
         return {**row, self.config.image: image}
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
-        """Return pixel_values, fp32 (channels, height, width), and what to call the image."""
+        """Return pixel_values, fp32 (channels, height, width), and the image's name."""
         value = example.get(self.config.image)
         image = read_image(value, self.config.image, _mode(processor))
         shown = f"{place_of(value)} ({image.width} × {image.height})"
@@ -92,7 +92,7 @@ class ImageClassification(LabelledTask):
         return {"pixel_values": torch.stack(pixels)}
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Hand over pixels by the name that transformers gives them; other libraries take them by position."""
+        """Pass pixels by the name that transformers uses; to other libraries' models by position."""
         from ftengine.model import widen
 
         name = getattr(model, "main_input_name", None)
@@ -110,7 +110,7 @@ class ImageClassification(LabelledTask):
         return {"pixel_values": torch.stack([_pixels(loaded.processor, image) for image in images])}
 
     def check_input(self, row: Example) -> None:
-        """Refuse a row whose image is missing or of no format that is read; damage inside is found when it is read."""
+        """Refuse a row whose image is missing or of an unsupported format; damage is found when it is decoded."""
         check_image(row.get(self.config.image), self.config.image)
 
     def _is_named_by_folder(self, example: Example) -> bool:
@@ -118,7 +118,7 @@ class ImageClassification(LabelledTask):
         return isinstance(label, str) and label in Path(place_of(example.get(self.config.image))).parts[:-1]
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
-        """Return the image's path and sizes, and what the model is to answer."""
+        """Return the image's path and sizes, and its label."""
         inputs = features.inputs
         shape = " × ".join(map(str, inputs["pixel_values"].shape))
         return [(f"{inputs['shown']} as {shape} ", False), (self.label_text(inputs["label"]), True)]
@@ -131,7 +131,7 @@ def _mode(processor: Any) -> str:
 
 
 def _pixels(processor: Any, image: Any) -> Tensor:
-    """Return one image as the model takes it. Raises SourceError where the model came without an image processor."""
+    """Return one image in the model's form (SourceError: the model came without an image processor)."""
     if not callable(processor) or hasattr(processor, "get_vocab"):
         raise SourceError(
             f"the model came with {type(processor).__name__ if processor is not None else 'no processor'}, and images "

@@ -1,6 +1,6 @@
 """The IOB2 scheme: entities as tags of words, and back (Tjong Kim Sang and Veenstra 1999, arXiv:cs/9907006).
 
-B-NAME begins an entity, I-NAME goes on with it, O is outside of any.
+B-NAME begins an entity, I-NAME continues it, O is outside of any.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Entity = tuple[str, int, int]
 
 
 def has_entities(labels: Labels) -> bool:
-    """Say whether labels are tags of the scheme that stand for entities."""
+    """Say whether labels are IOB2 tags of which some mark entities."""
     return labels.kind == "single" and is_iob2(labels.names)
 
 
 def is_iob2(names: Iterable[str]) -> bool:
-    """Say whether tags are of the scheme, and whether any is of an entity."""
+    """Return whether all tags are IOB2, and whether any marks an entity."""
     names = set(names)
     return names != {OUTSIDE} and all(name == OUTSIDE or _TAG.fullmatch(name) for name in names)
 
 
 def foreign_tag(names: Iterable[str]) -> str | None:
-    """Return a tag that gives away a richer scheme (IOBES, BILOU), if entities are tagged at all."""
+    """Return a tag of another scheme (IOBES, BILOU), if entities are tagged at all."""
     names = set(names)
     if not any(_TAG.fullmatch(name) for name in names):
         return None
@@ -38,7 +38,7 @@ def foreign_tag(names: Iterable[str]) -> str | None:
 
 
 def completed(names: Iterable[str]) -> set[str]:
-    """Add what the scheme needs for the entities at hand: O, and a beginning and an inside of each."""
+    """Add missing tags of the scheme: O, and B and I of each entity."""
     kinds = {name[2:] for name in names if name != OUTSIDE}
     return {OUTSIDE} | {f"{prefix}-{kind}" for kind in kinds for prefix in "BI"}
 

@@ -1,4 +1,4 @@
-"""Examples with a label, several labels or a number: what is learnt of them whatever the model reads."""
+"""Examples with a label, several labels or a number: learning targets, for any input."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class LabelledConfig(Config):
 
 
 class LabelledTask(Task):
-    """One label an example, several, or a number; a subclass says what the model reads."""
+    """One label an example, several, or a number; a subclass reads the input."""
 
     Config = LabelledConfig
 
     @property
     def kind(self) -> str:
-        """Return the kind of label: of the data, once that is known, else of the options."""
+        """Return the kind of label: the data's, once it is read, else the option's."""
         if self.labels is not None:
             return self.labels.kind
         kind = _kind(self.config.kind)
@@ -81,15 +81,15 @@ class LabelledTask(Task):
         return self.kind != "regression"
 
     def read(self, example: Example, processor: Any, max_length: int | None) -> Features:
-        """Return what the model reads of an example, of weight 1 (DataError: the row lacks it)."""
+        """Return the model's input for an example, with weight 1 (DataError: the row lacks it)."""
         raise NotImplementedError
 
     def stack(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Return the model's inputs for some features; `label` is not among them."""
+        """Return the model's inputs for some features, without `label`."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, str | None]:
-        """Return the column that each option names, None where one is not asked for."""
+        """Return the column that each option names; None for an unused one."""
         raise NotImplementedError
 
     def check_columns(self, columns: Sequence[str]) -> None:
@@ -105,7 +105,7 @@ class LabelledTask(Task):
         return kind_of(value for example in examples if (value := example.get(self.config.label)) is not None)
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
-        """Return kind and names as training has them. Rows without a usable label are left to `encode` to refuse.
+        """Return kind and names of training's labels; `encode` refuses rows without a usable label.
 
         Fewer than two labels, and one that training lacks, are refused (DataError).
         """
@@ -147,9 +147,9 @@ class LabelledTask(Task):
         return Labels(kind, names, tuple(counts[name] for name in names))
 
     def named(self, example: Example) -> str | float | list[str] | None:
-        """Return the label's name, the sorted names of several, or a number; None where it cannot be read.
+        """Return the label's name, the sorted names of several, or a number; None if it cannot be read.
 
-        With kind: auto, each row is taken by itself, as this is asked before the data is bound.
+        With kind: auto, each row is judged by itself, as this is called before the data is bound.
         """
         value, kind = example.get(self.config.label), _kind(self.config.kind)
         try:
@@ -163,7 +163,7 @@ class LabelledTask(Task):
             return None
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
-        """Return what the model reads, and `label`: an id, a list of 0 and 1, or a number."""
+        """Return the model's input, and `label`: an id, a list of 0 and 1, or a number."""
         features = self.read(example, processor, max_length)
         features.inputs["label"] = self._target(example)
         return features
@@ -186,7 +186,7 @@ class LabelledTask(Task):
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (sum over examples, their number) of the criterion's losses; in training times their class's weight.
 
-        Where kind is single, labels may be the (examples, labels) probabilities of mixed examples.
+        With kind single, labels may be the (examples, labels) probabilities of mixed examples.
         """
         logits = [self.raw_outputs(model, batch) for _ in range(criterion.passes)]
         labels = batch["labels"]
@@ -216,7 +216,7 @@ class LabelledTask(Task):
         return [dict(zip(PREDICTS[self.kind], values, strict=True)) for values in zip(*columns, strict=True)]
 
     def calibrate(self, rows: Rows) -> dict[str, Any]:
-        """Fit a temperature where each example has one label, a threshold for each label where it may have several."""
+        """Fit a temperature for one label an example, or a threshold for each of several labels."""
         from ftengine_builtins.evaluators.calibration import LEAST_FITTED, best_temperature
         from ftengine_builtins.evaluators.weighted import numbers
         from ftengine_builtins.tasks.thresholds import LEAST_OF_EACH, USUAL, best_thresholds
@@ -252,8 +252,8 @@ class LabelledTask(Task):
     ) -> list[dict[str, Any]]:
         """Return {"label": name, "scores": {name: p}}, {"labels": [names], "scores"}, or {"value": number}.
 
-        There are no options. Where there is a `calibration`, logits are divided by its temperature, or labels given
-        from its thresholds on.
+        There are no options. With a `calibration`, logits are divided by its temperature, or labels given from its
+        thresholds on.
         """
         refuse_options(self, options)
         if not rows:
@@ -272,7 +272,7 @@ class LabelledTask(Task):
         return [{"labels": [name for name, p in row.items() if p > least[name]], "scores": row} for row in scores]
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
-        """Return names instead of ids, and of the scores the five highest."""
+        """Return names instead of ids, and the five highest scores."""
         if self.kind == "regression":
             return dict(prediction)
         answers = {key: self.label_text(prediction[key]) for key in ("label", "predicted")}
@@ -332,7 +332,7 @@ class LabelledTask(Task):
         return getattr(criterion, self.kind)(targets, *logits)
 
     def _decide(self, logits: Tensor) -> list[Any]:
-        """Return the likeliest id, or for several labels 1 where a label is likelier than not."""
+        """Return the likeliest id, or for several labels 1 for a probability above one half."""
         return (logits.argmax(dim=1) if self.kind == "single" else (logits > 0).long()).tolist()
 
     def _scores(self, logits: Tensor) -> list[list[float]]:

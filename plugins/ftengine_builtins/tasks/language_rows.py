@@ -70,7 +70,7 @@ def check_columns(columns: Sequence[str], *, pairs: bool = False) -> None:
 
 
 def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
-    """Return a renaming that looks right, and what it leaves unread; a further part of a prompt is to be joined."""
+    """Return a plausible renaming of columns, and a part of the prompt that should be joined to it."""
     renamed = _guessed(columns, shapes)
     hint = f"{{{', '.join(f'{name}: {column}' for name, column in renamed.items() if name != column)}}}."
     note, ignored = _unread(columns, renamed)
@@ -80,7 +80,7 @@ def _renaming(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> str:
 
 
 def _unread(columns: Sequence[str], read: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Return sentences on columns that seem to matter and are not read, and those columns; `read` is by field."""
+    """Return sentences on unread columns that seem to matter, and those columns; `read` is by field."""
     rest = [column for column in columns if column not in read.values()]
     parts = [column for column in rest if column.lower() in _PROMPT_PARTS]
     notes, ignored = [], list[str]()
@@ -98,7 +98,7 @@ def _unread(columns: Sequence[str], read: Mapping[str, str]) -> tuple[str, list[
 
 
 def _translated(columns: Sequence[str]) -> dict[str, str]:
-    """Return the first two columns that languages name, as prompt and completion; {} where there are fewer."""
+    """Return the first two columns named after languages, as prompt and completion; {} if there are fewer."""
     named = [column for column in columns if _LANGUAGES.fullmatch(column)]
     return {"prompt": named[0], "completion": named[1]} if len(named) > 1 else {}
 
@@ -117,15 +117,14 @@ def _guessed(columns: Sequence[str], shapes: Sequence[tuple[str, ...]]) -> dict[
 
 
 def _called(columns: Sequence[str]) -> dict[str, str | None]:
-    """Return the column that holds each field, by its name or another one; None where there is none."""
+    """Return the column of each field, by its name or a synonym; None if there is none."""
     return {ours: first_of((ours, *theirs), columns) for ours, theirs in _OTHER_NAMES.items()}
 
 
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See conversations, prompts with completions, or texts; columns may be called otherwise.
+    """Recognise conversations, prompts with completions, or texts, also under other column names.
 
-    Of two answers to compare it can learn one alone, and of answers that are good or not the good ones, so these are
-    for other tasks.
+    Answers to compare, and answers marked good or bad, are for other tasks.
     """
     guess = _recognised(columns, rows)
     others = columns_of(columns) is not None or are_unpaired(columns, rows)
@@ -153,7 +152,7 @@ def _recognised(columns: Sequence[str], rows: Sequence[Example]) -> Recognised |
 
 
 def recognise_pairs(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See one text that becomes another: made for it where columns are called so, else as prompt and completion."""
+    """Recognise pairs of input and output text, by the columns' names or as prompt and completion."""
     for names in _CHANGED:
         prompt, completion = (first_of([name], columns) for name in names)
         if prompt and completion:
@@ -170,9 +169,9 @@ def _is_conversation(value: Any) -> bool:
 
 
 def shape_of(example: Example, *, answered: bool = True) -> Shape:
-    """Say which shape a row has, or raise DataError; a prompt needs its completion if `answered`.
+    """Return the shape of a row, or raise DataError; a prompt needs its completion if `answered`.
 
-    A field that is None is not there. Messages come before prompt and completion, and text comes last.
+    A field that is None counts as missing. Messages come before prompt and completion, and text comes last.
     """
     example = normal(example)
     has = {name for name in _OTHER_NAMES if example.get(name) is not None}
@@ -201,7 +200,7 @@ def shape_of(example: Example, *, answered: bool = True) -> Shape:
 
 
 def read_text(example: Example, name: str) -> str:
-    """Return a field that must hold some text. Raises DataError where it is missing, no text, or empty."""
+    """Return a field that must hold some text (DataError: it is missing, no text, or empty)."""
     value = example.get(name)
     other = {"prompt": "completion", "completion": "prompt"}.get(name, "")
     if isinstance(value, (list, tuple)) and isinstance(example.get(other), str):
@@ -234,10 +233,10 @@ def as_text(example: Example) -> Example:
 
 
 def view(row: Example, *, all_trained: bool) -> View:
-    """See the turns of all but the assistant, the prompt, or the text as inputs; none where the row cannot be read.
+    """Return all turns but the assistant's, the prompt, or the text as inputs; none if the row cannot be read.
 
-    The target is what the assistant says and is trained on, the completion, or the text: with `all_trained` everything.
-    What else a row has is not learnt from and makes no difference to duplicates. Never raises.
+    The target is the trained part of the assistant's turns, the completion, or the text; with `all_trained`,
+    everything. Other content of a row does not matter for duplicates. Never raises.
     """
     try:
         shape = shape_of(row)
@@ -263,14 +262,14 @@ def _of_conversation(conversation: Conversation, *, all_trained: bool) -> View:
 
 
 def _content(message: Message) -> Any:
-    """Return the content of a message as a JSON value, which is its text where it is no more than that."""
+    """Return the content of a message as a JSON value; its text if it is plain."""
     content = message.content if isinstance(message.content, str) else list(map(dict, message.content))
     calls = [[call.name, call.arguments] for call in message.calls]
     return [message.thought, content, calls] if message.thought or calls else content
 
 
 def _asking(conversation: Conversation) -> list[int]:
-    """Return which messages are inputs: texts that the assistant did not write."""
+    """Return the messages that are inputs: texts that the assistant did not write."""
     return [
         i
         for i, message in enumerate(conversation.messages)
@@ -295,7 +294,7 @@ def unreadable(row: Example) -> View:
 
 
 def with_inputs(example: Example, inputs: Sequence[str]) -> Example:
-    """Return the row with others in the place of the inputs that `view` gives (DataError: the row cannot be read)."""
+    """Return the row with other inputs in place of those that `view` gives (DataError: the row cannot be read)."""
     shape = shape_of(example)
     if shape != "messages":
         read_text(example, shape)
@@ -334,13 +333,13 @@ class Asked:
     readable: bool = True
 
     def answered(self, text: str, calls: str) -> dict[str, Any]:
-        """Return what was asked, answered with a text and the calls in it, and to be answered."""
+        """Return the prompt, the answer with its text and calls, and the reference."""
         columns = {"prompt": self.prompt, "reference": self.reference, "reference_calls": self.calls}
         return {**columns, "completion": text, "calls": calls if self.readable else None}
 
 
 def reference_of(processor: Any, conversation: Conversation, k: int) -> str:
-    """Return what message k is to be answered with: its text, and calls as the template writes them."""
+    """Return the answer to message k: its text, and calls as the template writes them."""
     if not conversation.messages[k].calls:
         return conversation.messages[k].text
     served = turn(processor, conversation, k)
@@ -354,7 +353,7 @@ def calls_json(calls: Sequence[ToolCall]) -> str:
 
 
 def question_of(conversation: Conversation) -> int:
-    """Return how many messages there are but for the assistant's last turn, which is to be answered anew."""
+    """Return the number of messages before the assistant's last turn, which is answered anew."""
     messages = conversation.messages
     upto = len(messages) - (messages[-1].role == "assistant")
     if not any(message.role == "user" for message in messages[:upto]):
@@ -365,7 +364,7 @@ def question_of(conversation: Conversation) -> int:
 def turn_asked(
     messages: Sequence[Message], trained: Sequence[int], lasts: Sequence[int | None], *, at_call: bool
 ) -> int:
-    """Return which message is to be answered as it stands: the last that is trained on; their number where none is.
+    """Return the message to answer: the last that is trained on; the number of messages if none is.
 
     Args:
         trained: by number, what is trained on; where that is nothing, all turns of the assistant are meant.
@@ -392,7 +391,7 @@ def why_untrained(conversation: Conversation, *, last: bool) -> str:
 
 
 def beginning_of(processor: Any, ids: list[int]) -> list[int]:
-    """Return the BOS that the tokenizer puts in front of text, unless the text brings it."""
+    """Return the BOS that the tokenizer puts in front of text, unless the text begins with it."""
     bos = processor.bos_token_id
     if bos is None or ids[:1] == [bos]:
         return []

@@ -28,9 +28,9 @@ def evaluated(task: Any, loaded: LoadedModel, batch: Batch) -> Tensor:
 
 
 def evaluated_in_blocks(task: Any, loaded: LoadedModel, encoded: Sequence[Features]) -> Tensor:
-    """Return `evaluated` of one or more inputs as `tokenize` returns them, (inputs, …) in their order.
+    """Return `evaluated` of one or more inputs from `tokenize`, (inputs, …) in their order.
 
-    `TOGETHER` of them are read at a time, the longest first, so that there is little padding and memory has a bound.
+    `TOGETHER` inputs are read at a time, the longest first, so that padding and memory are bounded.
     """
     import torch
 
@@ -42,6 +42,6 @@ def evaluated_in_blocks(task: Any, loaded: LoadedModel, encoded: Sequence[Featur
 
 
 def refuse_options(task: Task, options: Mapping[str, Any] | None) -> None:
-    """Refuse options of predictions, of which a task has none. Raises InputError, which names the first."""
+    """Refuse options of predictions for a task that has none (InputError, which names the first)."""
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; task {task.name!r} has none for predictions.")

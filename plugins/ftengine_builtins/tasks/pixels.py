@@ -22,9 +22,9 @@ ALLOWED = "it must be the path of an image, an image's bytes, or {bytes, path} a
 
 
 def read_image(value: Any, column: str, mode: str = "RGB") -> Any:
-    """Return a row's image (a path, bytes, {bytes, path}, or an image of PIL) as PIL has it, upright.
+    """Return a row's image (a path, bytes, {bytes, path}, or a PIL image) as a PIL image, upright.
 
-    One that is missing, cut off or no image is refused (DataError, naming the file in `column`), and all without Pillow
+    A missing, truncated or other file is refused (DataError, naming the file in `column`), and any image without Pillow
     (InputError). `mode` is "RGB", or "L" for models of one channel.
     """
     from PIL import ImageOps
@@ -34,7 +34,7 @@ def read_image(value: Any, column: str, mode: str = "RGB") -> Any:
 
 
 class LazyImage(Sequence[Any]):
-    """A sequence of one image, which is decoded (`read_image`) each time that it is taken out."""
+    """A sequence of one image, which is decoded (`read_image`) at each access."""
 
     def __init__(self, value: Any, column: str) -> None:
         self._value, self._column = value, column
@@ -82,7 +82,7 @@ def _opened(value: Any, column: str) -> Iterator[Any]:
 
 
 def image_identity(value: Any) -> Any:
-    """Return a hash of an image's bytes; of what cannot be read, the value itself."""
+    """Return a hash of an image's bytes; if they cannot be read, of the value."""
     try:
         file, _ = _source(value, "")
         if isinstance(file, Path):
@@ -103,7 +103,7 @@ def place_of(value: Any) -> str:
 
 
 def _source(value: Any, column: str) -> tuple[Any, str]:
-    """Return an image's path or open bytes, and what to call it."""
+    """Return an image's path or open bytes, and its name."""
     name = "the image"
     if isinstance(value, Mapping):
         value, path = value.get("bytes"), value.get("path")
@@ -117,7 +117,7 @@ def _source(value: Any, column: str) -> tuple[Any, str]:
 
 
 def _require_regular(file: Path) -> None:
-    """Refuse (OSError) what is no regular file: a device has no end, and a pipe waits for somebody to write."""
+    """Refuse (OSError) a device or pipe, which may have no end or never answer."""
     if file.is_dir():
         raise IsADirectoryError("it is a folder")
     if file.exists() and not file.is_file():
@@ -125,7 +125,7 @@ def _require_regular(file: Path) -> None:
 
 
 def _eight_bit(image: Any) -> Any:
-    """Scale 16-bit grey down, as `convert` would cut what is above 255 to white (ValueError: the range is unknown)."""
+    """Scale 16-bit grey to 8 bits, as `convert` would clip values above 255 (ValueError: the range is unknown)."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):

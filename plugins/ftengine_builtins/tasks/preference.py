@@ -1,4 +1,4 @@
-"""Preference tuning: of two answers to a prompt, one is to become likelier than the other."""
+"""Preference tuning: making one of two answers to a prompt likelier than the other."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ class PreferenceConfig(AnswerOptions, PairLossOptions):
 
 
 class Preference(ComparesAnswers):
-    """Prefer one answer to another: DPO, IPO, SimPO, ORPO and their like, on prompt, chosen and rejected answer.
+    """Prefer one answer to another: DPO, IPO, SimPO, ORPO and the like, on prompt, chosen and rejected answer.
 
-    A row has `prompt`, `chosen` and `rejected` (texts, or lists of messages), or `chosen` and `rejected` that begin
-    alike, or is a preference in the layout of OpenAI, ms-swift, Axolotl or LlamaFactory. Both sides are written as task
-    causal-lm writes a prompt with its completion, and go through the model together. The tokens of the answers alone
-    count. A pair that is too long loses the beginning of its prompt, on both sides as much, before its answers are cut.
-    The reference of those losses that take one is the model as training begins.
+    A row has `prompt`, `chosen` and `rejected` (texts, or lists of messages), or `chosen` and `rejected` with a common
+    beginning, or is a preference in the layout of OpenAI, ms-swift, Axolotl or LlamaFactory. Both sides are written as
+    task causal-lm writes a prompt with its completion, and go through the model together. Only the tokens of the
+    answers count. A pair that is too long loses the beginning of its prompt, on both sides equally, before its answers
+    are cut. Losses with a reference use the model as training begins.
     """
 
     name = "preference"
@@ -109,7 +109,7 @@ class Preference(ComparesAnswers):
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        """See two answers to a prompt, in any layout that is read, or in columns of another name."""
+        """Recognise two answers to a prompt, in any supported layout or under other column names."""
         if columns_of(columns) is not None:
             names = dict.fromkeys(name for row in rows if (name := layout_of(row)))
             return Recognised(3, layout=" and ".join(names))
@@ -148,9 +148,9 @@ class Preference(ComparesAnswers):
     def encode_pair(
         self, example: Example, processor: Any, *, max_length: int | None = None, behind: bool = False
     ) -> Features:
-        """Encode a pair; of a side whose turns the chat template writes as several sequences, the last one.
+        """Encode a pair; if the chat template writes a side's turns as several sequences, the last one.
 
-        `behind` keeps what the template writes behind the answers (`cut_to`).
+        `behind` keeps the template's text after the answers (`cut_to`).
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         row = self.as_read(preference(example), processor)
@@ -182,7 +182,7 @@ class Preference(ComparesAnswers):
         )
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:  # type: ignore[override]
-        """Stack the chosen sides of all pairs, and the rejected ones below them: (2n, T)."""
+        """Stack the chosen sides of all pairs, and then the rejected ones: (2n, T)."""
         return stack_tokens(
             [_of_side(example.inputs, start) for start in ("", REJECTED) for example in features], processor
         )
@@ -204,7 +204,7 @@ class Preference(ComparesAnswers):
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return log-probabilities and tokens of both answers, and the margin of the loss.
 
-        Where the batch has no reference, the model is its own.
+        Without a reference in the batch, the model is its own.
         """
         import torch
 
@@ -241,7 +241,7 @@ class Preference(ComparesAnswers):
         return {name: value for name, value in pair.items() if name not in SIDES}
 
     def as_read(self, row: Example, processor: Any) -> Example:
-        """Return a conversation in one text, as HH-RLHF has them, as messages where the model has a chat template."""
+        """Return a conversation in one text, as in HH-RLHF, as messages if the model has a chat template."""
         prompt = dialogue(row.get("prompt"))
         if not prompt or self.config.chat_template == "never" or not has_template(processor):
             return row
@@ -260,5 +260,5 @@ def _side(row: Example, side: str) -> dict[str, Any]:
 
 
 def _of_side(inputs: Mapping[str, Any], start: str) -> dict[str, list[int]]:
-    """Return the tokens of one side; `start` is what its keys begin with."""
+    """Return the tokens of one side, whose keys begin with `start`."""
     return {key: inputs[f"{start}{key}"] for key in ("input_ids", "labels")}

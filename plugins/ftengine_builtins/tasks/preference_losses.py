@@ -67,7 +67,7 @@ class Pairs:
 
 
 class PreferenceLoss(Config):
-    """A loss of preference pairs. Its fields are its options: keys of the task that set them have their names."""
+    """A loss of preference pairs. Its fields are its options, which the task's keys of the same names set."""
 
     name: ClassVar[str]
     """What recipes write as `task.loss`."""
@@ -78,7 +78,7 @@ class PreferenceLoss(Config):
     nll: float = 0.0
 
     def margin(self, pairs: Pairs) -> Tensor:
-        """Return (n,) by how much each chosen answer is preferred: above 0 where it is. By default β·Δ."""
+        """Return (n,) by how much each chosen answer is preferred: positive if it is. By default β·Δ."""
         return self.beta * pairs.gap
 
     def loss(self, margin: Tensor) -> Tensor:
@@ -100,10 +100,10 @@ class DPO(PreferenceLoss):
 
 
 class ConservativeDPO(PreferenceLoss):
-    """-(1 - ε)·log σ(β·Δ) - ε·log σ(-β·Δ), β 0.1, ε 0.1: a share ε of the pairs is the wrong way round.
+    """-(1 - ε)·log σ(β·Δ) - ε·log σ(-β·Δ), β 0.1, ε 0.1: a share ε of the pairs is assumed exchanged.
 
-    (Mitchell 2023, "A note on DPO with noisy preferences & relationship to IPO".) Its least loss is at a margin
-    of log((1 - ε)/ε), 2.2: beyond that a pair is pulled back.
+    (Mitchell 2023, "A note on DPO with noisy preferences & relationship to IPO".) It is least at a margin of log((1 -
+    ε)/ε), 2.2: beyond that a pair is pulled back.
     """
 
     name = "cdpo"
@@ -115,10 +115,10 @@ class ConservativeDPO(PreferenceLoss):
 
 
 class RobustDPO(PreferenceLoss):
-    """[-(1 - ε)·log σ(β·Δ) + ε·log σ(-β·Δ)] / (1 - 2ε), β 0.1, ε 0.1: on average DPO's loss of pairs without noise.
+    """[-(1 - ε)·log σ(β·Δ) + ε·log σ(-β·Δ)] / (1 - 2ε), β 0.1, ε 0.1: on average DPO's loss without noise.
 
-    (Chowdhury et al. 2024, arXiv:2403.00409, §3.) A share ε of the pairs is taken to be the wrong way round; unlike
-    cdpo's it has no least value, and can be negative.
+    (Chowdhury et al. 2024, arXiv:2403.00409, §3.) A share ε of the pairs is assumed exchanged; unlike cdpo it has no
+    minimum, and can be negative.
     """
 
     name = "robust"
@@ -160,7 +160,7 @@ class LengthNormalisedDPO(PreferenceLoss):
 class SimPO(PreferenceLoss):
     """-log σ(β·(c̄ - r̄) - γ), β 2, γ 0.5, without reference (Meng et al. 2024, arXiv:2405.14734, eq. 6).
 
-    γ is `target_margin`. β is from 2 to 2.5 and γ from 0.3 to 1.6 there.
+    γ is `target_margin`. The paper uses β from 2 to 2.5 and γ from 0.3 to 1.6.
     """
 
     name = "simpo"
@@ -179,7 +179,7 @@ class ORPO(PreferenceLoss):
     """-c̄ - β·log σ(log odds(c̄) - log odds(r̄)), odds(x) = eˣ / (1 - eˣ), β 0.1, without reference.
 
     (Hong et al. 2024, arXiv:2403.07691, eq. 6 and 7, whose λ is β.) Supervised tuning on the chosen answer, `nll` 1,
-    and a penalty on the rejected one: it starts from a base that was not tuned before.
+    and a penalty on the rejected one: for a base without supervised tuning.
     """
 
     name = "orpo"
@@ -207,7 +207,7 @@ class CPO(PreferenceLoss):
 def require_falling(loss: PreferenceLoss) -> None:
     """Raise PluginError if a loss does not fall as chosen answers become likelier and rejected ones less likely.
 
-    It is asked of pairs of equal answers, which get from 2 nats on the wrong side to none.
+    It is tested on pairs of equal answers, with margins from 2 nats on the wrong side to 0.
     """
     import torch
 
@@ -242,7 +242,7 @@ def _not_sound(loss: PreferenceLoss, quantity: str, values: Tensor, requirement:
 
 
 def _log_odds(x: Tensor) -> Tensor:
-    """Return log(eˣ / (1 - eˣ)) of log-probabilities; of those that round to 0, what the one before comes to."""
+    """Return log(eˣ / (1 - eˣ)) of log-probabilities; those that round to 0 use the next smaller number."""
     import torch
 
     x = x.clamp(max=-torch.finfo(x.dtype).eps)

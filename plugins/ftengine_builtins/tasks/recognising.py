@@ -96,7 +96,7 @@ def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recogni
 
 
 def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
-    """Return the column of labels: by its name, and short or several times the same."""
+    """Return the column of labels: by its name, and with short or repeated values."""
     # A target beside a source is a text that it becomes.
     names = (name for name in LABELS if name != "target" or not first_of(["source"], columns))
     named = (column for name in names if (column := first_of([name], columns)))
@@ -104,7 +104,7 @@ def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
 
 
 def _are_labels(column: str, rows: Sequence[Example]) -> bool:
-    """Say whether a column holds numbers, or short texts that come several times."""
+    """Say whether a column holds numbers, or short texts that repeat."""
     values = [value for row in rows if (value := row.get(column)) is not None]
     if not values or any(isinstance(value, Mapping) for value in values):
         return False
@@ -114,10 +114,10 @@ def _are_labels(column: str, rows: Sequence[Example]) -> bool:
 
 
 def _candidates(columns: Sequence[str], rows: Sequence[Example]) -> dict[str, str]:
-    """Return the columns, called whatever, that may be the label beside longer texts, {name: what separates labels}.
+    """Return the columns, of any name, that may be the label beside longer texts, {name: separator of labels}.
 
-    They hold few short values that come again and again, or lists of such. Beside one of these, numbers with fractions
-    may be the label too.
+    They hold a few short repeated values, or lists of them. Numbers with fractions also count if there is a text
+    column.
     """
     classes, measured, text = dict[str, str](), dict[str, str](), first_of(TEXTS, columns)
     for column in columns:
@@ -139,9 +139,9 @@ def _candidates(columns: Sequence[str], rows: Sequence[Example]) -> dict[str, st
 
 
 def _separator(values: Sequence[Any]) -> str:
-    """Return what stands between the labels of cells that hold lists of them; "" where they hold none.
+    """Return the separator of cells that hold lists of labels; "" if they do not.
 
-    Labels come again and again, most of them in different cells and some alone: "London, UK" is no list.
+    Labels of lists occur in different cells, and some alone: "London, UK" is no list.
     """
     cells = [value for value in values if isinstance(value, str)]
     for separator in SEPARATORS if len(cells) == len(values) else ():
@@ -176,7 +176,7 @@ def _in_doubt(candidates: Iterable[str], columns: Sequence[str], rows: Sequence[
 
 
 def _longest(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
-    """Return the column of texts that are longer than a name and mostly differ, the longest of them, if any."""
+    """Return the column with the longest texts that mostly differ and are longer than names; None if there is none."""
     lengths = {}
     for column in columns:
         values = [value for row in rows if (value := row.get(column)) is not None]
@@ -187,7 +187,7 @@ def _longest(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
 
 
 def kind_option(label: str, rows: Sequence[Example]) -> dict[str, str]:
-    """Return {"kind": "regression"} where labels are numbers and no classes: with fractions, or seldom the same."""
+    """Return {"kind": "regression"} if labels are numbers but not classes: with fractions, or rarely equal."""
     values = [value for row in rows if (value := row.get(label)) is not None]
     if not all(_is_number(value) for value in values):
         return {}
@@ -196,7 +196,7 @@ def kind_option(label: str, rows: Sequence[Example]) -> dict[str, str]:
 
 
 def _may_be_grades(label: str, kind: Mapping[str, str], rows: Sequence[Example]) -> str:
-    """Say how labels that become classes are learnt as numbers, where these are whole and of a short range."""
+    """Return how to learn labels as numbers, if they become classes but are whole and in a short range."""
     values = [as_number(value) for row in rows if (value := row.get(label)) is not None]
     grades = {int(value) for value in values if value is not None and value.is_integer()}
     if kind or None in values or len(grades) < LEAST_GRADES or max(grades) - min(grades) > MOST_GRADES:
@@ -208,7 +208,7 @@ def _may_be_grades(label: str, kind: Mapping[str, str], rows: Sequence[Example])
 
 
 def _is_number(value: Any) -> bool:
-    """Say whether a label is a number, also one with a decimal comma: a task then says how to write it."""
+    """Say whether a label is a number, also with a decimal comma; the task then says how to write it."""
     return as_number(value) is not None or bool(with_point(value))
 
 

@@ -82,7 +82,7 @@ class Reranking(Task):
         return Labels("multi", (RELEVANT,))
 
     def view(self, row: Example) -> View:
-        """See query and documents as inputs; rows with the same of all are duplicates."""
+        """Return query and documents as inputs; rows with the same ones are duplicates."""
         values = [row.get(name) for name in (QUERY, *document_columns(row))]
         try:
             inputs = [read_text(row, QUERY), *(text for texts in documents_of(row).values() for text in texts)]
@@ -94,10 +94,10 @@ class Reranking(Task):
         return replaced(row, inputs)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
-        """Return the tokens of the query with each document, positives first, one after the other.
+        """Return the tokens of the query with each document, positives first, concatenated.
 
-        `sizes` are how many each has, `relevant` is 1 for a positive; of a pair that is too long, the longer text is
-        cut first.
+        `sizes` are their lengths, `relevant` is 1 for a positive; of a pair that is too long, the longer text is cut
+        first.
         """
         query, sides = read_text(example, QUERY), sides_of(example)
         texts, counts = [text for side in sides for text in side], [len(side) for side in sides]
@@ -113,13 +113,13 @@ class Reranking(Task):
         return joined(encoded, inputs, weight=self._loss().weight(*counts))
 
     def limit(self, max_length: int | None) -> int:
-        """Return the longest input in tokens, of a model with that limit."""
+        """Return the longest input in tokens, given the model's limit."""
         return length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Return tokens (n, k, T) of n queries with up to k documents; where there are fewer, no token is attended to.
+        """Return tokens (n, k, T) of n queries with up to k documents; missing documents are masked.
 
-        `relevant` is (n, k), 1, 0, or -1 of no document; `document_id` is (n, k).
+        `relevant` is (n, k): 1, 0, or -1 for no document; `document_id` is (n, k).
         """
         import torch
         from torch.nn.utils.rnn import pad_sequence
@@ -133,7 +133,7 @@ class Reranking(Task):
         return batch
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return (documents, 1) scores in at least fp32, of tokens (n, k, T) those of the documents that there are."""
+        """Return (documents, 1) scores in at least fp32 for the documents in tokens (n, k, T)."""
         from ftengine.model import raw_outputs, widen
 
         inputs = {name: batch[name] for name in (*TOKENS, "attention_mask") if name in batch}
@@ -144,11 +144,11 @@ class Reranking(Task):
         return widen(raw_outputs(model, inputs))
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, Tensor | float]:
-        """Return (sum of the loss that the options name, its weight), of the scores of each row's documents."""
+        """Return (sum of the configured loss, its weight), of the scores of each row's documents."""
         return self._loss()(self._scores(model, batch), batch["relevant"] == 1, batch["relevant"] == 0)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        """Return of each row the scores of its documents, whether each is relevant, and ids, equal for equal texts."""
+        """Return for each row the scores of its documents, whether each is relevant, and ids, equal for equal texts."""
         import torch
 
         with torch.no_grad():
@@ -165,7 +165,7 @@ class Reranking(Task):
         }
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
-        """Decode the first positive and the first negative as the model reads them, and say how many there are."""
+        """Decode the first positive and the first negative as the model reads them, with the number of each."""
         documents, relevant = _documents(features.inputs), features.inputs["relevant"]
         pieces = []
         for name, label in ((POSITIVE, 1), (NEGATIVE, 0)):
@@ -185,9 +185,9 @@ class Reranking(Task):
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Return {"score": number} of a row's `document`; {"scores": numbers} where that is a list.
+        """Return {"score": number} for a row's `document`; {"scores": numbers} if that is a list.
 
-        Without one they are those of its positives and negatives, in this order. There are no options.
+        Without `document`, the scores of its positives and negatives, in this order. There are no options.
         """
         refuse_options(self, options)
         if not rows:
@@ -198,7 +198,7 @@ class Reranking(Task):
         return answers(queries_and_texts, evaluated_in_blocks(self, loaded, encoded)[:, 0].tolist())
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
-        """Have CrossEncoder give the scores as they are: losses of lists make no probabilities of them."""
+        """Set CrossEncoder to return raw scores, as losses of lists do not train probabilities."""
         write_activation(directory, IDENTITY)
 
     def _loss(self) -> Any:
@@ -212,7 +212,7 @@ class Reranking(Task):
 
 
 def pairs_of(queries_and_texts: Sequence[tuple[str, str | list[str]]]) -> list[tuple[str, str]]:
-    """Return the pairs of a query and a document that are to be scored, of `asked_of` each row."""
+    """Return the pairs of query and document to score, from `asked_of` of each row."""
     return [
         (query, text) for query, texts in queries_and_texts for text in ([texts] if isinstance(texts, str) else texts)
     ]

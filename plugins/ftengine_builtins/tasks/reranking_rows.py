@@ -24,7 +24,7 @@ _KNOWN = {
 
 
 def recognise_reranking(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See a query with positives and negatives: surely where there are several, on which no encoder is trained."""
+    """Recognise a query with positives and negatives; with several of them, no other task fits."""
     named = {ours: theirs for ours, names in _KNOWN.items() if (theirs := first_of(names, columns)) is not None}
     if named.keys() < _KNOWN.keys():
         return None
@@ -66,7 +66,7 @@ def document_columns(row: Example) -> list[str]:
 def sides_of(row: Example) -> tuple[list[str], list[str]]:
     """Return the positives and the negatives of a row, each text once.
 
-    Raises DataError where there are none of either, or one is both.
+    Raises DataError if one kind is missing, or if a text is both.
     """
     documents = documents_of(row)
     positives = list(dict.fromkeys(documents.pop(POSITIVE, [])))
@@ -91,9 +91,9 @@ def replaced(row: Example, inputs: Sequence[str]) -> dict[str, object]:
 
 
 def asked_of(row: Example) -> tuple[str, str | list[str]]:
-    """Return a query and what is to be scored: `document`, a text or a list of some, else all documents of the row.
+    """Return a query and the documents to score: `document`, a text or a list, else all documents of the row.
 
-    Raises DataError where the row has no query or no document.
+    Raises DataError if the row has no query or no document.
     """
     query = read_text(row, QUERY)
     if row.get(DOCUMENT) is not None:
@@ -107,15 +107,15 @@ def asked_of(row: Example) -> tuple[str, str | list[str]]:
 
 
 def _texts_of(row: Example, name: str) -> list[str]:
-    """Return the texts of a column without blanks at their ends, so that texts which differ by those are equal."""
+    """Return the texts of a column, stripped, so that texts which differ only in outer white space are equal."""
     texts = _listed(row, name) if is_list(row[name]) else [row[name]]
     return [read_text({name: text}, name).strip() for text in texts]
 
 
 def _listed(row: Example, name: str) -> Sequence[object]:
-    """Return a value; if it is a table's cell with a list as JSON (`ftengine predict` writes such), return the list.
+    """Return a value; a table's cell with a list as JSON (as `ftengine predict` writes it) is parsed.
 
-    Raises DataError where a cell looks like a list of texts and is none.
+    Raises DataError if a cell looks like a list of texts but cannot be parsed.
     """
     value = row[name]
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Reward models: a score of an answer to a prompt, learnt from which of two answers people preferred."""
+"""Reward models: a score of an answer to a prompt, learnt from preferences between two answers."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Reward(Task):
     """Score answers, so that of two answers to a prompt the preferred one has the higher score (Bradley & Terry 1952).
 
     The loss of a pair is −logσ(s_chosen − s_rejected − margin) + λ (s_chosen + s_rejected)², with λ `centring`
-    (Eisenstein et al. 2023, arXiv:2312.09244). Rows are those of task preference, read and written as it does; an
-    answer's score is the one output of a sequence classifier that has read the prompt and it.
+    (Eisenstein et al. 2023, arXiv:2312.09244). Rows are those of task preference, read and written in the same way; the
+    score is the one output of a sequence classifier that has read prompt and answer.
     """
 
     name = "reward"
@@ -90,7 +90,7 @@ class Reward(Task):
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        """See pairs, which `init` proposes task preference for unless this one is asked for."""
+        """Recognise pairs; `init` proposes task preference for them unless this one is requested."""
         recognised = Preference.recognise(columns, rows)
         if recognised is None:
             return None
@@ -116,7 +116,7 @@ class Reward(Task):
         return Labels("regression", ("reward",))
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
-        """Return what task preference does, and the least difference of the scores."""
+        """Return the features of task preference, and the required difference of the scores."""
         least = 0.0 if self.config.margin is None else as_number(example.get(self.config.margin))
         if least is None:
             margin = shown(example.get(self.config.margin))
@@ -126,11 +126,11 @@ class Reward(Task):
         return features
 
     def _encode_pair(self, row: Example, processor: Any, max_length: int | None) -> Features:
-        """Encode a pair as a template writes it to the end, as it is asked later (`apply_chat_template`)."""
+        """Encode a pair to the end of the template's text, as for serving (`apply_chat_template`)."""
         return self._pairs.encode_pair(row, processor, max_length=max_length, behind=True)
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Stack the chosen sides of all pairs, and the rejected ones below them: (2n, T); margins are (n,)."""
+        """Stack the chosen sides of all pairs, and then the rejected ones: (2n, T); margins are (n,)."""
         import torch
 
         return {
@@ -181,7 +181,7 @@ class Reward(Task):
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Return {"reward": score} of a row's answer, of a pair {"chosen": score, "rejected": score}.
+        """Return {"reward": score} for a row's answer, {"chosen": score, "rejected": score} for a pair.
 
         There are no options.
         """

@@ -1,6 +1,6 @@
-"""The files by which sentence-transformers opens a transformers folder as an encoder.
+"""The files with which sentence-transformers opens a transformers folder as an encoder.
 
-The keys are those of its versions before 5.4, which later ones read as well, and not the other way round.
+The keys are those of versions before 5.4, which later ones read as well, and not the other way round.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OTHERS = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens")
 
 
 def write_activation(directory: Path, activation: str = SIGMOID) -> None:
-    """Have CrossEncoder give scores from 0 to 1, or as they are, whatever the base's config.json asked it for."""
+    """Set CrossEncoder to return scores from 0 to 1, or raw scores, whatever the base's config.json says."""
     file = directory / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config.pop("sbert_ce_default_activation_function", None)
@@ -25,7 +25,7 @@ def write_activation(directory: Path, activation: str = SIGMOID) -> None:
 
 
 def drop_chat_template(directory: Path) -> None:
-    """Take the chat template out of a folder: CrossEncoder would write a pair of texts as turns by it."""
+    """Remove the chat template from a folder: CrossEncoder would render a pair of texts with it."""
     (directory / "chat_template.jinja").unlink(missing_ok=True)
     file = directory / "tokenizer_config.json"
     if file.is_file():
@@ -44,7 +44,7 @@ def write_modules(
     default: str,
     max_length: int,
 ) -> None:
-    """Write modules.json and the configuration of its modules; transformers' own files are there already.
+    """Write modules.json and its modules' configuration; transformers' own files exist already.
 
     Args:
         dimension: numbers of a vector.

@@ -39,8 +39,8 @@ class Seq2SeqLMConfig(Config):
 class Seq2SeqLM(LanguageTask):
     """Turn one text into another with an encoder-decoder (T5, BART, …): translation, summaries, answers.
 
-    A row has `prompt` and `completion`. The encoder reads the prompt with the special tokens of the model's
-    tokenizer; the completion, with the token that ends it, is all that is trained on.
+    A row has `prompt` and `completion`. The encoder reads the prompt with the special tokens of the model's tokenizer;
+    only the completion, with its end token, is trained on.
     """
 
     name = "seq2seq-lm"
@@ -53,7 +53,10 @@ class Seq2SeqLM(LanguageTask):
     check_columns = staticmethod(partial(check_columns, pairs=True))
 
     def view(self, row: Example) -> View:
-        """See the prompt as input and the completion as target; rows with the same of both are duplicates."""
+        """Return the prompt as input and the completion as target.
+
+        Rows with the same prompt and completion are duplicates.
+        """
         pair = [row.get("prompt"), row.get("completion")]
         texts = [value for value in pair if isinstance(value, str)]
         try:
@@ -63,7 +66,7 @@ class Seq2SeqLM(LanguageTask):
         return View(inputs, pair[1], texts=texts, identity=pair)
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        """Put another prompt in place; `task.prefix` is put in front of it afterwards."""
+        """Replace the prompt; `task.prefix` is added afterwards."""
         read_text(row, "prompt")
         [prompt] = inputs
         return {**row, "prompt": prompt}
@@ -71,8 +74,8 @@ class Seq2SeqLM(LanguageTask):
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return input_ids of the prompt and labels of the completion, each with its own limit.
 
-        `length` counts both, `longest` and `full_length` (before cutting) the longer one, `weight`
-        the labels. A completion that is cut loses the token that ends it.
+        `length` counts both, `longest` and `full_length` (before cutting) the longer one, `weight` the labels. A
+        completion that is cut loses its end token.
         """
         prompt = self._prompt(example, processor, max_length)
         limit = length_limit(self.config.max_completion_length, max_length, DEFAULT_MAX_LENGTH, "max_completion_length")
@@ -108,10 +111,10 @@ class Seq2SeqLM(LanguageTask):
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Return {"completion": text} for each row's prompt; a completion that it has is not read.
+        """Return {"completion": text} for each row's prompt; the row's own completion is not read.
 
-        Of one of several answers "ended" says whether it did so by itself, or was cut off at max_new_tokens.
-        Options are those of `GenerationOptions`; all examples form one batch.
+        With several answers, "ended" says whether an answer ended by itself or was cut off at max_new_tokens. Options
+        are those of `GenerationOptions`; all examples form one batch.
         """
         chosen = GenerationOptions.read(options)
         answered = self._complete(loaded, rows, chosen)
@@ -120,9 +123,9 @@ class Seq2SeqLM(LanguageTask):
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
     ) -> list[Prediction]:
-        """Return {"prompt", "completion", "reference"} for each row; the reference is None where it has no completion.
+        """Return {"prompt", "completion", "reference"} for each row; the reference is None without a completion.
 
-        Options are those of `GenerationOptions`, up to what the model writes; all examples form one batch.
+        Options are those of `GenerationOptions`, limited to the model's output; all examples form one batch.
         """
         chosen = GenerationOptions.read(options)
         if loaded.max_length is not None and loaded.max_length < chosen.max_new_tokens:
@@ -148,7 +151,7 @@ class Seq2SeqLM(LanguageTask):
         return [(decode(ids, skip_special_tokens=True), len(ids) < options.max_new_tokens) for ids in answers]
 
     def _prompt(self, example: Example, processor: Any, max_length: int | None) -> Features:
-        """Return what the encoder reads, cut on the right before its special tokens."""
+        """Return the encoder's input, cut on the right before its special tokens."""
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         return tokenize(processor, self.config.prefix + _read(example, "prompt"), limit=limit)
 
@@ -164,9 +167,9 @@ def _read(example: Example, name: str) -> str:
 
 
 def shifted(model: Any, labels: Tensor) -> Tensor:
-    """Return what the decoder reads to predict `labels`: the same one place later, padding for `IGNORED`.
+    """Return the decoder's input for `labels`: shifted by one, with padding for `IGNORED`.
 
-    The model's own way is taken where it has one: mBART begins with the language, which stands at the end.
+    The model's own method is used if it has one: mBART begins with the language, which is at the end of the labels.
     """
     if hasattr(model, "prepare_decoder_input_ids_from_labels"):
         return model.prepare_decoder_input_ids_from_labels(labels=labels)

@@ -21,7 +21,7 @@ _OTHER_NAMES = {"tokens": ("words",), "tags": ("ner_tags", "labels", "pos_tags")
 
 @dataclass(frozen=True)
 class Tagged:
-    """A text as the model reads it, and where its words are; tags only where they were read.
+    """A text as the model reads it, with the positions of its words, and their tags if they were read.
 
     `is_text` says whether the row gave a text, rather than its words.
     """
@@ -33,7 +33,7 @@ class Tagged:
 
 
 def check_columns(columns: Sequence[str]) -> None:
-    """Refuse data that has neither shape (DataError, with the columns, the shapes, and a renaming that looks right)."""
+    """Refuse data that has neither shape (DataError, with the columns, the shapes, and a plausible renaming)."""
     if {"tokens", "tags"} <= set(columns) or {"text", "spans"} <= set(columns):
         return
     by_name = {ours: name for ours, theirs in _OTHER_NAMES.items() for name in theirs if name in columns}
@@ -45,7 +45,7 @@ def check_columns(columns: Sequence[str]) -> None:
 
 
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See words with tags, or a text with spans; words or tags may be called otherwise."""
+    """Recognise words with tags, or a text with spans, also under other column names."""
     for shape in (("tokens", "tags"), ("text", "spans")):
         by_name = {ours: first_of((ours, *_OTHER_NAMES.get(ours, ())), columns) for ours in shape}
         lists = all(isinstance(row.get(by_name[shape[1]] or ""), (list, tuple)) for row in rows)
@@ -55,7 +55,7 @@ def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | N
 
 
 def read_words(example: Example) -> Tagged:
-    """Read a row's words without their tags. Raises DataError where there are none, or they are of another type."""
+    """Read a row's words without their tags (DataError: there are none, or they are of another type)."""
     tokens = example.get("tokens")
     if tokens is None:
         if example.get("text") is None:
@@ -73,7 +73,7 @@ def read_words(example: Example) -> Tagged:
 
 
 def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
-    """Read a row's words and tags (DataError: they do not fit); `names` is what tags given as numbers are called."""
+    """Read a row's words and tags (DataError: they do not fit); `names` are the names of numeric tags."""
     row = read_words(example)
     if row.is_text:
         return replace(row, tags=tagged(len(row.words), _entities(example.get("spans"), row)))
@@ -86,9 +86,9 @@ def read_tagged(example: Example, names: Sequence[str] | None) -> Tagged:
 
 
 def with_words(example: Example, words: Sequence[str]) -> Example:
-    """Return the row with other words, as many as it has, so that tags stay with theirs (DataError: it cannot be read).
+    """Return the row with changed words, as many as before, so that tags still fit (DataError: it cannot be read).
 
-    Those stay whose change would empty, split or join one. Spans of a text are widened to whole words.
+    A change that would empty, split or join a word is not made. Spans of a text are widened to whole words.
     """
     row = read_words(example)
     if not row.is_text:
@@ -105,7 +105,7 @@ def with_words(example: Example, words: Sequence[str]) -> Example:
 
 
 def _changed_text(row: Tagged, others: Sequence[str]) -> tuple[str, list[Span]]:
-    """Return a text with its words changed, and where they are now: as many as before."""
+    """Return a text with its words changed, and their new positions."""
     starts = [start for start, _ in row.words]
     pieces = [row.text[: starts[0] if starts else None]]
     words: list[Span] = []
@@ -132,7 +132,7 @@ def _tag(value: Any, names: Sequence[str] | None) -> str:
 
 
 def _entities(spans: Any, row: Tagged) -> list[Entity]:
-    """Return spans in words instead of characters (DataError: one is malformed, holds no word, or meets another)."""
+    """Return spans in words instead of characters (DataError: one is malformed, holds no word, or overlaps another)."""
     if not isinstance(spans, (list, tuple)):
         raise DataError(f"`spans` is {shown(spans)}; it must be a list of {{start, end, label}}, empty for none.")
     ordered = sorted((_entity(span, row) for span in spans), key=lambda entity: entity[1:])

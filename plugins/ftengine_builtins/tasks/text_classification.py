@@ -56,7 +56,7 @@ class TextClassification(LabelledTask):
 
     @property
     def evaluators(self) -> tuple[str, ...]:
-        """Those of labels; of a reranker how it orders documents: few are relevant, so that none may reach 0.5."""
+        """Those for labels; for a reranker the one for rankings, as few documents are relevant."""
         ranks = self.config.kind == RELEVANCE and self.config.text == "text"  # where that evaluator looks for queries
         return ("reranking",) if ranks else super().evaluators
 
@@ -64,9 +64,9 @@ class TextClassification(LabelledTask):
         return {"text": self.config.text, "pair": self.config.pair, "label": self.config.label}
 
     def view(self, row: Example) -> View:
-        """See the text, or both of a pair, as inputs; rows with the same are duplicates, whatever their labels.
+        """Return the text, or both of a pair, as inputs.
 
-        So contradicting labels stay in one split.
+        Rows with the same texts are duplicates, whatever their labels. So contradicting labels stay in one split.
         """
         values = [row.get(column) if column else None for column in (self.config.text, self.config.pair)]
         try:
@@ -90,7 +90,7 @@ class TextClassification(LabelledTask):
         return features
 
     def limit(self, max_length: int | None) -> int:
-        """Return the longest input in tokens, of a model with that limit."""
+        """Return the longest input in tokens, given the model's limit."""
         return length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
 
     def set_model(self, loaded: LoadedModel, strategy: Any) -> None:
@@ -112,7 +112,7 @@ class TextClassification(LabelledTask):
             write_activation(directory)
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
-        """Return the text as the model reads it, and what it is to answer."""
+        """Return the text as the model reads it, and its label."""
         return [
             (processor.decode(features.inputs["input_ids"]), False),
             (self.label_text(features.inputs["label"]), True),

@@ -1,4 +1,4 @@
-"""From which probability on each of several labels is given: what the validation split says."""
+"""Thresholds of several labels, fitted on the validation split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USUAL = 0.5
 
 
 def best_thresholds(scores: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Return each label's threshold: where F1 is highest, halfway between two scores.
+    """Return each label's threshold: the one with the highest F1, halfway between two scores.
 
     Args:
         scores, truth: (n, labels) probabilities, and 0 or 1.
@@ -23,7 +23,7 @@ def best_thresholds(scores: np.ndarray, truth: np.ndarray, names: Sequence[str])
 
 
 def best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Return the threshold of the highest F1, the nearest to one half of several; one half where examples are few."""
+    """Return the threshold of the highest F1, of several the nearest to 0.5; 0.5 with few examples."""
     positives = int(truth.sum())
     if min(positives, len(truth) - positives) < LEAST_OF_EACH:
         return USUAL

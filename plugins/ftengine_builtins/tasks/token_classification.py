@@ -60,7 +60,7 @@ class TokenClassification(Task):
     check_input = staticmethod(read_words)
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels:
-        """Return the tags of training. Rows that cannot be read are left to `encode` to refuse.
+        """Return the tags of training; `encode` refuses rows that cannot be read.
 
         Fewer than two tags, tags of another scheme, and one that training lacks, are refused (DataError).
         """
@@ -81,7 +81,7 @@ class TokenClassification(Task):
         return Labels("tags" if self.config.scheme == "plain" else "single", names)
 
     def view(self, row: Example) -> View:
-        """See the words as inputs and their tags as target; rows with the same words are duplicates.
+        """Return the words as inputs and their tags as target; rows with the same words are duplicates.
 
         So contradicting tags stay in one split.
         """
@@ -126,7 +126,7 @@ class TokenClassification(Task):
         return widen(raw_outputs(model, batch))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        """Return the tags of each example's words and those that the model gives, as ids in the words' order."""
+        """Return the true and the predicted tags of each example, as ids in the words' order."""
         import torch
 
         with torch.no_grad():
@@ -145,7 +145,7 @@ class TokenClassification(Task):
     ) -> list[dict[str, Any]]:
         """Return {"tags": [name]} for rows of `tokens`, {"spans": [{start, end, label, text}]} for those of `text`.
 
-        A word beyond the longest text, or of which the tokenizer leaves nothing, has the tag None. No options.
+        A word beyond the longest text, or without any token, has the tag None. No options.
         """
         refuse_options(self, options)
         if not rows:
@@ -160,7 +160,7 @@ class TokenClassification(Task):
         return answers
 
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
-        """Return the tokens as the model reads them, each tagged one followed by its tag."""
+        """Return the tokens as the model reads them, each tagged token followed by its tag."""
         pieces = []
         for token, label in zip(features.inputs["input_ids"], features.inputs["labels"], strict=True):
             pieces.append((processor.convert_ids_to_tokens(token) + " ", False))
@@ -180,7 +180,7 @@ class TokenClassification(Task):
         return encode_words(processor, row.text, row.words, limit)
 
     def _spans(self, row: Tagged, tags: Sequence[str | None]) -> list[dict[str, Any]]:
-        """Return tags as spans of the text: entities where the scheme has them, else every word with its tag."""
+        """Return tags as spans of the text: entities if the scheme has them, else every word with its tag."""
         if has_entities(self.labels):
             in_words = entities([OUTSIDE if tag is None else tag for tag in tags])
         else:
@@ -190,7 +190,7 @@ class TokenClassification(Task):
 
 
 def _entity_tags(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield a tag for each entity's name, of names that look alike for the most frequent."""
+    """Yield a tag for each entity's name; of names that look alike, for the most frequent."""
     names = Counter[str]()
     for tag, count in counts.items():
         names.update({tag[2:]: count} if tag != OUTSIDE else {})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answers:
-    """What n answers of one group came to, (n,) each, in at least fp32.
+    """Results of n answers of one group, (n,) each, in at least fp32.
 
     Args:
         logp: log-probability of each answer, summed over its tokens.
@@ -41,7 +41,7 @@ class Answers:
 
 
 class UnpairedLoss(Config):
-    """A loss of single answers. Its fields are its options: keys of the task that set them have their names."""
+    """A loss of single answers. Its fields are its options, which the task's keys of the same names set."""
 
     name: ClassVar[str]
     """What recipes write as `task.loss`."""
@@ -60,7 +60,7 @@ class UnpairedLoss(Config):
         raise NotImplementedError
 
     def __call__(self, answers: Answers) -> Tensor:
-        """Return (n,) losses, with the desirable answers' NLL per token where it counts."""
+        """Return (n,) losses, including the desirable answers' NLL per token if it has a weight."""
         losses = self.loss(answers)
         return losses - self.nll * answers.logp / answers.tokens * answers.desirable if self.nll else losses
 
@@ -89,7 +89,7 @@ class KTO(UnpairedLoss):
 def require_falling(loss: UnpairedLoss) -> None:
     """Refuse a loss that does not fall as desirable answers get likelier, and others less so (PluginError).
 
-    It is asked of answers that are as likely as they are to the reference.
+    It is tested on answers whose log-probability equals the reference's.
     """
     import torch
 

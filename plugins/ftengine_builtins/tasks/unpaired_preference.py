@@ -1,4 +1,4 @@
-"""Unpaired preferences: answers of which each is desirable or not, none set against another one to its prompt."""
+"""Unpaired preferences: single answers that are desirable or not."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
     """Make desirable answers likelier and others less likely: KTO, on prompt, completion and label.
 
     A row has `prompt` and `completion` (texts, or lists of messages), or a conversation that ends with the answer, in
-    any layout that task causal-lm reads, and `label` (or `kto_tag`), true where the answer is desirable. It is written
-    as there, and cut as a pair of task preference is. The answer that a prompt is mismatched with, for the loss's
-    baseline, is that of the next row of the split which asks something else; the same one in every epoch.
+    any layout that task causal-lm reads, and `label` (or `kto_tag`), true if the answer is desirable. It is written as
+    there, and cut like a pair of task preference. For the loss's baseline, a prompt is paired with the answer of the
+    next row of the split with another prompt; the same one in every epoch.
     """
 
     name = "unpaired-preference"
@@ -117,7 +117,7 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         return None
 
     def view(self, row: Example) -> View:
-        """See the prompt as input, the answer with its label as the target."""
+        """Return the prompt as input, the answer with its label as the target."""
         try:
             read = unpaired(row)
             view = language_rows.view(read, all_trained=False)
@@ -134,7 +134,7 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
     ) -> Features:
         """Return input_ids and labels of the answer, and of its prompt with the answer of the row `following`.
 
-        Without such a row, or where that one cannot be read, its own stands there.
+        Without such a row, or if it cannot be read, the row's own answer is used.
         """
         limit = length_limit(self.config.max_length, max_length, DEFAULT_MAX_LENGTH)
         row = unpaired(example)
@@ -179,7 +179,7 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         return own, full, cut
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:  # type: ignore[override]
-        """Stack prompts with their own answers, and with the mismatched ones below them: (2n, T); desirable is (n,)."""
+        """Stack prompts with their own answers, and then with the mismatched ones: (2n, T); desirable is (n,)."""
         import torch
 
         sides = [
@@ -193,7 +193,7 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         }
 
     def represent(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return what `Answers` has of each answer, (n,) each; without a reference the model is its own."""
+        """Return the fields of `Answers`, (n,) each; without a reference the model is its own."""
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         logps, counts = self._loss.log_probs(model, inputs, batch["labels"])
         logp, mismatched = logps.chunk(2)
@@ -232,7 +232,7 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
         return self._language.decode_example(features, processor)
 
     def question(self, row: Example) -> Example:
-        """Return a row as what is to be answered, without its answer where it has one."""
+        """Return a row as a prompt, without its answer."""
         if tag_of([name for name, value in row.items() if value is not None]) is None:
             return row
         return {name: value for name, value in unpaired(row).items() if name != "completion"}
