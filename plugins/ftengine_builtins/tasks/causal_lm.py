@@ -85,9 +85,9 @@ class CausalLM(LanguageTask):
     A row has `messages` (a list of {role, content}, with tool calls, their results and thoughts), or `prompt` and
     `completion` (texts, or lists of messages), or `text`, or is a conversation in the layout of ShareGPT, Alpaca or
     ms-swift. Conversations are written in the model's own chat template, and so are prompt and completion if the model
-    has one. Without a template a completion follows its prompt unchanged; completions and texts then end with the
-    tokenizer's EOS. The assistant's turns are trained on as they will be served, each with its end token, except those
-    with `"weight": 0`.
+    has one. Otherwise a completion follows its prompt unchanged; completions and texts then end with the tokenizer's
+    EOS. The assistant's turns are trained on as they will be served, each with its end token, except those with
+    `"weight": 0`.
     """
 
     name = "causal-lm"
@@ -250,7 +250,7 @@ class CausalLM(LanguageTask):
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
         """Return the prompt of a row; of a plain text, its first half, up to a space.
 
-        A conversation with tools, thoughts or template arguments, which programs pass on in different ways, is refused
+        Conversations with tools, thoughts or template arguments, which programs pass on differently, are refused
         (DataError).
         """
         row = self._as_read(row, loaded.processor)
