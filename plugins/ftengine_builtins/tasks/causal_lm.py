@@ -250,8 +250,7 @@ class CausalLM(LanguageTask):
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
         """Return the prompt of a row; of a plain text, its first half, up to a space.
 
-        Conversations with tools, thoughts or template arguments, which programs pass on differently, are refused
-        (DataError).
+        Conversations with tools, thoughts or template arguments, which programs treat differently, are a DataError.
         """
         row = self._as_read(row, loaded.processor)
         shape = shape_of(row, answered=False)
