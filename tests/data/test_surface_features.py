@@ -119,6 +119,16 @@ def test_answers_that_run_on_with_the_next_turn_are_named_by_their_speaker(found
     assert found(AnsweredTask(), answered(100, 1, 0.7), answered(40, 2, 0.7)) == []
 
 
+@pytest.mark.parametrize("gap", ["\n", " "])
+def test_answers_that_begin_with_their_prompts_are_named(found, gap):
+    train, test = answered(100, 1, 0), answered(40, 2, 0)
+    echoed = [{**row, "completion": f"{row['prompt']}{gap}{row['completion']}"} for row in train]
+    (one,) = found(AnsweredTask(), echoed, test)
+    assert (one.figures["what"], names_of([one])[0]) == ("answers", "prompt")
+    assert one.figures["features"][0]["training"] == 1
+    assert found(AnsweredTask(), train, test) == []
+
+
 def tagged(count, seed, first):
     """Return rows of two to five places, of which all are tagged, or the first alone."""
     rng, rows = random.Random(seed), []

@@ -53,7 +53,13 @@ def _share_of(name: str, pattern: re.Pattern[str]) -> Feature:
     return Feature(f"share of {name}", None, measure, is_share=True)
 
 
+class Echo(str):
+    """An answer that begins with its prompt."""
+
+
 HAS = (
+    Feature("prompt", ("begins with its prompt", "begin with their prompts"),
+            lambda text: float(isinstance(text, Echo))),
     _having("speaker", SPEAKER, "a line that begins as one of a conversation does"),
     _having("markup", MARKUP),
     _having("address", ADDRESS, "a link or an address"),

@@ -23,7 +23,7 @@ from ftengine_builtins.audits.split_shift import (
     is_nonrandom_split,
     shortened,
 )
-from ftengine_builtins.audits.surface import AMOUNTS, HAS, Feature, described, longer_words, short_frequent_words
+from ftengine_builtins.audits.surface import AMOUNTS, HAS, Echo, Feature, described, longer_words, short_frequent_words
 from ftengine_builtins.audits.word_scores import choose_rows
 
 SAMPLE, FEWEST = 500, 20
@@ -95,7 +95,7 @@ def _draw(data: AuditedData, split: str, usual: str) -> _Drawn:
             continue
         for what, text in _parts(view):
             if text.strip():
-                drawn.texts.setdefault(what, []).append(shortened(text.strip()))
+                drawn.texts.setdefault(what, []).append(type(text)(shortened(text.strip())))
         labels = view.label if isinstance(view.label, (list, tuple)) else ()
         if count := sum(str(label) != usual for label in labels):
             drawn.labels.append(float(count))
@@ -107,8 +107,10 @@ def _parts(view: View) -> Iterator[tuple[str, str]]:
     answer = any_answer(view)
     answer = answer[-1] if isinstance(answer, list) and answer else answer
     if isinstance(answer, str):
-        yield "answers", answer
-        yield "prompts", "\n".join(text for text in view.inputs if isinstance(text, str))
+        prompts = [text.strip() for text in view.inputs if isinstance(text, str)]
+        echoed = prompts and prompts[-1] and answer.strip().casefold().startswith(prompts[-1].casefold())
+        yield "answers", Echo(answer) if echoed else answer
+        yield "prompts", "\n".join(prompts)
     else:
         yield "texts", "\n".join(view.texts)
 
