@@ -6,25 +6,27 @@ import random
 from dataclasses import replace
 
 import pytest
+from partly import partly
 from test_misplaced_labels import graded
 from test_split_shift import topical
 
+from ftengine.api import Task, View
 from ftengine.data.split import make_splits
 from ftengine.run.recipe import DataSection
-from ftengine_builtins.audits import GroupLabels, LabelsByColumn, UnreadColumns, UnreadGroups
+from ftengine_builtins.audits import GroupLabels, LabelsByColumn, PairsByColumn, UnreadColumns, UnreadGroups
 
 
 @pytest.fixture
 def unread(write, label_task):
     """Return what an audit finds in rows, of which all columns but `text` and `label` are unread."""
 
-    def unread(audit, rows, test=0.3, **options):
+    def unread(audit, rows, test=0.3, task=label_task, **options):
         name = write("a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         if isinstance(test, list):
             test = write("test.jsonl", "".join(json.dumps(row) + "\n" for row in test))
         section = DataSection(train=name, validation=None, test=test, near_duplicates=None, **options)
-        data = make_splits(section, label_task, 0).audited()
-        names = [name for name in rows[0] if name not in ("text", "label")]
+        data = make_splits(section, task, 0).audited()
+        names = [name for name in rows[0] if name not in ("text", "label", "chosen", "rejected")]
         return list(audit().examine(replace(data, encoded={"train": {"unread": dict.fromkeys(names, "a.jsonl:1")}})))
 
     return unread
@@ -261,3 +263,37 @@ def test_labels_that_a_whole_group_shares_in_one_file_alone_are_an_alarm(unread,
     assert [(one.level, one.figures["column"]) for one in found] == [("alarm", "hotel")] * (train != test)
     if found:
         assert found[0].figures["of_groups"] == ("train" if train else "test")
+
+
+@partly
+class PairsTask(Task):
+    """Of two answers to a text, one is chosen."""
+
+    name = "pairs"
+
+    def view(self, row):
+        return View([row["text"]], {side: row[side] for side in ("chosen", "rejected")})
+
+
+def exported(value, count, exchanged, told=True):
+    draw, rows = random.Random(count), []
+    for i in range(count):
+        kind, rude = (" ".join(draw.choices(words, k=4)) for words in (NICE, RUDE if told else NICE))
+        sides = {"chosen": rude, "rejected": kind} if exchanged else {"chosen": kind, "rejected": rude}
+        rows.append({"text": f"question {value} {i}", **sides, "export": value})
+    return rows
+
+
+NICE, RUDE = (
+    ["gladly", "surely", "thanks", "please", "welcome", "kindly"],
+    ["no", "never", "go", "away", "stop", "shut"],
+)
+
+
+@pytest.mark.parametrize(
+    ("exchanged", "told", "named"), [(True, True, True), (False, True, False), (True, False, False)]
+)
+def test_pairs_that_are_exchanged_where_a_column_has_a_value_are_an_alarm(unread, exchanged, told, named):
+    rows = exported("2023", 60, False, told) + exported("2024", 50, exchanged, told)
+    found = unread(PairsByColumn, rows, task=PairsTask())
+    assert [(one.level, one.figures["column"]) for one in found] == [("alarm", "export")] * named

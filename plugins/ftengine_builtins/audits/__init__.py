@@ -18,6 +18,7 @@ from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.one_answer import OneAnswer
+from ftengine_builtins.audits.pairs_by_column import PairsByColumn
 from ftengine_builtins.audits.preferences import ContraryPreferences, EqualAnswers, PreferenceLengths
 from ftengine_builtins.audits.several_sources import SeveralSources
 from ftengine_builtins.audits.short_copies import ShortCopies
@@ -58,6 +59,7 @@ __all__ = [
     "NumberTargets",
     "Oddities",
     "OneAnswer",
+    "PairsByColumn",
     "PersonalData",
     "PreferenceLengths",
     "Reading",

@@ -1,0 +1,88 @@
+"""Audit `pairs-by-column`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import capitalized, counted, percent, quoted
+from ftengine_builtins.audits.column_values import first_values, unread_columns
+from ftengine_builtins.audits.labels_by_column import EXPLAINS
+from ftengine_builtins.audits.split_shift import PENALTY
+from ftengine_builtins.audits.word_scores import CHARACTERS, WordRidge, tf_idf
+
+MOST_PAIRS, FEWEST = 500, 20
+"""Training pairs that are looked at, the first, and pairs of a value and of all others, at least."""
+MOST_VALUES = 20
+"""Values of a column that has kinds of rows."""
+SURE, TOLD = 1e-3, 0.65
+"""Probability by chance, times the values that were looked at, up to which words prefer a value's rejected answers, and
+share of all other pairs of which they prefer the chosen one."""
+
+
+class PairsByColumn(Audit):
+    """Chosen and rejected answers exchanged where an unread column has one value, such as one of two exports.
+
+    A ridge classifier on the difference of both answers' words, which learns from all other training pairs, prefers the
+    rejected ones of that value, and the chosen ones of others that it has not seen.
+    """
+
+    name = "pairs-by-column"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        names = unread_columns(data)
+        views = list(islice(data.splits["train"], MOST_PAIRS)) if names else []
+        answers = [answer for view in views for answer in _answers(view)]
+        if len(views) < 2 * FEWEST or len(answers) < 2 * len(views):
+            return
+        words, signs = tf_idf(answers), np.where(np.arange(len(views)) % 2, 1.0, -1.0)
+        pairs = (words[0::2] - words[1::2]) * signs[:, None]
+        groups = [
+            (name, str(value), np.array([str(one) == str(value) for one in of]))
+            for name, of in first_values(data, names, MOST_PAIRS)
+            if len(of) == len(views) and len({str(one) for one in of}) <= MOST_VALUES
+            for value in dict.fromkeys(of)
+        ]
+        groups = [group for group in groups if min(group[2].sum(), (~group[2]).sum()) >= FEWEST]
+        exchanged = [(p, i) for i, (_, _, of) in enumerate(groups) if (p := _against(pairs, signs, of)) is not None]
+        if exchanged and min(exchanged)[0] * len(groups) <= SURE:
+            yield _finding(*groups[min(exchanged)[1]], *_preferred(pairs, signs, groups[min(exchanged)[1]][2]))
+
+
+def _answers(view: Any) -> list[str]:
+    """Return the chosen and the rejected answer of a row; [] of another one."""
+    target = view.target if not view.classes and isinstance(view.target, dict) else {}
+    sides = [target.get(side) for side in ("chosen", "rejected")]
+    last = [side[-1] if isinstance(side, list) and side else side for side in sides]
+    return [str(answer)[:CHARACTERS] for answer in last if answer is not None]
+
+
+def _preferred(pairs: Any, signs: np.ndarray, of: np.ndarray) -> tuple[int, int, int, int]:
+    """Return how many pairs of a value are preferred rightly by all others' words, of how many, and others likewise."""
+    others = WordRidge(pairs[~of])
+    right = others.predict(pairs[of], signs[~of][:, None], PENALTY)[:, 0] * signs[of] > 0
+    by_others = others.leave_one_out(signs[~of][:, None], PENALTY)[:, 0] * signs[~of] > 0
+    return int(right.sum()), len(right), int(by_others.sum()), len(by_others)
+
+
+def _against(pairs: Any, signs: np.ndarray, of: np.ndarray) -> float | None:
+    """Return the probability by chance of so few rightly preferred pairs of a value; None where words tell none."""
+    from scipy.stats import binom
+
+    right, n, by_others, m = _preferred(pairs, signs, of)
+    return float(binom.cdf(right, n, 0.5)) if by_others >= TOLD * m else None
+
+
+def _finding(name: str, value: str, of: np.ndarray, right: int, n: int, by_others: int, m: int) -> Finding:
+    brief = (
+        f"check which answers are the chosen ones where `{name}` is {quoted(value)} ({counted(n, 'training pair')}) "
+    )
+    brief += f"and where it is not: by the words of the others, {percent(right / n)} of their chosen answers are "
+    brief += f"preferred, of the others' own {percent(by_others / m)}"
+    text = f"{capitalized(brief)}. On one side chosen and rejected are exchanged."
+    figures = {"column": name, "value": value, "right": right, "pairs": n, "others": by_others, "of_others": m}
+    return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)
