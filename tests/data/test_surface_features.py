@@ -3,8 +3,10 @@
 import json
 import random
 
+import numpy as np
 import pytest
 from partly import partly
+from PIL import Image
 
 from ftengine.api import Task, View
 from ftengine_builtins.tasks import language_rows
@@ -48,11 +50,11 @@ class TaggedTask(Task):
 def found(write, audit):
     """Audit a training and a test file; return what the audit finds."""
 
-    def found(task, train, test, **options):
+    def found(task, train, test, source="surface-features", **options):
         names = [write(f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
                  for name, rows in (("train", train), ("test", test))]  # fmt: skip
         result = audit(task, names[0], test=names[1], near_duplicates=None, leaks="warn", **options)
-        return [one for one in result.findings if one.source == "surface-features"]
+        return [one for one in result.findings if one.source == source]
 
     return found
 
@@ -145,3 +147,25 @@ def test_words_that_are_tagged_in_the_first_place_only_are_an_alarm(found):
     (one,) = found(TaggedTask(), tagged(120, 1, first=True), tagged(50, 2, first=False))
     assert (one.level, one.figures["what"], one.figures["features"][0]["training"]) == ("alarm", "tagged words", 1)
     assert found(TaggedTask(), tagged(120, 1, first=False), tagged(50, 2, first=False)) == []
+
+
+@partly
+class DrawnTask(Task):
+    """An image is drawn from a number, with a bright mark at its upper edge where it has a label there."""
+
+    name = "drawn"
+
+    def view(self, row):
+        pixels = np.random.default_rng(row["seed"]).integers(0, 120, (32, 32), dtype=np.uint8)
+        if row["mark"]:
+            pixels[:3, 3 * row["label"] : 3 * row["label"] + 3] = 255
+        return View([Image.fromarray(pixels)], str(row["label"]), True, [], row)
+
+
+@pytest.mark.parametrize(("train", "test"), [(True, False), (False, True), (True, True), (False, False)])
+def test_images_that_have_a_mark_in_one_file_alone_are_named_by_its_place(found, train, test):
+    rows = [[{"seed": seed + i, "label": i % 10, "mark": mark} for i in range(count)]
+            for seed, count, mark in ((0, 90, train), (1000, 50, test))]  # fmt: skip
+    findings = found(DrawnTask(), *rows, source="image-features")
+    assert [one.figures["split"] for one in findings] == ["test"] * (train != test)
+    assert all("upper edge" in one.text for one in findings)

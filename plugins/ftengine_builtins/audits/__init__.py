@@ -9,6 +9,7 @@ from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.encoded import Lengths, UnknownTokens, UnreadKeys
 from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.group_labels import GroupLabels
+from ftengine_builtins.audits.image_features import ImageFeatures
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.label_spellings import JoinedLabels, LabelSpellings
 from ftengine_builtins.audits.labels_by_column import LabelsByColumn
@@ -45,6 +46,7 @@ __all__ = [
     "EqualAnswers",
     "ExchangedRoles",
     "GroupLabels",
+    "ImageFeatures",
     "JoinedLabels",
     "LabelNoise",
     "LabelSpellings",

@@ -61,7 +61,7 @@ class _Drawn:
 
 
 @dataclass(frozen=True)
-class _Gap:
+class Gap:
     """A feature by which two splits differ.
 
     Args:
@@ -118,7 +118,7 @@ def _parts(view: View) -> Iterator[tuple[str, str]]:
 def _findings(split: str, train: _Drawn, held: _Drawn, *, tagged: bool) -> Iterator[Finding]:
     what = "tagged words" if tagged else "labels"
     if min(len(train.labels), len(held.labels)) >= FEWEST:
-        gap = _compared(Feature(what, None, lambda text: 0.0), train.labels, held.labels, 1)
+        gap = compared(Feature(what, None, lambda text: 0.0), train.labels, held.labels, 1)
         if gap is not None and (gap.is_constant or tagged):
             lead = "check whether rows were labelled in full: "
             sides = zip((f"{split_name(split)} rows", "training rows"), (held.labels, train.labels), strict=True)
@@ -135,14 +135,14 @@ def _findings(split: str, train: _Drawn, held: _Drawn, *, tagged: bool) -> Itera
             yield _finding(split, lead, then, gaps, what, "note")
 
 
-def _gaps(train: Sequence[str], held: Sequence[str]) -> list[_Gap]:
+def _gaps(train: Sequence[str], held: Sequence[str]) -> list[Gap]:
     """Return the features in which texts differ most; none if longer words differ as well."""
     if min(len(train), len(held)) < FEWEST:
         return []
     features = (*HAS, short_frequent_words(train, held), *AMOUNTS)
     found = [
         gap for feature in features
-        if (gap := _compared(feature, *([feature.measure(text) for text in side] for side in (train, held)),
+        if (gap := compared(feature, *([feature.measure(text) for text in side] for side in (train, held)),
                              len(features))) is not None
     ]  # fmt: skip
     if not found or find_shift(*([longer_words(text) for text in side] for side in (train, held))) is not None:
@@ -152,7 +152,7 @@ def _gaps(train: Sequence[str], held: Sequence[str]) -> list[_Gap]:
     return [first, *more[:1]]
 
 
-def _compared(feature: Feature, train: Sequence[float], held: Sequence[float], tried: int) -> _Gap | None:
+def compared(feature: Feature, train: Sequence[float], held: Sequence[float], tried: int) -> Gap | None:
     """Return by how much two splits differ in a feature; None if it is little, or may be chance.
 
     Args:
@@ -168,10 +168,10 @@ def _compared(feature: Feature, train: Sequence[float], held: Sequence[float], t
     if low < (ALL_OR_NONE if constant else APART if feature.does else FAR):
         return None
     middle = np.mean if feature.does else np.median
-    return _Gap(feature, low, constant, float(middle(train)), float(middle(held)))
+    return Gap(feature, low, constant, float(middle(train)), float(middle(held)))
 
 
-def _described(what: str, split: str, gaps: Sequence[_Gap], sides: tuple[Sequence[str], Sequence[str]]) -> str:
+def _described(what: str, split: str, gaps: Sequence[Gap], sides: tuple[Sequence[str], Sequence[str]]) -> str:
     parts, name = [], split_name(split)
     for gap in gaps:
         if gap.feature.does:
@@ -184,7 +184,7 @@ def _described(what: str, split: str, gaps: Sequence[_Gap], sides: tuple[Sequenc
     return "; ".join(parts)
 
 
-def _finding(split: str, lead: str, then: str, gaps: Sequence[_Gap], what: str, level: Any) -> Finding:
+def _finding(split: str, lead: str, then: str, gaps: Sequence[Gap], what: str, level: Any) -> Finding:
     figures = {"split": split, "what": what, "features": [
         {"name": gap.feature.name, "training": gap.train, "held_out": gap.held, "low": gap.low} for gap in gaps
     ]}  # fmt: skip

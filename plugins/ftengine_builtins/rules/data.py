@@ -18,7 +18,7 @@ NOTE = 0.05
 
 JUDGED_ELSEWHERE = (
     "label-noise", "leaks", "duplicates", "lengths", "cut-texts", "misplaced-labels", "split-shift", "answer-cues",
-    "exchanged-roles", "surface-features", "capped-targets", "unread-columns",
+    "exchanged-roles", "surface-features", "image-features", "capped-targets", "unread-columns",
 )  # fmt: skip
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 

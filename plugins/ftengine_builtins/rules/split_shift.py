@@ -8,6 +8,7 @@ from ftengine.text import capitalized
 from ftengine_builtins.audits.answer_cues import AnswerCues
 from ftengine_builtins.audits.capped_targets import CappedTargets
 from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
+from ftengine_builtins.audits.image_features import ImageFeatures
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
@@ -23,7 +24,7 @@ HARDER = {"group": "new groups are harder than those of training", "time": "late
 
 JUDGED = (
     SplitShift.name, SurfaceFeatures.name, MisplacedLabels.name, AnswerCues.name, ExchangedRoles.name, Languages.name,
-    CappedTargets.name,
+    CappedTargets.name, ImageFeatures.name,
 )  # fmt: skip
 """Audits of which findings are judged by what the model made of the rows; of languages, those that splits differ in."""
 
@@ -53,7 +54,7 @@ class HeldOutShift(Rule):
             if noisy and "rule" in finding.figures:  # wrong labels follow no rule
                 continue
             slipped = noisy and "offset" in finding.figures and finding.figures["split"] == "train"
-            elsewhere = finding.source in (Languages.name, SurfaceFeatures.name) or (
+            elsewhere = finding.source in (Languages.name, SurfaceFeatures.name, ImageFeatures.name) or (
                 finding.source == SplitShift.name and "auc" in finding.figures
             )
             cue = finding.source == AnswerCues.name or not {"cues", "rule"}.isdisjoint(finding.figures)

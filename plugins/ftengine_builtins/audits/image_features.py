@@ -1,0 +1,89 @@
+"""Audit `image-features`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import capitalized, number
+from ftengine_builtins.audits.counting import split_name
+from ftengine_builtins.audits.split_shift import is_nonrandom_split
+from ftengine_builtins.audits.surface import Feature
+from ftengine_builtins.audits.surface_features import FEWEST, compared
+from ftengine_builtins.audits.word_scores import choose_rows
+
+SAMPLE, LONGEST = 100, 256
+"""Distinct images of a split that are looked at, and pixels of their longer side, to which they are reduced."""
+EDGE = 8
+"""What part of a side an edge is."""
+
+
+class ImageFeatures(Audit):
+    """Images of training that look otherwise than held-out ones: size, brightness and contrast of parts of the image.
+
+    A mark in a corner, a frame, a date that a camera wrote: what training alone has, a model learns in place of what is
+    shown. Looks at splits of a source of their own.
+    """
+
+    name = "image-features"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        held = [split for split in data.splits if split != "train" and is_nonrandom_split(data, split)]
+        train = _measured(data, "train") if held else {}
+        for split in reversed(held):  # figures are made on the last
+            others = _measured(data, split)
+            if min(len(of.get("width", ())) for of in (train, others)) >= FEWEST:
+                yield from _findings(split, train, others)
+
+
+def _measured(data: AuditedData, split: str) -> dict[str, list[float]]:
+    """Return what is measured of distinct images of a split, by name; {} where rows are no images."""
+    chosen = choose_rows(data.distinct[split], np.ones(len(data.distinct[split]), dtype=bool), SAMPLE)
+    found: dict[str, list[float]] = {}
+    for view in data.splits[split].select(sorted(chosen)):
+        image = next((of for of in view.inputs if hasattr(of, "convert")), None)
+        if image is None:
+            return {}
+        for name, value in measure(image).items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def measure(image: Any) -> Mapping[str, float]:
+    """Return size, and brightness of parts, of an image as PIL has it."""
+    width, height = image.size
+    grey = image.convert("L")
+    grey.thumbnail((LONGEST, LONGEST))
+    pixels = np.asarray(grey, dtype=np.float32) / 255
+    high, wide = (max(1, side // EDGE) for side in pixels.shape)
+    parts = {  # of equally telling ones the first is named
+        "upper edge": pixels[:high], "lower edge": pixels[-high:], "left edge": pixels[:, :wide],
+        "right edge": pixels[:, -wide:], "upper left corner": pixels[: 2 * high, : 2 * wide],
+        "upper right corner": pixels[: 2 * high, -2 * wide :], "lower left corner": pixels[-2 * high :, : 2 * wide],
+        "lower right corner": pixels[-2 * high :, -2 * wide :], "whole image": pixels,
+    }  # fmt: skip
+    found = {"width": float(width), "height": float(height)}
+    for name, part in parts.items():
+        found[f"mean brightness of the {name}"] = float(part.mean())
+        found[f"brightest point of the {name}"] = float(part.max())
+        found[f"darkest point of the {name}"] = float(part.min())
+        found[f"contrast of the {name}"] = float(part.std())
+    return found
+
+
+def _findings(split: str, train: Mapping[str, list[float]], held: Mapping[str, list[float]]) -> Iterator[Finding]:
+    gaps = [compared(Feature(name, None, len), of, held[name], len(train)) for name, of in train.items()]
+    found = sorted((gap for gap in gaps if gap is not None), key=lambda gap: -gap.low)
+    if not found:
+        return
+    first, name = found[0], split_name(split)
+    brief = f"look at {name} and training images: the {first.feature.name} is {number(first.train, 2)} in training "
+    brief += f"images and {number(first.held, 2)} in {name} images (median)"
+    text = f"{capitalized(brief)}. A mark, a frame or another camera in one of them? Bring both to one form."
+    figures = {"split": split, "what": "images", "features": [
+        {"name": gap.feature.name, "training": gap.train, "held_out": gap.held, "low": gap.low} for gap in found[:5]
+    ]}  # fmt: skip
+    yield Finding(kind="splits", level="note", text=text, brief=brief, figures=figures)
