@@ -24,7 +24,7 @@ less than half-way from chance to 1."""
 
 
 class GroupLabels(Audit):
-    """Labels that all rows of one value of an unread column share in one split and not in the other.
+    """Finds labels that all rows of one value of an unread column share in one split and not in the other.
 
     Such as averages of a group that were joined to each of its rows, or its majority's label: they say nothing of the
     single row. Numbers and classes alike.

@@ -22,7 +22,7 @@ EDGE = 8
 
 
 class ImageFeatures(Audit):
-    """Images of training that look otherwise than held-out ones: size, brightness and contrast of parts of the image.
+    """Finds images that differ between splits: in size, or in brightness or contrast of an edge, a corner or the whole.
 
     A mark in a corner, a frame, a date that a camera wrote: what training alone has, a model learns in place of what is
     shown. Looks at splits of a source of their own.

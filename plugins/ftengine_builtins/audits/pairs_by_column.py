@@ -25,7 +25,7 @@ share of all other pairs of which they prefer the chosen one."""
 
 
 class PairsByColumn(Audit):
-    """Chosen and rejected answers exchanged where an unread column has one value, such as one of two exports.
+    """Finds chosen and rejected answers that are exchanged where an unread column has one value.
 
     A ridge classifier on the difference of both answers' words, which learns from all other training pairs, prefers the
     rejected ones of that value, and the chosen ones of others that it has not seen.
