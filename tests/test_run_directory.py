@@ -12,7 +12,7 @@ from expected import raises
 
 from ftengine.errors import RunError
 from ftengine.model import save_tensors
-from ftengine.run.directory import RunDirectory, write_folder
+from ftengine.run.directory import METRICS, RunDirectory, write_folder
 
 
 def test_an_empty_or_absent_folder_is_free(tmp_path):
@@ -87,12 +87,12 @@ def test_an_interrupted_folder_leaves_nothing(tmp_path):
 
 def test_a_metrics_line_cut_off_by_a_kill_is_left_out(tmp_path):
     run = RunDirectory(tmp_path)
-    run.append_metrics({"step": 1, "loss": 2.0})
-    run.append_metrics({"step": 2, "loss": 1.0})
+    run.append_steps(METRICS, [{"step": 1, "loss": 2.0}])
+    run.append_steps(METRICS, [{"step": 2, "loss": 1.0}])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "lo')
     assert [line["step"] for line in run.metrics()] == [1, 2]
-    run.keep_metrics(1)
+    run.keep_steps(1)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1]
 
 

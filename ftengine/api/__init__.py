@@ -16,6 +16,7 @@ from ftengine.api.fast_path import FastPath, FastPathTraits, InferencePath, Trai
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader, Provenance
 from ftengine.api.metric import Baseline, Difference, Estimate, Estimator, ExampleScores, Metric, Rows, Test
+from ftengine.api.on_policy import DrawRequest, Draws, OnPolicyTask
 from ftengine.api.optimizer import Optimizer, ShardingTraits
 from ftengine.api.reader import BrokenRow, FileReader, Place, Reader, ReaderTraits, Row, place_of
 from ftengine.api.regularizer import Regularizer, RegularizerTraits
@@ -61,6 +62,8 @@ __all__ = [
     "DataError",
     "Difference",
     "Display",
+    "DrawRequest",
+    "Draws",
     "Estimate",
     "Estimator",
     "Evaluator",
@@ -96,6 +99,7 @@ __all__ = [
     "Metric",
     "ModelEvaluator",
     "ModelLoader",
+    "OnPolicyTask",
     "Optimizer",
     "Place",
     "Prediction",

@@ -11,6 +11,7 @@ from typing import Any
 from accelerate.utils import set_seed
 
 from ftengine.api import Evaluator, Example, Labels, Listener, LoadedModel, SilentListener, Strategy, Task, overrides
+from ftengine.api.on_policy import is_on_policy
 from ftengine.api.task_sorts import reference_keys
 from ftengine.data.augmentation import require_suitable
 from ftengine.data.encoding import EncodedSplit, encode_split, unusable
@@ -91,7 +92,8 @@ class LabelledTask:
         Raises:
             RecipeError: an evaluator reads a key that the task does not predict, or two report the same metric.
         """
-        specs: dict[str, Any] = {name: name for name in self.task.evaluators}
+        options = self.task.evaluator_options if is_on_policy(self.task) else {}
+        specs: dict[str, Any] = {name: {"name": name, **options.get(name, {})} for name in self.task.evaluators}
         specs |= {spec["name"]: spec for spec in self.recipe.evaluate}
         built = [self.registry.build("evaluator", spec, f"evaluate.{name}") for name, spec in specs.items()]
         by_pass(built, self.task)
@@ -217,6 +219,11 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
     for i, augmenter in enumerate(experiment.augmenters):
         with naming(f"augment.{i}"):
             require_suitable(augmenter, task)
+            if is_on_policy(task):
+                raise RecipeError(
+                    f"augmenter {augmenter.name!r} changes rows, and task {task.name!r} learns from answers to prompts "
+                    "as they stand. Take it out."
+                )
             if reference_keys(task):
                 raise RecipeError(
                     f"augmenter {augmenter.name!r} changes rows in every epoch, and task {task.name!r} compares with "

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from ftengine.api import CodeEvaluator, Event, LoadedModel, Started, Strategy, overrides
+from ftengine.api.on_policy import is_on_policy
 from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base, run_model
@@ -86,7 +87,10 @@ class PreparedModel:
     def environment(self) -> Environment:
         """Return the facts for environment.json."""
         device = self.device
+        task = self.data.ready.task
         running = [evaluator for evaluator in self.data.ready.evaluators() if isinstance(evaluator, CodeEvaluator)]
+        files = {file for evaluator in running for file in evaluator.code_files()}
+        files |= {*task.code_files()} if is_on_policy(task) else set()
         return Environment(
             versions=versions(),
             plugins=tuple(plugin_origins(self.experiment.registry.plugins)),
@@ -105,7 +109,7 @@ class PreparedModel:
             memory=self.memory,
             fast_paths=dict(self.fast_paths.used),
             date=self.experiment.day,
-            code=fingerprint_files(sorted({file for evaluator in running for file in evaluator.code_files()})),
+            code=fingerprint_files(sorted(files)),
         )
 
     def trainer(self, run: RunDirectory) -> Trainer:
@@ -121,7 +125,7 @@ class PreparedModel:
                 optimizer=experiment.make_optimizer(),
                 schedule=experiment.schedule,
                 train=encoded["train"],
-                validation=encoded.get("validation"),
+                validation=None if is_on_policy(self.data.ready.task) else encoded.get("validation"),
                 general=self.plan.general,
                 section=experiment.recipe.train.model_copy(
                     update={"gradient_checkpointing": self.memory.gradient_checkpointing}
@@ -198,6 +202,8 @@ def _loaded(
     """Check that the base can be trained and measured as the recipe says, load it, and place it on the device."""
     plan.start_evaluators()
     ready, section = data.ready, data.ready.recipe.train
+    if is_on_policy(ready.task):
+        ready.task.start_scoring()
     check_own_regularizers(ready, steps.total)
     require_measurable(device, section)
     require_fast_paths(device, data.experiment)

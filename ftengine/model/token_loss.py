@@ -93,18 +93,34 @@ class TokenLoss:
         """
         from ftengine.model.criterion import Criterion
 
-        labelled, criterion = self._labelled(model, inputs, labels), Criterion()
-        counts = torch.bincount(labelled.examples, minlength=len(labels))
+        values, examples = self.each(model, inputs, labels, Criterion())
+        counts = torch.bincount(examples, minlength=len(labels))
+        return -values.new_zeros(len(labels)).index_add(0, examples, values), counts
+
+    def each(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, criterion: Criterion
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of each labelled token, for losses that weigh tokens; gradients as of `log_probs`.
+
+        Args:
+            inputs, labels: as in `sum`.
+            criterion: one of a single pass.
+
+        Returns:
+            (N,) losses of the labelled tokens, example by example, in at least fp32; the (N,) row that each is of.
+        """
+        labelled = self._labelled(model, inputs, labels)
+        count = len(labelled.targets)
         if not (labelled.parameters and torch.is_grad_enabled()):
-            sums = _ChunkedSums.apply(criterion, labelled, labelled.examples, len(labels), 1, labelled.states)
-            return -sums, counts
+            places = torch.arange(count, device=labels.device)
+            return _ChunkedSums.apply(criterion, labelled, places, count, 1, labelled.states), labelled.examples
 
         def losses(states: Tensor, targets: Tensor) -> Tensor:
             return criterion.single(targets, labelled.logits(states))
 
         chunks = zip(labelled.states.split(CHUNK), labelled.targets.split(CHUNK), strict=True)
-        values = torch.cat([checkpoint(losses, *chunk, use_reentrant=False) for chunk in chunks])
-        return -values.new_zeros(len(labels)).index_add(0, labelled.examples, values), counts
+        values = [checkpoint(losses, *chunk, use_reentrant=False) for chunk in chunks]
+        return torch.cat(values) if values else widen(labelled.states.new_zeros(0)), labelled.examples
 
     def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
         predicted = labels[:, self._ahead :]

@@ -46,6 +46,7 @@ SORTS: tuple[type[Component], ...] = (
     api.GenerativeTask,
     api.InBatchTask,
     api.ReferenceTask,
+    api.OnPolicyTask,
     api.FittedEvaluator,
     api.ModelEvaluator,
     api.CodeEvaluator,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ PARTIAL = ".partial"
 """Suffix of files that are being written; those that a killed run leaves are removed on resume."""
 LOCK = ".lock"
 """Lock file, held while a process writes into the folder."""
+METRICS, DRAWS = "metrics.jsonl", "draws.jsonl"
+"""Files with a line a step or more: figures, and answers that an on-policy task drew."""
 BEFORE_RECIPE = ("audit.json", "environment.json", LOCK)
 """Files written before recipe.yaml; a run that is killed before that cannot be resumed."""
 
@@ -157,14 +159,18 @@ class RunDirectory:
         with writing(path):
             remove(path)
 
-    def append_metrics(self, line: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl, of finite numbers and nulls."""
-        with writing(self.path / "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+    def append_steps(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines with a "step", of finite numbers and nulls, to METRICS or DRAWS."""
+        with writing(self.path / name), open(self.path / name, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read metrics.jsonl; a last line cut off by a kill is left out (RunError: another line is damaged)."""
-        file = self.path / "metrics.jsonl"
+        """Read metrics.jsonl; see `steps_in`."""
+        return self.steps_in(METRICS)
+
+    def steps_in(self, name: str) -> list[dict[str, Any]]:
+        """Read METRICS or DRAWS; a last line cut off by a kill is left out (RunError: another line is damaged)."""
+        file = self.path / name
         if not file.is_file():
             return []
         rows, lines = [], file.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -181,10 +187,12 @@ class RunDirectory:
                 rows.append(content)
         return rows
 
-    def keep_metrics(self, up_to_step: int) -> None:
-        """Drop the lines after a step; a resumed run writes them again."""
-        lines = [line for line in self.metrics() if line["step"] <= up_to_step]
-        self.write_text("metrics.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+    def keep_steps(self, up_to_step: int) -> None:
+        """Drop the lines of METRICS and DRAWS after a step; a resumed run writes them again."""
+        for name in (METRICS, DRAWS):
+            if name == METRICS or (self.path / name).is_file():
+                lines = [line for line in self.steps_in(name) if line["step"] <= up_to_step]
+                self.write_text(name, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> Path:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from ftengine.api import Saved, Stepped
+from ftengine.api.on_policy import is_on_policy
+from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import TrainingError
 from ftengine.model import count, state_tensors
 from ftengine.model.target_scale import StandardisedTargets
@@ -23,6 +25,7 @@ from ftengine.training.checkpoint import (
     save_checkpoint,
 )
 from ftengine.training.cpu import prepare_cpu
+from ftengine.training.drawing import Drawing, Examples
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.optimizer_step import OptimizerStep
 from ftengine.training.regularizing import Attached, own_regularizers
@@ -55,6 +58,9 @@ class Trainer:
         own = own_regularizers(setup.strategy, self.optimizer_step.steps.total)
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
         self.validation = Validator(setup, self.regularizers)
+        task, total = setup.task, self.optimizer_step.steps.total
+        self.drawing = Drawing(setup, task, total) if is_on_policy(task) else None
+        self._updates = task.updates_per_draw if is_on_policy(task) else 1
 
     def resume(self) -> None:
         """Continue from the newest intact checkpoint of the run, or from the start if there is none."""
@@ -71,7 +77,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             if newest is not None:  # a killed process may have left old ones
                 drop_checkpoints(self.setup.run, newest, self.setup.section.keep_checkpoints)
-            self.setup.run.keep_metrics(self.progress.step)
+            self.setup.run.keep_steps(self.progress.step)
 
     def train(self) -> TrainingResult:
         """Train to the end of the schedule or until early stopping; regularizers are detached then, or on failure.
@@ -110,8 +116,17 @@ class Trainer:
 
     def step(self, members: np.ndarray) -> None:
         """Take one optimiser step over an effective batch, and report it."""
-        started, progress, train = time.monotonic(), self.progress, self.setup.train
-        figures = self.optimizer_step.step(members, progress, self.regularizers)
+        started, progress, rows = time.monotonic(), self.progress, len(members)
+        train: EncodedSplit | Examples = self.setup.train
+        drawn = None if self.drawing is None else self.drawing.draw(members, progress.step)
+        if drawn is not None:
+            train, members = drawn.examples, drawn.examples.members
+        learnt_from = time.monotonic()
+        for update in range(self._updates):
+            figures = self.optimizer_step.step(members, progress, self.regularizers, train, update)
+        if self.drawing is not None and drawn is not None:
+            self.drawing.record(drawn)
+            figures |= {**drawn.figures, "prompts": rows, "seconds_learn": round(time.monotonic() - learnt_from, 4)}
         progress.step += 1
         progress.step_in_epoch += 1
         seconds, tokens = time.monotonic() - started, int(train.lengths[members].sum())
@@ -120,10 +135,10 @@ class Trainer:
         line = {
             "step": progress.step,
             "epoch": progress.epoch,
+            "trained_tokens": int(train.weights[members].sum()),
             **figures,
             "examples": len(members),
             "tokens": tokens,
-            "trained_tokens": int(train.weights[members].sum()),
             "seconds": round(seconds, 4),
             **{name: round(value, 2) for name, value in speed.items()},
             "peak_memory_bytes": memory,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ftengine.api import Batch, BeforeStep, Strategy, overrides
 from ftengine.api.task_sorts import compares_examples
 from ftengine.data.batching import batches_in_step
+from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import Criterion, default_param_groups, trainable
 from ftengine.parallel.device import to_device
@@ -25,6 +26,7 @@ from ftengine.plugins.attribution import contract_error, described, named
 from ftengine.run.recipe import TrainSection
 from ftengine.text import number
 from ftengine.training.checkpoint import Progress
+from ftengine.training.drawing import Examples, Learnt
 from ftengine.training.joint_loss import JointLoss
 from ftengine.training.losses import loss_of, stacked, zeros
 from ftengine.training.modes import draw_randomness, frozen, frozen_at, statistics_kept, train_mode
@@ -65,11 +67,20 @@ class OptimizerStep:
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.steps = plan_steps(len(setup.train), self.section, setup.processes)
         self._by_source = SourceLosses(setup.train)
+        self._learnt = Learnt(setup.task)
 
-    def step(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> dict[str, Any]:
-        """Take one step over the examples of an effective batch, with the criterion and penalties of regularizers.
+    def step(
+        self,
+        members: np.ndarray,
+        progress: Progress,
+        regularizers: Attached,
+        examples: EncodedSplit | Examples,
+        update: int = 0,
+    ) -> dict[str, Any]:
+        """Take one step over an effective batch of some examples, with the criterion and penalties of regularizers.
 
-        Regularizers' `on_step_end` is called before the gradients are dropped.
+        Regularizers' `on_step_end` is called before the gradients are dropped. `update` counts the steps that an
+        on-policy task takes with the same answers.
 
         Returns:
             The step's mean losses, learning rate, and gradient norm before clipping (None if not finite).
@@ -80,10 +91,11 @@ class OptimizerStep:
         rate = self.steps.factor(self.setup.schedule, progress.step)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * rate
-        self._draw_randomness(progress.step)
+        path = (self.setup.seed, progress.step, self.accelerator.process_index, update)
+        draw_randomness(*path[: None if update else 3])  # so that resuming replays the same dropout masks
         with frozen(frozen_at(self.setup.strategy, self.module, progress.step, self.steps)):
             train_mode(self.module)
-            losses, norm = self._descend(members, progress, regularizers)
+            losses, norm = self._descend(members, progress, regularizers, examples)
         regularizers.on_step_end(progress.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         learning_rate, rates = self.section.learning_rate * rate, {group["lr"] for group in self.optimizer.param_groups}
@@ -94,24 +106,23 @@ class OptimizerStep:
             "grad_norm": norm if math.isfinite(norm) else None,
         }
 
-    def _draw_randomness(self, step: int) -> None:
-        """Seed every generator from (seed, step, process), so that resuming replays the same dropout masks."""
-        draw_randomness(self.setup.seed, step, self.accelerator.process_index)
-
-    def _descend(self, members: np.ndarray, progress: Progress, regularizers: Attached) -> tuple[dict[str, Any], float]:
+    def _descend(
+        self, members: np.ndarray, progress: Progress, regularizers: Attached, examples: EncodedSplit | Examples
+    ) -> tuple[dict[str, Any], float]:
         several = self.accelerator.num_processes > 1
         # Parameters without a gradient in the last step come last, so that nothing waits for them.
         parameters = [p for p in sorted(self.parameters, key=lambda p: p not in self._idle) if p.requires_grad]
         gradients = Reduction(parameters if several and not self._sharded else [])
         self._got.clear()
-        totals = self._accumulate(members, progress.epoch, progress.step, regularizers, gradients)
+        totals = self._accumulate(members, progress, regularizers, gradients, examples)
         got = [name in self._got if self._sharded else p.grad is not None for name, p in self._trained.items()]
         flags = totals.new_tensor([self.stop.requested, *got])
         gradients.send()
         loss_sum, penalty_sum, weight, penalties, computed, *others = self.accelerator.reduce(
             torch.cat([totals, flags]), "sum"
         ).tolist()
-        sources, (stop_requests, *touches) = others[: len(self._by_source.names)], others[len(self._by_source.names) :]
+        sums, (stop_requests, *touches) = others[: -len(flags)], others[-len(flags) :]
+        sources, learnt = sums[: len(self._by_source.names)], sums[len(self._by_source.names) :]
         gradients.wait()
         self.stop.agreed = stop_requests > 0
         self._idle = {parameter for parameter, times in zip(self.parameters, touches, strict=True) if not times}
@@ -128,7 +139,7 @@ class OptimizerStep:
         if progress.step == 0 and norm == 0 and loss_sum:
             self._refuse_flat(loss_sum / weight)
         losses: dict[str, Any] = {"loss": loss_sum / weight if weight else 0.0}
-        losses |= self._by_source.means(members, sources, loss_sum, "loss/")
+        losses |= self._by_source.means(members, sources, loss_sum, "loss/") | self._learnt.means(learnt)
         if penalties:
             losses["penalty"] = penalty_sum / weight if weight else 0.0
         if self.setup.fast_paths.compute_fewer_tokens:
@@ -136,14 +147,19 @@ class OptimizerStep:
         return losses, norm
 
     def _accumulate(
-        self, members: np.ndarray, epoch: int, step: int, regularizers: Attached, gradients: Reduction
+        self,
+        members: np.ndarray,
+        progress: Progress,
+        regularizers: Attached,
+        gradients: Reduction,
+        train: EncodedSplit | Examples,
     ) -> Tensor:
         """Accumulate gradients of this process's share; return the sums of loss, penalty times weight, weight,
-        penalties, tokens, and the loss of each source."""
-        accelerator = self.accelerator
-        totals = zeros(5 + len(self._by_source.names), accelerator.device)
+        penalties, tokens, the loss of each source, and what an on-policy task sums over tokens."""
+        accelerator, epoch, learnt = self.accelerator, progress.epoch, self._learnt
+        totals = zeros(5 + len(self._by_source.names) + learnt.count, accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
-        paths, train = self.setup.fast_paths, self.setup.train
+        paths = self.setup.fast_paths
         fewer = paths.compute_fewer_tokens
         mine = batches_in_step(
             members,
@@ -158,7 +174,7 @@ class OptimizerStep:
         )
         joint = None
         if compares_examples(self.setup.task) and (ranks > 1 or len(mine) > 1):
-            joint = JointLoss(self.setup, step)
+            joint = JointLoss(self.setup, progress.step)
             joint.compare(mine, epoch)
         for position, (chosen, counts) in enumerate(mine, 1):
             batch = to_device(train.batch(chosen, epoch), accelerator.device)
@@ -168,6 +184,8 @@ class OptimizerStep:
             )
             if joint is not None:
                 compute = partial(joint.share, batch, position)
+            elif learnt.count:
+                compute = partial(learnt.loss, self.module, batch)
             with accelerator.autocast():
                 with self._around(chosen, batch, regularizers.criterion):
                     loss_sum, weight = compute()
@@ -180,17 +198,15 @@ class OptimizerStep:
             if total.requires_grad:
                 with gradients.overlapping() if position == len(mine) else nullcontext():
                     (accelerator.scaler.scale(total) if accelerator.scaler else total).backward()
-            computed = float(self._computed(chosen, batch)) if counts and fewer else 0.0
+            computed = float(self._computed(chosen, batch, train)) if counts and fewer else 0.0
             sums = [loss_sum, added, weight, float(penalty is not None), computed]
             sources = self._by_source.sums(chosen, criterion) if counts else [0.0] * len(self._by_source.names)
-            totals += stacked(accelerator.device, *sums, *sources)
+            totals += stacked(accelerator.device, *sums, *sources, *learnt.sums)
         return totals
 
-    def _computed(self, members: np.ndarray, batch: Batch) -> int:
+    def _computed(self, members: np.ndarray, batch: Batch, examples: EncodedSplit | Examples) -> int:
         """Return how many tokens of a micro-batch are computed, padding included."""
-        return self.setup.fast_paths.computed_tokens(batch) or int(self.setup.train.lengths[members].max()) * len(
-            members
-        )
+        return self.setup.fast_paths.computed_tokens(batch) or int(examples.lengths[members].max()) * len(members)
 
     def _around(self, members: np.ndarray, batch: Batch, criterion: Criterion) -> AbstractContextManager[None]:
         """Return the fast paths' context for the loss of these examples."""

@@ -21,7 +21,7 @@ from ftengine.api import (
     Validated,
 )
 from ftengine.data.encoding import EncodedSplit
-from ftengine.run.directory import RunDirectory
+from ftengine.run.directory import METRICS, RunDirectory
 from ftengine.run.recipe import TrainSection
 from ftengine.run.record import each, without_nan
 from ftengine.training.fast_paths import FastPaths
@@ -64,5 +64,5 @@ class Setup:
         """In the main process, write a line of metrics.jsonl and report its event; undefined values are null."""
         line = each(line, without_nan)
         if self.accelerator.is_main_process:
-            self.run.append_metrics(line)
+            self.run.append_steps(METRICS, [line])
             self.events(event(self.run.path, line["step"], line))

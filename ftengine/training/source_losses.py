@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ftengine.api.on_policy import is_on_policy
 from ftengine.api.task_sorts import compares_examples
 from ftengine.data.encoding import EncodedSplit
 from ftengine.equivalence import SUMMED
@@ -44,7 +45,12 @@ class SourceLosses:
 
     def __init__(self, split: EncodedSplit) -> None:
         self._split, self._of = split, split.sources
-        separable = bool(split.source_names) and not split.augmenters and not compares_examples(split.task)
+        separable = (
+            bool(split.source_names)
+            and not split.augmenters
+            and not compares_examples(split.task)
+            and not is_on_policy(split.task)
+        )
         self.names = split.source_names if separable else []
 
     def noting(self, criterion: Criterion) -> Criterion:

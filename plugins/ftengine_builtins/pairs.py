@@ -295,7 +295,7 @@ def scores_of(
     """
     from ftengine.errors import RunError
     from ftengine.identity import file_hash
-    from ftengine_builtins.evaluators.verifier import own_answer
+    from ftengine_builtins.tasks.prompt_rows import own_answer
 
     files = sorted(judge.code_files())
     code = [[file.name, file_hash(file)] for file in files]

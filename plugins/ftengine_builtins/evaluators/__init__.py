@@ -6,6 +6,7 @@ from ftengine_builtins.evaluators.drift import AnswerLength, Divergence
 from ftengine_builtins.evaluators.entities import Entities
 from ftengine_builtins.evaluators.generation import Generation
 from ftengine_builtins.evaluators.language import Perplexity
+from ftengine_builtins.evaluators.mean_reward import MeanReward
 from ftengine_builtins.evaluators.memorisation import Memorisation
 from ftengine_builtins.evaluators.preferences import Preferences, Rewards
 from ftengine_builtins.evaluators.ranking import Reranking, Retrieval, Triplets
@@ -23,6 +24,7 @@ __all__ = [
     "Divergence",
     "Entities",
     "Generation",
+    "MeanReward",
     "Memorisation",
     "Perplexity",
     "Preferences",

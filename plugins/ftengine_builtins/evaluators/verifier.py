@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 
 from ftengine import api
 from ftengine.api import CodeEvaluator, ExampleScores, Metric
-from ftengine.errors import DataError, RecipeError, did_you_mean
+from ftengine.errors import RecipeError
+from ftengine_builtins.answer_function import AnswerFunction
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher, share
-from ftengine_builtins.evaluators.scoring_process import Scorer, file_of, files_with, functions_in
 from ftengine_builtins.evaluators.weighted import mean_of_finite, means, numbers, trials_of_means
-from ftengine_builtins.tasks.language_rows import read_row
+from ftengine_builtins.tasks.prompt_rows import own_answer
 
 FAILED, PASSED, ERROR, TIMEOUT = range(4)
 """What came of an answer."""
@@ -100,40 +100,10 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
         self.first_error = ""
         """The first that the function raised."""
 
-    @property
-    def code(self) -> Path:
-        """The file that the function is written in."""
-        file = file_of(self.target)
-        if file is None or not file.is_file():
-            raise RecipeError(f"evaluator {self.name!r}: there is no file {str(file or self.target)!r}.")
-        return file
-
-    @property
-    def target(self) -> str:
-        """The function, as `Scorer` takes it."""
-        place, _, name = (self.config.function or self.own).rpartition(":")
-        return f"{Path(place).resolve() if place.endswith('.py') else place}:{name}"
-
     @cached_property
-    def _parameters(self) -> tuple[list[str], list[str]]:
-        """Columns that the function requires, and those that it accepts (RecipeError: it cannot be called so)."""
-        file, name = self.code, self.target.rpartition(":")[2]
-        try:
-            known = functions_in(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise RecipeError(f"evaluator {self.name!r}: {file.name} cannot be read: {error}.") from None
-        except (SyntaxError, ValueError) as error:
-            raise RecipeError(f"evaluator {self.name!r}: {file.name} is no Python: {error}.") from None
-        if name not in known:
-            raise RecipeError(
-                f"evaluator {self.name!r}: {file.name} has no function {name!r} at its top level of which all "
-                "parameters behind the first can be given by name. It has "
-                f"{', '.join(known) or 'none'}.{did_you_mean(name, known)}"
-            )
-        needed, optional = known[name]
-        if not needed:
-            raise RecipeError(f"evaluator {self.name!r}: {name} must take the answer as its first parameter.")
-        return needed[1:], optional
+    def _function(self) -> AnswerFunction:
+        """The function that scores."""
+        return AnswerFunction(self.config.function or self.own, self.config.timeout, f"evaluator {self.name!r}")
 
     def set_labels(self, task, labels):
         """Refuse to be used without a function."""
@@ -142,44 +112,34 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
 
     @property
     def columns(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset(name for names in self._parameters for name in names) if self._named else frozenset()
+        return frozenset(name for names in self._function.columns for name in names) if self._named else frozenset()
 
     @property
     def _named(self) -> bool:
         return bool(self.config.function or self.own)
 
-    @cached_property
-    def _scorer(self) -> Scorer:
-        return Scorer(self.target, self.config.timeout)
-
     def runs_code(self) -> str | None:
         return f"the function {self.config.function}" if self.config.function else None
 
     def code_files(self) -> list[Path]:
-        return files_with(self.code, self.target) if self._named else []
+        return self._function.code_files() if self._named else []
 
     def check_row(self, row: Any) -> None:
         """Refuse a row without a column that the function requires; its file is read, and nothing executed."""
-        needed, _ = self._parameters
-        row = {**row, **own_answer(row)} if "completion" in needed else row
-        for name in (name for name in needed if row.get(name) is None):
-            raise DataError(f"the row has no `{name}`, which function {self.target.rpartition(':')[2]} reads.")
+        self._function.check_row({**row, **own_answer(row)} if "completion" in self._function.columns[0] else row)
 
     def start(self) -> None:
         """Begin the function's process (RecipeError: its file cannot be imported)."""
-        if problem := self._scorer.start():
-            raise RecipeError(f"evaluator {self.name!r}: {self.target} cannot be used: {problem}.")
+        self._function.start()
 
     def score_answers(self, answers: list[str], row: Any) -> tuple[list[float], list[int]]:
         """Return the function's score of each answer, nan without one, and the outcome.
 
         `row` has the columns that it may read; `completion` is the row's own answer as text (`own_answer`).
         """
-        needed, optional = self._parameters
-        columns = {name: row[name] for name in (*needed, *optional) if row.get(name) is not None}
         scores, outcomes = [], []
         for answer in answers:
-            said = self._scorer.score(answer, columns)
+            said = self._function.score(answer, row)
             score, least = said.get("score", np.nan), self.config.passes_at
             if least is None and score not in (0, 1) and "score" in said:
                 said = {"error": f"it returned {score:g}, and is to return True or False while passes_at is null"}
@@ -230,17 +190,6 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
             yield "timeout_seconds", self.config.timeout
         if self.first_error and (outcomes == ERROR).any():
             yield "error", self.first_error
-
-
-def own_answer(row: Any) -> dict[str, str]:
-    """Return {"completion": the row's own answer as text}, the last turn of a conversation; {} without one."""
-    if isinstance(row.get("completion"), str):
-        return {"completion": row["completion"]}
-    try:
-        last = read_row(row).messages[-1]
-    except DataError:
-        return {}
-    return {"completion": last.text} if last.role == "assistant" else {}
 
 
 def pass_at_k(n: int, k: int) -> np.ndarray:

@@ -2,7 +2,11 @@
 
 from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.embedding import Embedding
+from ftengine_builtins.tasks.grpo import GRPO
+from ftengine_builtins.tasks.grpo import GRPOConfig as GRPOConfig
 from ftengine_builtins.tasks.image_classification import ImageClassification
+from ftengine_builtins.tasks.policy_losses import DrawnTokens as DrawnTokens
+from ftengine_builtins.tasks.policy_losses import PolicyLoss as PolicyLoss
 from ftengine_builtins.tasks.preference import Preference
 from ftengine_builtins.tasks.preference import PreferenceConfig as PreferenceConfig
 from ftengine_builtins.tasks.preference_losses import Pairs as Pairs
@@ -17,6 +21,7 @@ from ftengine_builtins.tasks.unpaired_losses import UnpairedLoss as UnpairedLoss
 from ftengine_builtins.tasks.unpaired_preference import UnpairedPreference
 
 __all__ = [
+    "GRPO",
     "CausalLM",
     "Embedding",
     "ImageClassification",

@@ -194,8 +194,8 @@ class CausalLM(LanguageTask):
             rows = [
                 {**x, "prompt": read_text(x, "text")} if s == "text" else x for x, s in zip(rows, shapes, strict=True)
             ]
-        prompts = [self._ask(row, loaded.processor, loaded.max_length, anew=True) for row in rows]
-        answered = self._complete(loaded, prompts, [prompt.ids for prompt in prompts], chosen)
+        prompts = [self.asked(row, loaded.processor, loaded.max_length, anew=True) for row in rows]
+        answered = self.completed(loaded, prompts, [prompt.ids for prompt in prompts], chosen)
         answers = [{"completion": text, **({"thought": thought} if thought else {})} for thought, text, *_ in answered]
         return [
             answer | ({} if chosen.sample is None else {"ended": ended})
@@ -221,19 +221,19 @@ class CausalLM(LanguageTask):
         """
         config = CausalLMOptions.read(options)
         each = zip(rows, parts or [None] * len(rows), strict=True)
-        queries = [self._ask(row, loaded.processor, loaded.max_length, calls=config.calls, part=n) for row, n in each]
+        queries = [self.asked(row, loaded.processor, loaded.max_length, calls=config.calls, part=n) for row, n in each]
         prompts, chosen = made_to_fit(loaded, [query.ids for query in queries], config)
-        pairs = zip(self._complete(loaded, queries, prompts, chosen), queries, strict=True)
+        pairs = zip(self.completed(loaded, queries, prompts, chosen), queries, strict=True)
         return [query.answered(text, calls) for (_, text, calls, _), query in pairs]
 
     def check_generation(
         self, row: Example, processor: Any, options: Mapping[str, Any], *, part: int | None = None
     ) -> None:
         """Raise DataError if calls are to be measured but cannot be read in the format of the model's chat template."""
-        if CausalLMOptions.read(options).calls and not self._ask(row, processor, calls=True, part=part).readable:
+        if CausalLMOptions.read(options).calls and not self.asked(row, processor, calls=True, part=part).readable:
             raise DataError(UNREADABLE_CALLS)
 
-    def _complete(
+    def completed(
         self, loaded: LoadedModel, queries: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
     ) -> list[tuple[str, str, str, bool]]:
         """Return for each prompt a thought, a text, the calls in it, and whether the text ended by itself."""
@@ -255,7 +255,7 @@ class CausalLM(LanguageTask):
         row = self._as_read(row, loaded.processor)
         shape = shape_of(row, answered=False)
         if self._is_chat(shape, loaded.processor):
-            query, conversation = self._ask(row, loaded.processor, loaded.max_length), self._conversation(row)
+            query, conversation = self.asked(row, loaded.processor, loaded.max_length), self._conversation(row)
             messages = [(message.role, message.text, message.thought, message.calls) for message in query.messages]
             other = any(
                 role not in ("system", "user", "assistant") or thought or calls for role, _, thought, calls in messages
@@ -325,7 +325,7 @@ class CausalLM(LanguageTask):
             text, start = read_text(example, "text"), 0
         return Written(text, [(start, len(text))]), None
 
-    def _ask(
+    def asked(
         self,
         example: Example,
         processor: Any,

@@ -26,15 +26,9 @@ DIVERGENCE = "divergence"
 """The key of `predict` for how far answers' log-probabilities are from the reference's, per token; what measures it."""
 
 
-class AnswerOptions(Config):
-    """How a prompt with an answer is written."""
+class LanguageOptions(Config):
+    """How a conversation is written."""
 
-    max_length: int | None = Field(
-        None,
-        ge=4,
-        description="longest prompt with its answer in tokens; null: "
-        f"{DEFAULT_MAX_LENGTH}, or the model's limit if less",
-    )
     thoughts: Literal["train", "mask", "remove"] = Field(
         "train", description="what the assistant thought: part of the answer, only read, or taken out"
     )
@@ -45,6 +39,17 @@ class AnswerOptions(Config):
         {}, description="given to the chat template, as {enable_thinking: false}; a row's own come first"
     )
     system: str | None = Field(None, min_length=1, description="system message of prompts that have none")
+
+
+class AnswerOptions(LanguageOptions):
+    """How a prompt with an answer is written."""
+
+    max_length: int | None = Field(
+        None,
+        ge=4,
+        description="longest prompt with its answer in tokens; null: "
+        f"{DEFAULT_MAX_LENGTH}, or the model's limit if less",
+    )
 
 
 def require_each(loss: Any, losses: Tensor, number: int) -> Tensor:
@@ -58,10 +63,38 @@ def require_each(loss: Any, losses: Tensor, number: int) -> Tensor:
     return losses
 
 
-def _require_sound(loss: type[Any], task: type[Any]) -> None:
+def chosen_loss(losses: Sequence[type[Any]], config: Config, elsewhere: Callable[[str], str]) -> Any:
+    """Return the loss that `config.loss` names, the first where that is None, with its options.
+
+    Args:
+        losses: those that may be named; their fields are options where the config has them, None: the loss's own.
+        elsewhere: returns advice on a loss that is not one of these.
+
+    Raises:
+        RecipeError: there is none of that name, or it does not read an option that is set.
+    """
+    names, options = {cls.name: cls for cls in losses}, dict[str, Any]()
+    name = getattr(config, "loss", None) or next(iter(names))
+    if name not in names:
+        raise RecipeError(f"task.loss is {name!r}. Allowed: {', '.join(names)}.{elsewhere(name)}")
+    cls, fields = names[name], {field for loss in losses for field in loss.model_fields}
+    for key in sorted(fields & set(type(config).model_fields)):
+        if (value := getattr(config, key)) is None:
+            continue
+        if key not in cls.model_fields:
+            readers = [loss.name for loss in losses if key in loss.model_fields]
+            raise RecipeError(
+                f"task.{key} is {value!r}, but loss {name} does not use it; {' and '.join(readers)} "
+                f"{'do' if len(readers) > 1 else 'does'}. Leave it out."
+            )
+        options[key] = value
+    return cls(**options)
+
+
+def require_sound(loss: type[Any], task: type[Any]) -> None:
     """Refuse a loss with a method that only looks like one of its base, or an option that no recipe can set."""
     own = {name for cls in loss.__mro__ for name, value in vars(cls).items() if isfunction(value) and name[0] != "_"}
-    base = next(cls for cls in loss.__mro__[::-1] if "loss" in vars(cls))
+    base = next(cls for cls in loss.__mro__[::-1] if {"loss", "token_losses"} & vars(cls).keys())
     alike = [name for name in vars(base) if isfunction(vars(base)[name]) and name[0] != "_"]
     where = f"loss {loss.name!r} ({loss.__module__}.{loss.__qualname__})"
     for name in sorted(own - set(dir(base))):
@@ -97,33 +130,13 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         for loss in self.losses:
-            _require_sound(loss, type(self))
+            require_sound(loss, type(self))
         own = {key: getattr(self.config, key) for key in LANGUAGE}
         self._language = CausalLM(CausalLMConfig(max_length=WHOLE, **own))
-        self.preference_loss = self._chosen_loss()
+        self.preference_loss = chosen_loss(self.losses, self.config, self._elsewhere)
         self.reference = self.compared if self.preference_loss.reference else frozenset()
         if self.reference:
             self.predicts, self.evaluators = self.predicts | {DIVERGENCE}, (*self.evaluators, DIVERGENCE)
-
-    def _chosen_loss(self) -> Any:
-        """Return the loss with its options (RecipeError: there is no such loss, or it does not use an option)."""
-        names = {cls.name: cls for cls in self.losses}
-        name = self.config.loss or next(iter(names))
-        if name not in names:
-            raise RecipeError(f"task.loss is {name!r}. Allowed: {', '.join(names)}.{self._elsewhere(name, names)}")
-        cls, options = names[name], dict[str, Any]()
-        fields = {field for loss in self.losses for field in loss.model_fields}
-        for key in sorted(fields & set(type(self.config).model_fields)):
-            if (value := getattr(self.config, key)) is None:
-                continue
-            if key not in cls.model_fields:
-                readers = [loss.name for loss in self.losses if key in loss.model_fields]
-                raise RecipeError(
-                    f"task.{key} is {value!r}, but loss {name} does not use it; {' and '.join(readers)} "
-                    f"{'do' if len(readers) > 1 else 'does'}. Leave it out."
-                )
-            options[key] = value
-        return cls(**options)
 
     @cached_property
     def sound_loss(self) -> Any:
@@ -131,9 +144,9 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
         self.require_falling(self.preference_loss)
         return self.preference_loss
 
-    def _elsewhere(self, name: str, names: Mapping[str, Any]) -> str:
-        """Return advice on a loss that is offered by another task."""
-        return did_you_mean(name, names)
+    def _elsewhere(self, name: str) -> str:
+        """Return advice on a loss that is not one of these."""
+        return did_you_mean(name, [loss.name for loss in self.losses])
 
     def for_reference(self) -> ComparesAnswers:
         """Return the task with a loss that takes a reference and no option of its own: log-probabilities are equal."""

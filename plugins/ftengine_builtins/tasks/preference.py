@@ -95,9 +95,9 @@ class Preference(ComparesAnswers):
     require_falling = staticmethod(require_falling)
     predicts = frozenset({"chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens", "margin"})
 
-    def _elsewhere(self, name: str, names: Mapping[str, Any]) -> str:
+    def _elsewhere(self, name: str) -> str:
         single = " Loss kto is of task unpaired-preference, whose rows are {prompt, completion, label}."
-        return single if name == "kto" else super()._elsewhere(name, names)
+        return single if name == "kto" else super()._elsewhere(name)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         if columns_of(columns) is None:

@@ -15,8 +15,8 @@ from ftengine.errors import DataError, RecipeError
 from ftengine.evaluation.plan import how_sampled
 from ftengine.testing import check_results
 from ftengine_builtins.evaluators import Verifier
-from ftengine_builtins.evaluators.scoring_process import file_of, files_with
 from ftengine_builtins.evaluators.verifier import pass_at_k
+from ftengine_builtins.scoring_process import file_of, files_with
 
 SCORE = """
 import os, time

@@ -1,0 +1,172 @@
+"""The stage of a step in which an on-policy task draws the answers that its model learns from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from ftengine.api import Batch, DrawRequest, Draws, Features, OnPolicyTask, Task
+from ftengine.data.batching import by_length
+from ftengine.errors import RecipeError
+from ftengine.model import copy_into, state_tensors
+from ftengine.model.modes import evaluating
+from ftengine.parallel.sharding import is_sharded
+from ftengine.plugins.attribution import contract_error
+from ftengine.run.directory import DRAWS
+from ftengine.text import counted
+from ftengine.training.setup import Setup
+
+RECORDED_STEPS, RECORDED_ANSWERS, RECORDED_TEXT = 1000, 64, 2000
+"""Most steps of a run, and answers of a step, in draws.jsonl, and most characters of a text there."""
+IDLE_STEPS = 5
+"""Steps in a row with nothing to learn, after which that is reported."""
+
+
+class Examples:
+    """Drawn answers as examples, with the members that `EncodedSplit` has too.
+
+    `members` are all of them, longest first.
+    """
+
+    def __init__(self, task: Task, processor: Any, features: Sequence[Features]) -> None:
+        self._task, self._processor, self._features = task, processor, features
+        self.lengths = np.array([example.length for example in features])
+        self.weights = np.array([example.weight for example in features])
+        self.members = by_length(self.lengths)
+
+    def batch(self, members: np.ndarray, epoch: int | None = None) -> Batch:
+        """Collate some examples."""
+        return self._task.collate([self._features[i] for i in members], self._processor)
+
+
+class Learnt:
+    """Calls `OnPolicyTask.learn` as a loss, and keeps its sums over trained tokens."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task if isinstance(task, OnPolicyTask) else None
+        self.names = self._task.token_figures if self._task else ()
+        self.sums: list[Tensor | float] = []
+
+    @property
+    def count(self) -> int:
+        """The number of `sums`: one a figure, and the trained tokens; 0 for other tasks."""
+        return len(self.names) + 1 if self._task else 0
+
+    def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | float]:
+        """Return (sum of losses, its weight) of a batch (PluginError: the figures are not those declared)."""
+        assert self._task is not None
+        loss, weight, sums, tokens = self._task.learn(module, batch)
+        if len(sums) != len(self.names):
+            raise contract_error(self._task, "learn", sums, f"a sum for each of {', '.join(self.names)}")
+        self.sums = [*sums, tokens]
+        return loss, weight
+
+    def means(self, sums: Sequence[float]) -> dict[str, float]:
+        """Return the mean of each figure over the trained tokens of a step, and their number."""
+        if not sums:
+            return {}
+        *values, tokens = sums
+        means = {name: value / (tokens or 1.0) for name, value in zip(self.names, values, strict=True)}
+        return {**means, "trained_tokens": int(tokens)}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The answers of a step, its figures, and the lines for draws.jsonl."""
+
+    examples: Examples
+    figures: dict[str, float]
+    records: Sequence[dict[str, Any]]
+
+
+class Drawing:
+    """Draws and scores answers to the rows of each step.
+
+    Raises:
+        RecipeError: the model is sharded, so that no process can draw.
+    """
+
+    def __init__(self, setup: Setup, task: OnPolicyTask, steps: int) -> None:
+        if is_sharded(setup.loaded.module):
+            raise RecipeError(
+                f"task {task.name!r} draws answers from the model, and with train.parallel fsdp no process has all of "
+                "it. Set train.parallel to ddp."
+            )
+        self._setup, self._task, self._idle = setup, task, 0
+        self._every = math.ceil(steps / RECORDED_STEPS)
+        tensors = state_tensors(setup.loaded.module) if task.uses_reference else {}
+        self._initial = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    def draw(self, members: np.ndarray, step: int) -> Drawn:
+        """Return the scored answers to the rows of a step (from 0); each process draws and scores a share."""
+        accelerator, train = self._setup.accelerator, self._setup.train
+        rank, ranks, started = accelerator.process_index, accelerator.num_processes, time.monotonic()
+        rows = [train.example(member) for member in members[rank::ranks]]
+        scored: Sequence[Any] = []
+        drew = started
+        if rows:
+            with torch.no_grad(), evaluating(self._setup.loaded.module), accelerator.autocast():
+                drawn = self._each("draw", self._task.draw(self._request(rows, step)), len(rows))
+            drew = time.monotonic()
+            scored = self._each("score", self._task.score(rows, drawn), len(rows))
+        every = list[Any]([None] * len(members))
+        for of, part in gather_object([(rank, scored)]):
+            every[of::ranks] = part
+        draws = self._task.learn_from(every)
+        if not isinstance(draws, Draws) or not draws.examples:
+            raise contract_error(self._task, "learn_from", draws, "Draws with an example at least")
+        self._tell_idle(draws.idle, step)
+        seconds = {"seconds_draw": drew - started, "seconds_score": time.monotonic() - drew}
+        figures = {**draws.figures, **{name: round(value, 4) for name, value in seconds.items()}}
+        records = [self._record(record, step + 1) for record in draws.records[:RECORDED_ANSWERS]]
+        examples = Examples(self._task, train.processor, draws.examples)
+        return Drawn(examples, figures, records if step % self._every == 0 else [])
+
+    def record(self, drawn: Drawn) -> None:
+        """Append the answers of a step to draws.jsonl, in the main process."""
+        if self._setup.accelerator.is_main_process and drawn.records:
+            self._setup.run.append_steps(DRAWS, drawn.records)
+
+    def _request(self, rows: Sequence[Any], step: int) -> DrawRequest:
+        setup, task = self._setup, self._task
+        size = max(setup.section.batch_size, task.answers_per_row)
+        return DrawRequest(setup.loaded, rows, setup.seed, step, size, self._reference)
+
+    @contextmanager
+    def _reference(self) -> Iterator[None]:
+        """Meanwhile set the trained tensors to their values before training."""
+        tensors = state_tensors(self._setup.loaded.module)
+        now = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        copy_into(tensors, self._initial, "the model before training")
+        torch.clear_autocast_cache()
+        try:
+            yield
+        finally:
+            copy_into(tensors, now, "the model as it is")
+            torch.clear_autocast_cache()
+
+    def _each(self, method: str, values: Any, count: int) -> Sequence[Any]:
+        if not isinstance(values, Sequence) or len(values) != count:
+            raise contract_error(self._task, method, values, f"a sequence of one value a row, {count} here")
+        return values
+
+    def _tell_idle(self, why: str, step: int) -> None:
+        self._idle = self._idle + 1 if why else 0
+        if self._idle == IDLE_STEPS:
+            self._setup.listener.message(
+                f"{counted(IDLE_STEPS, 'step')} in a row (up to step {step + 1:,}) taught nothing: {why}"
+            )
+
+    @staticmethod
+    def _record(record: Any, step: int) -> dict[str, Any]:
+        cut = {k: v[:RECORDED_TEXT] if isinstance(v, str) else v for k, v in record.items()}
+        return {"step": step, **cut}

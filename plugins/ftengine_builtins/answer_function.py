@@ -1,0 +1,79 @@
+"""A Python function of the user's that scores answers, checked before it runs, and called in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ftengine.errors import DataError, RecipeError, did_you_mean
+from ftengine_builtins.scoring_process import Scorer, file_of, files_with, functions_in
+
+
+class AnswerFunction:
+    """A function that is called with an answer, and by name with the columns that its further parameters name.
+
+    Args:
+        place: FILE.py:FUNCTION, or MODULE:FUNCTION of what is installed.
+        timeout: seconds for an answer.
+        owner: what uses it, for messages, as "evaluator 'verifier'".
+        given: arguments that no row has to have, by name.
+    """
+
+    def __init__(self, place: str, timeout: float, owner: str, given: Mapping[str, Any] | None = None) -> None:
+        file, _, self.name = place.rpartition(":")
+        self.target = f"{Path(file).resolve() if file.endswith('.py') else file}:{self.name}"
+        self._timeout, self._owner, self._given = timeout, owner, dict(given or {})
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.target, self._timeout)
+
+    @property
+    def code(self) -> Path:
+        """The file that the function is written in (RecipeError: there is none)."""
+        file = file_of(self.target)
+        if file is None or not file.is_file():
+            raise RecipeError(f"{self._owner}: there is no file {str(file or self.target)!r}.")
+        return file
+
+    def code_files(self) -> list[Path]:
+        """Return the function's file and those of its own code that it imports."""
+        return files_with(self.code, self.target)
+
+    @cached_property
+    def columns(self) -> tuple[list[str], list[str]]:
+        """Columns that the function must be given, and those that it may (RecipeError: it cannot be called so)."""
+        try:
+            known = functions_in(self.code.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RecipeError(f"{self._owner}: {self.code.name} cannot be read: {error}.") from None
+        except (SyntaxError, ValueError) as error:
+            raise RecipeError(f"{self._owner}: {self.code.name} is no Python: {error}.") from None
+        if self.name not in known:
+            raise RecipeError(
+                f"{self._owner}: {self.code.name} has no function {self.name!r} at its top level of which all "
+                "parameters behind the first can be given by name. It has "
+                f"{', '.join(known) or 'none'}.{did_you_mean(self.name, known)}"
+            )
+        needed, optional = known[self.name]
+        if not needed:
+            raise RecipeError(f"{self._owner}: {self.name} must take the answer as its first parameter.")
+        return [name for name in needed[1:] if name not in self._given], optional
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Raise DataError where a row lacks a column that the function must be given."""
+        for name in (name for name in self.columns[0] if row.get(name) is None):
+            raise DataError(f"the row has no `{name}`, which function {self.name} reads.")
+
+    def start(self) -> None:
+        """Begin the function's process (RecipeError: its file cannot be imported)."""
+        if problem := self._scorer.start():
+            raise RecipeError(f"{self._owner}: {self.target} cannot be used: {problem}.")
+
+    def score(self, answer: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return {"score": number}, {"error": what went wrong}, or {} where it took too long."""
+        needed, optional = self.columns
+        columns = {name: row[name] for name in (*needed, *optional) if row.get(name) is not None}
+        return self._scorer.score(answer, {**columns, **self._given})

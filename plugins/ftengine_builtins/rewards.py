@@ -1,0 +1,160 @@
+"""Rewards of answers: functions of the user and of the box, weighted, each in the scoring process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ftengine.api import Config, Example
+from ftengine.errors import DataError
+from ftengine.text import counted
+from ftengine_builtins import ready_rewards
+from ftengine_builtins.answer_function import AnswerFunction
+
+COPIES = 50
+"""How often an answer stands in the over-long one that a reward is tried with."""
+TRIED_ROWS = 8
+"""Rows whose rewards are tried."""
+
+
+class RewardConfig(Config):
+    """A reward: a function of yours, or one of the box by `name`."""
+
+    function: str | None = Field(
+        None,
+        pattern=r".+\.py:[A-Za-z_]\w*$",
+        description="FILE.py:FUNCTION of yours, called with an answer and the row's columns that its further "
+        "parameters name; it runs with your rights",
+    )
+    name: Literal["exact-match", "regex", "json-schema"] | None = Field(
+        None, description="a reward of the box, 1 or 0, in place of a function"
+    )
+    weight: float = Field(1.0, description="its factor in the sum of rewards")
+    column: str = Field("completion", description="exact-match: the column with the answer that is wanted")
+    pattern: str | None = Field(None, description="regex: matches the whole answer")
+    json_schema: dict[str, Any] | None = Field(None, description="json-schema: the schema")
+
+    @model_validator(mode="after")
+    def _one(self) -> RewardConfig:
+        if (self.function is None) is (self.name is None):
+            raise ValueError("give either `function`, FILE.py:FUNCTION, or `name`: exact-match, regex or json-schema")
+        if self.name == "regex" and self.pattern is None:
+            raise ValueError("regex needs `pattern`")
+        if self.name == "json-schema" and self.json_schema is None:
+            raise ValueError("json-schema needs `json_schema`")
+        return self
+
+    def answer_function(self, timeout: float, owner: str) -> AnswerFunction:
+        """Return what scores."""
+        if self.function is not None:
+            return AnswerFunction(self.function, timeout, owner)
+        given = {"regex": {"pattern": self.pattern}, "json-schema": {"schema": self.json_schema}}.get(self.name or "")
+        place = f"{ready_rewards.__file__}:{(self.name or '').replace('-', '_')}"
+        return AnswerFunction(place, timeout, owner, given)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rewards of an answer, one a function, and their weighted sum; None where a function failed, with why."""
+
+    rewards: tuple[float | None, ...]
+    total: float | None
+    error: str = ""
+
+
+class Rewards:
+    """The rewards of a recipe.
+
+    Args:
+        configs: one a reward.
+        timeout: seconds that a function may take for an answer.
+        owner: what has them, for messages, as "task 'grpo'".
+    """
+
+    def __init__(self, configs: Sequence[RewardConfig], timeout: float, owner: str) -> None:
+        self._configs, self._timeout = configs, timeout
+        self._functions = [config.answer_function(timeout, owner) for config in configs]
+        names = [function.name for function in self._functions]
+        self.names = [name if names.count(name) == 1 else f"{name}-{i + 1}" for i, name in enumerate(names)]
+
+    def code_files(self) -> list[Path]:
+        """Return the files of the user's functions."""
+        own = zip(self._functions, self._configs, strict=True)
+        return [file for function, config in own if config.function for file in function.code_files()]
+
+    def runs_code(self) -> str | None:
+        """Return which functions of the user's run; None: none."""
+        named = [config.function for config in self._configs if config.function]
+        return f"the {'function' if len(named) == 1 else 'functions'} {' and '.join(named)}" if named else None
+
+    def arguments(self, row: Example, own: Mapping[str, str]) -> dict[str, Any]:
+        """Return what functions may take by name: the row's columns, and its own answer as `completion`."""
+        columns = {**row, **own}
+        wanted = next((config.column for config in self._configs if config.name == "exact-match"), None)
+        return columns if wanted is None else {**columns, "wanted": columns.get(wanted)}
+
+    def columns(self) -> set[str]:
+        """Return the columns that functions read."""
+        names = {name for function in self._functions for names in function.columns for name in names}
+        wanted = {config.column for config in self._configs if config.name == "exact-match"}
+        return (names | wanted) - ({"wanted"} if wanted else set())
+
+    def check_row(self, arguments: Mapping[str, Any]) -> None:
+        """Raise DataError where a function lacks a column of a row; nothing is executed."""
+        for function, config in zip(self._functions, self._configs, strict=True):
+            if config.name == "exact-match" and arguments.get("wanted") is None:
+                raise DataError(f"the row has no `{config.column}`, which reward exact-match compares answers with.")
+            function.check_row(arguments)
+
+    def start(self) -> None:
+        """Begin the functions' processes (RecipeError: a file cannot be imported)."""
+        for function in self._functions:
+            function.start()
+
+    def score(self, answer: str, arguments: Mapping[str, Any]) -> Scored:
+        """Return the rewards of an answer."""
+        rewards, error = list[float | None](), ""
+        for function in self._functions:
+            result = function.score(answer, arguments)
+            rewards.append(result.get("score"))
+            if "score" not in result and not error:
+                error = f"{function.name}: {result.get('error', f'it took longer than {self._timeout:g} s')}"
+        if error:
+            return Scored(tuple(rewards), None, error)
+        weights = [config.weight for config in self._configs]
+        return Scored(tuple(rewards), sum(w * r for w, r in zip(weights, rewards, strict=True) if r is not None))
+
+    def faults(self, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+        """Yield what is wrong with rewards of answers that nobody wants: empty, echoed, over-long ones.
+
+        Where a row has an answer of its own, they must get less than it; else no more than 0.
+
+        Args:
+            rows: the prompt and the arguments of each row.
+        """
+        paid, errors, asked = dict[str, int](), list[str](), rows[:TRIED_ROWS]
+        for prompt, arguments in asked:
+            own = str(arguments.get("completion") or "")
+            answers = {"an empty answer": "", "the prompt as an answer": prompt}
+            answers["its answer written over and over"] = " ".join([own or prompt] * COPIES)
+            wanted = self.score(own, arguments) if own else None
+            errors += [wanted.error] if wanted is not None and wanted.error else []
+            for what, answer in answers.items():
+                result = self.score(answer, arguments)
+                errors += [result.error] if result.error else []
+                if result.total is None:
+                    continue
+                least = None if wanted is None else wanted.total
+                paid[what] = paid.get(what, 0) + (result.total > 0 if least is None else result.total >= least)
+        for what, times in paid.items():
+            if 2 * times > len(asked):
+                yield (
+                    f"the reward pays for {what}, in {times} of {counted(len(asked), 'row')} tried: the model will "
+                    "find that. Give less for it"
+                )
+        if errors:
+            yield f"a reward function fails: {errors[0]}. Such answers have no reward and teach nothing"

@@ -1,0 +1,125 @@
+"""Answers that an on-policy task draws: the draw, their log-probabilities, and what becomes a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftengine.api import Batch, DrawRequest, Features, LoadedModel
+from ftengine.model import IGNORED, Criterion, GenerationOptions
+from ftengine.model.generation import generate_ended
+from ftengine.model.tokens import stack_tokens
+from ftengine_builtins.rewards import Scored
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ftengine.model import TokenLoss
+
+DRAWN_TOGETHER = 64
+"""Most answers that are drawn in one batch."""
+
+
+@dataclass(frozen=True)
+class DrawnAnswer:
+    """An answer of the model's.
+
+    Args:
+        prompt: its tokens.
+        asked: what was asked, as text.
+        ids: the answer's tokens, with the one that ended it where one did.
+        text: the answer as a reward sees it.
+        ended: whether the model ended it, before it was as long as may be.
+        drawn, reference: log-probabilities of `ids` when they were drawn, and of the model before training; None where
+            the loss does not need them.
+        scored: its rewards.
+    """
+
+    prompt: list[int]
+    asked: str
+    ids: list[int]
+    text: str
+    ended: bool
+    drawn: list[float] | None = None
+    reference: list[float] | None = None
+    scored: Scored | None = None
+
+    def features(self, advantage: float, weight: float, *, trains: bool = True) -> Features:
+        """Return the answer as an example; with `trains` False none of its tokens is trained on."""
+        inputs = example(self.prompt, self.ids, advantage, trains=trains)
+        for key in ("drawn", "reference"):
+            if (values := getattr(self, key)) is not None:
+                inputs[key] = [0.0] * len(self.prompt) + values
+        return Features(inputs, len(self.prompt) + len(self.ids), weight if trains else 0.0, not self.ended)
+
+
+def example(prompt: Sequence[int], ids: Sequence[int], advantage: float, *, trains: bool = True) -> dict[str, Any]:
+    """Return the inputs of a prompt with an answer."""
+    labels = [IGNORED] * len(prompt) + (list(ids) if trains else [IGNORED] * len(ids))
+    return {"input_ids": [*prompt, *ids], "labels": labels, "advantage": advantage}
+
+
+def collated(features: Sequence[Features], processor: Any) -> Batch:
+    """Stack tokens and labels, (n, T) on the right, advantages (n,), and log-probabilities (n, T) where there are."""
+    import torch
+
+    inputs = [one.inputs for one in features]
+    batch = stack_tokens(inputs, processor)
+    batch["advantages"] = torch.tensor([one["advantage"] for one in inputs], dtype=torch.float32)
+    for key in ("drawn", "reference"):
+        if key in inputs[0]:
+            values = torch.zeros(batch["labels"].shape)
+            for row, one in zip(values, inputs, strict=True):
+                row[: len(one[key])] = torch.tensor(one[key])
+            batch[key] = values
+    return batch
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of a step's draws."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(2))
+
+
+def draw_answers(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], each: int, options: GenerationOptions, stop: Sequence[int]
+) -> list[list[tuple[list[int], int | None]]]:
+    """Draw several answers to each prompt: their tokens, and the one of `stop` that ended them, or None."""
+    repeated = [prompt for prompt in prompts for _ in range(each)]
+    samples, answers = [*range(each)] * len(prompts), list[tuple[list[int], int | None]]()
+    for start in range(0, len(repeated), DRAWN_TOGETHER):
+        some = slice(start, start + DRAWN_TOGETHER)
+        answers += generate_ended(loaded, repeated[some], options, stop, samples[some])
+    return [answers[start : start + each] for start in range(0, len(answers), each)]
+
+
+class Tempered(Criterion):
+    """-log π of labels at a temperature; keeps the entropies, (N,), of the distributions in the order of calls."""
+
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+        self.entropies: list[Tensor] = []
+
+    def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        logs = (logits[0] / self._temperature).log_softmax(-1)
+        self.entropies.append(-(logs.exp() * logs).sum(-1).detach())
+        return -logs.gather(-1, targets[:, None])[:, 0]
+
+
+def log_probabilities(
+    loss: TokenLoss, request: DrawRequest, answers: Sequence[DrawnAnswer], temperature: float
+) -> list[list[float]]:
+    """Return the log-probability of each token of answers, as the loss computes them."""
+    module: nn.Module = request.loaded.module
+    device, values = next(module.parameters()).device, list[list[float]]()
+    for start in range(0, len(answers), request.size):
+        some = answers[start : start + request.size]
+        batch = stack_tokens([example(one.prompt, one.ids, 0.0) for one in some], request.loaded.processor)
+        batch = {key: tensor.to(device) for key, tensor in batch.items()}
+        labels = batch.pop("labels")
+        losses, _ = loss.each(module, batch, labels, Tempered(temperature))
+        lengths = [len(one.ids) for one in some]
+        values += [part.tolist() for part in (-losses).split(lengths)]
+    return values
