@@ -27,6 +27,7 @@ from ftengine.run.records import TrainedPart
 from ftengine.run.seal import seal
 
 MEASURED = {"seconds", "examples_per_second", "tokens_per_second", "peak_memory_bytes"}
+MEASURED |= {"seconds_draw", "seconds_score", "seconds_learn"}
 """What no two runs have alike."""
 
 

@@ -163,7 +163,9 @@ def show_count(counted: ParameterCount) -> None:
 def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
     model, steps, regularizers = plan.model, plan.steps, plan.recipe["regularize"]
     trained, total = model["trainable_parameters"], model["total_parameters"]
-    each = f"of {steps['examples_a_step']:,} examples each; {steps['per_epoch']:,} per epoch"
+    answers = steps["answers_a_row"]
+    what = "examples" if answers is None else f"prompts with {answers:,} answers"
+    each = f"of {steps['examples_a_step']:,} {what} each; {steps['per_epoch']:,} per epoch"
     return [
         ("model", f"{model['source']} ({model['class']}, loader {model['loader']})"),
         ("trains", f"{trained:,} of {total:,} parameters ({percent(trained / total)})"),
@@ -174,6 +176,7 @@ def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
         ("not read", cut(f"columns that nothing uses: {', '.join(plan.unread)}", SHOWN_PIECE) if plan.unread else None),
         ("steps", f"{steps['total']:,}, {each}"),
         (steps["unit"], _tokens(plan)),
+        ("answers", _drawing(plan.drawing)),
         ("precision", f"{plan.precision['compute']}: {plan.precision['reason']}"),
         ("date", f"{plan.date}, which the chat template writes; the run keeps it" if plan.date else None),
         ("regularize", cut("; ".join(map(_component, regularizers)), SHOWN_PIECE) if regularizers else None),
@@ -222,6 +225,17 @@ def _tokens(plan: Plan) -> str:
     if steps["label_share"] is not None:
         parts.append(f"{percent(steps['label_share'])} count in the loss")
     return "; ".join(parts)
+
+
+def _drawing(drawn: dict[str, float] | None) -> str | None:
+    if drawn is None:
+        return None
+    named = {"seconds_draw": "s to draw", "seconds_score": "s to score"}
+    figures = [
+        f"{key.replace('_', ' ')} {number(value)}" for key, value in drawn.items() if key not in (*named, "prompts")
+    ]
+    spent = [f"{number(drawn[key])} {what}" for key, what in named.items()]
+    return f"of the base to {counted(int(drawn['prompts']), 'prompt')}: {', '.join([*figures, *spent])}"
 
 
 def _strategy(plan: Plan) -> list[str]:

@@ -3,37 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Listener, LoadedModel, Strategy, Task
+from ftengine.api import Listener, LoadedModel, Strategy
+from ftengine.api.on_policy import is_on_policy
 from ftengine.api.task_sorts import reference_keys
 from ftengine.chat.template_date import template_date
-from ftengine.data.augmentation_preview import before_and_after, idle_augmenters
+from ftengine.data.augmentation_preview import before_and_after
 from ftengine.data.batching import micro_batches, padding_share
 from ftengine.data.encoding import EncodedSplit
+from ftengine.engine.drawing_plan import draw_step, drawing_faults, drawing_seconds
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, measures, trial_of
-from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, held_out, prepare_data
+from ftengine.engine.plan_warnings import cut_answers, untested, unusual_settings, warnings_of
+from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
-from ftengine.engine.references import dropout_beside_reference, without_reference
+from ftengine.engine.references import without_reference
 from ftengine.evaluation.plan import EvalPlan
-from ftengine.evaluation.slices import as_text, is_small
-from ftengine.evaluation.weights import Weights
 from ftengine.model import count
 from ftengine.parallel.device import Device
 from ftengine.parallel.scaling import Scale, advice, communication, sizes_up_to
 from ftengine.plugins.attribution import matched
 from ftengine.plugins.registry import Registry
-from ftengine.run.directory import RunDirectory
-from ftengine.run.recipe import Recipe, TrainSection
-from ftengine.text import counted, percent, untested_slices
+from ftengine.run.recipe import Recipe
+from ftengine.text import counted
 from ftengine.training.estimate import GRADIENT_BYTES, Trial, estimate, planned_batches
 from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
@@ -41,12 +40,6 @@ from ftengine.training.steps import Steps, batch_tokens, plan_steps
 
 UNITS = {"text": "tokens", "image": "images"}
 """What an example's length counts, by a task's modality."""
-
-SMALL_SPLIT = 20
-"""Examples held out, below which little can be shown: the 95 % interval of a proportion of 20 is up to 44 points wide
-(1.96 · √(0.25 / 20) on each side)."""
-CUT_ANSWERS = 0.05
-"""Share of the reference answers that are longer than answers may become, from which it is said."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +60,8 @@ class Plan:
         evaluation: "split", its "examples", "groups" of them ("column" and "count"; None where rows have none) and
             "evaluators", "training" (rows of training that are measured too), "slices" (columns) and "probes".
         estimate: expected seconds and bytes; None when not measured.
+        drawing: of an on-policy task, figures of the answers to one step's prompts, drawn from the model before
+            training; None when not measured.
         scaling: a step on 1, 2, 4, … processes ("scales"), the "bandwidth" in bytes a second, and what limits
             ("advice"); None where that was not asked for.
         date: the date that the model's chat template writes, as 2026-02-28; None if it writes none.
@@ -84,6 +79,7 @@ class Plan:
     precision: dict[str, str]
     evaluation: dict[str, Any]
     estimate: dict[str, Any] | None
+    drawing: dict[str, float] | None
     scaling: dict[str, Any] | None
     date: str | None
     warnings: list[str]
@@ -129,7 +125,8 @@ def plan(
         loaded, strategy = data.ready.skeleton.loaded, data.ready.skeleton.strategy
     frozen = never_trained(strategy, loaded.module, schedule)
     targets = matched(strategy)
-    figures = _estimate(data, device, loaded, strategy, evaluating, schedule) if measure else None
+    drawn = draw_step(data, device, loaded, schedule) if measure else None
+    figures = _estimate(data, device, loaded, strategy, evaluating, schedule, drawn) if measure else None
     return Plan(
         recipe=experiment.resolved(),
         model=_model(data, loaded),
@@ -142,14 +139,15 @@ def plan(
         precision={"compute": device.precision.name, "reason": device.precision.reason},
         evaluation=_evaluation(evaluating, recipe.data.group_column),
         estimate=figures,
+        drawing=drawn,
         scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
-            *_settings(recipe.train, schedule),
-            *_warnings(data, targets),
-            *_untested(evaluating),
-            *_cut_answers(data.ready.task, evaluating),
-            *(f"{sentence}." for sentence in (frozen, busy) if sentence),
+            *unusual_settings(recipe.train, schedule),
+            *warnings_of(data, targets),
+            *untested(evaluating),
+            *cut_answers(data.ready.task, evaluating),
+            *(f"{sentence}." for sentence in (*drawing_faults(data, loaded, drawn), frozen, busy) if sentence),
         ],
     )
 
@@ -175,10 +173,12 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
     size, most = recipe.train.batch_size, batch_tokens(recipe.train, device.accelerator.device)
     micro = [part for batch in batches for part in micro_batches(batch, size, lengths=train.lengths, tokens=most)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))
+    tokens *= task.answers_per_row if is_on_policy(task) else 1
     return {
         "total": planned.total,
         "per_epoch": planned.per_epoch,
         "examples_a_step": planned.batch,
+        "answers_a_row": task.answers_per_row if is_on_policy(task) else None,
         "unit": UNITS.get(task.modality, "examples"),
         "tokens": int(tokens * planned.total),
         "tokens_a_step": tokens,
@@ -204,6 +204,7 @@ def _estimate(
     strategy: Strategy,
     evaluating: EvalPlan,
     planned: Steps,
+    drawn: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     section = data.ready.recipe.train
     without_reference(data.ready, data.encoded["train"])
@@ -222,6 +223,7 @@ def _estimate(
     figures = estimate(trial, evaluated)
     return {
         **asdict(figures),
+        **({} if drawn is None else drawing_seconds(data, figures, drawn, planned)),
         "gradient_bytes": GRADIENT_BYTES * count(loaded.module)[0],
         "answers": 2 * _answers(evaluating),
         "memory": memory.reason if measures(section) else None,
@@ -303,46 +305,6 @@ def _evaluation(evaluating: EvalPlan, column: str | None) -> dict[str, Any]:
     }
 
 
-def _untested(evaluating: EvalPlan) -> Iterator[str]:
-    """Warn about columns of which no slice is large enough to be tested."""
-    held = evaluating.held_out
-    if held is None:
-        return
-    index = held.split.index[held.members]
-    duplicates, groups = held.split.duplicates, held.split.groups
-    duplicate, group = (index if equal is None else equal[held.members] for equal in (duplicates, groups))
-    for column in held.slices:
-        values = [as_text(held.split.rows[int(i)].get(column)) for i in index]
-        codes = np.unique(values, return_inverse=True)[1]
-        members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-        parts = [Weights(group[some], 0, 0, duplicates=duplicate[some]) for some in members]
-        if all(is_small(part, evaluating.small_slice) for part in parts):
-            grouped = len(np.unique(group)) < len(np.unique(duplicate))
-            of = counted(len(parts), "value")
-            yield untested_slices(column, of, len(index), evaluating.small_slice, grouped=grouped)
-
-
-def _cut_answers(task: Task, evaluating: EvalPlan) -> Iterator[str]:
-    """Warn if reference answers are longer than the most tokens that a model may generate.
-
-    Lengths are the tokens that count in the loss, of rows with one answer, minus the token that ends it.
-    """
-    held = evaluating.held_out
-    longest = None if held is None else held.options.get("max_new_tokens")
-    if held is None or longest is None:
-        return
-    targets = [task.view(held.split.rows[int(i)]).target for i in held.split.index[held.answered]]
-    single = [isinstance(target, str) or (isinstance(target, list) and len(target) == 1) for target in targets]
-    tokens = held.split.weights[held.answered][np.array(single, dtype=bool)]
-    cut = int((tokens > longest + 1).sum())
-    if cut and cut >= CUT_ANSWERS * len(tokens):
-        yield (
-            f"{cut:,} of {counted(len(tokens), 'reference answer')} ({percent(cut / len(tokens))}) are longer than "
-            f"the {longest:,} tokens at which the model's answers are cut, the longest {int(tokens.max()) - 1:,}: "
-            "raise evaluation.generate.max_new_tokens."
-        )
-
-
 def _examples(train: EncodedSplit) -> list[dict[str, Any]]:
     """Return the example of median length, and the first one of each other kind."""
     middle = int(train.index[int(np.argsort(train.lengths, kind="stable")[len(train) // 2])])
@@ -354,44 +316,3 @@ def _examples(train: EncodedSplit) -> list[dict[str, Any]]:
         if pieces and kind not in examples:
             examples[kind] = {"kind": kind, "place": train.rows.where(row), "pieces": pieces}
     return list(examples.values())
-
-
-def _warnings(data: PreparedData, targets: Mapping[str, list[str]]) -> list[str]:
-    """Warn about settings that are legal but probably a mistake."""
-    recipe, encoded = data.ready.recipe, data.encoded
-    warnings = [finding.text for finding in data.audit.findings if finding.level != "good"]
-    warnings += idle_augmenters(encoded["train"])
-    if "validation" not in encoded:
-        warnings.append("no validation split: over-fitting cannot be detected (data.validation).")
-    if held_out(encoded) == "validation":
-        warnings.append(
-            "no test split (data.test): base and tuned are compared on validation, which also picks the best weights."
-        )
-    for name, split in encoded.items():
-        if name != "train" and len(split) < SMALL_SPLIT:
-            warnings.append(
-                f"the {name} split has {counted(len(split), 'example')}, too few to tell much by: hold out more "
-                f"(data.{name}), or train on folds (ftengine cross-validate)."
-            )
-    output = RunDirectory(recipe.output)
-    if output.path.is_dir() and any(output.path.iterdir()):
-        warnings.append(f"output {recipe.output!r} is not empty; train will refuse it.")
-    matched = Counter(module for modules in targets.values() for module in modules)
-    reused = [module for module, times in matched.items() if times > 1]
-    if reused:
-        warnings.append(f"{len(reused)} modules are matched by more than one pattern, e.g. {reused[0]!r}.")
-    return [*warnings, *(f"{noise}." for noise in [dropout_beside_reference(data.ready)] if noise)]
-
-
-def _settings(train: TrainSection, schedule: Steps) -> Iterator[str]:
-    """Warn about settings that are far from usual."""
-    if schedule.warmup >= schedule.total > 1:
-        yield (
-            f"train.warmup takes all {counted(schedule.total, 'step')}, so train.learning_rate is reached only at the "
-            "last one. Set fewer steps, or a share below 1."
-        )
-    if train.weight_decay > 1:
-        yield (
-            f"train.weight_decay is {train.weight_decay:g}; 0 to 0.1 are usual, and above 1 weights shrink faster than "
-            "they learn."
-        )

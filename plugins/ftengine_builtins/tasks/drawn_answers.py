@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DRAWN_TOGETHER = 64
 """Most answers that are drawn in one batch."""
+LOGPS = "drawn_logps", "reference_logps"
+"""Keys of a batch for log-probabilities of tokens when they were drawn, and of the model before training."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class DrawnAnswer:
     def features(self, advantage: float, weight: float, *, trains: bool = True) -> Features:
         """Return the answer as an example; with `trains` False none of its tokens is trained on."""
         inputs = example(self.prompt, self.ids, advantage, trains=trains)
-        for key in ("drawn", "reference"):
-            if (values := getattr(self, key)) is not None:
+        for key, values in zip(LOGPS, (self.drawn, self.reference), strict=True):
+            if values is not None:
                 inputs[key] = [0.0] * len(self.prompt) + values
         return Features(inputs, len(self.prompt) + len(self.ids), weight if trains else 0.0, not self.ended)
 
@@ -69,7 +71,7 @@ def collated(features: Sequence[Features], processor: Any) -> Batch:
     inputs = [one.inputs for one in features]
     batch = stack_tokens(inputs, processor)
     batch["advantages"] = torch.tensor([one["advantage"] for one in inputs], dtype=torch.float32)
-    for key in ("drawn", "reference"):
+    for key in LOGPS:
         if key in inputs[0]:
             values = torch.zeros(batch["labels"].shape)
             for row, one in zip(values, inputs, strict=True):

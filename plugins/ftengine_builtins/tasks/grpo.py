@@ -35,6 +35,7 @@ from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.compared_answers import LANGUAGE, WHOLE, LanguageOptions, chosen_loss, require_sound
 from ftengine_builtins.tasks.drawn_answers import (
+    LOGPS,
     DrawnAnswer,
     Tempered,
     collated,
@@ -325,8 +326,8 @@ class GRPO(OnPolicyTask, LanguageTask):
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         losses, answers = self._loss.each(model, inputs, labels, criterion)
         trained = labels[:, self.ahead :] != IGNORED
-        logps = {key: batch[key][:, self.ahead :][trained] for key in ("drawn", "reference") if key in batch}
-        drawn, reference = logps.get("drawn", -losses.detach()), logps.get("reference")
+        drawn, reference = (batch[key][:, self.ahead :][trained] if key in batch else None for key in LOGPS)
+        drawn = -losses.detach() if drawn is None else drawn
         advantages = batch["advantages"].to(losses.dtype)
         tokens = DrawnTokens(-losses, drawn, answers, advantages, self.config.max_new_tokens, reference)
         total, weight = self._sound_loss(tokens)

@@ -1,0 +1,205 @@
+"""Runs that learn from rewards of their own answers."""
+
+import json
+import shutil
+
+import pytest
+from expected import raises
+from processes import together, train
+from runs import Heard, curve, interrupt
+
+from ftengine import Recipe, fine_tune, load_run, plan
+from ftengine.errors import DataError, RecipeError, TrainingError
+from ftengine.run.directory import DRAWS, RunDirectory
+
+SCORE = """
+import os
+import time
+
+
+def lower(answer: str) -> float:
+    return sum(c.islower() and c.isascii() for c in answer) / max(1, len(answer))
+
+
+def shouts(answer: str, shout: bool) -> bool:
+    return answer.isupper() is shout
+
+
+def constant(answer: str) -> int:
+    return 1
+
+
+def raises(answer: str) -> int:
+    raise ValueError("no such luck")
+
+
+def text(answer: str) -> str:
+    return "good"
+
+
+def some(answer: str) -> float:
+    print("x" * 100_000)
+    if len(answer) % 4 == 0:
+        return float("nan")
+    if len(answer) % 4 == 1:
+        os._exit(1)
+    if len(answer) % 4 == 2:
+        time.sleep(60)
+    return 1.0
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rewards")
+    (folder / "score.py").write_text(SCORE)
+    words = ("red", "green", "fox", "house", "no", "yes", "the", "dog")
+    rows = [{"prompt": f"Say {words[i % 8]} {i}", "completion": "fox", "shout": i % 2 == 0} for i in range(32)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def build(folder, llama_folder):
+    def build(output, *functions, task=None, **train):
+        rewards = [{"function": f"{folder / 'score.py'}:{name}"} for name in functions or ("lower",)]
+        return Recipe.make(
+            {
+                "model": {"source": str(llama_folder)},
+                "task": {"name": "grpo", "rewards": rewards, "max_new_tokens": 3, **(task or {})},
+                "data": {"train": str(folder / "rows.jsonl"), "validation": 0.2},
+                "strategy": "full",
+                "train": {
+                    "max_steps": 2,
+                    "batch_size": 4,
+                    "precision": "float32",
+                    "learning_rate": 0.003,
+                    **train,
+                },
+                "evaluation": {"training_sample": None, "resamples": 100, "answers": None, "reuse_base": False},
+                "output": str(output),
+            }
+        )
+
+    return build
+
+
+def draws(run):
+    return RunDirectory(run.path).steps_in(DRAWS)
+
+
+@pytest.fixture(scope="module")
+def learnt(build, tmp_path_factory):
+    output = tmp_path_factory.mktemp("learnt") / "run"
+    return fine_tune(build(output, max_steps=12, epochs=4, warmup=0.0, learning_rate=0.03))
+
+
+def test_the_reward_rises(learnt):
+    rewards = [line["reward"] for line in learnt.metrics]
+    assert len(rewards) == 12
+    assert sum(rewards[:3]) / 3 < 0.6 < 0.9 < sum(rewards[-3:]) / 3
+    base, tuned = (learnt.evaluation[side]["mean_reward"]["value"] for side in ("base", "tuned"))
+    assert tuned > base
+
+
+def test_draws_and_figures_are_of_the_answers(learnt):
+    lines = draws(learnt)
+    for step in learnt.metrics:
+        own = [line for line in lines if line["step"] == step["step"]]
+        assert step["reward"] == pytest.approx(sum(line["reward"] for line in own) / len(own))
+        assert step["cut_off"] == sum(not line["ended"] for line in own) / len(own)
+        assert step["trained_tokens"] == sum(line["tokens"] for line in own) == len(own) * step["answer_tokens"]
+        assert (8 * step["prompts"], step["examples"], step["failed"]) == (len(own), len(own), 0)
+    for group in (lines[i : i + 8] for i in range(0, len(lines), 8)):
+        assert len({line["prompt"] for line in group}) == 1
+        assert len({line["answer"] for line in group}) > 1
+        assert sum(line["advantage"] for line in group) == pytest.approx(0, abs=1e-6)
+        assert all(line["rewards"] == {"lower": line["reward"]} for line in group)
+
+
+@pytest.mark.parametrize("task", [{}, {"updates_per_draw": 2, "beta": 0.1, "loss": "dapo"}], ids=["once", "twice"])
+def test_a_killed_run_goes_on_as_though_it_had_not_been(build, tmp_path, task):
+    whole = fine_tune(build(tmp_path / "whole", task=task, max_steps=4))
+    recipe = build(tmp_path / "killed", task=task, max_steps=4, checkpoint_every=2)
+    interrupt(recipe, after=3)
+    shutil.copytree(tmp_path / "killed", tmp_path / "kept")
+    resumed = fine_tune(recipe, resume=True)
+    assert curve(resumed.path) == curve(whole.path)
+    assert draws(resumed) == draws(whole)
+    assert len({line["entropy"] for line in whole.metrics}) == 4
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(build, tmp_path):
+    one = fine_tune(build(tmp_path / "one", task={"beta": 0.1}, batch_size=4))
+    two = build(tmp_path / "two", task={"beta": 0.1}, batch_size=2)
+    (tmp_path / "two.yaml").write_text(json.dumps(two.resolved()))
+    together(tmp_path, train, str(tmp_path / "two.yaml"))
+    run = load_run(tmp_path / "two")
+    assert [line["answer"] for line in draws(run)] == [line["answer"] for line in draws(one)]
+    for key in ("loss", "reward", "entropy", "kl", "grad_norm"):
+        curves = [[line[key] for line in r.metrics] for r in (run, one)]
+        assert curves[0] == pytest.approx(curves[1], rel=1e-3, abs=1e-6)
+
+
+def test_the_reference_is_the_model_before_training(build, tmp_path):
+    """Nothing diverges from it at the first step, and something later, also where every weight trains."""
+    run = fine_tune(build(tmp_path / "run", task={"beta": 0.5}, max_steps=2, learning_rate=0.01))
+    first, second = [line["kl"] for line in run.metrics]
+    assert first == pytest.approx(0, abs=1e-9)
+    assert second > 1e-6
+
+
+def test_answers_at_which_a_function_fails_have_no_reward_and_are_counted(build, tmp_path):
+    """It returns nan, ends its process, or hangs, and prints much more than it returns."""
+    run = fine_tune(build(tmp_path / "run", "some", task={"timeout": 0.2}, max_steps=1))
+    (step,) = run.metrics
+    errors = [line for line in draws(run) if line["reward"] is None]
+    assert 0 < step["failed"] == len(errors) < 32
+    assert all(line["error"] and line["advantage"] == 0 for line in errors)
+    assert step["reward"] == 1
+
+
+@pytest.mark.parametrize(("function", "fact"), [("raises", "no such luck"), ("text", "'good'")])
+def test_a_reward_that_always_fails_ends_the_run(build, tmp_path, function, fact):
+    with raises(TrainingError, function, fact, "32"):
+        fine_tune(build(tmp_path / "run", function))
+
+
+def test_a_constant_reward_is_reported(build, tmp_path):
+    heard = Heard()
+    run = fine_tune(build(tmp_path / "run", "constant", max_steps=6), listener=heard)
+    assert {line["zero_spread"] for line in run.metrics} == {1.0}
+    assert any("5 steps in a row" in message and "reward 1" in message for message in heard.said)
+
+
+def test_a_function_gets_the_columns_that_it_names(build, tmp_path):
+    run = fine_tune(build(tmp_path / "run", "shouts", "lower", max_steps=1))
+    assert {*draws(run)[0]["rewards"]} == {"shouts", "lower"}
+    assert run.metrics[0]["reward"] == pytest.approx(run.metrics[0]["reward/shouts"] + run.metrics[0]["reward/lower"])
+
+
+def test_a_plan_draws_for_a_step_and_tries_the_rewards(build, tmp_path):
+    planned = plan(build(tmp_path / "run", "constant"))
+    assert planned.steps["answers_a_row"] == 8
+    assert (planned.drawing["prompts"], planned.drawing["reward"], planned.drawing["zero_spread"]) == (4, 1, 1)
+    warned = " ".join(planned.warnings)
+    for fault in ("an empty answer", "the prompt as an answer", "over and over", "same reward"):
+        assert fault in warned
+    assert "fails" not in warned
+    assert "no such luck" in " ".join(plan(build(tmp_path / "run", "raises"), measure=False).warnings)
+
+
+def test_what_cannot_be_is_refused_before_a_model_loads(build, tmp_path, no_weights):
+    cases = [
+        ({"rewards": []}, DataError, "task.rewards"),
+        ({"max_new_tokens": 600}, DataError, "max_new_tokens", "512"),
+        ({"rewards": [{"name": "exact-match", "column": "gone"}]}, DataError, "gone"),
+        ({"rewards": [{"function": str(tmp_path / "gone.py") + ":right"}]}, RecipeError, "gone.py"),
+        ({"loss": "gpro"}, RecipeError, "gpro", "grpo"),
+        ({"epsilon": 0.1}, RecipeError, "updates_per_draw"),
+        ({"rewards": [{"weight": 2}]}, RecipeError, "exact-match"),
+    ]
+    for task, kind, *facts in cases:
+        with raises(kind, *facts):
+            plan(build(tmp_path / "run", task=task), measure=False)

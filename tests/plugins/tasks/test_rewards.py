@@ -1,0 +1,83 @@
+"""Rewards of the box, how several come together, and answers that a reward must not pay for."""
+
+import pytest
+from expected import raises
+
+from ftengine.errors import DataError
+from ftengine_builtins.ready_rewards import exact_match, json_schema, regex
+from ftengine_builtins.rewards import RewardConfig, Rewards
+
+FUNCTIONS = """
+def contains(answer, wanted):
+    return wanted in answer or answer in wanted
+
+def equals(answer, wanted):
+    return answer == wanted
+
+def brief(answer):
+    return -len(answer) / 100
+
+def breaks(answer):
+    return 1 / len(answer)
+"""
+
+
+@pytest.fixture(scope="module")
+def rewards(tmp_path_factory):
+    file = tmp_path_factory.mktemp("rewards") / "score.py"
+    file.write_text(FUNCTIONS)
+
+    def make(*names, **weights):
+        configs = [RewardConfig(function=f"{file}:{name}", weight=weights.get(name, 1.0)) for name in names]
+        return Rewards(configs, 5.0, "task 'grpo'")
+
+    return make
+
+
+def test_those_of_the_box():
+    assert [exact_match(answer, 12) for answer in ("12", " 12\n", "12.", "")] == [True, True, False, False]
+    assert [regex(answer, r"\d+( \w)?") for answer in ("12", " 12 m ", "x 12", "")] == [True, True, False, False]
+    schema = {"type": "object", "required": ["a"]}
+    assert [json_schema(answer, schema) for answer in ('{"a": 1}', "{}", "[]", "a")] == [True, False, False, False]
+
+
+def test_one_of_the_box_reads_the_column_that_it_is_given():
+    made = Rewards(
+        [RewardConfig(name="exact-match", column="sum"), RewardConfig(name="regex", pattern=r"\d+")], 5.0, ""
+    )
+    assert made.columns() == {"sum"}
+    assert made.runs_code() is None
+    arguments = made.arguments({"prompt": "1 + 1", "sum": 2}, {"completion": "two"})
+    assert [made.score(answer, arguments).total for answer in ("2", "3", "two")] == [2, 1, 0]
+    with raises(DataError, "`sum`", "exact-match"):
+        made.check_row(made.arguments({"prompt": "1 + 1"}, {}))
+
+
+def test_weights_and_failures(rewards):
+    made = rewards("equals", "brief", "breaks", brief=2.0)
+    scored = made.score("ab", {"wanted": "ab"})
+    assert scored.rewards == (1.0, -0.02, 0.5)
+    assert scored.total == pytest.approx(1 - 0.04 + 0.5)
+    failed = made.score("", {"wanted": "ab"})
+    assert (failed.rewards, failed.total) == ((0.0, 0.0, None), None)
+    assert "breaks" in failed.error
+    assert "ZeroDivisionError" in failed.error
+
+
+@pytest.mark.parametrize(
+    ("names", "faults"),
+    [
+        (("contains",), ["an empty answer", "over and over"]),
+        (("equals",), []),
+        (("equals", "brief"), []),
+        (("brief",), ["an empty answer"]),
+        (("breaks",), ["ZeroDivisionError"]),
+    ],
+    ids=str,
+)
+def test_answers_that_nobody_wants(rewards, names, faults):
+    """They are compared with the row's own answer, where there is one."""
+    rows = [("what?", {"wanted": word, "completion": word}) for word in ("red", "green")]
+    found = list(rewards(*names).faults(rows))
+    assert len(found) == len(faults), found
+    assert all(fault in text for fault, text in zip(faults, found, strict=True))
