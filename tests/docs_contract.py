@@ -49,6 +49,8 @@ OBJECTS: tuple[type, ...] = (
     RunRecords,
     api.ExportSource,
     api.Exported,
+    api.DrawRequest,
+    api.Draws,
 )
 """What crosses between the engine and components."""
 

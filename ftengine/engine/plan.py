@@ -21,7 +21,7 @@ from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, measures, trial_of
-from ftengine.engine.plan_warnings import cut_answers, untested, unusual_settings, warnings_of
+from ftengine.engine.plan_warnings import cut_answers, far_from_usual, untested, warnings_of
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.references import without_reference
@@ -143,7 +143,7 @@ def plan(
         scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
-            *unusual_settings(recipe.train, schedule),
+            *far_from_usual(recipe.train, schedule),
             *warnings_of(data, targets),
             *untested(evaluating),
             *cut_answers(data.ready.task, evaluating),

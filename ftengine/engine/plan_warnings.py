@@ -95,7 +95,7 @@ def warnings_of(data: PreparedData, targets: Mapping[str, list[str]]) -> list[st
     return [*warnings, *(f"{noise}." for noise in [dropout_beside_reference(data.ready)] if noise)]
 
 
-def unusual_settings(train: TrainSection, schedule: Steps) -> Iterator[str]:
+def far_from_usual(train: TrainSection, schedule: Steps) -> Iterator[str]:
     """Warn about settings that are far from usual."""
     if schedule.warmup >= schedule.total > 1:
         yield (

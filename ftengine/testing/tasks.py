@@ -273,7 +273,7 @@ class TaskChecks(Checks):
         if recognised is None:
             skip("it recognises rows of another shape")
         assert isinstance(recognised, api.Recognised), f"recognise returns {described(recognised)}"
-        assert recognised.certainty in (1, 2, 3), f"the certainty is {recognised.certainty!r}; it is 1, 2 or 3"
+        assert recognised.certainty in (0, 1, 2, 3), f"the certainty is {recognised.certainty!r}; it is 0 to 3"
         unknown = sorted(set(recognised.columns.values()) - set(columns))
         assert not unknown, (
             f"it renames the column {unknown[0]!r}, and there are {columns}: {{name: column of the file}}"

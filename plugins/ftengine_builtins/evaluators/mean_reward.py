@@ -33,14 +33,14 @@ class MeanReward(WeightedEvaluator, CodeEvaluator):
         timeout: float = Field(5.0, gt=0, description="seconds that a function may take for an answer")
 
     reads = frozenset({"completion"})
+    metrics = {"mean_reward": higher("mean reward", "Mean reward of an answer.", primary=True)}  # noqa: RUF012
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self.generation = {"max_new_tokens": self.config.max_new_tokens}
-        self.metrics = {"mean_reward": higher("mean reward", "Mean reward of an answer.", primary=True)}
-        if len(self._rewards.names) > 1:
-            for name in self._rewards.names:
-                self.metrics[f"reward_{name}"] = higher(f"reward {name}", f"Mean reward of an answer by {name}.")
+        if len(names := self._rewards.names) > 1:
+            each = {f"reward_{name}": higher(f"reward {name}", f"Mean of the reward {name}.") for name in names}
+            self.metrics = {**self.metrics, **each}
         self.first_error = ""
 
     @cached_property

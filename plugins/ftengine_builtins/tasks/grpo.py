@@ -48,6 +48,7 @@ from ftengine_builtins.tasks.generative import CausalLMOptions, LanguageTask, pi
 from ftengine_builtins.tasks.language_rows import Asked
 from ftengine_builtins.tasks.policy_losses import LOSSES, DrawnTokens, PolicyLoss, Scale, require_rising
 from ftengine_builtins.tasks.prompt_rows import own_answer, without_answer
+from ftengine_builtins.tasks.recognising import first_of, renamed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -153,9 +154,13 @@ class GRPO(OnPolicyTask, LanguageTask):
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        """Take prompts where the user names the task."""
+        """Take prompts, with or without answers, where the user names the task."""
         guess = language_rows.recognise(columns, rows)
-        return None if guess is None else replace(guess, certainty=1)
+        if guess is not None and "text" not in (guess.columns or columns):
+            return replace(guess, certainty=0, options={"rewards": [{"name": "exact-match"}]})
+        prompt = first_of(["prompt", "question", "instruction", "query"], columns)
+        options = {"rewards": [{"function": "score.py:reward"}]}
+        return None if prompt is None else Recognised(0, renamed(prompt=prompt), options)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         if not self.config.rewards:
