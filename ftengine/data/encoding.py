@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Augmenter, Batch, Example, Features, Listener, Task, iterate
+from ftengine.api.on_policy import is_on_policy
 from ftengine.data.augmentation import augment, mix
 from ftengine.data.batching import as_numbers, epoch_batches
 from ftengine.data.features import KeptFeatures, features_key, keep_features
@@ -106,10 +107,10 @@ class EncodedSplit:
         return len(self.index)
 
     def epoch(self, size: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """Return the members of each effective batch of an epoch (`epoch_batches`)."""
+        """Return each effective batch of an epoch as members (`epoch_batches`); prompts are not sorted by length."""
         mixed = self.mixture if self.draws and self.shares is None else None
         order = None if mixed is None else mixed.epoch(seed, epoch)
-        return epoch_batches(self.lengths, size, seed, epoch, self.shares, order)
+        return epoch_batches(self.lengths * (not is_on_policy(self.task)), size, seed, epoch, self.shares, order)
 
     def drawn(self, size: int, seed: int, steps: int) -> np.ndarray:
         """Return the examples, ascending, of the effective batches of the first `steps` steps."""
