@@ -123,8 +123,7 @@ def plan(
         strategy = prepare_strategy(device, data.ready, loaded)
     else:
         loaded, strategy = data.ready.skeleton.loaded, data.ready.skeleton.strategy
-    frozen = never_trained(strategy, loaded.module, schedule)
-    targets = matched(strategy)
+    frozen, targets = never_trained(strategy, loaded.module, schedule), matched(strategy)
     drawn = draw_step(data, device, loaded, schedule) if measure else None
     figures = _estimate(data, device, loaded, strategy, evaluating, schedule, drawn) if measure else None
     return Plan(
