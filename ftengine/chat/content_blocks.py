@@ -82,7 +82,7 @@ def _require_order(blocks: Sequence[Any], role: Any, number: int) -> None:
             continue
         if rank < highest:
             raise DataError(
-                f"message {number} ({role}) has {_CALLED[rank]} behind {_CALLED[highest]}, but chat templates "
+                f"message {number} ({role}) has {_CALLED[rank]} after {_CALLED[highest]}, but chat templates "
                 f"write it first. Move it to the front, or divide the message in two."
             )
         highest = rank

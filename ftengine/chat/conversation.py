@@ -168,7 +168,7 @@ def _thought(message: Mapping[str, Any], content: Any, where: str, *, has_calls:
     texts = {value.strip(): key for key, value in reversed(fields.items())}
     if isinstance(content, str) and "</think>" in content and (match := _THOUGHT.match(content)):
         if not content[match.end() :] and not has_calls:
-            raise DataError(f"{where} has a thought and no answer behind it; leave it out or give it one.")
+            raise DataError(f"{where} has a thought without an answer. Add an answer, or remove the message.")
         content = content[match.end() :]
         thought = (match[1] or match[2] or match[3] or "").strip()
         texts |= {thought: "content, in front of </think>"} if thought not in texts else {}

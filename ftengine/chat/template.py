@@ -41,8 +41,8 @@ def render(processor: Any, conversation: Conversation, *, upto: int | None = Non
     messages = conversation.messages[:upto]
     if number := _misplaced(processor, conversation):
         raise DataError(
-            f"the model's chat template writes the thought of message {number} (assistant) behind its answer or call. "
-            "Take thoughts out with task.thoughts: remove, or take the template from the model's author."
+            f"the model's chat template writes the thought of message {number} (assistant) after its answer or call. "
+            "Set task.thoughts to remove, or use the template of the model's author."
         )
     if lost := _left_out(processor, conversation):
         writes = "Take a model whose template writes it (calls of tools: such as Qwen3's or Llama 3.1's), or write it"

@@ -30,7 +30,7 @@ RATE = "train.learning_rate"
     "`ftengine plugins list --kind strategy` lists them.",
 )
 @set_option
-@click.option("--metric", metavar="NAME", help="Metric to compare by; by default that of the verdict.")
+@click.option("--metric", metavar="NAME", help="Metric to compare by. Default: the verdict's.")
 @click.option("--all-pairs", is_flag=True, help="Compare every pair, not only the best with each other strategy.")
 @output_option
 @json_option

@@ -35,11 +35,11 @@ CANNOT_TELL = 5
     help="An option of the format, as key=value; may be given several times.",
 )
 @click.option(
-    "--rows", type=click.IntRange(min=2), metavar="N", default=32, show_default=True, help="Rows of the proof."
+    "--rows", type=click.IntRange(min=2), metavar="N", default=32, show_default=True, help="Number of rows to compare."
 )
-@click.option("--data", metavar="FILE", type=PATH, help="Rows to ask; by default the run's held-out ones.")
+@click.option("--data", metavar="FILE", type=PATH, help="File of rows to ask. Default: the run's held-out rows.")
 @click.option("--no-verify", "verify", flag_value=False, default=True, help="Skip the proof; the export records that.")
-@click.option("--push", metavar="NAME", help="Then upload the folder to the Hugging Face hub, as owner/model.")
+@click.option("--push", metavar="NAME", help="Upload the proven folder to the Hugging Face hub, as owner/model.")
 @trust_code_option
 @json_option
 def export(

@@ -31,7 +31,11 @@ RECIPE = "recipe.yaml"
 )
 @click.option("--model", metavar="SOURCE", type=PATH, help="Hub id, folder, .gguf file, or package://NAME/FILE.")
 @click.option(
-    "--data", metavar="FILE", type=PATH, multiple=True, help="The training data; given again, a further source."
+    "--data",
+    metavar="FILE",
+    type=PATH,
+    multiple=True,
+    help="The training data; may be given several times, for several sources.",
 )
 @click.option(
     "--strategy",
@@ -39,7 +43,7 @@ RECIPE = "recipe.yaml"
     shell_complete=component_names("strategy"),
     help="How to tune; `ftengine plugins list --kind strategy` lists them.",
 )
-@click.option("--all-keys", is_flag=True, help="Write every key of a recipe with its default and what it means.")
+@click.option("--all-keys", is_flag=True, help="Write every key of a recipe with its default and meaning.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def init(
     file: Path,

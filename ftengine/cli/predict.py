@@ -37,7 +37,7 @@ from ftengine.text import counted, printable
 @click.option(
     "--calibrated",
     is_flag=True,
-    help="Use what was fitted on the validation split, such as a classifier's temperature.",
+    help="Apply the calibration fitted on the validation split, such as a classifier's temperature.",
 )
 @click.option(
     "--batch-size",

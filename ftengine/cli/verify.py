@@ -29,14 +29,16 @@ ALIKE = "the answers of the tuned model and its base to these rows are too simil
 @run_argument
 @click.option("--url", required=True, help="URL of an OpenAI-compatible API, e.g. http://localhost:8000/v1.")
 @click.option("--model", default="", metavar="NAME", help="The model's name at the endpoint. Default: its only model.")
-@click.option("--rows", type=click.IntRange(2, 1000), metavar="N", default=32, show_default=True, help="Rows to ask.")
+@click.option(
+    "--rows", type=click.IntRange(2, 1000), metavar="N", default=32, show_default=True, help="Number of rows to ask."
+)
 @click.option(
     "--weights",
     default="",
     metavar="TYPE",
     help="Type of the served weights, e.g. f16, q8_0, q4_0. Default: from the model's name, else 8 bits.",
 )
-@click.option("--data", metavar="FILE", type=PATH, help="Rows to ask; by default the run's held-out ones.")
+@click.option("--data", metavar="FILE", type=PATH, help="File of rows to ask. Default: the run's held-out rows.")
 @click.option(
     "--key-variable",
     default="OPENAI_API_KEY",

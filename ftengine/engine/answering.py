@@ -150,7 +150,7 @@ class Answering(ABC):
         if code and not self.trust_code:
             raise InputError(
                 f"run {str(self.path)!r} {does} {code}, which could do anything on this machine. If you "
-                f"trust it ({self.path / 'recipe.yaml'} says what it is), add --trust-code."
+                f"trust it ({self.path / 'recipe.yaml'} names it), add --trust-code."
             )
 
     def _check_source(self, experiment: Experiment) -> None:

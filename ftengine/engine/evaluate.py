@@ -176,8 +176,8 @@ def _splits(
     }
     if needed is not None and needed not in same:
         raise DataError(
-            f"the data files have changed since run {str(run.path)!r} was made, so its {needed} split may now hold "
-            "what it was trained on. Restore them, or name new data with --data FILE."
+            f"the data files have changed since run {str(run.path)!r} was made, so its {needed} split may now contain "
+            "training rows. Restore them, or name new data with --data FILE."
         )
     if changed := sorted(used - set(same)):
         ready.listener.message(

@@ -226,9 +226,9 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
                 )
             if reference_keys(task):
                 raise RecipeError(
-                    f"augmenter {augmenter.name!r} changes rows in every epoch, and task {task.name!r} compares with "
-                    "what the model predicts of them before training, as they stand. Take it out, or choose a loss "
-                    "without reference."
+                    f"augmenter {augmenter.name!r} changes rows in every epoch, and task {task.name!r} needs the "
+                    "reference's predictions for unchanged rows. Remove the augmenter, or choose a loss without "
+                    "reference."
                 )
     held = splits.validation if splits.test is None else splits.test
     if held is not None:

@@ -167,7 +167,7 @@ def proof_of(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(str(error))}"
-        raise ProgramFailed(f"what was written as {exporter.name} could not be asked: {reason}.") from error
+        raise ProgramFailed(f"the {exporter.name} export could not be opened: {reason}.") from error
     values = compared.values
     judged = likeness(own.far(values, own.tuned), own.far(values, own.base), exported.noise, run.recipe.seed)
     if judged.decision == "base" or judged.decision == "neither":

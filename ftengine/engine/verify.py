@@ -95,8 +95,9 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
     noise = _noise(answers, weights or named or USUAL)
     if math.isnan(noise) and weights:
         raise InputError(
-            f"--weights {weights}: what was trained cannot be merged and rounded, so it is not known what that type "
-            f"explains. Serve one of {', '.join(NOISE)}, or verify without --weights."
+            f"--weights {weights}: the trained part cannot be merged, so the effect of that type's rounding "
+            f"is unknown. "
+            f"Serve one of {', '.join(NOISE)}, or verify without --weights."
         )
     named = "" if math.isnan(noise) else named
     answers = replace(answers, weights=weights or named or USUAL, noise=NOISE[USUAL] if math.isnan(noise) else noise)

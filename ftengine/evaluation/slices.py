@@ -1,4 +1,4 @@
-"""Slices: held-out examples divided by a column's values, and tests whether one is worse than the others."""
+"""Slices: held-out examples divided by a column's values, and tests of whether one is worse than the others."""
 
 from __future__ import annotations
 

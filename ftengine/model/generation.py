@@ -30,10 +30,14 @@ class GenerationOptions(BaseModel):
     temperature: float = Field(0.0, ge=0, description="0 takes the likeliest token; above, tokens are sampled")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that hold this probability")
     seed: int | None = Field(
-        None, ge=0, description="of sampling, by which equal prompts draw alike; null draws differently every time"
+        None,
+        ge=0,
+        description="random seed of sampling; equal prompts get equal draws; null draws differently every time",
     )
     sample: int | None = Field(
-        None, ge=0, description="of several answers to a prompt, which one is drawn, from 0; null where there is one"
+        None,
+        ge=0,
+        description="number of the answer, from 0, if several are drawn for a prompt; null for a single answer",
     )
 
     @classmethod

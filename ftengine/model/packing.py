@@ -77,9 +77,8 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
                 reached = _positions_reach_attention(model, row)
     except Exception as error:  # a forward without position_ids, or one that has no float32, fails in any way
         raise RecipeError(
-            f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) cannot be asked in "
-            f"float32 whether it keeps packed examples apart ({type(error).__name__}: {error}). Set task.packing to "
-            "false."
+            f"task.packing is true, and {type(model).__name__} (as the strategy prepared it) cannot be tested "
+            f"for packing in float32 ({type(error).__name__}: {error}). Set task.packing to false."
         ) from error
     if not reached:
         raise RecipeError(

@@ -159,7 +159,7 @@ def use_instruction_set(name: str) -> Iterator[None]:
     native, library = _native(), str(FILES["cpu"])
     if native is None:
         raise RuntimeError(
-            "instruction sets are chosen by ftengine._native, which this installation lacks; `ftengine doctor` says why"
+            "instruction sets are chosen by ftengine._native, which this installation lacks; run `ftengine doctor`"
         )
     before = native.instruction_set(library)
     native.use_instruction_set(library, name)
@@ -181,7 +181,7 @@ def _load(file: Path) -> None:
         torch.ops.load_library(file)
         rounds = getattr(ctypes.CDLL(str(file)), "ftengine_philox_rounds", None)
         if rounds is None or rounds() != ROUNDS:
-            raise OSError("its dropout masks are those of another version of ftengine; build a checkout anew")
+            raise OSError("its dropout masks are those of another version of ftengine; rebuild the extension")
     except (OSError, RuntimeError) as error:
         cause = error.__cause__ or error  # torch wraps the loader's reason in a sentence without it
         raise ImportError(

@@ -51,9 +51,9 @@ class SplitSection(_Section):
     )
     column: str | None = Field(None, min_length=1, description="the column of groups, or of dates or numbers in time")
     duplicates: Literal["together", "apart"] = Field(
-        "together", description="together keeps equal and near-equal rows in one split; apart lets them fall into any"
+        "together", description="together keeps equal and near-equal rows in one split; apart allows any split"
     )
-    folds: int | None = Field(None, ge=2, description="divide train into so many folds, of which one is the test split")
+    folds: int | None = Field(None, ge=2, description="number of folds of train, of which one is the test split")
     fold: int = Field(0, ge=0, description="the fold that is the test split, from 0")
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class DataSection(_Section):
     group: str | None = Field(
         None,
         min_length=1,
-        description="column of what rows belong to (a patient, a document): in one split, counted once in intervals",
+        description="column of groups of rows (such as patients): each stays in one split and counts once in intervals",
     )
     leaks: Literal["auto", "fail", "drop", "warn"] = Field(
         "auto",
@@ -97,10 +97,13 @@ class DataSection(_Section):
         "equal rows and warns of near duplicates",
     )
     near_duplicates: float | None = Field(
-        0.8, ge=0.5, le=1, description="share of words in common from which rows are near duplicates; null: only equal"
+        0.8,
+        ge=0.5,
+        le=1,
+        description="least share of common words of near duplicates; null: only equal rows",
     )
     on_error: Literal["fail", "skip"] = Field("fail", description="what to do with a malformed row")
-    columns: dict[str, str] = Field({}, description="rename columns: {what the task expects: what the file has}")
+    columns: dict[str, str] = Field({}, description="rename columns: {the task's name: the file's name}")
 
     @property
     def train_name(self) -> str:
@@ -164,7 +167,7 @@ class TrainSection(_Section):
     )
     sampling: Literal["shuffle", "balanced"] = Field(
         "shuffle",
-        description="shuffle: each example once an epoch; balanced: as many draws, equally often from each label",
+        description="shuffle: each example once an epoch; balanced: as many draws, with equal shares of all labels",
     )
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
@@ -185,15 +188,15 @@ class TrainSection(_Section):
     precision: DType = Field("auto", description="compute dtype; auto: bfloat16 if the device multiplies it natively")
     gradient_checkpointing: bool | Literal["auto"] = Field(
         False,
-        description="recompute activations in the backward pass to save memory; auto: if memory_limit asks for it",
+        description="recompute activations in the backward pass to save memory; auto: only if memory_limit requires it",
     )
     memory_limit: Bytes | None = Field(
         None, description="memory limit per process, such as 6 GiB; null: the free memory, for auto"
     )
-    fast_paths: Choice = Field("auto", description="faster computations: auto, all that suit; off, none; or names")
+    fast_paths: Choice = Field("auto", description="faster computations: auto (all that suit), off (none), or names")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
-        description="with several processes: ddp, each has the whole model; fsdp, each has a part of every parameter",
+        description="with several processes: ddp, each holds the whole model; fsdp, a part of every parameter",
     )
 
 
@@ -245,7 +248,7 @@ class EvaluationSection(_Section):
     """How figures are computed, and further measurements."""
 
     batch_size: int | None = Field(None, ge=1, description="rows at a time; null: train.batch_size, more of short rows")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind each interval")
+    resamples: int = Field(1000, ge=100, description="number of bootstrap resamples for each interval")
     training_sample: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
         "auto", description="training rows that are also measured; auto: as many as are held out, 50 to 200; null: none"
     )

@@ -40,11 +40,11 @@ SCORES = ".scores.jsonl"
     type=click.Choice(("sft", "preference")),
     default="sft",
     show_default=True,
-    help="sft: prompts with their best answer; preference: with one that passes and one that does not.",
+    help="sft: each prompt with its best answer; preference: with an answer that passes and one that does not.",
 )
-@click.option("--each", type=click.IntRange(min=1), default=1, show_default=True, help="Rows of a prompt at most.")
-@click.option("--function", metavar="FILE.py:NAME", help="Scores answers; by default that of the recipe.")
-@click.option("--evaluator", metavar="NAME", help="The evaluator to score by, where the recipe names several.")
+@click.option("--each", type=click.IntRange(min=1), default=1, show_default=True, help="Most rows for a prompt.")
+@click.option("--function", metavar="FILE.py:NAME", help="Function that scores answers. Default: the recipe's.")
+@click.option("--evaluator", metavar="NAME", help="The evaluator to score with, if the recipe names several.")
 @click.option(
     "--option",
     "options",
@@ -53,7 +53,7 @@ SCORES = ".scores.jsonl"
     help="An option of the evaluator, e.g. passes_at=0.5; may be given several times.",
 )
 @click.option("--resume", is_flag=True, help="Keep the scores of an interrupted output and continue after them.")
-@click.option("--trust-code", is_flag=True, help="Let the function that the run's recipe names score answers.")
+@click.option("--trust-code", is_flag=True, help="Run the scoring function of the run's recipe; review it first.")
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON to stdout.")
 def pairs(
     model: str,
@@ -231,7 +231,7 @@ def write_pairs(
         judged = report.answers - report.errors - report.timeouts
         why += f" {report.cut:,} were cut off at max_new_tokens: raise it." if report.cut and judged else ""
         raise InputError(
-            f"{source.name}: {report.passed:,} of {report.answers:,} answers pass, of which no {kind} row can be made."
+            f"{source.name}: {report.passed:,} of {report.answers:,} answers pass, but they make no {kind} row."
             f"{why}{' Draw more answers, or take easier prompts.' if judged else ''}"
         )
     unfinished = output.with_name(f"{output.name}.unfinished")

@@ -137,7 +137,7 @@ def _of_messages(prompt: Any, column: str, rejected: Any, listed: Listed) -> tup
     prompt = messages_of(prompt, "messages", listed)
     asked = asked_until(prompt)
     if asked == len(prompt):
-        raise DataError(f"`messages` end with what is asked; beside `{column}` they end with the chosen answer.")
+        raise DataError(f"`messages` end with a user's turn; beside `{column}` they must end with the chosen answer.")
     if column == "rejected_messages" and isinstance(rejected, list):
         rejected = messages_of(rejected, column, listed)
         if _is_system(prompt[0]) and not _is_system(rejected[0]):
@@ -201,7 +201,7 @@ def _in_messages(pair: Mapping[str, Any], listed: Listed, system: Any = None) ->
         answer = len(sides["chosen"])
         prompt = given[:-answer] if answer < len(given) and given[-answer:] == sides["chosen"] else given
         if role_of(prompt[-1]) == "assistant":
-            raise DataError("what is asked ends with the assistant's message, and the answers begin with another one.")
+            raise DataError("the prompt ends with an assistant's message, and the answers begin with another one.")
     if isinstance(system, str) and system and not _is_system(prompt[0]):
         prompt = [{"role": "system", "content": system}, *prompt]
     return {"prompt": prompt, **sides}

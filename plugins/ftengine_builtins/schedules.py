@@ -15,7 +15,7 @@ __all__ = ["Constant", "Cosine", "Linear", "WarmupStableDecay"]
 class FloorConfig(Config):
     """Options of a schedule that falls."""
 
-    floor: float = Field(0.0, ge=0, lt=1, description="share of the peak learning rate that it falls to")
+    floor: float = Field(0.0, ge=0, lt=1, description="final learning rate, as a share of the peak")
 
 
 class Constant(Schedule):
@@ -57,7 +57,7 @@ class WarmupStableDecay(Schedule):
 
     class Config(FloorConfig):
         decay: float = Field(
-            0.2, gt=0, description="how long it falls: a share of all steps if below 1, else a number of steps"
+            0.2, gt=0, description="length of the decay: a share of all steps if below 1, else a number of steps"
         )
         shape: Literal["linear", "cosine", "sqrt"] = Field(
             "sqrt",

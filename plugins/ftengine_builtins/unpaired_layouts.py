@@ -62,7 +62,7 @@ def unpaired(row: Example) -> dict[str, Any]:
         asked = asked_until(messages)
         converted |= {"prompt": messages[:asked], "completion": messages[asked:]}
         if not converted["completion"]:
-            raise DataError("`messages` end with what is asked; they must end with the answer that `label` is about.")
+            raise DataError("`messages` end with a user's turn; they must end with the answer that `label` judges.")
     for name in ("prompt", "completion"):
         if converted.get(name) is None:
             raise DataError(f"the row has no `{name}`; it needs `prompt`, `completion` and `label`.")

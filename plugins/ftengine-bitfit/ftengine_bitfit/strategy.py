@@ -15,7 +15,7 @@ class BitfitStrategy(api.Strategy):
     class Config(api.Config):
         """What a recipe may set."""
 
-        endings: list[str] = Field(["bias"], min_length=1, description="how the names of the parameters that train end")
+        endings: list[str] = Field(["bias"], min_length=1, description="endings of the names of trained parameters")
 
     def prepare(self, loaded: api.LoadedModel) -> None:
         """Let only the parameters train whose names end as the options say."""

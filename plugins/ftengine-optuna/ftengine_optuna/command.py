@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe_file", metavar="RECIPE")
-@click.option("--trials", required=True, type=click.IntRange(min=1), help="Trials in all, with those that are there.")
+@click.option(
+    "--trials", required=True, type=click.IntRange(min=1), help="Total number of trials, including finished ones."
+)
 @click.option(
     "--set-range",
     "ranges",
@@ -26,13 +28,23 @@ if TYPE_CHECKING:
     help="LOW..HIGH, LOW..HIGH:log or A,B,C; may be given several times. Ranges with whole ends hold whole numbers.",
 )
 @click.option("--search", metavar="FILE", type=click.Path(path_type=Path), help="The same in YAML: KEY: RANGE.")
-@click.option("--metric", metavar="NAME", help="What trials are compared by; by default what the verdict goes by.")
-@click.option("--sampler", type=click.Choice(["tpe", "random"]), default="tpe", show_default=True, help="Who proposes.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="No trial begins after so long.")
-@click.option("--no-test", is_flag=True, help="Tune without a test split, and do not know how good the best is.")
+@click.option("--metric", metavar="NAME", help="Metric to compare trials by. Default: the verdict's.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["tpe", "random"]),
+    default="tpe",
+    show_default=True,
+    help="Sampler that proposes values.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Start no further trial after this time."
+)
+@click.option(
+    "--no-test", is_flag=True, help="Tune without a test split; the best trial's quality on new data is then unknown."
+)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
 @click.option("--output", metavar="DIR", help="Folder of the trials, instead of the recipe's output.")
-@click.option("--json", "as_json", is_flag=True, help="Print what tune.json holds to stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the content of tune.json to stdout.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings.")
 def tune(
     recipe_file: str,

@@ -1,4 +1,4 @@
-"""tune.json: the trials, the best of them, and what it came to on the test split."""
+"""tune.json: the trials, the best of them, and its figures on the test split."""
 
 from __future__ import annotations
 
@@ -127,8 +127,7 @@ def _on_test(tuning: Tuning, best: Tried) -> str:
     tested = next((one for one in reversed(tuning.tested) if one.trial == best.number), None)
     if tested is None or best.figure is None:
         return (
-            "It was not measured on a test split, so how good it is on new data is not known; measure it on examples "
-            "apart."
+            "It was not measured on a test split, so its quality on new data is unknown; measure it on examples apart."
         )
     if not has_value(tested.tuned):
         return f"On the test split, which no trial saw, {tuning.label} is undefined."

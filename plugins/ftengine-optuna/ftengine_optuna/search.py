@@ -79,7 +79,7 @@ def tune(
     tuning = search.tuning(own)
     if tuning.best is None:
         last = tuning.trials[-1].reason if tuning.trials else "none began; give more time with --timeout."
-        raise TrainingError(f"none of {counted(len(tuning.trials), 'trial')} came to a figure; the last one: {last}")
+        raise TrainingError(f"none of {counted(len(tuning.trials), 'trial')} has a figure; the last one failed: {last}")
     conclude(tuning, search, test, Tuning.read(search.folder))
     return tuning
 
@@ -307,8 +307,8 @@ def _require_same(folder: Path, begun: dict[str, Any], asked: dict[str, Any], me
     differing += ["--metric"] if metric not in (None, begun["metric"]) else []
     if differing:
         raise RunError(
-            f"output {str(folder)!r} holds trials of another search, which differs in {listed(differing)}. Give what "
-            "they began with, or choose another folder with --output DIR."
+            f"output {str(folder)!r} holds trials of another search, which differs in {listed(differing)}. Use the "
+            "same settings, or choose another folder with --output DIR."
         )
 
 

@@ -93,7 +93,7 @@ def _trial(linear: nn.Linear, config: PeftConfig) -> list[Tensor]:
         y.sum().backward()
     assert x.grad is not None
     if not any(p.grad is not None and p.grad.any() for p in trained):
-        raise ArithmeticError("nothing of it gets a gradient")
+        raise ArithmeticError("no trained part gets a gradient")
     return [*start, y.detach(), x.grad]
 
 

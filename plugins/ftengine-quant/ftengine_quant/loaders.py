@@ -23,11 +23,11 @@ class QuantisingConfig(api.Config):
 
     skip: ModuleNames = Field(
         [],
-        description="modules that stay as they are, with all inside them: a list of names or paths, or a regular "
-        "expression for whole paths",
+        description="modules that are not quantised, with all inside them: a list of names or paths, or a "
+        "regular expression for whole paths",
     )
     loader: str | dict[str, Any] = Field(
-        AUTO, description="what reads the source: a loader's name, or a mapping with its options; auto finds it"
+        AUTO, description="loader of the source: its name, or a mapping with its options; auto finds it"
     )
 
 
@@ -111,10 +111,14 @@ class BitsAndBytesLoader(QuantisingLoader):
         """Options of bitsandbytes."""
 
         bits: Literal[4, 8] = Field(4, description="bits of a weight")
-        quant_type: Literal["nf4", "fp4"] = Field("nf4", description="of 4 bits: spaced as weights lie, or floats")
-        double_quant: bool = Field(False, description="of 4 bits: quantise the scales too, 0.37 bits less")
+        quant_type: Literal["nf4", "fp4"] = Field(
+            "nf4", description="format of 4-bit weights: spaced like normally distributed weights, or floats"
+        )
+        double_quant: bool = Field(
+            False, description="with 4 bits: quantise the scales too, which saves 0.37 bits per weight"
+        )
         compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-            "auto", description="of 4 bits: what weights are unpacked to; auto is the layer's input's"
+            "auto", description="with 4 bits: dtype that weights are unpacked to; auto: the dtype of the layer's input"
         )
 
     def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:

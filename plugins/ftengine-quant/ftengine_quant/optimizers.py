@@ -27,7 +27,7 @@ class AdamW8bit(api.Optimizer):
 
         betas: tuple[Share, Share] = Field((0.9, 0.999), description="decay of the means of gradients and squares")
         eps: float = Field(1e-8, gt=0, description="added to the denominator")
-        min_8bit_size: int = Field(4096, ge=1, description="elements below which a parameter keeps float32 moments")
+        min_8bit_size: int = Field(4096, ge=1, description="parameters with fewer elements keep float32 moments")
 
     def build(self, param_groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         from bitsandbytes.optim import AdamW

@@ -74,7 +74,7 @@ class UnknownTokens(Audit):
             return
         parts = [f"{percent(share)} of the {split_name(split)} tokens" for split, share in shares.items()]
         places = [place for split in shares for place in data.encoded[split]["unknown_first"]]
-        text = f"{listed(parts)} are [UNK] (e.g. in {places[0]}): the tokenizer does not know what stands there, so "
+        text = f"{listed(parts)} are [UNK] (e.g. in {places[0]}): the tokenizer has no token for this text, so "
         text += "the model cannot tell one such text from another."
         level = "alarm" if max(shares.values()) >= ALARM else "note"
         yield Finding(kind="data", level=level, text=text, figures={"shares": shares}, places=tuple(places[:5]))
@@ -120,5 +120,5 @@ def _misnamed(unread: Mapping[str, str]) -> Iterator[Finding]:
     """Yield unread columns beside a chat, each with the column that is probably meant."""
     for column, place in unread.items():
         if "." not in column and column not in BESIDE_A_CHAT and (near := did_you_mean(column, BESIDE_A_CHAT)):
-            text = f"Column `{column}` changes nothing of what the model gets (e.g. {place}).{near}"
+            text = f"Column `{column}` does not affect the model's input (e.g. {place}).{near}"
             yield Finding(kind="data", level="note", text=text, figures={"keys": [column]}, places=(place,))

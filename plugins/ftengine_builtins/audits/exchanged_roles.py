@@ -62,7 +62,7 @@ class ExchangedRoles(Audit):
 
 @dataclass(frozen=True)
 class Turns:
-    """Distinct turns of a split by side: texts that are read, and texts that are answered."""
+    """Distinct turns of a split by side: the inputs and the answers."""
 
     user: Sequence[str]
     assistant: Sequence[str]

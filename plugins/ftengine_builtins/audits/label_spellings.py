@@ -28,9 +28,10 @@ class LabelSpellings(Audit):
 
 
 class JoinedLabels(Audit):
-    """Finds labels that consist of several by an unused separator: their parts are labels, or parts of others.
+    """Finds labels that are several labels joined by a separator that the recipe does not set.
 
-    If rows write lists of labels in two ways, only one of them is read as a list.
+    Their parts are labels, or parts of other labels. If rows write lists of labels in two ways, only one of them is
+    read as a list.
     """
 
     name = "joined-labels"

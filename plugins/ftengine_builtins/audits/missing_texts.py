@@ -30,7 +30,7 @@ BRACKETS = "<[({"
 
 
 class MissingTexts(Audit):
-    """Finds texts that stand for a missing one, such as N/A, and one text in a fifth of the rows whatever the label."""
+    """Finds placeholders for missing texts, such as N/A, and one text that a fifth of the rows have."""
 
     name = "missing-texts"
 

@@ -53,7 +53,7 @@ def _finding(data: AuditedData, more: str, fewer: str, counts: list[tuple[int, i
         text = f"The shares of rows without a label differ: {shares}."
         return Finding(kind="data", level="note", text=text, figures=figures, places=places)
     lead = f"leave out training rows that were never given labels: {shares}"
-    text = f"{capitalized(lead)}, and words do not tell them from rows with a label (AUC {number(auc[1], 2)}): in "
+    text = f"{capitalized(lead)}, and words do not distinguish them from labelled rows (AUC {number(auc[1], 2)}): in "
     text += "training such a row teaches that no label applies."
     return Finding(kind="data", level="alarm", text=text, brief=lead, explains=EXPLAINED,
                    figures={**figures, "auc": auc[1]}, places=places)  # fmt: skip

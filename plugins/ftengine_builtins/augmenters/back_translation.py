@@ -27,13 +27,14 @@ class BackTranslation(TextAugmenter):
 
     class Config(SeldomConfig):
         forward: str = Field(
-            min_length=1, description="model for the way there: a folder or hub id of an encoder-decoder"
+            min_length=1,
+            description="model that translates into the other language: a folder or hub id of an encoder-decoder",
         )
         backward: str = Field(
-            min_length=1, description="model for the way back; may be the same one with another prefix"
+            min_length=1, description="model that translates back; may be the same one with another prefix"
         )
         forward_prefix: str = Field("", description="text in front of every sentence: 'translate English to German: '")
-        backward_prefix: str = Field("", description="the same for the way back")
+        backward_prefix: str = Field("", description="text in front of every sentence to translate back")
         temperature: float = Field(1.0, ge=0, description="sampling temperature; 0: the likeliest words")
         top_p: float = Field(0.9, gt=0, le=1, description="share of the distribution, likeliest first, to draw from")
         beams: int = Field(1, ge=1, description="width of the beam search; above 1 needs temperature: 0")
@@ -41,7 +42,9 @@ class BackTranslation(TextAugmenter):
         max_length: int | None = Field(
             None, ge=8, description="longest sentence in tokens; null: 256, or the models' limit if less"
         )
-        device: str = Field("auto", description="of both models: cpu, cuda, cuda:1; auto: the GPU where there is one")
+        device: str = Field(
+            "auto", description="device of both models: cpu, cuda, cuda:1; auto: the GPU if there is one"
+        )
 
         @model_validator(mode="after")
         def _one_way_to_choose(self) -> Any:

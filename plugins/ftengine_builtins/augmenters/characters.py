@@ -99,7 +99,9 @@ class Ocr(TextAugmenter):
     name = "ocr"
 
     class Config(AugmenterConfig):
-        rate: float = Field(0.05, ge=0, le=1, description="share of characters with a double that are mistaken for it")
+        rate: float = Field(
+            0.05, ge=0, le=1, description="share of characters with a lookalike that are replaced by it"
+        )
 
     def change(self, text: str, rng: RandomSource) -> str:
         return changed_at(text, lambda at: self._recognised(text, at, rng))

@@ -44,7 +44,7 @@ class Flip(ImageAugmenter):
 
     class Config(SeldomConfig):
         direction: Literal["horizontal", "vertical", "both"] = Field(
-            "horizontal", description="left and right, top and bottom, or at random one of the two or both at once"
+            "horizontal", description="flip left and right, top and bottom, or at random one or both"
         )
 
     def transform(self, v2: Any, image: Any) -> Callable[[Any], Any]:
@@ -65,10 +65,16 @@ class Crop(ImageAugmenter):
 
     class Config(AugmenterConfig):
         scale: list[Annotated[float, Field(gt=0, le=1)]] = Field(
-            [0.5, 1.0], min_length=2, max_length=2, description="share of the image's area that is kept, least and most"
+            [0.5, 1.0],
+            min_length=2,
+            max_length=2,
+            description="least and greatest share of the image's area that is kept",
         )
         ratio: list[PositiveFloat] = Field(
-            [0.75, 1.333], min_length=2, max_length=2, description="width by height of the part, least and most"
+            [0.75, 1.333],
+            min_length=2,
+            max_length=2,
+            description="least and greatest ratio of width to height of the part",
         )
 
         @field_validator("scale", "ratio")

@@ -25,7 +25,7 @@ class MaskSpans(TextAugmenter):
         rate: float = Field(0.15, ge=0, le=1, description="share of words that are masked; one word always stays")
         mean_length: float = Field(3.0, gt=0, le=100, description="words of a span: mean of a Poisson distribution")
         mask: str | None = Field(
-            None, min_length=1, description="what stands for hidden words, e.g. '_'; null: the tokenizer's own"
+            None, min_length=1, description="the mask that replaces hidden words, e.g. '_'; null: the tokenizer's own"
         )
         masks: Literal["span", "word"] = Field("span", description="one mask for a span, or one for each of its words")
 

@@ -35,8 +35,8 @@ class Synonyms(TextAugmenter):
             description="the word list: .tsv, .csv or .txt with a word and its replacements on each line, or .json "
             "with {word: [replacements]}",
         )
-        rate: float = Field(0.3, ge=0, le=1, description="share of the words of the list in a text that are replaced")
-        both_ways: bool = Field(False, description="words of a line may each replace the others")
+        rate: float = Field(0.3, ge=0, le=1, description="share of a text's listed words that are replaced")
+        both_ways: bool = Field(False, description="each word of a line may replace the others")
 
     def check_options(self) -> None:
         """Read the word list (DataError: it is missing or malformed)."""

@@ -66,8 +66,10 @@ class SwapWords(TextAugmenter):
     paper = EDA
 
     class Config(AugmenterConfig):
-        rate: float = Field(0.1, ge=0, le=1, description="swaps for each word of a text; rounded, but at least one")
-        distance: int | None = Field(None, ge=1, description="words between the two at most; null: any")
+        rate: float = Field(
+            0.1, ge=0, le=1, description="number of swaps per word of a text; rounded, but at least one"
+        )
+        distance: int | None = Field(None, ge=1, description="largest distance of the two words; null: any")
 
     def change(self, text: str, rng: RandomSource) -> str:
         words, gaps = split_words(text)
@@ -94,7 +96,7 @@ class Punctuation(TextAugmenter):
     paper = "Karimi et al. 2021 (AEDA), arXiv:2108.13230"
 
     class Config(AugmenterConfig):
-        insert: float = Field(0.3, ge=0, le=1, description="marks put in per word at most, at random; 0: none")
+        insert: float = Field(0.3, ge=0, le=1, description="most marks inserted per word, at random; 0: none")
         drop: float = Field(0.0, ge=0, le=1, description="probability with which each mark of the text is left out")
 
     def change(self, text: str, rng: RandomSource) -> str:

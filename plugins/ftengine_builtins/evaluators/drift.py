@@ -37,7 +37,7 @@ class AnswerLength(WeightedEvaluator):
     name = "answer-length"
 
     class Config(api.Config):
-        max_new_tokens: int = Field(256, ge=1, description="longest answer in tokens; what is longer is cut there")
+        max_new_tokens: int = Field(256, ge=1, description="longest answer in tokens; longer ones are cut")
 
     reads = frozenset({"completion"})
     metrics = {  # noqa: RUF012

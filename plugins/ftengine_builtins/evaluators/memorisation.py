@@ -32,7 +32,7 @@ class Memorisation(WeightedEvaluator):
     class Config(api.Config):
         prefix: int = Field(20, ge=1, description="words of a reference that `prefix_verbatim` looks at")
         max_new_tokens: int = Field(
-            128, ge=1, description="longest answer in tokens; of a longer reference no more can be repeated"
+            128, ge=1, description="longest answer in tokens; of a longer reference only this much can be repeated"
         )
 
     reads = frozenset({"completion", "reference"})

@@ -46,7 +46,7 @@ class Refusal(WeightedEvaluator):
         within: int | None = Field(
             200, ge=1, description="characters at an answer's beginning that are searched; null: all of it"
         )
-        expect: Literal["refuse", "answer"] = Field("refuse", description="what rows without `expect` are taken for")
+        expect: Literal["refuse", "answer"] = Field("refuse", description="value for rows without `expect`")
         max_new_tokens: int = Field(64, ge=1, description="longest answer in tokens")
 
         @field_validator("phrases")

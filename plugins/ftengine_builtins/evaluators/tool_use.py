@@ -90,7 +90,7 @@ class ToolUse(WeightedEvaluator):
         return {name: (~np.isnan(rows[name])).astype(np.float64) for name in self.metrics}
 
     def score_examples(self, rows):
-        """Score 1 for the same calls, or for none if none is due; these are right."""
+        """Score 1, and count as right, an answer with the same calls, or without calls if none is due."""
         right = np.where(np.isnan(rows["right_call"]), rows[UNDUE], rows["right_call"])
         return ExampleScores(right, right)
 

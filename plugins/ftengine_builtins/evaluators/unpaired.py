@@ -32,10 +32,12 @@ class UnpairedPreferences(WeightedEvaluator):
             at_zero="nothing is preferred",
         ),
         "chosen_logp": Metric(
-            "log-probability of desirable answers", meaning="Mean over them, summed over an answer's tokens, in nats."
+            "log-probability of desirable answers",
+            meaning="Mean over answers, summed over an answer's tokens, in nats.",
         ),
         "rejected_logp": Metric(
-            "log-probability of undesirable answers", meaning="Mean over them, summed over an answer's tokens, in nats."
+            "log-probability of undesirable answers",
+            meaning="Mean over answers, summed over an answer's tokens, in nats.",
         ),
     }
 

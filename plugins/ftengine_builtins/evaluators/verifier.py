@@ -38,7 +38,7 @@ class VerifierConfig(api.Config):
     samples: int = Field(1, ge=1, description="answers to each prompt")
     k: list[int] = Field([1], min_length=1, description="pass@k is measured for these k, at most `samples`")
     temperature: float | None = Field(
-        None, ge=0, description="of sampling; null: the likeliest answer where there is one, 1 where there are several"
+        None, ge=0, description="sampling temperature; null: 0 (the likeliest answer) for one sample, 1 for several"
     )
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that hold this probability")
     max_new_tokens: int = Field(128, ge=1, description="longest answer in tokens")

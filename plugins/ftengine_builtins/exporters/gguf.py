@@ -55,7 +55,7 @@ EXACT = float(np.finfo(np.float32).eps)
 class GgufConfig(Config):
     """Options of exporter gguf."""
 
-    dtype: Literal["F32", "F16", "BF16", "Q8_0"] = Field("F16", description="of matrices; vectors stay float32")
+    dtype: Literal["F32", "F16", "BF16", "Q8_0"] = Field("F16", description="type of matrices; vectors stay float32")
     lora: bool = Field(False, description="write the LoRA alone, for llama.cpp's --lora, in place of a merged model")
 
 

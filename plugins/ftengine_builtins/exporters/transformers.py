@@ -26,7 +26,7 @@ class TransformersConfig(Config):
     """Options of exporter transformers."""
 
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="of the merged weights; auto keeps the base's"
+        "auto", description="dtype of the merged weights; auto keeps the base's"
     )
 
 

@@ -65,12 +65,13 @@ class TransformersLoader(ModelLoader):
         revision: str | None = Field(None, description="branch, tag or commit of a hub model")
         subfolder: str | None = Field(None, description="folder inside the source that holds the model")
         processor: Literal["auto", "tokenizer", "image"] = Field(
-            "auto", description="which one to use of a model that has both; auto prefers the tokenizer"
+            "auto",
+            description="which to use if a model has both a tokenizer and an image processor; auto: the tokenizer",
         )
         attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
             "auto",
-            description="what computes attention; flash_attention_2 needs package flash-attn and a GPU; "
-            "auto: what transformers chooses",
+            description="implementation of attention; flash_attention_2 needs package flash-attn and a "
+            "GPU; auto: transformers' choice",
         )
         trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
 

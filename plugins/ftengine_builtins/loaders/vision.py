@@ -73,8 +73,8 @@ class VisionLoader(ModelLoader):
         weights: str | None = Field(
             None,
             min_length=1,
-            description="of a model given by name: a .safetensors file, a folder with model.safetensors, `library` for "
-            "the library's own download, or `random`",
+            description="weights for a model given by name: a .safetensors file, a folder with "
+            "model.safetensors, `library` for the library's own download, or `random`",
         )
         image_size: int | None = Field(
             None, ge=8, description="side of the square that images become, in pixels; null: the model's own"

@@ -25,8 +25,8 @@ class Muon(Optimizer):
     class Config(AdamConfig):
         """Options of Muon's step; `betas` and `eps` are AdamW's."""
 
-        momentum: float = Field(0.95, ge=0, lt=1, description="share of the mean of gradients that stays")
-        nesterov: bool = Field(True, description="look ahead along the momentum")
+        momentum: float = Field(0.95, ge=0, lt=1, description="decay of the mean of gradients")
+        nesterov: bool = Field(True, description="use Nesterov momentum")
         iterations: int = Field(5, ge=1, lt=100, description="Newton–Schulz iterations that orthogonalise the update")
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:

@@ -48,7 +48,7 @@ class SGD(Optimizer):
 
     class Config(Config):
         momentum: float = Field(0.9, ge=0, lt=1, description="momentum factor")
-        nesterov: bool = Field(False, description="look ahead along the momentum")
+        nesterov: bool = Field(False, description="use Nesterov momentum")
 
         @field_validator("nesterov")
         @classmethod
@@ -75,7 +75,7 @@ class Adafactor(Optimizer):
             -0.8, le=0, description="exponent of the second moment's decay, which is 1 - step^beta2_decay"
         )
         eps: float = Field(1e-3, gt=0, description="lower bound on a parameter's scale")
-        clip: float = Field(1.0, ge=1, description="root mean square at which the update of a parameter is clipped")
+        clip: float = Field(1.0, ge=1, description="an update with a larger root mean square is clipped to this")
 
     def build(self, param_groups: Groups) -> torch.optim.Optimizer:
         config = self.config

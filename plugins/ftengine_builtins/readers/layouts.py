@@ -77,8 +77,8 @@ class ShareGPTReader(LayoutReader):
 
     class Config(Config):
         column: str = Field("conversations", description="column of the messages")
-        role: str = Field("from", description="key of who speaks")
-        content: str = Field("value", description="key of what is said")
+        role: str = Field("from", description="key of the speaker")
+        content: str = Field("value", description="key of the text")
 
     def convert(self, row: Example) -> Example:
         return layouts.conversations(row, **self.config.model_dump())
@@ -95,7 +95,7 @@ class AlpacaReader(LayoutReader):
 
     class Config(Config):
         prompt: str = Field("instruction", description="column of the question")
-        query: str = Field("input", description="column of what follows it on a line of its own")
+        query: str = Field("input", description="column of text that is added to the question on a line of its own")
         response: str = Field("output", description="column of the answer")
         system: str = Field("system", description="column of the system message")
         history: str = Field("history", description="column of earlier turns, [[question, answer], …]")

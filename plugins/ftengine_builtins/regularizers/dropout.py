@@ -26,7 +26,7 @@ class Dropout(Regularizer):
     class Config(api.Config):
         p: float = Field(0.1, ge=0, lt=1, description="probability that an activation is dropped while training")
         strategy: bool = Field(
-            False, description="also in what the strategy added (lora, adapter), which has an option of its own"
+            False, description="also change the dropout of modules that the strategy added (lora, adapter)"
         )
 
     _before: Sequence[tuple[Place, float]] = ()

@@ -39,9 +39,7 @@ class Mixout(Regularizer):
     )
 
     class Config(api.Config):
-        p: float = Field(
-            0.7, gt=0, lt=1, description="share of neurons whose weights are the pre-trained ones in a pass"
-        )
+        p: float = Field(0.7, gt=0, lt=1, description="share of neurons that use their pre-trained weights in a pass")
 
     _handles: Sequence[RemovableHandle] = ()
     _start: Mapping[nn.Module, Tensor] = MappingProxyType({})

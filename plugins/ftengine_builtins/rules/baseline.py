@@ -71,9 +71,9 @@ class ConstantAnswer(Rule):
         figures = {**threshold.figures(), **reached, "others": others, **exact_answers(run)}
         if baseline.share == 1:
             only = quoted_answer(baseline.answer)
-            text = f"The {split} split has one answer only ({only}): figures say nothing of others."
+            text = f"The {split} split has one answer only ({only}): figures say nothing about others."
             if baseline.way:
-                text = f"{baseline.way.capitalize()} is always right in the {split} split: figures do not tell what "
+                text = f"{baseline.way.capitalize()} is always right in the {split} split: figures do not show what "
                 text += "else was learnt."
             yield Finding(kind="baseline", level="note", text=text, figures=figures)
         elif _is_constant(threshold):

@@ -100,7 +100,7 @@ class OppositeScores(Rule):
                 f"{number(seen.value, 2)} on training rows and {number(held.value, 2)} on {evaluation.split} rows, "
             )
             brief += "as if one file had distances and the other similarities"
-            text = f"{capitalized(brief)}. Turn the scores of one round (1 minus the score, say) and train again."
+            text = f"{capitalized(brief)}. Invert the scores of one split (1 minus the score, say) and train again."
             figures = {"metric": metric, "training": seen, "held_out": held}
             explains = (*EXPLAINED, "labels")
             yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=explains, figures=figures)

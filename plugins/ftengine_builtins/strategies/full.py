@@ -53,7 +53,7 @@ class Full(Strategy):
             [], description="modules to freeze: a list of names or paths, or a regular expression for whole paths"
         )
         layer_decay: float = Field(
-            1.0, gt=0, le=1, description="learning rate of each layer as a share of that of the layer above"
+            1.0, gt=0, le=1, description="each layer's learning rate divided by that of the layer above"
         )
         unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
             None,
@@ -61,7 +61,7 @@ class Full(Strategy):
             "over the whole run",
         )
         batch_norm: Literal["frozen", "train"] = Field(
-            "frozen", description="running statistics of BatchNorm: kept as they are, or updated in training"
+            "frozen", description="running statistics of BatchNorm: frozen, or updated in training"
         )
 
     _matches: Mapping[str, list[str]] = MappingProxyType({})
@@ -212,7 +212,7 @@ def _nothing(pattern: str, matched: Sequence[str], paths: Sequence[str], module:
 
 
 class StillStatistics:
-    """Mixed into a normalisation layer's class: it normalises with its running statistics in training too."""
+    """Mixin for a normalisation layer's class: it normalises with its running statistics in training too."""
 
     def train(self, mode: bool = True) -> nn.Module:
         return super().train(False)  # type: ignore[misc]

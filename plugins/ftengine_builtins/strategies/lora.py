@@ -77,7 +77,10 @@ class LoRAConfig(Config):
     rank: Rank = Field(8, description="rank of the update")
     alpha: Alpha = Field(16, description="the update is scaled by alpha / rank")
     dropout: float = Field(
-        0.05, ge=0, lt=1, description="dropout on the update's input while training; of preferences 0 unless set"
+        0.05,
+        ge=0,
+        lt=1,
+        description="dropout on the update's input while training; 0 for tasks with preferences unless set",
     )
     targets: ModuleNames = Field(
         ALL_LINEAR,

@@ -129,7 +129,7 @@ Alpha = Annotated[float, PlainSerializer(_whole)]
 
 
 class LoRAFile(AdapterConfig):
-    """What an adapter_config.json says of a LoRA."""
+    """The content of an adapter_config.json for a LoRA."""
 
     peft_type = "LORA"
     advice = "Merge that adapter with PEFT and start from the merged model."

@@ -72,8 +72,8 @@ class VirtualTokenOptions(Config):
     virtual_tokens: int = Field(20, ge=1, description="number of virtual tokens before every input")
     init: Literal["vocabulary", "text", "random"] = Field(
         "vocabulary",
-        description="what virtual tokens start as: tokens drawn from the vocabulary, or those of a text (of a prefix, "
-        "their keys and values), or normal random numbers of the same scale",
+        description="initial virtual tokens: random tokens of the vocabulary, the tokens of a text (for a "
+        "prefix, their keys and values), or normal random numbers of the same scale",
     )
     lr_ratio: Ratio
     text: str | None = Field(
@@ -87,8 +87,8 @@ class VirtualTokenOptions(Config):
     def _follow_start_from(self) -> VirtualTokenOptions:
         if (self.text is not None) != (self.init == "text"):
             raise RecipeError(
-                f"strategy.init is {self.init!r} and strategy.text is {self.text!r}. A text goes with init: text, "
-                "and that needs one; give both or neither."
+                f"strategy.init is {self.init!r} and strategy.text is {self.text!r}. Set both init: text "
+                "and a text, or neither."
             )
         follow(self, self.File.read, ["virtual_tokens"])
         return self

@@ -56,26 +56,26 @@ class CausalLMConfig(Config):
     max_length: int | None = Field(
         None, ge=2, description=f"longest example in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"
     )
-    truncate: Literal["right", "left"] = Field("right", description="which end of a longer example is cut off")
+    truncate: Literal["right", "left"] = Field("right", description="the end of a longer example that is cut off")
     train_on: Literal["completion", "assistant", "last", "all"] = Field(
         "completion",
-        description="completion: the assistant's turns, of a row with a prompt those behind it; assistant: all of its "
-        "turns; last: those after the user's last one; all: every token",
+        description="completion: the assistant's turns, without those of a row's prompt; assistant: all of "
+        "its turns; last: those after the user's last turn; all: every token",
     )
     thoughts: Literal["train", "mask", "remove"] = Field(
-        "train", description="what the assistant thought: trained on, only read, or taken out"
+        "train", description="the assistant's thoughts: train on them, mask them in the loss, or remove them"
     )
     chat_template: Literal["auto", "never"] = Field(
         "auto", description="auto writes prompt and completion as a chat where the model has a template; never: as text"
     )
     chat_template_kwargs: dict[str, Any] = Field(
-        {}, description="given to the chat template, as {enable_thinking: false}; a row's own come first"
+        {}, description="arguments for the chat template, as {enable_thinking: false}; a row's own take precedence"
     )
-    system: str | None = Field(None, min_length=1, description="system message of conversations that have none")
+    system: str | None = Field(None, min_length=1, description="system message for conversations without one")
     packing: bool = Field(
         False,
-        description="pack a micro-batch's examples into one sequence without padding, attention kept within each; "
-        "refused where the model cannot",
+        description="pack a micro-batch's examples into one sequence without padding; attention stays "
+        "within each example",
     )
 
 

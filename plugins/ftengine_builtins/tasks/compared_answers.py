@@ -30,15 +30,15 @@ class LanguageOptions(Config):
     """How a conversation is written."""
 
     thoughts: Literal["train", "mask", "remove"] = Field(
-        "train", description="what the assistant thought: part of the answer, only read, or taken out"
+        "train", description="the assistant's thoughts: train on them, mask them in the loss, or remove them"
     )
     chat_template: Literal["auto", "never"] = Field(
         "auto", description="auto writes prompt and answers as a chat where the model has a template; never: as text"
     )
     chat_template_kwargs: dict[str, Any] = Field(
-        {}, description="given to the chat template, as {enable_thinking: false}; a row's own come first"
+        {}, description="arguments for the chat template, as {enable_thinking: false}; a row's own take precedence"
     )
-    system: str | None = Field(None, min_length=1, description="system message of prompts that have none")
+    system: str | None = Field(None, min_length=1, description="system message for prompts without one")
 
 
 class AnswerOptions(LanguageOptions):

@@ -65,20 +65,20 @@ class EmbeddingConfig(Config):
     )
     loss: Literal["auto", "in-batch", "triplet", "cosine", "cosent"] = Field(
         "auto",
-        description="in-batch negatives, triplet margin, cosine regression or CoSENT; auto: in-batch, of scores cosent",
+        description="in-batch negatives, triplet margin, cosine or CoSENT; auto: in-batch, cosent for scored pairs",
     )
     temperature: float = Field(
         0.05, gt=0, description="what in-batch and cosent divide cosines by; 1 / the scale of sentence-transformers"
     )
     symmetric: bool = Field(False, description="in-batch: find the anchor of each positive as well")
-    margin: float = Field(1.0, gt=0, description="of loss triplet")
-    distance: Literal["euclidean", "cosine"] = Field("euclidean", description="of loss triplet")
+    margin: float = Field(1.0, gt=0, description="for loss triplet")
+    distance: Literal["euclidean", "cosine"] = Field("euclidean", description="for loss triplet")
     same: str | None = Field(
         None,
         min_length=1,
         description="in-batch: a column; rows with equal values in it are no negatives of each other",
     )
-    highest_score: float = Field(1.0, gt=0, description="by which scores are divided, as 5 where they are 0 to 5")
+    highest_score: float = Field(1.0, gt=0, description="highest possible score, which scores are divided by")
     dimensions: list[Annotated[int, Field(ge=1)]] | None = Field(
         None,
         min_length=1,
@@ -89,7 +89,7 @@ class EmbeddingConfig(Config):
     )
     pooling: Literal["auto", "mean", "cls", "last"] = Field(
         "auto",
-        description="of a text's tokens; auto: what the model's 1_Pooling says, else mean, of decoders the last token",
+        description="pooling of a text's tokens; auto: the model's 1_Pooling, else mean, for decoders the last token",
     )
     normalize: bool = Field(True, description="whether vectors that are saved and predicted have length 1")
     query_prompt: str | None = Field(

@@ -27,9 +27,7 @@ UNREADABLE_CALLS = (
 class CausalLMOptions(GenerationOptions):
     """Options of generated answers."""
 
-    continues: bool = Field(
-        False, description="continue a plain text as it stands, also where the model has a chat template"
-    )
+    continues: bool = Field(False, description="continue a plain text, even if the model has a chat template")
     calls: bool = Field(False, description="measure the last turn that calls tools, where a conversation has one")
 
 

@@ -67,7 +67,7 @@ class Pairs:
 
 
 class PreferenceLoss(Config):
-    """A loss of preference pairs. Its fields are its options, which the task's keys of the same names set."""
+    """A loss of preference pairs. Its fields are options: the task sets them by keys of the same names."""
 
     name: ClassVar[str]
     """What recipes write as `task.loss`."""

@@ -53,15 +53,15 @@ class RewardConfig(Config):
         f"{DEFAULT_MAX_LENGTH}, or the model's limit if less",
     )
     thoughts: Literal["read", "remove"] = Field(
-        "read", description="what the assistant thought: part of the answer, or taken out"
+        "read", description="the assistant's thoughts: read them as part of the answer, or remove them"
     )
     chat_template: Literal["auto", "never"] = Field(
         "auto", description="auto writes prompt and answers as a chat where the model has a template; never: as text"
     )
     chat_template_kwargs: dict[str, Any] = Field(
-        {}, description="given to the chat template, as {enable_thinking: false}; a row's own come first"
+        {}, description="arguments for the chat template, as {enable_thinking: false}; a row's own take precedence"
     )
-    system: str | None = Field(None, min_length=1, description="system message of prompts that have none")
+    system: str | None = Field(None, min_length=1, description="system message for prompts without one")
 
 
 class Reward(Task):

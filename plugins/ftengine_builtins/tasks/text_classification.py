@@ -24,11 +24,11 @@ class TextClassificationConfig(LabelledConfig):
     """Options of task text-classification."""
 
     text: str = Field("text", min_length=1, description="column of the text")
-    pair: str | None = Field(None, min_length=1, description="column of a second text that goes with the first")
+    pair: str | None = Field(None, min_length=1, description="column of the second text of a pair")
     kind: Literal["auto", "single", "multi", "regression", "relevance"] = Field(  # type: ignore[assignment]
         "auto",
-        description="one label a row, several, or a number; auto decides from the training data; relevance: whether "
-        "the pair's second text answers the first (1) or does not (0), by one output",
+        description="single: one label a row; multi: several; regression: a number; auto decides from the "
+        "training data; relevance: whether the pair's second text answers the first (1) or not (0)",
     )
     max_length: int | None = Field(
         None, ge=2, description=f"longest input in tokens; null: {DEFAULT_MAX_LENGTH}, or the model's limit if less"

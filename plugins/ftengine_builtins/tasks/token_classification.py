@@ -190,7 +190,7 @@ class TokenClassification(Task):
 
 
 def _entity_tags(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yield a tag for each entity's name; of names that look alike, for the most frequent."""
+    """Yield a tag for each name of an entity; similar names are replaced by the most frequent."""
     names = Counter[str]()
     for tag, count in counts.items():
         names.update({tag[2:]: count} if tag != OUTSIDE else {})

@@ -41,7 +41,7 @@ class Answers:
 
 
 class UnpairedLoss(Config):
-    """A loss of single answers. Its fields are its options, which the task's keys of the same names set."""
+    """A loss of single answers. Its fields are options: the task sets them by keys of the same names."""
 
     name: ClassVar[str]
     """What recipes write as `task.loss`."""
@@ -104,10 +104,9 @@ def require_falling(loss: UnpairedLoss) -> None:
     slopes = torch.zeros_like(same) if gradient is None else gradient
     if not slopes.any() or bool((torch.where(desirable, slopes, -slopes) > 0).any()):
         raise PluginError(
-            f"loss {loss.name!r} ({type(loss).__module__}.{type(loss).__qualname__}): its slope is "
-            f"{float(slopes[0]):.4g} in the log-probability of a desirable answer and {float(slopes[1]):.4g} in that "
-            "of another; it must fall as desirable answers get likelier (below 0), and as others get less likely "
-            "(above 0). Look at the sign, and detach nothing that it compares."
+            f"loss {loss.name!r} ({type(loss).__module__}.{type(loss).__qualname__}): its derivative is "
+            f"{float(slopes[0]):.4g} for a desirable answer's log-probability (must be below 0) and "
+            f"{float(slopes[1]):.4g} for another answer's (must be above 0). Check the sign, and detach no input."
         )
 
 
