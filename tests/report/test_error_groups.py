@@ -40,6 +40,11 @@ OWN = {"row": list(range(ROWS)), "place": [f"test.jsonl:{i + 1}" for i in range(
        "group": list(range(ROWS)), "duplicate": list(range(ROWS))}  # fmt: skip
 
 
+def losses(wrong):
+    rng = random.Random(1)
+    return {"loss": [10 * rng.uniform(8, 9) if w else rng.uniform(10, 20) for w in wrong], "tokens": [10] * ROWS}
+
+
 def table(columns, predictions, name="test-tuned"):
     """Return a change: the run has a table of predictions, with columns of the rows."""
     return put("predictions", {name: OWN | predictions | {f"row.{key}": of for key, of in columns.items()}})
@@ -56,7 +61,7 @@ def found(told):
 EXPORT = ["2024-02" if i % 5 == 0 else "2023-11" for i in range(ROWS)]
 
 
-@pytest.mark.parametrize("predictions", [classes, preferences, triplets, tags, numbers])
+@pytest.mark.parametrize("predictions", [classes, preferences, triplets, tags, numbers, losses])
 @pytest.mark.parametrize("name", ["test-tuned", "training-tuned"])
 def test_a_value_of_an_unread_column_in_which_errors_lie_leads(verdict, predictions, name):
     answers = predictions(wrong_in([value == "2024-02" for value in EXPORT]))

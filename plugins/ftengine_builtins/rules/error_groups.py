@@ -25,6 +25,9 @@ MOST_WRONG, TIMES, OF_ALL = 0.5, 4.0, 0.5
 which these rows are of another kind, not only harder."""
 OFF = 1.0
 """How far numbers of a group are off on average, in standard deviations of the targets, to be of another kind."""
+LOSSES = 3.0
+"""The loss of a group's tokens over that of others, from which its texts are of another kind: topics differ by up to
+twice."""
 EXPLAINS = ("quality", "learning", "classes", "over-fitting", "labels", "calibration", "worse")
 
 
@@ -33,14 +36,15 @@ class Errors:
     """Errors of n rows.
 
     Args:
-        of: (n,) 1 where the answer is wrong, or a share; of numbers by how many standard deviations it is too high.
+        of: (n,) 1 where the answer is wrong, or a share; of numbers by how many standard deviations it is too high; of
+            texts the loss of a token.
         strata: (n,) numbers that rows of one label share, of which one may be harder than the other.
-        are_numbers: whether errors have a sign.
+        what: "answers", "numbers" or "losses".
     """
 
     of: np.ndarray
     strata: np.ndarray
-    are_numbers: bool = False
+    what: str = "answers"
 
 
 class ErrorGroups(Rule):
@@ -63,7 +67,7 @@ class ErrorGroups(Rule):
             if errors is None or len(errors.of) < FEWEST_ROWS or not errors.of.any():
                 continue
             labels = run.trained.labels.names if run.trained.labels else ()
-            groups = row_groups(table, unread, labels, unread_alone=errors.are_numbers)
+            groups = row_groups(table, unread, labels, unread_alone=errors.what != "answers")
             if (finding := _worst(errors, groups, rows)) is not None:
                 yield finding
                 return
@@ -95,11 +99,13 @@ def errors_of(table: Mapping[str, np.ndarray]) -> Errors | None:
     if {"target", "value"} <= table.keys() and table["target"].ndim == 1:
         spread = float(table["target"].std()) or 1.0
         over = (table["value"] - table["target"]) / spread
-        return Errors(over, np.zeros(len(over), dtype=np.int64), are_numbers=True)
+        return Errors(over, np.zeros(len(over), dtype=np.int64), "numbers")
     if {"tags", "predicted_tags"} <= table.keys():
         pairs = zip(table["tags"], table["predicted_tags"], strict=True)
         shares = [np.mean(np.asarray(tags) != np.asarray(answers)) if len(tags) else 0.0 for tags, answers in pairs]
         return Errors(np.array(shares, dtype=float), np.zeros(len(shares), dtype=np.int64))
+    if {"loss", "tokens"} <= table.keys():
+        return Errors(table["loss"] / np.maximum(table["tokens"], 1), np.zeros(len(table["loss"]), np.int64), "losses")
     margins = table.get("triplets.margin", table.get("margin"))
     return None if margins is None or np.isnan(margins).any() else right(margins)
 
@@ -124,7 +130,7 @@ def surest(errors: Errors, groups: list[Group]) -> Iterator[Group]:
     for i in range(1, SHUFFLES + 1):
         orders[by_label, i] = excess[np.lexsort((rng.random(len(excess)), errors.strata))]
     scores = shown.T @ orders / (spread * len(excess) ** 0.5)
-    scores = np.abs(scores) if errors.are_numbers else scores
+    scores = np.abs(scores) if errors.what == "numbers" else scores
     chance = float(scores[:, 1:].max())
     yield from (groups[i] for i in np.argsort(-scores[:, 0], kind="stable") if scores[i, 0] > chance)
 
@@ -138,7 +144,9 @@ def _worst(errors: Errors, groups: list[Group], rows: str) -> Finding | None:
         inside, outside = (float(errors.of[side].mean()) for side in (group.of, ~group.of))
         n, others = int(group.of.sum()), int((~group.of).sum())
         where = f"{rows} where {group.what}"
-        if errors.are_numbers:
+        if errors.what == "losses":
+            fact = f"the loss of a token is {number(inside, 2)} ({n:,} rows), of other rows {number(outside, 2)}"
+        elif errors.what == "numbers":
             off = "too high" if inside > outside else "too low"
             fact = f"predicted numbers are {off} by {number(abs(inside), 2)} standard deviations ({n:,} rows), of "
             fact += f"other rows by {number(abs(outside), 2)}"
@@ -160,7 +168,9 @@ def _worst(errors: Errors, groups: list[Group], rows: str) -> Finding | None:
 
 def _is_of_another_kind(errors: Errors, group: Group) -> bool:
     inside, outside = errors.of[group.of], errors.of[~group.of]
-    if errors.are_numbers:
+    if errors.what == "losses":
+        return float(inside.mean()) >= LOSSES * float(outside.mean())
+    if errors.what == "numbers":
         return abs(float(inside.mean())) >= max(OFF, TIMES * abs(float(outside.mean())))
     wrong = float(inside.mean())
     return bool(wrong >= max(MOST_WRONG, TIMES * float(outside.mean())) and inside.sum() >= OF_ALL * errors.of.sum())
