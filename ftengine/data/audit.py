@@ -130,6 +130,11 @@ def to_audit(
     )
 
 
+def audit_order(finding: Finding) -> tuple[int, bool]:
+    """Return the sort key of an audit's finding: alarms first, and those about labels and splits before other data."""
+    return LEVELS.index(finding.level), finding.kind == "data"
+
+
 def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], audits: Iterable[Entry]) -> AuditResult:
     """Run audits on the data; `encoded` has facts of each split after encoding."""
     data, findings, displays = replace(data, encoded=encoded), list[Finding](), list[Display]()
@@ -140,7 +145,7 @@ def run_audits(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], audi
                 findings.append(result.model_copy(update={"source": entry.name}))
             else:
                 displays.append(result)
-    findings.sort(key=lambda finding: LEVELS.index(finding.level))
+    findings.sort(key=audit_order)
     facts = dict(data.facts)
     return AuditResult(
         splits=facts.pop("splits"),

@@ -8,8 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ftengine.api import AuditedData, Task
-from ftengine.api.display import LEVELS
-from ftengine.data.audit import run_audits
+from ftengine.data.audit import audit_order, run_audits
 from ftengine.data.features import component_state
 from ftengine.identity.cache import cache_key, cached_text, keep_text
 from ftengine.plugins.registry import BUILT_IN, Entry, Registry
@@ -41,7 +40,7 @@ def audited(data: AuditedData, encoded: Mapping[str, Mapping[str, Any]], task: T
     if len(own) == len(every):
         return result
     others = run_audits(data, encoded, [audit for audit in every if audit not in own])
-    findings = sorted((*result.findings, *others.findings), key=lambda finding: LEVELS.index(finding.level))
+    findings = sorted((*result.findings, *others.findings), key=audit_order)
     both = {"findings": tuple(findings), "displays": (*result.displays, *others.displays)}
     return result.model_copy(update=both)
 

@@ -264,6 +264,12 @@ def test_a_rate_that_is_too_high_is_known_by_a_rise_or_by_getting_stuck(verdict,
     assert [key in one.figures for one in lower] == [True] * bool(key)
 
 
+@pytest.mark.parametrize(("later", "peaks"), [((0.5, 1.6), False), ((1.1, 1.2), True)])
+def test_squared_errors_of_few_numbers_vary_without_being_unstable(verdict, later, peaks):
+    told = found(verdict(steps(1.2, 2.6, 0.6, 2.4, *later * 30), reached(figures={"drift": 0.6})), "learning")
+    assert any("peak" in one.figures for one in told) == peaks
+
+
 @pytest.mark.parametrize(
     ("moved", "passes", "falls", "vain"),
     [(0.03, 4, 0.0, True), (0.0, 4, 0.0, False), (0.03, 1, 0.0, False), (0.03, 4, 0.1, False)],

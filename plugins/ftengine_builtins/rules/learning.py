@@ -42,6 +42,9 @@ apart: RISE where the model is of no use, PEAK where it is. With labels it also 
 gives: one hard batch is many times a loss near 0. LEFT times the first loss and that of a constant answer, come down to
 half of it later, is such a peak too: runs at rates 100 times too high have 3.2 and more, all others at most 1.3."""
 
+OF_NUMBERS = 2.0
+"""Squared errors of few numbers vary: standard deviations of the losses' logarithm that a peak is above its start."""
+
 LEARNT = 0.25
 """Of the loss of guessing evenly: where the training loss came down to less, the training examples are learnt, whatever
 it went through before, so that a model of no use has another reason."""
@@ -101,6 +104,8 @@ def _came_apart(run: RunRecords) -> Finding | None:
     start, peak = median(losses[:count]), max(means[count:])
     rose = len(losses) >= FEW_STEPS and line.low > max(LEAST, LEAST_FALL * line.first)
     if not rose and (peak < least * start or peak < start + least - 1 or peak < guess):
+        return None
+    if not rose and not guess and peak < start * math.exp(OF_NUMBERS * line.noise):
         return None
     at = run.steps[means.index(peak, count)].step
     came = f" and came down to {number(last, 3)}" if last < peak / 2 else ""

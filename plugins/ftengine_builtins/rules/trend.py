@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,12 @@ class Trend:
     low: float
     high: float
     losses: list[float]
+
+    @property
+    def noise(self) -> float:
+        """By how much losses vary from step to step: the standard deviation of their logarithm, of most of them."""
+        falls = [abs(math.log(after / before)) for before, after in pairwise(self.losses) if min(before, after) > 0]
+        return 1.4826 * median(falls) / math.sqrt(2) if falls else 0.0
 
     @property
     def most_fall(self) -> float:
