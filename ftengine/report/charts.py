@@ -13,6 +13,12 @@ from ftengine.text import short_place
 FEWEST_SMOOTHED = 10
 """A line with fewer points is not smoothed."""
 
+STEP_FIGURES = (
+    *("step", "epoch", "loss", "penalty", "learning_rate", "learning_rates", "grad_norm", "examples", "tokens"),
+    *("trained_tokens", "computed_tokens", "examples_per_second", "tokens_per_second", "peak_memory_bytes"),
+)
+"""Keys of every step in metrics.jsonl, which have charts of their own or none."""
+
 Points = Iterable[tuple[float, float]]
 """(step, value); values that are not finite are left out."""
 
@@ -90,6 +96,20 @@ def by_source(lines: Sequence[Mapping[str, Any]], prefix: str = "loss/") -> Line
         return None
     caption = "Loss of the batches, on the examples of each source; smoothed as above."
     return LineChart(title="Losses by source", x_label="step", y_label="loss", lines=drawable, caption=caption)
+
+
+def of_steps(lines: Sequence[Mapping[str, Any]]) -> list[LineChart]:
+    """Draw what a task or callback added to the steps' figures: a chart for each that changes, but for times."""
+    own = [line for line in lines if "loss" in line]
+    names = dict.fromkeys(key for line in own for key in line if "/" not in key and not key.startswith("seconds"))
+    charts = []
+    for name in (name for name in names if name not in STEP_FIGURES):
+        raw = _line("each step", [(line["step"], line[name]) for line in own if line.get(name) is not None], "faint")
+        if len({y for _, y in raw.points}) > 1:
+            label, mean = name.replace("_", " "), smoothed(raw.points)[0]
+            drawable = _drawable(raw, _line("smoothed", mean, "smooth"))
+            charts.append(LineChart(title=label.capitalize(), x_label="step", y_label=label, lines=drawable))
+    return charts
 
 
 def together(runs: Iterable[tuple[str, Points]]) -> LineChart | None:

@@ -10,7 +10,7 @@ import yaml
 
 from ftengine.api import Baseline, Display, LineChart, Table
 from ftengine.evaluation import is_beyond_chance
-from ftengine.report.charts import by_source, learning_rate, losses, trade_off
+from ftengine.report.charts import by_source, learning_rate, losses, of_steps, trade_off
 from ftengine.report.draw import merge_charts
 from ftengine.run.evaluation_result import ChangedExample, Slice, SlicedColumn, quality_first
 from ftengine.run.record import flat
@@ -118,6 +118,7 @@ def _training(run: RunRecords) -> dict[str, Any]:
             run.kept_step,
         ),
         *([chart] if (chart := by_source(run.lines)) is not None else []),
+        *of_steps(run.lines),
         learning_rate([(step.step, step.learning_rate) for step in steps]),
     ]
     return {"facts": run.training, "kept": run.kept_step, "charts": curves, "regularizers": regularizers}

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -216,6 +217,13 @@ def _message(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:LONGEST] + place
 
 
+def limit_memory() -> None:
+    """Limit the process to half of the machine's memory, so that a function that takes more raises MemoryError."""
+    half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (half if most == resource.RLIM_INFINITY else min(half, most), most))
+
+
 def main(target: str, seconds: float) -> None:
     """Serve a function; a call that exceeds the time limit ends the process."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -225,6 +233,7 @@ def main(target: str, seconds: float) -> None:
         answers.write(json.dumps(content) + "\n")
         answers.flush()
 
+    limit_memory()
     signal.setitimer(signal.ITIMER_REAL, STARTED)
     try:
         function = _function(target)

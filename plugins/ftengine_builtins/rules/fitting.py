@@ -9,6 +9,7 @@ from ftengine.api import Difference, Finding, Rule
 from ftengine.evaluation import near_end
 from ftengine.text import ends, number, percent, plain, with_interval
 from ftengine_builtins.rules.baseline import passes
+from ftengine_builtins.rules.drawn_rewards import drawn_steps
 from ftengine_builtins.rules.threshold import GAP_ALARM, no_better_than_a_constant
 
 RISE = 0.05
@@ -36,7 +37,7 @@ class OverFitting(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         points = run.validations
         if not points:
-            if run.steps:
+            if run.steps and not drawn_steps(run):
                 text = "Over-fitting could not be checked: there is no validation split (data.validation)."
                 yield Finding(kind="over-fitting", level="note", text=text)
             return

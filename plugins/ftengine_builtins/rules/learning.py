@@ -18,6 +18,7 @@ from ftengine_builtins.rules.baseline import (
     rarely_answered,
     trained_on,
 )
+from ftengine_builtins.rules.drawn_rewards import drawn_steps
 from ftengine_builtins.rules.fitting import learns_by_heart
 from ftengine_builtins.rules.rates import is_far_above_usual, lower_rate, raised_rate
 from ftengine_builtins.rules.threshold import knows_no_labels, no_better_than_a_constant, threshold_of
@@ -57,6 +58,8 @@ class LearningCurve(Rule):
     order = 3
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
+        if drawn_steps(run):
+            return  # the loss of drawn answers is near 0 at every step, whatever is learnt
         finding = _came_apart(run) or _first_pass(run) or _stayed(run) or _unfinished(run) or _stuck(run)
         if finding is not None:
             yield _with_warmup(run, finding) or finding

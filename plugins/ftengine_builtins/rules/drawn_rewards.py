@@ -1,0 +1,95 @@
+"""Rules about training from rewards: what the drawn answers of a run show."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from ftengine import RunRecords
+from ftengine.api import Finding, Rule
+from ftengine.text import against, capitalized, counted, number, percent
+
+REWARD = "mean_reward"
+LAST = 10
+"""Steps at the beginning and at the end of a run that are compared, a tenth of the run at least."""
+FLAT, FAILING, CUT = 0.8, 0.05, 0.5
+"""Shares of prompts without spread, of answers without reward, and of answers that are cut off, from which they are
+reported."""
+GONE = 0.1
+"""Part of the first steps' entropy below which a model draws nearly the same answer each time."""
+
+
+def drawn_steps(run: RunRecords) -> list[dict[str, Any]]:
+    """Return the lines of steps that learnt from drawn answers; none of other runs."""
+    return [line for line in run.lines if "zero_spread" in line]
+
+
+class DrawnRewards(Rule):
+    """Finds rewards that teach nothing, fail, or are gained without the answers becoming better."""
+
+    name = "drawn-rewards"
+    order = 2
+
+    def judge(self, run: RunRecords) -> Iterator[Finding]:
+        if not (lines := drawn_steps(run)):
+            return
+        flat = _mean(lines, "zero_spread")
+        if flat == 1:
+            brief = "check the reward, or take other prompts: all answers to each prompt got the same reward in all "
+            brief += f"{counted(len(lines), 'step')}, so nothing was learnt"
+            yield _finding("alarm", brief, {"zero_spread": flat}, explains=("quality", "learning", "worse"))
+            return
+        if flat >= FLAT:
+            brief = f"take other prompts or draw more answers: {percent(flat)} of the prompts taught nothing, as all "
+            brief += "answers to them got the same reward"
+            yield _finding("note", brief, {"zero_spread": flat}, explains=("quality",))
+        yield from _gained_otherwise(run)
+        first, last = lines[: _few(lines)], lines[-_few(lines) :]
+        entropies = _mean(first, "entropy"), _mean(last, "entropy")
+        if len(lines) >= 2 * LAST and entropies[1] < GONE * entropies[0]:
+            brief = f"its answers hardly vary any more: the entropy of a token fell from {number(entropies[0], 2)} to "
+            brief += f"{number(entropies[1], 2)}, so that little was left to learn from (task.beta, or a lower rate)"
+            yield _finding("note", brief, {"first": entropies[0], "last": entropies[1]})
+        if (cut := _mean(last, "cut_off")) >= CUT:
+            brief = f"raise task.max_new_tokens: {percent(cut)} of the answers were cut off in the last steps"
+            yield _finding("note", brief, {"cut_off": cut})
+        failed = sum(line["failed"] for line in lines) / sum(line["examples"] for line in lines)
+        if failed >= FAILING:
+            brief = f"correct the reward: it failed at {percent(failed)} of the answers (draws.jsonl has the errors)"
+            yield _finding("note", brief, {"failed": failed})
+
+
+def _gained_otherwise(run: RunRecords) -> Iterator[Finding]:
+    """Yield that the reward rose and another measure of quality did not."""
+    evaluation = run.evaluation
+    reward = evaluation.difference.get(REWARD)
+    if reward is None or not reward.better:
+        return
+    of_reward = {name for name, metric in evaluation.metrics.items() if metric.evaluator == "mean-reward"}
+    others = [
+        name
+        for name, change in evaluation.difference.items()
+        if name not in of_reward and evaluation.metrics[name].kind == "quality" and not change.better
+    ]
+    worse = [name for name in others if evaluation.difference[name].better is False]
+    for name in (worse or others)[:1]:
+        values = against(evaluation.tuned[name], evaluation.base[name])
+        gained = against(evaluation.tuned[REWARD], evaluation.base[REWARD])
+        did = "got worse" if worse else "is not shown to have become better"
+        brief = (
+            f"read the answers in draws.jsonl: the reward rose ({gained}) and {evaluation.metrics[name].label} {did} "
+        )
+        brief += f"({values}), so the reward may pay for something that is not meant"
+        yield _finding("alarm" if worse else "note", brief, {"metric": name}, explains=("worse",))
+
+
+def _few(lines: Sequence[Any]) -> int:
+    return max(LAST, len(lines) // 10)
+
+
+def _mean(lines: Sequence[Mapping[str, Any]], name: str) -> float:
+    return fmean(line[name] for line in lines)
+
+
+def _finding(level: Any, brief: str, figures: dict[str, Any], explains: tuple[str, ...] = ()) -> Finding:
+    text = f"{capitalized(brief)}."
+    return Finding(kind="learning", level=level, text=text, brief=brief, explains=explains, figures=figures)
