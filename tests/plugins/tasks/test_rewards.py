@@ -1,5 +1,7 @@
 """Rewards of the box, how several come together, and answers that a reward must not pay for."""
 
+import os
+
 import pytest
 from expected import raises
 
@@ -19,6 +21,9 @@ def brief(answer):
 
 def breaks(answer):
     return 1 / len(answer)
+
+def grows(answer, size):
+    return len(bytearray(size))
 """
 
 
@@ -62,6 +67,11 @@ def test_weights_and_failures(rewards):
     assert (failed.rewards, failed.total) == ((0.0, 0.0, None), None)
     assert "breaks" in failed.error
     assert "ZeroDivisionError" in failed.error
+
+
+def test_a_function_that_takes_more_than_half_of_the_memory_fails(rewards):
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert "MemoryError" in rewards("grows").score("a", {"size": size}).error
 
 
 @pytest.mark.parametrize(

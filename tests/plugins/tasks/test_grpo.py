@@ -1,0 +1,175 @@
+"""Task grpo: prompts in every layout, tokens that are trained on, what drawn answers become, and its door."""
+
+import numpy as np
+import pytest
+import torch
+from chat_templates import SMOLLM2, TOKENS
+from click.testing import CliRunner
+from expected import raises
+
+from ftengine import Recipe, plan
+from ftengine.api import DrawRequest, LoadedModel, Task
+from ftengine.cli import main
+from ftengine.errors import DataError, PluginError
+from ftengine.plugins.class_validation import fault
+from ftengine.testing.models import tiny_llama
+from ftengine_builtins.rewards import Scored
+from ftengine_builtins.tasks import GRPO, CausalLM, DrawnTokens, PolicyLoss
+from ftengine_builtins.tasks.drawn_answers import DrawnAnswer, draw_answers
+
+USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+LAYOUTS = {
+    "a text": {"prompt": "2 + 2?"},
+    "a text with its answer": {"prompt": "2 + 2?", "completion": "4"},
+    "messages as prompt": {"prompt": [USER], "completion": [ASSISTANT]},
+    "a conversation": {"messages": [USER]},
+    "a conversation with its answer": {"messages": [USER, ASSISTANT]},
+    "alpaca": {"instruction": "2 + 2?", "output": "4"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+}
+
+
+UNANSWERED = ("a text", "a conversation")
+
+
+def task(**options):
+    return GRPO(GRPO.Config(**{"rewards": [{"name": "regex", "pattern": "x"}], "max_new_tokens": 4, **options}))
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    module, tokenizer = tiny_llama()
+    tokenizer.add_tokens(list(TOKENS), special_tokens=True)
+    module.resize_token_embeddings(len(tokenizer))
+    tokenizer.chat_template = SMOLLM2
+    return LoadedModel(module.eval(), tokenizer, "", "causal-lm", max_length=512)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompt_is_what_causal_lm_asks(loaded, layout):
+    row = LAYOUTS[layout]
+    asked = task().encode(row, loaded.processor).inputs
+    expected = CausalLM().prompt({"messages": [USER]}, loaded).ids
+    assert asked["input_ids"][:-4] == list(expected)
+    assert [label == -100 for label in asked["labels"]] == [True] * len(expected) + [False] * 4
+    view = task().view(row)
+    assert (list(view.inputs), view.target) == (["2 + 2?"], None if layout in UNANSWERED else "4")
+
+
+def test_an_earlier_answer_is_part_of_the_prompt(loaded):
+    row = {"messages": [USER, ASSISTANT, {"role": "user", "content": "Twice?"}]}
+    text = loaded.processor.decode(task().encode(row, loaded.processor).inputs["input_ids"][:-4])
+    assert text.index("4") < text.index("Twice?")
+    assert text.endswith("assistant\n")
+    assert task().view(row).target is None
+
+
+def test_a_prompt_without_room_for_its_answer_is_refused(loaded):
+    with raises(DataError, "20", "task.max_new_tokens"):
+        task().encode({"prompt": "one two three four five six"}, loaded.processor, max_length=20)
+
+
+def answer(ids, ended, advantage=1.0, **known):
+    return DrawnAnswer([5, 6], "", ids, "", ended, **known).features(advantage, 1.0)
+
+
+def test_the_token_that_ends_an_answer_is_trained_on_and_padding_is_not(loaded):
+    features = [answer([7, 8, 2], True), answer([9], False, -2.0)]
+    batch = task().collate(features, loaded.processor)
+    assert batch["labels"].tolist() == [[-100, -100, 7, 8, 2], [-100, -100, 9, -100, -100]]
+    assert batch["advantages"].tolist() == [1.0, -2.0]
+
+
+def test_truncated_answers_can_be_left_out_of_the_loss_and_stay_in_the_mean(loaded):
+    group = [
+        DrawnAnswer([5], "", [7, 2], "", True, scored=Scored((1.0,), 1.0)),
+        DrawnAnswer([5], "", [7, 8, 9, 3], "", False, scored=Scored((0.0,), 0.0)),
+    ]
+    for masked in (False, True):
+        made = task(mask_truncated=masked)
+        draws = made.learn_from([group])
+        assert [record["advantage"] for record in draws.records] == pytest.approx([2**-0.5, -(2**-0.5)], abs=1e-3)
+        _, weight, _, tokens = made.learn(loaded.module, made.collate(draws.examples, loaded.processor))
+        assert (weight, tokens) == (2, 2 if masked else 6)
+
+
+def test_draws_depend_on_seed_step_prompt_and_number_alone(loaded):
+    """Not on torch's generator, the other prompts, or their order; answers to one prompt differ."""
+    made, rows = task(temperature=1.5), [{"prompt": "red"}, {"prompt": "a green fox"}]
+
+    def drawn(rows, seed=0, step=3):
+        torch.manual_seed(np.random.randint(1000))
+        groups = made.draw(DrawRequest(loaded, rows, seed, step, 4, lambda: pytest.fail("the reference was asked")))
+        return [[one.ids for one in group] for group in groups]
+
+    first, second = drawn(rows)
+    assert drawn(rows[::-1]) == [second, first]
+    assert drawn(rows[1:]) == [second]
+    assert len({tuple(ids) for ids in first}) > 1
+    assert first not in (drawn(rows, step=4)[0], drawn(rows, seed=1)[0], second)
+
+
+def test_answers_end_with_the_token_that_ended_them(loaded, monkeypatch):
+    made = [([7, 8], 2), ([7, 8, 9, 3], None)]
+    monkeypatch.setattr("ftengine_builtins.tasks.drawn_answers.generate_ended", lambda *_: made)
+    assert draw_answers(loaded, [[5]], 2, None, [2]) == [made]
+    (group,) = task(num_generations=2).draw(DrawRequest(loaded, [{"prompt": "a"}], 0, 0, 4, lambda: None))
+    assert [(one.ids, one.ended) for one in group] == [([7, 8, 2], True), ([7, 8, 9, 3], False)]
+
+
+def test_a_model_without_a_token_that_ends_answers_is_named(loaded, monkeypatch):
+    made = task()
+    monkeypatch.setattr("ftengine_builtins.tasks.grpo.stop_tokens", lambda loaded: ())
+    assert any("ends an answer" in text for text in made.advice([{"prompt": "a"}], loaded))
+
+
+class Halved(PolicyLoss):
+    name = "halved"
+
+    def token_losses(self, tokens: DrawnTokens):
+        return super().token_losses(tokens) / 2
+
+
+class Backwards(PolicyLoss):
+    name = "backwards"
+
+    def token_losses(self, tokens: DrawnTokens):
+        return -super().token_losses(tokens)
+
+
+class Own(GRPO):
+    name = "own"
+    losses = (Halved, Backwards, *GRPO.losses)
+
+
+def test_a_plugin_adds_a_loss(loaded):
+    features = [answer([7, 8, 2], True, 2.0)]
+    totals = []
+    for made in (Own(Own.Config()), Own(Own.Config(loss="grpo"))):
+        totals.append(made.learn(loaded.module, made.collate(features, loaded.processor))[0].item())
+    assert totals == [pytest.approx(-1), pytest.approx(-2)]
+    wrong = Own(Own.Config(loss="backwards"))
+    with raises(PluginError, "backwards"):
+        wrong.learn(loaded.module, wrong.collate(features, loaded.processor))
+
+
+def test_a_task_with_a_member_of_on_policy_tasks_is_told_its_base():
+    """A draw() of a task that is no OnPolicyTask would never be called."""
+
+    class Draws(CausalLM):
+        name = "draws"
+
+        def draw(self, request):
+            return []
+
+    assert "OnPolicyTask" in fault(Draws, Task)
+
+
+def test_init_writes_a_recipe_that_plans(llama_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n' * 18)
+    line = ["init", "r.yaml", "--task", "grpo", "--model", str(llama_folder), "--data", "rows.jsonl"]
+    assert CliRunner().invoke(main, line).exit_code == 0
+    recipe = Recipe.read("r.yaml", ["data.validation=null", "task.max_new_tokens=2"])
+    assert recipe.task["rewards"] == [{"name": "exact-match"}]
+    assert plan(recipe, measure=False).steps["answers_a_row"] == 8
