@@ -8,7 +8,6 @@ Names are imported when first used, so that `import ftengine` and `ftengine --he
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,20 +61,17 @@ __all__ = [
 
 
 def lazy_attributes(
-    module: str, homes: Mapping[str, str], moved: Mapping[str, str] = MappingProxyType({})
+    module: str, homes: Mapping[str, str]
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__all__`, `__getattr__` and `__dir__` of a module whose names are imported when they are first used.
 
     Args:
         module: its `__name__`.
         homes: by module, the names that are imported from it, separated by spaces.
-        moved: likewise names that were in this module once: an ImportError says where they are.
     """
-    home, now = ({name: source for source, names in x.items() for name in names.split()} for x in (homes, moved))
+    home = {name: source for source, names in homes.items() for name in names.split()}
 
     def get(name: str) -> Any:
-        if name in now:
-            raise ImportError(f"{module}.{name} has moved to {now[name]}: write `from {now[name]} import {name}`")
         if name not in home:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         value = vars(sys.modules[module])[name] = getattr(import_module(home[name]), name)

@@ -150,12 +150,6 @@ def test_a_hook_of_another_library_is_refused(base: type[api.Component], name: s
     assert f"{name!r}; {base.__name__} has these on_ methods: {there}." in str(refused.value)
 
 
-def test_what_the_contract_had_before_is_refused_with_what_is_written_now() -> None:
-    with pytest.raises(PluginError) as refused:
-        offered(api.Callback, on_event=lambda self, event: None)
-    assert all(name in str(refused.value) for name in ("'on_event'", "on_train_begin(event)", "on_step_end(event)"))
-
-
 @pytest.mark.parametrize(
     ("name", "sort"),
     [

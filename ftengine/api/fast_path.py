@@ -46,7 +46,7 @@ class FastPathTraits(ShardingTraits):
 
     Args:
         draws_randomness: it draws other random numbers than the model does, for dropout. Losses and gradients are
-            compared without dropout then, and each dropout of torch's is looked at by itself.
+            compared without dropout then; `dropout_keeps_its_rate_and_mean` of the conformance checks compares dropout.
     """
 
     draws_randomness: bool = False

@@ -60,9 +60,4 @@ _HOMES = {
     "ftengine.model.token_loss": "TokenLoss",
     "ftengine.model.tokens": "IGNORED Span encode_spans length_limit pad stack_tokens",
 }
-_MOVED = {
-    "ftengine.chat": "encode_conversation end_tokens has_template read_answer read_conversation render stop_tokens "
-    "with_system"
-}
-
-__all__, __getattr__, __dir__ = lazy_attributes(__name__, _HOMES, _MOVED)
+__all__, __getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

@@ -30,12 +30,6 @@ NEAR = 0.83
 HOOK = "on_"
 """Prefix of methods that are called on events, here as in other libraries."""
 
-RENAMED = {
-    "on_event": "write a method for each event, such as on_train_begin(event) for Started, on_step_end(event) for "
-    "Stepped or on_run_end(event) for Finished; it gets the same event",
-}
-"""Former members of the contract, with what to write now."""
-
 PAIRS = (
     ("save", "load"),
     ("state_dict", "load_state_dict"),
@@ -179,8 +173,6 @@ def _fault_of_names(cls: type[Component], base: type[Component]) -> str:
     # The author cannot rename members of a base that is not a component.
     named = _members(kind for kind in cls.__mro__ if not is_contract(kind) and issubclass(kind, Component))
     for name, member in named.items():
-        if name in RENAMED and name not in contract:
-            return f"{base.__name__} no longer has {name!r}: {RENAMED[name]} ({written(cls)})"
         alike = [meant for meant in contract.keys() - own.keys() if _is_method(contract[meant]) == _is_method(member)]
         for meant in difflib.get_close_matches(name, () if name in contract else alike, n=1, cutoff=NEAR):
             return (

@@ -21,7 +21,7 @@ from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.attribution import cause_in, contract_error, token_count
 from ftengine.plugins.attribution import named as owned
 from ftengine.run.records import FastPathUse
-from ftengine.training.probe import Around, Dropouts, ProbeBatch
+from ftengine.training.probe import Around, ProbeBatch
 
 HELP = "Take it out of train.fast_paths."
 OWN_FAILS = "the model itself fails on the probe batch"
@@ -285,30 +285,27 @@ def _fault(
     accelerator: Accelerator | None,
 ) -> str:
     drawing = [path for path in paths if path.traits.draws_randomness]
-    dropouts = Dropouts()
 
     @contextmanager
-    def computation(paths: Sequence[FastPath], watched: bool = False, trains: bool = True) -> Iterator[Around | None]:
-        with activated(paths, probe.loaded, context) as counts, dropouts if watched else nullcontext():
-            if watched or (trains and not drawing):  # a path may replace nothing in evaluation
+    def computation(paths: Sequence[FastPath], recording: bool = True) -> Iterator[Around | None]:
+        with activated(paths, probe.loaded, context) as counts:
+            if recording:  # only with all paths and in training mode, as a path may replace nothing elsewhere
                 replaced.update(counts)
             used = [path for path in paths if counts[path.name] is not None]
             if not used:
                 raise _Nothing
             yield _around(used)
 
-    fault = probe.fault(partial(computation, paths, watched=bool(drawing)), training=True)
+    fault = probe.fault(partial(computation, paths), training=True)
     draws = any(replaced[path.name] for path in drawing)
-    if no_dropout := _everywhere(dropouts.fault, accelerator):
-        return no_dropout
     if not _everywhere(fault, accelerator):
-        return probe.evaluated(partial(computation, paths, trains=False))
+        return probe.evaluated(partial(computation, paths, recording=False))
     if not draws:
         return fault
     # Other dropout masks are no fault: paths that draw them are compared without dropout, the others with it.
     steady = [path for path in paths if path not in drawing and replaced[path.name] is not None]
-    fault = probe.fault(partial(computation, steady), training=True) if steady else ""
-    return _everywhere(fault, accelerator) or probe.fault(partial(computation, paths), training=False)
+    fault = probe.fault(partial(computation, steady, recording=False), training=True) if steady else ""
+    return _everywhere(fault, accelerator) or probe.fault(partial(computation, paths, recording=False), training=False)
 
 
 def _everywhere(fault: str, accelerator: Accelerator | None) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.overrides import TorchFunctionMode
 
 from ftengine.api import Batch, LoadedModel, Task
 from ftengine.data.encoding import EncodedSplit
@@ -26,7 +25,6 @@ from ftengine.model.probing import visible
 from ftengine.parallel.arithmetic import quick_products
 from ftengine.parallel.device import to_device
 from ftengine.parallel.sharding import is_sharded, reshard
-from ftengine.text import percent
 from ftengine.training.losses import loss_of
 from ftengine.training.modes import statistics_kept, train_mode
 
@@ -285,41 +283,6 @@ def _windows(module: nn.Module) -> list[int]:
 
 Computation = Callable[[], AbstractContextManager["Around | None"]]
 """A function that activates another computation for a comparison; it yields the context for each batch, or None."""
-
-
-class Dropouts(TorchFunctionMode):
-    """Checks each dropout of a model: a share of 1 - p must remain, times 1 / (1 - p), also in gradients."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fault = ""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        y = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") == "dropout" and not self.fault:
-            with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
-                self.fault = _dropout_fault(y, *args, **(kwargs or {}))
-        return y
-
-
-def _dropout_fault(y: Tensor, x: Tensor, p: float, train: bool = True, *_: Any, **__: Any) -> str:
-    """Return why y is no dropout of x; "" if it is."""
-    nonzero = x != 0
-    if not train or not 0 < p < 1 or y is x or not nonzero.any():
-        return ""
-    mask, close = (y != 0)[nonzero], 2**-14 + rounding(x.dtype)  # a probability may be rounded to 16 bits
-    scaled = y.double()[nonzero][mask] * (1 - p) / x.double()[nonzero][mask]
-    if bool(((scaled - 1).abs() > close).any()):
-        return f"dropout of {p:g} does not scale the remaining values by 1 / (1 - {p:g})"
-    share, spread = float(mask.double().mean()), (p * (1 - p) / mask.numel()) ** 0.5
-    if abs(share - (1 - p)) > 6 * spread + 1 / mask.numel():
-        return f"dropout of {p:g} keeps {percent(share)} of its input"
-    if y.requires_grad and x.requires_grad:
-        (slope,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
-        expected = mask.double() / (1 - p)
-        if bool(((slope.double()[nonzero] - expected).abs() > close * expected).any()):
-            return f"the gradient of dropout of {p:g} does not follow its mask"
-    return ""
 
 
 def _nothing(*_: Any) -> AbstractContextManager[None]:

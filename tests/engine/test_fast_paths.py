@@ -20,7 +20,7 @@ from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
 from ftengine.training import fast_paths as chosen
-from ftengine.training.probe import Dropouts, Outcome, ProbeBatch
+from ftengine.training.probe import Outcome, ProbeBatch
 
 
 class Replacing(api.FastPath):
@@ -187,35 +187,6 @@ def test_the_key_takes_auto_off_and_names():
     for wrong in ("3", "true", "[off]"):
         with pytest.raises(RecipeError, match=r"key 'train\.fast_paths(\.0)?'"):
             Recipe.make(content, [f"train.fast_paths={wrong}"])
-
-
-def dropped(scale, share, slope):
-    """Return a dropout of a quarter that is wrong by these factors."""
-
-    class Dropout(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, p):
-            ctx.kept = (torch.rand(x.shape) >= p * share) * scale / (1 - p)
-            return x * ctx.kept
-
-        @staticmethod
-        def backward(ctx, dy):
-            return dy * ctx.kept * slope, None
-
-    return lambda x, p, train: Dropout.apply(x, p)
-
-
-@pytest.mark.parametrize(
-    ("factors", "sound"), [((1, 1, 1), True), ((0.99, 1, 1), False), ((1, 1.2, 1), False), ((1, 1, 1.01), False)]
-)
-def test_each_dropout_is_looked_at_by_itself(monkeypatch, factors, sound):
-    monkeypatch.setattr("torch._VF.dropout", named := dropped(*factors))
-    named.__name__ = "dropout"
-    torch.manual_seed(0)
-    with Dropouts() as looking:
-        looking.__torch_function__(named, (), (torch.randn(100, 100, requires_grad=True), 0.25, True))
-        nn.functional.dropout(torch.randn(9), 0.25, False)
-    assert (looking.fault == "") == sound
 
 
 def test_an_order_that_loses_an_example_is_refused(short):
