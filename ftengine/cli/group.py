@@ -5,20 +5,21 @@ from __future__ import annotations
 import atexit
 import gc
 import io
+import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
-from importlib import import_module
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pkgutil import resolve_name
 from typing import Any
 
 import click
+from click import shell_completion as shells
 
 from ftengine.cli.external import OWN, conflict, external_commands, help_line, load_command
 from ftengine.cli.failure import Terminated, fail, terminable
 from ftengine.cli.options import add_debug
-from ftengine.cli.quiet import quiet
 from ftengine.errors import PluginError, did_you_mean, is_panic
 from ftengine.plugins.distributions import Offer
 
@@ -144,8 +145,6 @@ class Commands(Suggesting):
         """Run as a program: print one line for every error and exit with its status."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
-        if COMPLETING in os.environ:
-            import_module("ftengine.cli.shells")  # registers how bash completes KEY=VALUE
         debug = "--debug" in (sys.argv[1:] if args is None else args)
         if hasattr(sys.stdout, "reconfigure"):  # characters outside the terminal's encoding become escapes
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -160,3 +159,59 @@ class Commands(Suggesting):
                 if not (isinstance(error, (Exception, Terminated)) or is_panic(error)):
                     raise
                 fail(error, debug)
+
+
+SETTINGS = {
+    "DATASETS_VERBOSITY": "error",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Environment variables that these libraries read when they are imported. Variables that the user set stay."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence advice, warnings and progress bars of other libraries, but not their errors; `--debug` shows them."""
+    added = {name: value for name, value in SETTINGS.items() if name not in os.environ}
+    os.environ.update(added)
+    # The handler of loggers without configuration; it prints warnings to stderr.
+    last = logging.lastResort
+    level = last.level if last else logging.WARNING
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
+            if last:
+                last.setLevel(logging.ERROR)
+            yield
+    finally:
+        if last:
+            last.setLevel(level)
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@shells.add_completion_class
+class _Bash(shells.BashComplete):
+    """Bash splits KEY=VALUE at the =, and inserts a completion after it."""
+
+    _key = ""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        args, incomplete = super().get_completion_args()
+        value = "" if incomplete == "=" else incomplete
+        if incomplete == "=" and args:
+            args = [*args, "="]
+        if len(args) > 1 and args[-1] == "=":
+            *args, key, _ = args
+            self._key = f"{key}="
+            return args, self._key + value
+        return args, incomplete
+
+    def format_completion(self, item: shells.CompletionItem) -> str:
+        if item.type != "plain":
+            return super().format_completion(item)
+        return f"plain,{item.value.removeprefix(self._key)}"

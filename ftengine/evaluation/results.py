@@ -10,8 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Baseline, Display, Evaluator, ExampleScores, FittedEvaluator, Labels, Listener, Task, overrides
-from ftengine.errors import DataError
+from ftengine.api import (
+    Baseline,
+    Display,
+    Evaluator,
+    ExampleScores,
+    FittedEvaluator,
+    Labels,
+    Listener,
+    Rows,
+    Task,
+    overrides,
+)
+from ftengine.equivalence import differing_figures
+from ftengine.errors import DataError, PluginError
 from ftengine.evaluation.differences import beyond_baseline, compare, difference_of_differences, gaps_between
 from ftengine.evaluation.examples import answers_to_read, exact_test, scored_by, single_examples
 from ftengine.evaluation.figures import ResampledFigure, declarations, details, estimates, measure
@@ -20,9 +32,8 @@ from ftengine.evaluation.runner import EvalResult
 from ftengine.evaluation.significance import PValue, mcnemar
 from ftengine.evaluation.slices import Side, slice_reports
 from ftengine.evaluation.table import Predictions
-from ftengine.evaluation.weighing import require_weighing
 from ftengine.evaluation.weights import Weights
-from ftengine.plugins.attribution import contract_error, json_mapping, named
+from ftengine.plugins.attribution import contract_error, json_mapping, named, without
 from ftengine.run import evaluation_result as record
 
 LONG = 10.0
@@ -267,3 +278,44 @@ def _benchmark(benchmark: Benchmark, base: Measured, tuned: Measured) -> record.
     return record.Probe(
         kind="benchmark", name=benchmark.asker.name, data=benchmark.data, examples=n, **compared(base, tuned)
     )
+
+
+ASKED = 128
+"""Rows at most that are asked, at equal distances."""
+
+
+def require_weighing(evaluator: Evaluator, rows: Rows, count: int) -> None:
+    """Refuse an evaluator that reads the order of rows, or to which a weight of 2 is not the row twice (PluginError).
+
+    It is asked of some of the rows three times more than for its figures; what it raises there, these tell.
+
+    Args:
+        rows: columns of so many rows, as `Evaluator.score` takes them.
+    """
+    chosen = np.arange(count)[:: -(-count // ASKED) or 1]
+    if len(chosen) < 2:
+        return
+    draw = np.random.default_rng(0)
+    order, doubled = draw.permutation(len(chosen)), np.arange(len(chosen)) % 2 == 0
+    some = {name: column[chosen] for name, column in rows.items()}
+    twice = {name: np.concatenate([column, column[doubled]]) for name, column in some.items()}
+    try:
+        with np.errstate(all="ignore"):
+            plain = evaluator.score(some, np.ones(len(chosen)))
+            shuffled = evaluator.score({name: x[order] for name, x in some.items()}, np.ones(len(chosen)))
+            weighed = evaluator.score(some, 1.0 + doubled)
+            repeated = evaluator.score(twice, np.ones(len(chosen) + int(doubled.sum())))
+        faults = {
+            "of the same rows in another order": differing_figures(plain, shuffled),
+            "where every other row has a weight of 2, and where it is twice there,": differing_figures(
+                weighed, repeated
+            ),
+        }
+    except Exception:  # where it fails on the rows themselves, or gives no figures, these tell of it
+        return
+    for what, differing in faults.items():
+        if differing:
+            raise PluginError(
+                f"{named(evaluator)}: score() gives {differing} {what} and these must be equal: intervals, tests and "
+                f"slices weigh rows. Use the weights that it is given, for each row alone.{without(evaluator)}"
+            )

@@ -1,12 +1,10 @@
 """What a plugin's component raises is told with its kind, name, distribution, version, file and line."""
 
-import importlib
 import json
 import re
 import shutil
 
 import pytest
-import torch
 from cli_samples import ENTRY
 from expected import raises
 
@@ -252,17 +250,3 @@ def test_an_option_without_a_type_is_reported_where_it_is_written(distribution):
         registry_of().plugins.raise_if_broken()
     told = str(error.value)
     assert ("size = 3" in told, "ftengine_thing.py:" in told) == (True, True), told
-
-
-def test_an_error_of_torch_names_the_plugins_whose_layers_are_in_the_model(distribution):
-    layer = "class Wide(torch.nn.Linear):\n    def forward(self, x):\n        return super().forward(x).double()\n"
-    distribution(f"import torch\n{plugin('audit')}\n\n{layer}", ENTRY)
-    registry_of()
-    model = torch.nn.Sequential(importlib.import_module("ftengine_thing").Wide(2, 2), torch.nn.Linear(2, 2))
-    with pytest.raises(RuntimeError) as error:
-        model(torch.zeros(1, 2))
-    assert "Wide of ftengine-thing 1.2" in describe(error.value)
-    unmade = torch.nn.Module.__new__(torch.nn.Linear)  # whose construction has not got far
-    with pytest.raises(ZeroDivisionError) as error:
-        1 / (0 if vars(unmade) == {} else 1)
-    assert describe(error.value).startswith("unexpected ZeroDivisionError")

@@ -12,7 +12,7 @@ from ftengine.data import files as sizes
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, InputError
 from ftengine_builtins.readers import arrow
-from ftengine_builtins.readers.arrow_messages import unfolded_bytes
+from ftengine_builtins.readers.arrow import unfolded_bytes
 
 COUNT, WIDTH = 400, 10_000
 TABLE = pa.table({"text": pa.array(["a" * WIDTH] * COUNT), "label": ["x", "y"] * (COUNT // 2)})

@@ -20,8 +20,7 @@ from ftengine.evaluation.divergence import divergences
 from ftengine.model.generation_settings import measured_settings, settings_faults
 from ftengine.testing.exporters import exported_run
 from ftengine_builtins.exporters import GgufExporter, OllamaExporter, TransformersExporter, gguf
-from ftengine_builtins.exporters.modelfile import Modelfile
-from ftengine_builtins.exporters.ollama import modelfile, require_measured
+from ftengine_builtins.exporters.ollama import Modelfile, modelfile, require_measured
 from ftengine_builtins.exporters.transformers import TransformersConfig
 
 

@@ -9,7 +9,7 @@ from installed import registry_with
 
 from ftengine import api, fine_tune, plan, registry_of
 from ftengine.errors import NoMatch, PluginError, TrainingError
-from ftengine.evaluation.weighing import require_weighing
+from ftengine.evaluation.results import require_weighing
 
 INSTALLED = registry_of()
 Classes = INSTALLED.get("task", "text-classification").cls

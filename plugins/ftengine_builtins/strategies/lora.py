@@ -57,14 +57,6 @@ class LoRAConfig(Config):
     """Options of LoRA."""
 
     meant: ClassVar[Mapping[str, str]] = {
-        "r": "rank",
-        "lora_r": "rank",
-        "lora_rank": "rank",
-        "lora_alpha": "alpha",
-        "lora_dropout": "dropout",
-        "target_modules": "targets",
-        "lora_target": "targets",
-        "lora_target_modules": "targets",
         "use_rslora": "rslora",
         "use_dora": "dora",
         "init_lora_weights": "init",
