@@ -52,9 +52,10 @@ class AuditedData:
         task: the task's name.
         distinct: for each split, (rows,) int64 numbers that equal rows share over all splits.
         same_words: the same for rows of the same words in the same order; None where words were not compared.
-        targets: for each split, (rows,) int64 numbers that equal labels share, 0 where there is none.
-        facts: what reading and dividing found, as JSON values (docs/data.md lists them).
-        encoded: for each split what the model gets (examples, tokens, length percentiles, truncated), as JSON values.
+        targets: for each split, (rows,) int64 numbers that are equal for equal labels, 0 without a label.
+        facts: results of reading and dividing, as JSON values (docs/data.md lists them).
+        encoded: for each split facts of the encoded examples (number, tokens, length percentiles, truncated), as JSON
+            values.
         settings: the recipe's `data`, as JSON values.
     """
 

@@ -39,7 +39,7 @@ class BeforeStep(Event):
 
     Args:
         step: the step that is taken next, as metrics.jsonl will count it.
-        norm: of all gradients before they were clipped to `train.max_grad_norm`.
+        norm: norm of all gradients before clipping to `train.max_grad_norm`.
     """
 
     moment = "on_pre_optimizer_step"

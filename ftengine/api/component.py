@@ -20,7 +20,7 @@ class Traits:
     """Plain facts about a component, by kind; where they depend on options, `__init__` sets `self.traits`.
 
     Args:
-        is_default: `ftengine init` proposes it; of optimizers and schedules `auto` stands for it.
+        is_default: `ftengine init` proposes it; for optimizers and schedules, the one that `auto` uses.
     """
 
     is_default: bool = False

@@ -14,9 +14,9 @@ class ToolCall:
     """A call of a tool.
 
     Args:
-        name: of the function.
+        name: the function's name.
         arguments: a JSON object as text, so that nothing on the way adds keys to it.
-        id: by which a result names it; None where the data has none.
+        id: identifies the call in its result; None if the data has none.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Message:
     Args:
         role: one of `ROLES`.
         content: text, or parts as OpenAI's format has them where some are no text: {"type": "image_url", …}.
-        thought: what the assistant thought before it answered; "" where nothing.
+        thought: the assistant's thought before its answer; "" for none.
         calls: the tools that the assistant calls.
-        trains: whether it counts in the loss, where what it is does.
-        name: of the tool whose result this is.
-        call_id: of the call that this answers; None where the data has none.
+        trains: whether it counts in the loss, if messages of its role do.
+        name: name of the tool whose result this is.
+        call_id: id of the call that this answers; None if the data has none.
         written: the content with its calls, or around its result, as text, where the data has them so: for templates
             without a place for calls.
-        unwritten: what the data says of it and no chat template writes, e.g. "is_error"; `ftengine plan` counts it.
+        unwritten: keys of the data that no chat template writes, e.g. "is_error"; `ftengine plan` counts them.
     """
 
     role: str
@@ -71,7 +71,7 @@ class Conversation:
     Args:
         messages: in their order, at least one.
         tools: a JSON list as text, of functions as OpenAI's format describes them; "" where there are none.
-        template_arguments: what the row gives to the chat template, e.g. {"enable_thinking": False}.
+        template_arguments: the row's arguments for the chat template, e.g. {"enable_thinking": False}.
         prompt_length: number of messages at the beginning that are the prompt, where the row has prompt and completion.
     """
 

@@ -29,17 +29,17 @@ class Finding(Shown):
     """A fact about the data or the run that a reader should know.
 
     Args:
-        kind: what it is about: "quality", "over-fitting", "slices", "data", …; findings of one kind stand together.
-            The worst of kind "quality" heads the verdict.
+        kind: topic: "quality", "over-fitting", "slices", "data", …; findings of one kind are shown together. The worst
+            of kind "quality" heads the verdict.
         level: "alarm" (look at this before the model is used), "note" (know it) or "good".
-        text: one or two sentences in plain words, what to do first, with the figures; ends with a full stop. Of kind
-            "quality" it begins with the figures of tuned model and base, as it may be the headline.
-        brief: what a headline of two findings says of this one, in about 100 characters: it begins as within a sentence
-            and has no full stop ("train longer: the loss still fell"); of kind "quality" the figures ("accuracy 82 %,
-            base 17 %"). "": the whole text.
-        explains: kinds of findings that this one is the cause of: those of its own level, or of any if it is an alarm.
-            They stand behind the others, as following from it; where "quality" is among them, it leads the headline. Of
-            two that explain each other both stay, but "quality" is always the effect.
+        text: one or two plain sentences with the figures: first what to do; ends with a full stop. For kind "quality"
+            it begins with the figures of tuned model and base, as it may be the headline.
+        brief: the finding in about 100 characters, for a headline of two findings: lower case, without full stop
+            ("train longer: the loss still fell"); for kind "quality" the figures ("accuracy 82 %, base 17 %"). "": use
+            the text.
+        explains: kinds of findings that this one causes: findings of its own level, or of any level if it is an alarm.
+            They are shown after the others; if "quality" is among them, this finding leads the headline. Two findings
+            that explain each other both stay, but "quality" is always the effect.
         figures: the numbers that the text rests on: JSON values, and estimates or differences, which become such.
         places: where it was found, e.g. "train.jsonl:17", the first few.
         source: the rule or audit that found it; the engine fills it in.
@@ -95,8 +95,8 @@ class Line(Shown):
     Args:
         name: for the legend; "" if it is the only one.
         points: (x, y) in the order of x.
-        look: whose it is, "base" or "tuned", "faint" for what lies behind the others, "smooth" for a running mean of
-            that; "" gives it a look of its own.
+        look: "base" or "tuned"; "faint" for a line in the background, "smooth" for its running mean; "" for a style of
+            its own.
     """
 
     name: str
@@ -108,7 +108,7 @@ class LineChart(Shown):
     """Lines over common axes. Charts of base and tuned model with one title are drawn into one.
 
     Args:
-        ends: of both axes, (low, high); None: those of the points.
+        ends: (low, high) of both axes; None: the range of the points.
         diagonal: draw y = x for comparison, as a reliability diagram has it.
         mark: an x and its name, drawn as a vertical line.
     """

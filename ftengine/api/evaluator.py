@@ -21,8 +21,8 @@ class EvaluatorTraits(Traits):
     """Facts about an evaluator.
 
     Args:
-        probe: which probe of the engine it measures, "memorisation" or "refusal": recipe key `evaluation.PROBE` takes
-            the one evaluator that serves it.
+        probe: the engine's probe that it serves, "memorisation" or "refusal"; recipe key `evaluation.PROBE` uses the
+            one evaluator with it.
     """
 
     probe: str = ""

@@ -25,17 +25,17 @@ class ExportSource:
 
     Args:
         base: the recipe's `model.source`.
-        task: what the run learnt, which knows its options and labels.
-        head: what the task needs on top of the model.
+        task: the run's task, with its options and labels.
+        head: the head that the task needs.
         module: the model as it was prepared for training, on the meta device: its class and config, without weights.
         processor: its tokenizer or image processor.
         trained: folder of the trained part, in its ecosystem's format.
-        generation: options by which the run's answers were made, such as "max_new_tokens" and "temperature".
+        generation: options of the run's generated answers, such as "max_new_tokens" and "temperature".
         max_length: longest input in tokens that the model reads, or None where it has no limit.
         check_merge: raises NotMergeable where the strategy has no merged form; for `check`.
-        merged: returns a folder with the merged model in a dtype, as transformers writes it, which `merge` has
-            checked; made when it is first asked for. Files may be linked or moved out of it.
-        load_base: loads the base anew.
+        merged: returns a folder with the merged and checked model in a dtype, as transformers writes it; made at the
+            first call. Files may be linked or moved out of it.
+        load_base: loads a new copy of the base.
         stop: tokens that end an answer; known once weights are read, so none in `check`.
     """
 
@@ -58,11 +58,11 @@ class Exported:
     """What an exporter wrote.
 
     Args:
-        noise: how far its log-probabilities of a token may be from the tuned model's, in the mean over tokens, or its
-            numbers, by their size: what rounding to the format's numbers explains.
-        facts: what a reader of manifest.json should know, as JSON values.
+        noise: largest mean distance of log-probabilities per token from the tuned model's (or of other outputs,
+            relative to their size) that the format's rounding explains.
+        facts: facts for manifest.json, as JSON values.
         usage: Python, or a shell's command, that loads the folder's files, for the model card; "" for none.
-        library: what the hub calls the library that loads them; "" for none.
+        library: the hub's name of the library that loads the files; "" for none.
     """
 
     noise: float

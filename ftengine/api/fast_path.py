@@ -24,9 +24,9 @@ class TrainingContext:
     Args:
         device: where the model computes.
         repeats: whether this process reads each example again, as it was, in later epochs.
-        tokens: of all training examples together; of images their number.
+        tokens: number of tokens of all training examples; for images, of images.
         room: returns the bytes of memory that may be taken from here on.
-        message: tells the user something.
+        message: shows a message to the user.
         paths: names of those that may compute together.
         one_row: whether a batch has one row an example, and not several, as of a pair's two answers.
     """
@@ -85,8 +85,8 @@ class FastPath(Component):
 
         Args:
             members: the examples' numbers in the training split.
-            batch: as the task is given it, on the device.
-            loss: computes the batch's loss, as often as it is called.
+            batch: the batch that the task gets, on the device.
+            loss: computes the batch's loss; may be called several times.
         """
         return nullcontext()
 

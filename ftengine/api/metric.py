@@ -37,15 +37,15 @@ class Metric:
         fallback: the metric to decide by where this one has no interval.
         tested_as: the metric that this one rises and falls with, so that one test serves both: for a perplexity, the
             loss, whose differences are nearer to a normal distribution.
-        shown_as: the metric by which a headline shows this one, in a unit that people read: R² of an error.
-        pooled: False where it ranks, bins or correlates what one model says of many examples, so that it means
-            nothing over the answers of several folds' models.
+        shown_as: the metric that a headline shows instead, in a unit that people read: R² for an error.
+        pooled: False if it ranks, bins or correlates one model's outputs for many examples, so that outputs of several
+            folds' models cannot be pooled.
         relative: it depends on which examples are measured together, as a rank among them does, so that figures of two
             sets of examples cannot be compared.
         kind: "quality", or "calibration" for how well stated confidence holds.
-        at_zero: what 0 means where it is not perfection.
-        primary: the verdict goes by it rather than by the task's first metric, as by what a model writes.
-        meaning: a sentence for whoever does not know it; it stands in the report's glossary.
+        at_zero: meaning of 0, if that is not perfection.
+        primary: the verdict uses it rather than the task's first metric, e.g. a metric of generated text.
+        meaning: a sentence for the report's glossary.
     """
 
     label: str
@@ -70,8 +70,8 @@ class ExampleScores:
     Args:
         score: (n,) higher is better; nan where unknown.
         right: (n,) 1 where the answer is right, 0 where it is wrong, nan where it is neither.
-        wrong_confidence: (n,) the probability that the model gave to what is wrong in its answer, so that confident
-            errors can be shown; nan where it is right or unknown, None where all are.
+        wrong_confidence: (n,) the probability of the wrong part of an answer, to show confident errors; nan if it is
+            right or unknown, None if all are.
     """
 
     score: np.ndarray
@@ -86,8 +86,8 @@ class Estimate:
     Args:
         value: the point estimate.
         low, high: ends of the 95 % interval; None where it cannot be computed.
-        n: distinct examples it rests on; where rows come in groups, the groups, which are what was drawn.
-        rows: of these groups; None where each distinct example stands for itself.
+        n: number of distinct examples; for grouped rows, of groups, as these are sampled.
+        rows: number of rows in these groups; None if each distinct example is a group.
         worth: how many groups of equal size these are worth, which intervals and tests go by; None as `rows`.
     """
 
@@ -115,8 +115,8 @@ class Difference:
         p: two-sided p-value of no difference.
         better: True where it is for the better beyond chance, False where it is for the worse, None where neither.
         detectable: the smallest true difference that this many examples would show in four of five tests.
-        test: what made `p`; None without one.
-        p_adjusted: `p` adjusted for all differences that are tested together (Holm); None where it stands alone.
+        test: the test that gives `p`; None without one.
+        p_adjusted: `p` adjusted for all differences that are tested together (Holm); None if it is tested alone.
     """
 
     value: float
@@ -142,14 +142,14 @@ class Baseline(Shown):
     does the headline where the base has a fresh head, whose guesses mean nothing.
 
     Args:
-        answer: what is best answered always, as a reader knows it: the most frequent label, "the mean".
+        answer: the best constant answer in words: the most frequent label, "the mean".
         share: how often that is the truth; 1 where all examples have the same.
-        figures: by metric, the most that is reached so: for accuracy the most frequent label's share, for ROC AUC 0.5.
-        given: the answer that the model gives most; "" where its answers are numbers that vary.
+        figures: by metric, what that answer reaches: for accuracy the most frequent label's share, for ROC AUC 0.5.
+        given: the model's most frequent answer; "" if its answers are varying numbers.
         count, total: to how many it gives this answer, of how many.
-        unit: what is counted.
-        gains: by metric, the model's figure minus that answer's; the engine fills it in.
-        way: what is done in words, where that is no constant answer, as "preferring the longer answer".
+        unit: the counted thing, such as "example".
+        gains: by metric, the model's figure minus the baseline's; filled in by the engine.
+        way: the baseline in words, if it is no constant answer: "preferring the longer answer".
         classes: (name, how often it is the truth, how often the model's answer) where each has one of a few; else ().
     """
 
@@ -185,5 +185,5 @@ class Estimator(Protocol):
 
         Args:
             values: takes weights (B, n), returns (B, k), nan where undefined.
-            trials: k; for proportions the most independent trials behind each, else None.
+            trials: k; for proportions the largest possible number of independent trials, else None.
         """

@@ -17,10 +17,10 @@ class ShardingTraits(Traits):
     """Facts about a component that works on parameters.
 
     Args:
-        supports_sharding: it is right where parameters are sharded (`train.parallel: fsdp`): between passes a parameter
-            is a DTensor there, of which a process holds some rows. What changes each number by itself is right; a
-            penalty made of weights would count once in every process. A strategy is asked to save another module than
-            the one that it prepared: a whole copy, in the first process. What does not support it is refused there.
+        supports_sharding: it works where parameters are sharded (`train.parallel: fsdp`). Between passes a parameter is
+            then a DTensor, of which each process holds some rows. Element-wise changes work; a penalty on weights would
+            count once in every process. `save` of a strategy gets a complete copy of the module, in the first process.
+            Components without this trait are refused.
     """
 
     supports_sharding: bool = False

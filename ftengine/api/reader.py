@@ -32,8 +32,9 @@ class BrokenRow(DataError):
 
     Args:
         place: where it is; "" for the source as a whole.
-        reason: what is wrong with it, without a full stop; of the source as a whole, going on from its name.
-        repair: what to do, without a full stop, where that is something else than repairing this row.
+        reason: what is wrong, without a full stop; for the whole source, as the end of a sentence that begins with its
+            name.
+        repair: what to do, without a full stop, if that is not repairing this row.
     """
 
     def __init__(self, place: Place, reason: str, repair: str = "") -> None:
@@ -57,7 +58,7 @@ class ReaderTraits(Traits):
     """Facts about a reader.
 
     Args:
-        by_name: only `data.reader` takes it: it reads files that another one reads too, in another way.
+        by_name: only `data.reader` selects it, as another reader reads the same files in another way.
     """
 
     by_name: bool = False

@@ -86,8 +86,8 @@ class Regularizer(Component):
         """Change the final weights after the last step; return facts for training.json (JSON values).
 
         Args:
-            model: with the weights that training would keep.
-            measure: measures the model as it is now, lower is better: {"validation_loss": …}, and "general_loss"
-                where the recipe names general data to watch for forgetting; empty without validation.
+            model: the model with the weights that training would keep.
+            measure: returns losses of the model in its present state, lower is better: {"validation_loss": …}, and
+                "general_loss" if the recipe names general data; empty without validation.
         """
         return {}

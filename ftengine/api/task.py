@@ -25,18 +25,18 @@ class TaskTraits(Traits):
     """Facts about a task.
 
     Args:
-        example_model: what `ftengine init` writes as `model.source` where none is given; "": its own example.
-        example_data: what it writes as `data.train`.
-        reads_following: `encode` is given, as `following`, the next row of the split whose inputs are others, of the
-            last rows the first such one, for losses that look at answers to something else.
-        answers_vectors: what it answers a row with (`infer`) is a mapping with one vector, a list of floats as long for
-            every row, so that `ftengine predict` writes them as a matrix too.
+        example_model: the default `model.source` of `ftengine init`; "": its own example.
+        example_data: the default `data.train` of `ftengine init`.
+        reads_following: `encode` gets, as `following`, the next row of the split with other inputs (at the end, the
+            first such row), for losses that use answers to another prompt.
+        answers_vectors: `infer` returns a mapping with one vector per row, a list of floats of one length, so that
+            `ftengine predict` can also write a matrix.
         batch_size: examples of a step that its loss, which compares them, does well with; `ftengine init` proposes to
             accumulate as many, of many rows. None: the recipe's default.
-        most_epochs: passes over few rows that `ftengine init` proposes at most; None: as many as come to enough steps.
+        most_epochs: most passes over few rows that `ftengine init` proposes; None: as many as give enough steps.
         learning_rate_share: its usual learning rate as a share of the strategy's, which `ftengine init` proposes.
         strategy_defaults: (option, value) of options that a strategy which has them gets, unless the recipe sets them.
-        pipeline_tag: what the hub calls what such a model does, as in "text-generation", for model cards; "": nothing.
+        pipeline_tag: the hub's tag of such a model for model cards, such as "text-generation"; "": none.
     """
 
     example_model: str = ""
@@ -57,12 +57,12 @@ class Recognised:
     Args:
         certainty: 3 where the data is made for this task and hardly for another, 2 where it suits it well, 1 where it
             can be used, 0 where only who names the task wants it; `ftengine init` proposes the task with the highest.
-        columns: how columns are to be renamed, as the recipe's `data.columns` says it.
-        options: of the task.
-        note: sentences for whoever reads the recipe: on columns that seem to matter and are not read, or that may mean
-            something else, or be read in another way; "" where there is nothing to say.
-        layout: what the way is called in which the rows are written, e.g. "sharegpt"; "" where it has no name.
-        split: how rows are to be divided, as the recipe's `data.split` says it; empty where at random.
+        columns: renaming of columns, for the recipe's `data.columns`.
+        options: the task's options.
+        note: sentences for the recipe's author about columns that seem to matter but are not read, or that are
+            ambiguous; "" if there are none.
+        layout: name of the rows' layout, e.g. "sharegpt"; "" if it has none.
+        split: division of the rows, for the recipe's `data.split`; empty for a random one.
     """
 
     certainty: int

@@ -37,16 +37,16 @@ class Features:
     """One encoded example, ready for `Task.collate`.
 
     Args:
-        inputs: what `collate` makes a batch of, by name: numbers, texts, lists or tensors of numbers.
+        inputs: by name, what `collate` batches: numbers, texts, lists or tensors of numbers.
         length: its tokens.
-        weight: what it adds to the loss's denominator, e.g. label tokens; 0: nothing of it is trained on.
+        weight: its part of the loss's denominator, e.g. label tokens; 0: nothing is trained on.
         truncated: whether something was cut off.
         longest: the longest sequence that the model reads of it, for its limit; None: it reads one, of `length`.
-        full_length: the same before cutting, of which `plan` shows the distribution; None: not known.
-        unknown: how many tokens stand for text which the tokenizer has no token for; None: not known.
-        untrained: why nothing of it is trained on, where no cutting is to blame.
+        full_length: the length before cutting, whose distribution `plan` shows; None: unknown.
+        unknown: number of tokens for text that the tokenizer has no token for; None: unknown.
+        untrained: why nothing is trained on, if not because of cutting.
         counts: numbers by name, which audits see summed over a split.
-        kind: what kind of row it is, of each of which `plan` shows one; "": all are of one.
+        kind: kind of row; `plan` shows one of each; "": all rows are of one kind.
     """
 
     inputs: dict[str, Any]
@@ -71,10 +71,10 @@ class Labels:
 
     Args:
         kind: "single" (one of `names`), "multi" (any subset of `names`), "regression" (a number), or "tags" (one of
-            `names` a word, each taken as it is; with "single" they may be of the IOB2 scheme).
+            `names` per word; "single" tags may be IOB2).
         names: label names in id order; for regression one name an output.
         counts: how many training rows have each name, where the task counted them; labels are equal without them.
-        mean, std: of the numbers to be learnt in training, by which the loss is standardised; else None.
+        mean, std: mean and standard deviation of the training targets, which standardise the loss; else None.
     """
 
     kind: str
@@ -95,9 +95,9 @@ class LoadRequest:
 
     Args:
         source: the recipe's `model.source`, untouched.
-        head: what the task needs on top: "causal-lm", "seq2seq-lm", "sequence-classification", ….
+        head: head that the task needs: "causal-lm", "seq2seq-lm", "sequence-classification", ….
         labels: the classification targets, or None where the task has none.
-        dtype: "auto" or a torch dtype's name; "auto" keeps what the checkpoint holds.
+        dtype: "auto" or a torch dtype's name; "auto" keeps the checkpoint's.
         processor: whether the processor is needed as well.
     """
 
@@ -131,15 +131,15 @@ class LoadedModel:
         module: the torch module; every parameter arrives with requires_grad as the loader left it.
         processor: tokenizer, image processor or feature extractor that goes with it.
         source: where it came from.
-        head: the head that was asked for.
+        head: the requested head.
         new_modules: names of newly initialised modules (a classifier head); they train and are saved in any case.
         labels: the classification targets, or None.
-        fingerprint: identity of base and processor, as hashes and settings by section; the engine fills it in. A loader
-            that changes weights as it reads them gives that of the base as it was (`fingerprint_base`); any may give
-            settings in "config" that the module does not tell.
+        fingerprint: hashes and settings that identify base and processor, by section; filled in by the engine. A loader
+            that changes weights while reading gives that of the unchanged base (`fingerprint_base`); any loader may add
+            settings to "config" that the module does not show.
         max_length: longest input in tokens that the model accepts, or None where it has no limit.
         pretrained: names that the base's parameters have after the strategy prepared it; the engine fills it in.
-        inference_paths: by which the model predicts and answers; the engine fills it in.
+        inference_paths: fast paths for prediction and generation; filled in by the engine.
     """
 
     module: nn.Module
@@ -158,15 +158,14 @@ class View:
     """A row as the engine sees it, independent of its columns' names.
 
     Args:
-        inputs: what the model reads of the row and augmenters may change (`Task.with_inputs` puts others in their
-            place): texts, none of them blank, or images as PIL has them, decoded when they are taken out. None of them
-            where the row cannot be read.
-        target: what is to be answered, a JSON value compared by ==; None where nothing is, or it cannot be read.
+        inputs: the row's inputs, which augmenters may change (`Task.with_inputs` replaces them): texts, none of them
+            blank, or PIL images, decoded on access. Empty if the row cannot be read.
+        target: the row's answer or label, a JSON value compared by ==; None if there is none, or if it cannot be read.
         classes: whether equal inputs should have equal targets, so that balance, contradictions and stratified splits
             go by the target; False for free text.
-        texts: all text of the row, for audits; by default the inputs. To be given where inputs are images.
-        identity: what makes two rows duplicates, a JSON value; by default the inputs. To be given as `texts`. May be a
-            function that returns it, called when it is first asked for: hashing files takes long.
+        texts: all text of the row, for audits; by default the inputs. Required if inputs are images.
+        identity: a JSON value that is equal for duplicate rows; by default the inputs. Required like `texts`. It may be
+            a function that returns the value, as hashing files is slow.
     """
 
     def __init__(

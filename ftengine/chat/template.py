@@ -106,9 +106,9 @@ class _Form:
 
     Args:
         mapping: arguments of a call as a mapping; else as JSON text.
-        thoughts: by kind of message (`_kind_of`) where it takes a thought from: "field", a field of its own; else
-            "content", in front of the text; "" where it writes none, or cuts it out and would leave line breaks of it;
-            "misplaced" where it writes it, and behind what it is a thought about.
+        thoughts: by kind of message (`_kind_of`), where it takes a thought from: "field", a field of its own;
+            "content", in front of the text; "" if it writes none, or removes it and would leave its line breaks;
+            "misplaced" if it writes the thought after the message.
         parts: it writes contents only as lists of parts, as those of vision-language models do.
         calls: it writes calls.
         blank: the content of a call's message without text: some templates ask whether it is none.
@@ -294,10 +294,10 @@ class CallForm:
     """How a template writes calls, if the name stands before the arguments.
 
     Args:
-        begin: what it writes in front of the arguments of the first, with the name as group 1.
-        again: what it writes between the arguments of two, with the second's name as group 1; None: it writes one.
-        end: what it writes behind the arguments of the last, up to a token or tag.
-        mark: what `begin` begins with.
+        begin: the text in front of the arguments of the first call, with the name as group 1.
+        again: the text between the arguments of two calls, with the second's name as group 1; None: it writes only one.
+        end: the text after the arguments of the last call, up to a token or tag.
+        mark: the beginning of `begin`.
     """
 
     begin: re.Pattern[str]

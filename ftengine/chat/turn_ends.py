@@ -26,10 +26,10 @@ class TurnEnds:
     """The tokens that end an assistant's messages in a template; "" if there is none.
 
     Args:
-        answer, call: the token behind an answer, and behind tool calls.
+        answer, call: the token after an answer, and after tool calls.
         after_answer, after_call: where it writes none there, the token that the user's next message begins with, and
             that of the tool's result: GLM-4.5's <|user|> and <|observation|>, with which a model gives the word away.
-        each_call: the token behind each of several calls; it does not end the turn.
+        each_call: the token after each of several calls; it does not end the turn.
     """
 
     answer: str = ""

@@ -170,7 +170,7 @@ def starter(
     """Return a recipe: required keys, those that the data needs, and those that differ from their default.
 
     Args:
-        all_keys: every key, with its default and what it means.
+        all_keys: write every key with its default and meaning.
         components: all that a recipe may name.
         task, strategy: names of components; by default those whose trait `is_default` is set.
         model: the recipe's `model.source`; by default the task's trait `example_model`.

@@ -22,7 +22,8 @@ class ParameterCount:
     """How many parameters of a model a strategy trains.
 
     Args:
-        trainable_parameters, total_parameters: of the prepared model; `base_parameters` before the strategy touched it.
+        trainable_parameters, total_parameters: numbers of the prepared model's parameters; `base_parameters` before the
+            strategy changed it.
         new_modules: trainable parameters of each newly initialised module. They are part of
             `trainable_parameters`; tables in papers mostly leave them out.
         patterns: for each pattern of the strategy, the number of matched modules, their parameters, and how many

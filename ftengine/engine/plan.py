@@ -62,10 +62,10 @@ class Plan:
         estimate: expected seconds and bytes; None when not measured.
         drawing: of an on-policy task, figures of the answers to one step's prompts, drawn from the model before
             training; None when not measured.
-        scaling: a step on 1, 2, 4, … processes ("scales"), the "bandwidth" in bytes a second, and what limits
-            ("advice"); None where that was not asked for.
+        scaling: a step on 1, 2, 4, … processes ("scales"), the "bandwidth" in bytes a second, and the bottleneck
+            ("advice"); None if not requested.
         date: the date that the model's chat template writes, as 2026-02-28; None if it writes none.
-        warnings: what deserves attention, in plain words.
+        warnings: warnings in plain words.
     """
 
     recipe: dict[str, Any]

@@ -97,9 +97,9 @@ def distance(a: Tensor | np.ndarray, b: Tensor | np.ndarray, mean: float = 0.0, 
     """Return ‖a - b‖ / ‖b - mean‖ in float64: 0 where they are equal, infinite where their shapes differ.
 
     Args:
-        mean: of the numbers that a model learnt, which says nothing of what it makes of an input. Outputs around it
-            are as exact as float32 is there, so that ‖b - mean‖ is taken as a sixteenth of the mean's own at least.
-        size: what ‖a - b‖ is divided by in place of ‖b - mean‖.
+        mean: mean of target numbers that a model learnt, which is subtracted from outputs. Float32 limits the precision
+            of outputs near it, so ‖b - mean‖ is at least a sixteenth of the mean.
+        size: the divisor of ‖a - b‖ instead of ‖b - mean‖.
     """
     a, b = _wide(a), _wide(b)
     if a.shape != b.shape or torch.equal(a, b):
@@ -112,7 +112,7 @@ def row_distances(a: Tensor, b: Tensor, order: float = 2.0) -> Tensor:
     """Return ‖aᵢ - bᵢ‖ / ‖bᵢ‖ of each row i of two tensors (…, n), in float64 on the CPU: 0 where rows are equal.
 
     Args:
-        order: of the norm: 2, or `math.inf`, by which a row's size is its largest number.
+        order: of the norm: 2, or `math.inf` for a row's largest number.
     """
     a, b = _wide(a), _wide(b)
     apart, size = (torch.linalg.vector_norm(x, order, dim=-1) for x in (a - b, b))

@@ -75,7 +75,7 @@ class Compared:
     """How a model scores a program's answers.
 
     Args:
-        behind: per answer, the mean gap between the log-probabilities of the likeliest tokens and of its tokens.
+        behind: per answer, the mean gap between the log-probabilities of the likeliest tokens and of the answer's.
         distances: the mean distance of their log-probabilities from those of the program; nan where it reports none.
         offsets: the program's log-probabilities minus the model's, (tokens,); empty if it reports none.
         scores: the model's log-probabilities, (tokens,).
@@ -106,7 +106,7 @@ def compare_answers(
     """Score a program's answers with a model.
 
     Args:
-        answers: their token ids; a token of `stop` at the end stands for the likeliest token of `stop`.
+        answers: token ids; a last token from `stop` is scored as the likeliest token of `stop`.
         theirs: the program's log-probabilities of each answer, with or without that of the end token.
     """
     behind, distances, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()

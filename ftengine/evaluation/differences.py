@@ -145,8 +145,8 @@ class Gap:
     """One figure (the second) minus another, on different examples.
 
     Args:
-        trials: for proportions, the effective trials behind each and the degrees of freedom of their variance; None
-            where they are none.
+        trials: for proportions, the effective trials of each and the degrees of freedom of their variance; None for
+            others.
         error: the standard error of the gap, and its degrees of freedom; None if nothing varies.
         correlation: of the two proportions; not 0 if examples are on both sides.
         error_test: the name of the test that uses the standard error.

@@ -45,8 +45,8 @@ def score_interval(value: float, resampled: np.ndarray, trials: float, n: float,
     Args:
         value: in [0, 1].
         resampled: (B,) the figure in each resample; nan where undefined.
-        trials: the most independent trials that can be behind the figure.
-        n: groups that were drawn; a bound on the trials where nothing varies, since groups are what was sampled.
+        trials: the largest possible number of independent trials behind the figure.
+        n: number of sampled groups; a bound on the trials if nothing varies.
         freedom: degrees of freedom of the variance. Of single examples it follows from the proportion itself; of
             groups it is estimated from as many as there are, less one (Korn & Graubard 1998).
     """

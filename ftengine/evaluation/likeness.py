@@ -47,7 +47,7 @@ class Likeness:
         from_tuned, from_base: mean distances.
         closer: from_base - from_tuned, with its interval and the p-value of no difference, paired by example.
         noise: the largest distance from the tuned model that is explained in the mean; of one example `ROW` times that.
-        furthest: the largest distance from the tuned model; `far` are the examples beyond what is explained, the
+        furthest: the largest distance from the tuned model; `far` are the examples beyond the explained distance, the
             furthest first.
         needed: examples with which the test would decide in four of five samples; None where that is not known.
     """
@@ -80,9 +80,9 @@ def in_noise(
     Args:
         log_probabilities: mean distance of the tokens' log-probabilities per answer; nan where unknown.
         behind: mean gap between the log-probabilities of the likeliest tokens and of the answer's tokens.
-        noise: the largest distance of log-probabilities that is explained.
-        strict: let answers differ by what log-probabilities explain where these are known, and not by what noise does;
-            then units depend on the model.
+        noise: the largest distance of log-probabilities that rounding explains.
+        strict: if log-probabilities are known, scale answers' differences by them and not by `noise`; units then depend
+            on the model.
     """
     far = np.asarray(log_probabilities, dtype=np.float64)
     measured = far[~np.isnan(far)]

@@ -74,8 +74,8 @@ def fingerprint_base(loaded: LoadedModel) -> dict[str, Any]:
     """Return everything that a base's results depend on: hashes of weights, buffers and code, and its settings.
 
     Args:
-        loaded: the model before a strategy touched it. Newly initialised modules differ from run to run and are left
-            out; what its loader put into `fingerprint["config"]` and `["code"]` stands beside what is found.
+        loaded: the model before a strategy changed it. Newly initialised modules differ from run to run and are left
+            out; the loader's entries of `fingerprint["config"]` and `["code"]` are kept.
     """
     module, exclude = loaded.module, tuple(loaded.new_modules)
     return {
@@ -258,9 +258,9 @@ def require_same_base(
     """Refuse another base than the one that something was trained on (BaseMismatch: names the differences).
 
     Args:
-        now, then: fingerprints, of the base at hand and of the one trained on.
-        source: of the base at hand.
-        where: what was trained.
+        now, then: fingerprints of the present base and of the one trained on.
+        source: name of the present base.
+        where: name of the trained part.
         leave_out: sections that may differ.
     """
     if changed := changes(then, now, leave_out):

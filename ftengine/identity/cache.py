@@ -73,7 +73,7 @@ def entry_of(key: str, what: str, write: Callable[[Path], dict[str, Any]]) -> Pa
     that create the same entry do not disturb each other. A damaged entry is created again.
 
     Args:
-        what: what is kept, for messages.
+        what: name of the content, for messages.
         write: writes the file `ROWS` into a folder and returns facts about it.
     """
     folder, limit = cache_folder(), wanted_size()

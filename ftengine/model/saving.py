@@ -36,7 +36,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path, facts: Mapping[str, 
     """Write tensors by name as safetensors: on the CPU, contiguous, without shared memory.
 
     Args:
-        facts: what the file's header holds, in place of transformers' mark; of several, their order is drawn.
+        facts: metadata for the file's header, in place of transformers' mark.
 
     Raises:
         RunError: the file cannot be written (disk full, no permission).

@@ -61,10 +61,10 @@ class TokenLoss:
         Args:
             inputs: input_ids and attention_mask, each (B, T); of an encoder-decoder decoder_input_ids as well. `labels`
                 among them are not handed to the model.
-            labels: (B, T) token ids at their own positions in what the decoder reads (or would read, if it were not
-                shifted), `IGNORED` where nothing is trained.
-            criterion: what is summed, applied to one chunk of tokens after the other. Of each of its passes only the
-                states of labelled tokens are kept.
+            labels: (B, T) token ids at their own positions in the decoder's (unshifted) input, `IGNORED` where nothing
+                is trained.
+            criterion: computes the loss of one chunk of tokens after the other. Of each of its passes only the states
+                of labelled tokens are kept.
         """
         passes = [self._labelled(model, inputs, labels) for _ in range(criterion.passes)]
         labelled, states = passes[0], [part.states for part in passes]
@@ -146,7 +146,7 @@ class _Labelled:
     """The labelled positions of a batch.
 
     Args:
-        states: (N, H) what predicts each labelled token.
+        states: (N, H) hidden states that predict the labelled tokens.
         targets: (N,) the labelled tokens.
         examples: (N,) the row of the batch each belongs to.
         logits: turns (n, H) states into (n, V) logits in at least fp32.

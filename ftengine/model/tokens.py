@@ -227,7 +227,7 @@ def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -
 
     Args:
         words: in order and disjoint.
-        limit: longest input in tokens; what is beyond is cut off.
+        limit: longest input in tokens; the rest is cut off.
 
     Returns:
         (what `tokenize` returns, for each word the position of its first token). The position is None for words that

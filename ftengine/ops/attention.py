@@ -37,7 +37,7 @@ class Sequences:
     Query i of n, of a sequence with P keys, sees the first P - n + i + 1 of them.
 
     Args:
-        queries: (Σ n,) int64, numbers of queries, each of which is there once.
+        queries: (Σ n,) int64, numbers of queries, each once.
         keys: (Σ P,) int64, numbers of keys, in their order.
         sizes: (sequences, 2) int64, n and P of each, 1 <= n <= P.
     """
@@ -53,8 +53,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: floa
     Args:
         q: (N, heads, D).
         k, v: (Nk, key heads, D) in q's dtype, a divisor of its heads.
-        sequences: what each query sees.
-        scale: of the scores.
+        sequences: the keys that each query sees.
+        scale: factor of the scores.
         window: how many keys back a query sees, itself included; 0: all.
     """
     return _Attention.apply(q, k, v, sequences.queries, sequences.keys, sequences.sizes, scale, window)

@@ -67,7 +67,7 @@ class Heartbeat:
 
     Args:
         rank, ranks: this process, and the number of processes.
-        seconds: a process counts as lost after so many seconds without a sign.
+        seconds: a process without a sign for this long counts as lost.
     """
 
     def __init__(self, rank: int, ranks: int, seconds: float) -> None:

@@ -160,7 +160,7 @@ def _hint(key: str, meant: Mapping[str, str], here: str, keys: Collection[str]) 
 
     Args:
         key: the wrong key.
-        meant: the right key, or a sentence, by wrong key; from the section or component.
+        meant: from the section or component: by wrong key, the right key or a sentence.
         here: prefix of the section, such as "train.".
         keys: keys of the section or component.
     """

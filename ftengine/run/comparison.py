@@ -58,7 +58,7 @@ class Comparison(Record):
 
     Args:
         metric: the compared metric; `higher_is_better` is None if the evaluator does not declare it.
-        examples: number of distinct examples, or of groups. Groups have so many `rows`, and are `worth` so many groups
+        examples: number of distinct examples, or of groups. Groups have `rows` rows, and are `worth` this many groups
             of equal size.
         base: the untuned model's quality.
         against: "best": the best against each other strategy; "all": every pair.

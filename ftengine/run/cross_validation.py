@@ -38,14 +38,14 @@ class CrossValidation(RedactedRecord, Figures):
     """crossvalidation.json: results of the folds.
 
     Args:
-        examples: number of distinct examples, or of groups, each held out once. Groups have so many `rows`, and are
-            `worth` so many groups of equal size.
+        examples: number of distinct examples, or of groups, each held out once. Groups have `rows` rows, and are
+            `worth` this many groups of equal size.
         base, tuned, difference: over all examples; without metrics that cannot be pooled (`Metric.pooled`).
         baselines: by evaluator, the figures of a baseline that ignores the inputs, over all examples, and the tuned
             models' most frequent answer.
         verdict: the finding of the rules on the quality of all answers, as in a run's headline.
         spread: the tuned model's value on each fold, by metric.
-        statement: what the intervals cover and what they do not, in words.
+        statement: what the intervals cover, in words.
     """
 
     file: ClassVar[str] = "crossvalidation.json"

@@ -21,7 +21,7 @@ def check_audit(
 
     Args:
         make: returns a fresh audit.
-        data: what it looks at.
+        data: the data to look at.
         expected_failed_checks: names of checks that fail, with reasons.
     """
     run_checks(AuditChecks(make, data), expected_failed_checks)
@@ -34,7 +34,7 @@ def check_rule(
 
     Args:
         make: returns a fresh rule.
-        run: what it judges.
+        run: the run to judge.
         expected_failed_checks: names of checks that fail, with reasons.
     """
     run_checks(RuleChecks(make, run), expected_failed_checks)

@@ -28,7 +28,7 @@ def check_loader(
 
     Args:
         make: returns a fresh loader, e.g. its class.
-        request: what to load; its source is one that the loader accepts or is named for in a recipe.
+        request: the request to load; the loader accepts its source, or a recipe names the loader for it.
         expected_failed_checks: names of checks that fail, with reasons.
 
     Raises:

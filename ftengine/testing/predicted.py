@@ -17,9 +17,9 @@ class Predicted:
     """Predictions of one kind.
 
     Args:
-        name: what they are of, in words.
-        labels: of the task.
-        predictions: with the keys that tasks of this kind predict.
+        name: what is predicted, in words.
+        labels: the task's labels.
+        predictions: predictions with the keys of such tasks.
     """
 
     name: str

@@ -28,8 +28,8 @@ def check_reader(
 
     Args:
         make: returns a fresh reader.
-        source: what it reads.
-        rows: what is in it, where that is to be compared.
+        source: a source to read.
+        rows: its expected rows; None to skip the comparison.
         expected_failed_checks: names of checks that fail, with reasons.
     """
     run_checks(ReaderChecks(make, source, rows), expected_failed_checks)

@@ -48,13 +48,13 @@ class Fixture:
 
     Args:
         name: the model's class.
-        head: of the model, as `Task.head`.
+        head: the model's head, as `Task.head`.
         make: returns module and processor; takes `num_labels`, the outputs of a new head.
         new_modules: as in `LoadedModel`: the head that was newly initialised.
         max_length: longest input in tokens.
-        rows: of JSON values, and images where the head reads such.
+        rows: rows of JSON values, and images for heads of images.
         of: a task of that head; by default that of the box.
-        strategy: builds what prepares the model that a regularizer sees; by default all of it trains.
+        strategy: builds the strategy that prepares models for regularizers; by default everything trains.
     """
 
     name: str
@@ -183,7 +183,7 @@ def fixture_of(source: str, task: str) -> Fixture:
 
     Args:
         source: as a recipe's `model.source`.
-        task: name of the task, which says the head.
+        task: name of the task, which determines the head.
 
     Raises:
         InputError: the source cannot be loaded, or the task takes none of the rows.

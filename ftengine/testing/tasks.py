@@ -49,7 +49,7 @@ def check_task(
 
     Args:
         make: returns a fresh task.
-        processor: what its model is read with.
+        processor: the model's processor.
         examples: two rows at least, of JSON values.
         load: returns a small model with the task's head for some labels; without it nothing is computed.
         expected_failed_checks: names of checks that fail, with reasons.

@@ -32,8 +32,9 @@ def measure_kernels(
 
     Args:
         settings: from `Settings.parse`.
-        progress: told of everything that is done.
-        keep: given the report after every layer and dropout, as far as it is: an interrupted measurement is not lost.
+        progress: called with each measurement.
+        keep: called with the unfinished report after every layer and dropout, so that an interrupted measurement is not
+            lost.
     """
     with nullcontext() if settings.instruction_set == "auto" else use_instruction_set(settings.instruction_set):
         device, clock, seconds = settings.device, clock_of(settings.device), settings.seconds

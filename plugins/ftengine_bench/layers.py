@@ -26,7 +26,7 @@ class Shape:
         m: tokens.
         k: inputs.
         n: outputs.
-        layers: names of the layers of a block that have this shape; none for a shape given by hand.
+        layers: names of the layers of a block that have this shape; empty for a shape given by hand.
         transposed: the weight is stored as (K, N), as GPT-2's Conv1D stores it.
     """
 
@@ -158,9 +158,9 @@ class Step:
 
     Args:
         call: computes y.
-        inputs: what gradients are taken of.
+        inputs: tensors that get gradients.
         dy: the gradient of y.
-        given: tensors that exist whoever computes, and are not counted as memory of a provider.
+        given: tensors that exist for every provider, and are not counted as its memory.
     """
 
     call: Callable[[], Tensor]

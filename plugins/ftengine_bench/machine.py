@@ -69,7 +69,7 @@ class Peak:
     Args:
         dtype: the dtype's name.
         copy_bytes_a_second: read and written together, of a large copy.
-        operations_a_second: of a large square product, two for each multiply and add.
+        operations_a_second: speed of a large square product, counting two operations for each multiply and add.
     """
 
     dtype: str

@@ -29,7 +29,7 @@ class Settings:
         dtypes: of x and the frozen weight; the factors A and B are float32, as in training.
         launch: "call", or "graph" for CUDA graphs.
         seconds: that measuring takes for each provider of a layer, and for each operator.
-        left_out: providers that were not asked for by name and are not there, with the reason.
+        left_out: providers that were not named and are not available, with the reason.
     """
 
     shapes: tuple[Shape, ...]

@@ -88,11 +88,11 @@ def measure(
     """Time actions in rounds, each action once a round and in an order that is drawn anew for each.
 
     Args:
-        actions: by name, parts that are called one after the other, each timed by itself.
-        clock: of the device that they run on.
+        actions: by name, parts that are called in turn, each timed by itself.
+        clock: clock of the device that they run on.
         seconds: that the rounds take in all, for each action, as far as LEAST and MOST permit.
         clear: called with the name after each action, not timed.
-        now: says when the seconds are over.
+        now: returns the time, for the limit of seconds.
     """
 
     def timed(name: Name) -> list[float]:

@@ -46,7 +46,7 @@ def find_offset(answers: Mapping[int, np.ndarray], labels: Mapping[int, np.ndarr
 
     Args:
         answers: for each offset, 0 included, (n,) classes that are answered.
-        labels: (n,) classes of the rows so far behind, -1 where there is none.
+        labels: by offset, (n,) classes of the rows that far behind, -1 for none.
         size: classes.
     """
     from scipy.stats import binom
@@ -117,7 +117,7 @@ class Swap:
 
     Args:
         classes: (class as labelled, class that is answered) each, one to one.
-        fit, own: rows labelled with one of them that are answered so, and as they are labelled.
+        fit, own: numbers of rows labelled with one of the classes that are answered as relabelled, and as labelled.
         n: all rows labelled with one of them.
     """
 
@@ -224,8 +224,8 @@ class Agreement:
     """How far answers agree with labels beyond chance.
 
     Args:
-        share: of answers that are right.
-        chance: what answers of these frequencies would be right in without looking.
+        share: share of right answers.
+        chance: expected share of right answers at these frequencies.
         kappa, error: (share - chance) / (1 - chance) and its standard error (Cohen 1960).
         n: rows.
     """

@@ -130,8 +130,8 @@ class Report:
 
     Args:
         rows: written; of `prompts`, `none_passes` have no answer that passes and `all_pass` no other.
-        answers: of these `passed`; at `errors` the function failed (`error` is one of them), and for `timeouts` it took
-            longer than `timeout` seconds.
+        answers: number of answers, of which `passed` passed; for `errors` of them the function failed (`error` is one
+            message), for `timeouts` it took longer than `timeout` seconds.
         cut: answers that ended at max_new_tokens and not by themselves, which make no row.
         unsteady: prompts to which equal answers were judged differently.
     """
@@ -154,7 +154,7 @@ def judge_of(run: Answering, name: str | None, options: Mapping[str, Any]) -> Ve
     """Return the evaluator that scores answers: the recipe's with further options, or one of a function's own.
 
     Raises:
-        InputError: there is none, or several, or its function is not trusted.
+        InputError: there is no function, or several, or it is not trusted.
     """
     from ftengine.errors import InputError
     from ftengine_builtins.evaluators import Verifier

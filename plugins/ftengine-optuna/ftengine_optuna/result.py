@@ -47,12 +47,12 @@ class Tuning(BaseModel):
     """tune.json.
 
     Args:
-        metric: by which trials are compared; `label` is what people call it.
+        metric: the metric that compares trials; `label` is its name for people.
         trials: in their order; the first has the recipe's own values where the ranges hold them.
-        as_written: the number of that one; None where there is none.
+        as_written: the number of that trial; None if there is none.
         best: the number of the best.
         tested: each look at the test split, in its order; one, unless trials were added after it.
-        statement: what came of it, in words.
+        statement: the result in words.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="null")

@@ -55,17 +55,17 @@ def tune(
 
     Args:
         recipe: has a validation and a test split.
-        trials: how many in all, those that are there included; failed ones count.
+        trials: total number of trials, including earlier and failed ones.
         space: what is searched; by default learning rate, rank and dropout.
-        metric: by which trials are compared; by default what the verdict goes by.
+        metric: metric that compares trials; by default the verdict's.
         sampler: "tpe" (Bergstra et al. 2011) or "random".
         timeout: seconds after which no further trial begins.
         test: whether the best is measured on the test split, once.
-        listener: told of phases, and a line a trial.
+        listener: receives phases, and a line per trial.
 
     Raises:
         InputError: recipe, ranges or metric are wrong, or the folder holds something else; found before any training.
-        TrainingError: no trial came to a figure.
+        TrainingError: no trial has a figure.
     """
     listener = listener or SilentListener()
     registry = registry_of()

@@ -70,7 +70,7 @@ def four_bit(layer: nn.Linear, quant_type: str, double_quant: bool, compute_dtyp
         layer: weight (out, in), perhaps on the meta device; its bias is taken over.
         quant_type: "nf4" or "fp4".
         double_quant: quantise the scales as well.
-        compute_dtype: what weights are unpacked to, "auto" for the input's.
+        compute_dtype: dtype that weights are unpacked to, "auto" for the input's.
     """
     # On the meta device bitsandbytes would make, and keep for good, a table of codes without values.
     double_quant = double_quant and not layer.weight.is_meta

@@ -95,7 +95,7 @@ class QuantisingLoader(api.ModelLoader):
         """Return the loader that reads a source, the same one each time: some remember what they parsed.
 
         Raises:
-            UnknownName, RecipeError: there is none of that name, or its options are wrong.
+            UnknownName, RecipeError: there is no such loader, or its options are wrong.
             SourceError: it quantises as well, or none accepts the source.
         """
         if source not in self._readers:

@@ -104,7 +104,7 @@ def contradicting(data: AuditedData, equal: Mapping[str, np.ndarray], targets: M
 
     Args:
         equal: for each split, (rows,) a number that rows of the same text share.
-        targets: for each split, (rows,) a number that equal targets share, 0 where there is none.
+        targets: for each split, (rows,) numbers that are equal for equal targets, 0 without a target.
     """
     names = list(data.splits)
     text, target = (np.concatenate([of[name] for name in names]) for of in (equal, targets))

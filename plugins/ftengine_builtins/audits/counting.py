@@ -21,9 +21,9 @@ class FoundRows:
     """Rows by split that something was found in.
 
     Args:
-        text: their number and what was found, e.g. "4 of 200 training rows hold e-mail addresses".
-        counts: by split.
-        places: of the first.
+        text: number and description, e.g. "4 of 200 training rows hold e-mail addresses".
+        counts: number of rows by split.
+        places: places of the first rows.
         least: near end of the interval of their share of all splits' rows.
     """
 

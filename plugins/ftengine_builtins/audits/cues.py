@@ -33,9 +33,9 @@ class Cue:
 
     Args:
         label: its number.
-        features: all that tell it.
-        examples: words that have them, as they are written.
-        covered, rows: of the label's rows, how many have one of the features.
+        features: all features that predict it.
+        examples: words that have them, in their original form.
+        covered, rows: the label's rows with one of the features, and all of them.
         held: held-out rows of that label that have one.
     """
 

@@ -131,8 +131,8 @@ class Noise:
     """The share of labels that look wrong, and the rows, judged by the most confident scores.
 
     Args:
-        share, low, high: of wrong ones, with its 95 % interval (Wilson).
-        count, n: contradicted ones among the surest rows.
+        share, low, high: share of wrong labels, with its 95 % interval (Wilson).
+        count, n: contradicted rows among the most confident ones, and the number of the latter.
         rows: (number, label that the scores prefer) of these, the surest first.
     """
 
@@ -148,8 +148,8 @@ def find_noise(scores: np.ndarray, labels: np.ndarray) -> Noise | None:
     """Judge labels by out-of-sample scores; None if there is no noise, or if scores cannot show it.
 
     Args:
-        scores: (n, K), near the probabilities of labels, each row's by a model that has not seen its label.
-        labels: (n,) numbers of the labels as given.
+        scores: (n, K), near the probabilities of labels, each row's by a model that was not trained on it.
+        labels: (n,) numbers of the given labels.
     """
     preferred, ranked = scores.argmax(1), np.sort(scores, axis=1)
     order = np.argsort(ranked[:, -2] - ranked[:, -1], kind="stable")[: len(labels) // 2]

@@ -60,8 +60,8 @@ class Overlap:
 
     Args:
         n: pairs.
-        own: of the pairs as they are.
-        offset, shifted: the rows by which positives are moved that share most, and how much these do.
+        own: overlap of the pairs as given.
+        offset, shifted: the shift of positives with the largest overlap, and that overlap.
         best, anchors: mean cosines of anchors with the best of all positives, and with the best other anchor.
     """
 

@@ -99,8 +99,7 @@ class Labelled:
     """Rows of a split: texts, and the labels of the rows and of their neighbours.
 
     Args:
-        labels: for each offset, 0 first, (n,) numbers of labels, -1 where there is none; or the numbers to be learnt,
-            nan where there is none.
+        labels: for each offset, 0 first, (n,) numbers of labels, -1 for none; or target numbers, nan for none.
         names: of the labels; empty for numbers.
     """
 

@@ -36,7 +36,7 @@ class OneSided:
             surest first. Of relabelled rows, as many do as of its own rows: 0.7 (ABOVE), or fewer.
         n: rows labelled `label`.
         mirror, mirror_n: the same of `other`: how many rows, and of how many.
-        share, low, high: of the rows labelled `label` that are `other`'s, with its 95 % interval (Wilson).
+        share, low, high: share of the rows labelled `label` that belong to `other`, with its 95 % interval (Wilson).
     """
 
     label: int
@@ -58,7 +58,7 @@ def find_one_sided(ridge: WordRidge, labels: np.ndarray) -> OneSided | None:
 
     Args:
         ridge: of the rows' words.
-        labels: (n,) numbers of the labels as given.
+        labels: (n,) numbers of the given labels.
     """
     from scipy.stats import binom
 

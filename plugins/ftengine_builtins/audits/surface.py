@@ -30,7 +30,7 @@ class Feature:
 
     Args:
         name: for figures.
-        does: of what texts have or have not: what one does, and what several do; None of an amount.
+        does: verb phrases for one text and for several, for features that texts have or not; None for an amount.
         measure: returns 0 or 1, or the amount.
         is_share: whether an amount is a proportion.
     """

@@ -65,7 +65,7 @@ class Gap:
     """A feature by which two splits differ.
 
     Args:
-        low: near end of the ROC AUC, of which 0.5 is chance, whichever side has more.
+        low: near end of the ROC AUC's interval, whichever side has more; 0.5 is chance.
         is_constant: whether all texts of a split have it, or none has.
         train, held: share of texts that have it, or the median amount.
     """

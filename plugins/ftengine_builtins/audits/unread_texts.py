@@ -90,7 +90,7 @@ def _finding(figures: dict[str, Any], *, reads_texts: bool) -> Finding:
     """Return an alarm if the read columns predict nothing, else a note.
 
     Args:
-        reads_texts: whether what is read has words, and is no number of a case.
+        reads_texts: whether the read columns have words, not only ids.
     """
     what = "of the numbers' variance" if figures["numbers"] else "of the labels"
     predicts = f"its words predict {percent(figures['told'])} {what}; the columns that are read predict "

@@ -86,7 +86,7 @@ def read_word_list(path: str, *, both_ways: bool = False) -> dict[str, list[str]
     Args:
         path: .tsv, .csv or .txt (with commas): a word, then its replacements, a line each and without a header; blank
             lines and lines that begin with # are left out. Or .json: {word: [replacements]}.
-        both_ways: take every entry as a group of words, each of which may replace the others.
+        both_ways: treat every entry as a group of words, each of which may replace the others.
 
     Returns:
         For each word in the form of `lookup_key` its replacements, in the file's order (DataError, with the line: the

@@ -25,9 +25,9 @@ def by_part(
     """Yield a fact with each part's FIGURE and FIGURE_interval ([low, high] or None), and the same as a table.
 
     Args:
-        part, parts: what they are, in the singular and the plural: "label", "labels"; the plural is the fact's name.
-        names: of the k parts.
-        headings: of the figures in the table, by name.
+        part, parts: name of the parts, singular and plural: "label", "labels"; the plural is the fact's name.
+        names: names of the k parts.
+        headings: headings of the figures in the table, by name.
         figures: takes weights (B, n), returns (B, k) by name.
         estimate: as `details` gets it.
         trials: (k,) by name, where the figures are proportions.

@@ -149,7 +149,7 @@ def falls_behind(run: RunRecords, metric: str | None, least: float = GAP_ALARM) 
     """Return whether the tuned model is far worse on held-out than on training examples, by the intervals' near ends.
 
     Args:
-        least: gap from which it is, of a metric of which more is better; 0: from any that is no chance.
+        least: smallest gap that counts, for a metric where higher is better; 0: any significant gap.
     """
     evaluation = run.evaluation
     if evaluation.training is None or metric is None:

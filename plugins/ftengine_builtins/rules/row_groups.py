@@ -28,7 +28,7 @@ class Group:
     """Rows that have something in common.
 
     Args:
-        what: behind "where", such as "`export` is “2024-02”".
+        what: description after "where", such as "`export` is “2024-02”".
         of: (n,) true at each of them.
         unread: whether the model does not read it.
     """
@@ -45,7 +45,7 @@ def row_groups(
 
     Args:
         unread: columns that nothing reads, which come first.
-        labels: words that are no features, as they are what is to be answered.
+        labels: words that are labels, and so no features.
         unread_alone: whether columns that the model reads are left out.
     """
     columns = {name.removeprefix("row."): of for name, of in table.items() if name.startswith("row.")}

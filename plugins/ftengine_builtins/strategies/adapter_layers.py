@@ -26,7 +26,7 @@ class Bottleneck(nn.Module):
     """f(x) = scaling · dropout(up(act(down(x)))), in the dtype of its own weights.
 
     Args:
-        width: channels of f(x), and of x unless `reads` says another number.
+        width: channels of f(x), and of x unless `reads` differs.
         size: channels between the two maps.
         non_linearity: transformers' name of the activation, or "leakyrelu".
         dropout: probability that an element of f is dropped while training.

@@ -26,9 +26,9 @@ class Sublayer:
 
     Args:
         output: the module whose (first) output is h.
-        width: a module whose last linear or convolution says how many channels h has.
-        residual: the module whose first input is the residual; None where h stands alone.
-        norm: what is applied to h + residual; None where nothing is.
+        width: a module whose last linear or convolution has as many output channels as h.
+        residual: the module whose first input is the residual; None if h has none.
+        norm: the norm of h + residual; None if there is none.
         key: where AdapterHub keeps its adapters.
     """
 
@@ -46,7 +46,7 @@ class Block:
         children: the names of all its children, with blanks between; a block with others is wired in another way.
         optional: children that it may have besides, which change nothing here.
         key: (pattern, replacement) from a block's path to AdapterHub's, where transformers renamed it since.
-        sublayers: by name.
+        sublayers: sublayers by name.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Place:
 
     Args:
         sublayer: its kind: "attention", "output", "cross", or the recipe's name.
-        path, key, residual, norm: as of `Sublayer`; it is not known what h is added to at a place that a recipe names.
+        path, key, residual, norm: as in `Sublayer`; for a place that a recipe names, the residual is unknown.
         layer: number of the block, from 0; as AdapterHub counts, through encoder and decoder.
         width: channels of h.
         channels_first: h is (batch, width, ...).

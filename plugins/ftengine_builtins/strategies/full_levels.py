@@ -22,7 +22,7 @@ class Levels:
     """The level of each parameter.
 
     Args:
-        of: level by parameter name; what comes before the blocks is 0, blocks are 1, 2, … from the bottom.
+        of: level by parameter name; modules before the blocks have 0, blocks 1, 2, … from the bottom.
         head: level of the head, one above the blocks of the deepest stack.
         output: name of the output matrix, which may be the embeddings' as well (tied).
         new_head: whether the head was newly initialised.

@@ -57,7 +57,7 @@ def param_groups(
     """Group trainable parameters for the optimiser, by learning rate and weight decay.
 
     Args:
-        weight_decay: of what `ftengine.model.decayed` names.
+        weight_decay: for the parameters in `ftengine.model.decayed`.
         rate: gives the learning rate of a parameter, from its name and itself.
         vectors: ids of parameters that do not decay, whatever their shape.
     """
@@ -73,9 +73,9 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     """Return the layers that each pattern matches, by path in the model's order (NoMatch: one matches none).
 
     Args:
-        targets: "all-linear" for every linear layer but the output head; another string is a regular expression for the
-            whole path, and takes the layers that LoRA can adapt among what it matches; each item of a list is a path or
-            its ending after a dot, and must match such layers only.
+        targets: "all-linear" for every linear layer but the output head; another string is a regular expression for
+            whole paths, which selects the layers that LoRA can adapt among its matches; each item of a list is a path
+            or its ending after a dot, and must match such layers only.
         heads_are_welcome: pass over names of modules that train whole; PEFT's own files hold such names.
     """
     module = loaded.module

@@ -36,7 +36,7 @@ def counts_of(
     """Count an example's trained tokens and features of its conversation.
 
     Args:
-        labels: of the whole example; `kept` is which of them are left after cutting.
+        labels: labels of the whole example; `kept` marks those left after cutting.
     """
     counts = Counter(written.counts, conversations=1)
     trained = [i for i, label in enumerate(labels) if label != IGNORED]

@@ -315,11 +315,11 @@ class Asked:
     """A question to a model.
 
     Args:
-        ids, prompt: the tokens that its answer continues, as `prompt_tokens` returns them, and what was asked as text.
-        reference: what is to be answered; None where nothing is.
+        ids, prompt: the prompt's tokens, from `prompt_tokens`, and its text.
+        reference: the row's answer; None if it has none.
         chat, opened: whether that is in the chat template, and this has begun the answer's thought.
-        messages: of a chat, those before the answer.
-        calls: of tools that are due, as `calls_json` has them; None where it is no matter of calling.
+        messages: in a chat, the messages before the answer.
+        calls: tool calls of the row's answer, from `calls_json`; None if the row has no tools.
         readable: whether calls as the template writes them are read.
     """
 
@@ -367,8 +367,8 @@ def turn_asked(
     """Return the message to answer: the last that is trained on; the number of messages if none is.
 
     Args:
-        trained: by number, what is trained on; where that is nothing, all turns of the assistant are meant.
-        lasts: of examples of one conversation up to that which is meant, the message that each ends with.
+        trained: by number, the trained messages; if empty, all turns of the assistant.
+        lasts: the last message of each example of the conversation, up to this example.
         at_call: prefer the last that calls tools.
     """
     turns = list(trained) or [k for k, message in enumerate(messages) if k and message.role == "assistant"]

@@ -51,7 +51,7 @@ def write_modules(
         pooling: "mean", "cls" or "last".
         normalize: whether vectors are made to have length 1.
         prompts: by name, "query" and "document".
-        default: the name of the one that stands in front of texts of which neither is said; "": none does.
+        default: name of the prompt for texts of unknown kind; "": none.
         max_length: longest text in tokens.
     """
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if normalize else [])]

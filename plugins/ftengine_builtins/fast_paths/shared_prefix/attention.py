@@ -25,7 +25,7 @@ class Piece:
     Args:
         queries: (m, L) tokens of the prefix tree; of shorter ones the last is repeated.
         keys: (m, P) tokens of the prefix tree, those before them included.
-        mask: (m, 1, L, P), which keys a query sees; None: as many as it has in front of it, and itself.
+        mask: (m, 1, L, P), the keys that a query sees; None: all keys before it, and its own.
     """
 
     queries: Tensor
@@ -39,7 +39,7 @@ class Pieces:
 
     Args:
         own: pieces in which each query is once.
-        places: where each query's result stands among theirs.
+        places: the position of each query's result among theirs.
     """
 
     own: Sequence[Piece]

@@ -49,8 +49,8 @@ def prefix_tree_of(inputs: Mapping[str, Any], worth: float = 1.0) -> tuple[Prefi
     None if they are not rows of tokens, or if the tree is not faster. The result is cached as long as the tensors live.
 
     Args:
-        inputs: input_ids (B, T), with attention_mask of rows that are padded at their end (`position_ids` may be there
-            then, and count tokens), or with the `position_ids` of packed rows, which begin anew with each.
+        inputs: input_ids (B, T), with the attention_mask of rows padded on the right (and optional `position_ids` that
+            count tokens), or with the `position_ids` of packed rows, which restart with each row.
         worth: the most that a prefix tree may have of a batch's tokens, padding included (`worth_of`).
     """
     ids, mask, positions = (inputs.get(name) for name in TENSORS)
@@ -110,7 +110,7 @@ class Calls:
     Args:
         stack: the decoder.
         attention: how often attention was computed over a prefix tree.
-        packed: whether what the decoder was given last were packed rows.
+        packed: whether the decoder's last input was packed rows.
     """
 
     stack: nn.Module

@@ -39,8 +39,8 @@ class PrefixTree:
 
     Args:
         ids, positions: (1, N) int64.
-        rows: of each row, which of the N tokens it is made of.
-        new: how many tokens of each row are computed for it, the last ones.
+        rows: for each row, the indices of its tokens among the N.
+        new: number of tokens computed for each row, its last ones.
         order: in which the rows' new tokens lie.
     """
 
@@ -76,7 +76,7 @@ class PrefixTree:
         """Return whose keys each query sees.
 
         Args:
-            queries, keys: how many there are; those beyond the tree's tokens are virtual ones, in front of all rows.
+            queries, keys: their numbers; those beyond the tree's tokens are virtual ones, in front of all rows.
             window: how many tokens back a query sees, itself included; None: all.
         """
         return self._known(self._sequences, queries, keys, window)
