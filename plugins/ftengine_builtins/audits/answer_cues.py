@@ -174,5 +174,5 @@ def _findings(cue: Cue, side: str, other: str, there: Mapping[str, Cue]) -> Iter
             yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
             return
     if cue.having >= WORTH_A_NOTE * cue.of:
-        text += ": a model may learn that, and little else. Compare accuracy with what it reaches by itself."
+        text += ": a model may learn only that. Compare accuracy with what this cue alone reaches."
         yield Finding(kind="data", level="note", text=text, figures=figures)

@@ -73,7 +73,7 @@ def _finding(
     lead = f"check whether {split_name(capped)} numbers are {end} at {number(bound)}: {percent(len(at) / known[0])} of "
     lead += f"{known[0]:,} rows have exactly that and none is {past}, {percent(beyond / known[1])} of {known[1]:,} "
     lead += f"{split_name(other)} rows are"
-    text = f"{capitalized(lead)}. Export {data.splits[capped].source} with its true numbers, or leave these rows out."
+    text = f"{capitalized(lead)}. Export {data.splits[capped].source} with its true numbers, or remove these rows."
     return Finding(
         kind="splits",
         level="alarm",

@@ -23,18 +23,18 @@ NOTES = (
     (
         "ended_thoughts",
         "answer",
-        "the prompt opens a thought in front of {counted} without one: to end it at once is trained. If the model is "
-        "to think, give the rows thoughts; if not, ask for none (task.chat_template_kwargs, as enable_thinking: false)",
+        "the prompt opens a thought in front of {counted} without one: the model learns to end it at once. Add "
+        "thoughts to the rows, or switch them off (task.chat_template_kwargs, as enable_thinking: false)",
     ),
     (
         "untrained_calls",
         "turn",
-        "no token of the calls in {counted} is trained on: the chat template writes them in front of what is",
+        "no token of the calls in {counted} is trained on: the chat template writes them before the trained part",
     ),
     (
         "calls_without_tools",
         "call",
-        "rows without `tools` have {counted} of tools: the model is not told what it may call",
+        "rows without `tools` have {counted} of tools: the model does not know which tools it may call",
     ),
     (
         "tools_left_out",

@@ -84,18 +84,20 @@ def _finding(
     lead = f"raise task.max_length ({limit:,}; the longest example has {encoded['untruncated']['100']:,} tokens)"
     if other_way:
         lead += f" or keep the {end} of texts (task.truncate: {side})"
-    told = f"tell the label of {percent(figures['whole'])} of the rows"
-    left = f"those of the parts that are kept tell {percent(figures['kept'])}"
+    told = f"predict the label of {percent(figures['whole'])} of the rows"
+    left = f"those of the kept parts {percent(figures['kept'])}"
     if rows.numbers is not None:
         told = f"explain {percent(figures['whole'])} of the variance of the numbers"
-        left = f"those of the parts that are kept {percent(max(0.0, figures['kept']))}"
+        left = f"those of the kept parts {percent(max(0.0, figures['kept']))}"
     cut = f"{percent(figures['cut'])} of the training examples are cut"
-    text = f"{lead[:1].upper()}{lead[1:]}: {cut}, and what decides is cut off. The words of whole texts {told}, {left}."
+    text = (
+        f"{lead[:1].upper()}{lead[1:]}: {cut}, and the decisive part is lost. The words of whole texts {told}, {left}."
+    )
     return Finding(
         kind="data",
         level="alarm" if figures["low"] >= ALARM else "note",
         text=text,
-        brief=f"{lead}: {cut}, and what decides is cut off",
+        brief=f"{lead}: {cut}, and the decisive part is lost",
         explains=("quality", "learning", "classes", "labels", "over-fitting", "calibration", "worse", "slices"),
         figures=dict(figures),
     )

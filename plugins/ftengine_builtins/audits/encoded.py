@@ -75,7 +75,7 @@ class UnknownTokens(Audit):
         parts = [f"{percent(share)} of the {split_name(split)} tokens" for split, share in shares.items()]
         places = [place for split in shares for place in data.encoded[split]["unknown_first"]]
         text = f"{listed(parts)} are [UNK] (e.g. in {places[0]}): the tokenizer has no token for this text, so "
-        text += "the model cannot tell one such text from another."
+        text += "the model cannot distinguish such texts."
         level = "alarm" if max(shares.values()) >= ALARM else "note"
         yield Finding(kind="data", level=level, text=text, figures={"shares": shares}, places=tuple(places[:5]))
 
@@ -112,7 +112,7 @@ class UnreadKeys(Audit):
         looks = "looks like an instruction" if len(keys) == 1 else "look like instructions"
         text = f"{', '.join(named)} {looks} for training, but nothing reads {'it' if len(keys) == 1 else 'them'}"
         places, figures = tuple(keys.values()), {"keys": sorted(keys)}
-        text = f"{text[0].upper()}{text[1:]} (e.g. {places[0]}): rows are trained on as if it were not there."
+        text = f"{text[0].upper()}{text[1:]} (e.g. {places[0]}): training ignores it."
         yield Finding(kind="data", level="note", text=text, figures=figures, places=places)
 
 

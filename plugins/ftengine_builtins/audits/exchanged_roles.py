@@ -55,8 +55,8 @@ class ExchangedRoles(Audit):
         asking = {split: drawn.asked() for split, drawn in turns.items()}
         if not found and all(drawn.assistant_asks for drawn in turns.values()):
             user, assistant = asking["train"]
-            text = "Check who is the user: the assistant asks and the user answers. Of what it says in training "
-            text += f"{percent(assistant)} ends in a question mark, of what users say {percent(user)}."
+            text = "Check who is the user: the assistant asks and the user answers. In training, "
+            text += f"{percent(assistant)} of its turns end in a question mark, and {percent(user)} of the user's."
             yield Finding(kind="data", level="note", text=text, figures={"asks": asking})
 
 

@@ -22,7 +22,7 @@ class LabelSpellings(Audit):
         total = sum(count_labels(data).values(), Counter[str]())
         for labels in list(_alike(total))[:SHOWN]:
             shown = listed([f"{label!r} ({total[label]:,})" for label in labels])
-            text = f"Write a label in one way: {shown} differ in case or white space only, and are as many classes. "
+            text = f"Write a label in one way: {shown} differ in case or white space only, and count as classes. "
             figures = {"spellings": {label: total[label] for label in labels}}
             yield Finding(kind="labels", level="note", text=f"{text}Are they one?", figures=figures)
 
@@ -44,7 +44,7 @@ class JoinedLabels(Audit):
             if len(joined) < FEWEST_JOINED or times < JOINED * total.total():
                 continue
             first = max(joined, key=lambda label: (joined[label], label))
-            text = f"{len(joined):,} of {len(total):,} labels have {separator!r} between what are labels too, e.g. "
+            text = f"{len(joined):,} of {len(total):,} labels consist of labels joined by {separator!r}, e.g. "
             text += f"{first!r} ({joined[first]:,}), and are classes of their own. If they are lists, write one "
             text += f"separator in all rows and name it: task.kind=multi, task.separator={separator!r}."
             figures = {"separator": separator, "labels": len(joined), "times": times}

@@ -146,7 +146,7 @@ def _finding(data: AuditedData, split: str, found: Overlap, why: tuple[str, str]
     reasons += [f"the {ordered} alone are in alphabetical order"] if ordered else []
     brief = f"check whether {split_name(split)} positives belong to their anchors: they share no more words with them "
     brief += f"than by chance ({number(found.own, 1)} standard errors); {'; '.join(reasons)}"
-    then = f"Were columns of {data.splits[split].source} sorted, moved or shuffled by themselves? Join them again by "
+    then = f"Was one column of {data.splits[split].source} sorted, shifted or shuffled alone? Join them again by "
     then += "an id."
     return Finding(
         kind="labels",

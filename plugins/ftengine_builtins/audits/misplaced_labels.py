@@ -239,10 +239,12 @@ def _by_chance(data: AuditedData, split: str, train: Answered, held: Answered) -
     if not is_lost(before, after) or find_shift(train[0].texts, held[0].texts) is not None:
         return None
     fit = f"by their words, {percent(after.share)} of {after.n:,} rows are answered rightly, as by chance "
-    fit += f"({percent(after.chance)}), and {percent(before.share)} of training rows that were not seen"
+    fit += f"({percent(after.chance)}), and {percent(before.share)} of training rows out of sample"
     figures = {"right": after.share, "chance": after.chance, "training": before.share, "n": after.n}
-    then = f"If rows of {data.splits[split].source} were mixed up, join labels and texts again by an id; a set whose "
-    then += "words mislead on purpose looks the same."
+    then = (
+        f"If rows of {data.splits[split].source} were mixed up, join labels and texts again by an id; a test set whose "
+    )
+    then += "words mislead by design looks the same."
     return _finding(split, fit, then, figures)
 
 
@@ -275,7 +277,7 @@ def _by_another_rule(data: AuditedData, split: str, train: Answered, held: Answe
     fit = f"of {len(known):,} {name} rows {percent(learnt.mean())} are answered rightly by training's words, "
     fit += f"{percent(own.mean())} by those of the other {name} rows{_other_words(like, rows, name)}"
     figures = {"right": float(learnt.mean()), "own": float(own.mean()), "n": len(known), "rule": True}
-    then = "Were those of one file made by a program, by keywords say, or by other guidelines? Label both in one way."
+    then = "Was one file labelled by a program (by keywords, say) or by other guidelines? Label both in one way."
     lead = f"check whether training labels were given by another rule than {name} labels"
     return _finding(split, fit, then, figures, lead)
 
@@ -363,7 +365,7 @@ def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> 
         return Finding(kind="splits", level="note", text=text, brief=lead, figures={"split": split, **figures})
     factor, plus = unit
     fit += f"; {number(factor, 3)} times those of training{f' plus {number(plus, 3)}' if plus else ''} are like them"
-    then = f"If so, bring the numbers of {data.splits[split].source} to the unit of those of training."
+    then = f"If so, convert the numbers of {data.splits[split].source} to training's unit."
     lead = f"check whether {split_name(split)} rows have numbers of another unit than training"
     return _finding(split, fit, then, {**figures, "factor": factor, "plus": plus}, lead)
 

@@ -64,7 +64,7 @@ class NumberTargets(Audit):
         if share >= MOST and len(values) >= 1 / FEW:
             places = tuple(rows.where(numbered[i][1]) for i in order[:SHOWN_PLACES])
             outliers, first = counted(len(order), "outlier"), number(float(values[order[0]]))
-            text = f"Look at {outliers} among the numbers to be learnt, such as {first} at {places[0]}: of all squared "
+            text = f"Look at {outliers} among the target numbers, such as {first} at {places[0]}: of all squared "
             text += f"distances to the median, {percent(share)} are in {counted(len(order), 'row')} of {len(values):,}."
             yield Finding(kind="labels", level="note", text=text, figures={**figures, "share": share}, places=places)
 

@@ -40,7 +40,7 @@ class OneAnswer(Audit):
         shown = quoted(_text(any_answer(next(islice(rows, first, None)))))
         lead = f"check the answers of training: {percent(share)} of {total:,} are one text ({shown})"
         also = f"; {len(kinds):,} are distinct" if len(kinds) > 1 else ""
-        text = f"{lead[:1].upper()}{lead[1:]}{also}, so that little else can be learnt, whatever the loss."
+        text = f"{lead[:1].upper()}{lead[1:]}{also}, so that hardly anything else can be learnt."
         yield Finding(
             kind="data",
             level="alarm" if alarm else "note",

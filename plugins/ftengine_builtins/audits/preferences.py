@@ -32,7 +32,7 @@ class PreferenceLengths(Audit):
         if low < SURELY:
             return
         text = f"The {name} answer is the chosen one in {percent(most / total)} of {total:,} training pairs of unequal "
-        text += "length: a model may learn to write so long, and little else. Compare accuracy with what length alone "
+        text += "length: a model may learn only the length. Compare accuracy with what length alone "
         text += "reaches, or balance the pairs."
         figures = {"share": most / total, "pairs": total, "preferred": name}
         yield Finding(kind="data", level="alarm" if low >= MOSTLY else "note", text=text, figures=figures)

@@ -28,14 +28,14 @@ class SeveralSources(Audit):
             text = f"An epoch takes {taken}, which has {one['examples']:,}: " + (
                 f"each comes {times:.2g} times on average."
                 if times > 1
-                else f"{percent(times)} of them; each further epoch goes on behind them."
+                else f"{percent(times)} of them; the next epoch continues after them."
             )
             level = "alarm" if times >= OFTEN else "note"
             yield Finding(kind="data", level=level, text=text, figures={"source": one["source"], "times": times})
         for split, held in by_split.items():
             for one in (one for one in held if not one["examples"]):
                 text = (
-                    f"No {split_name(split)} row is of {one['source']}: no figure says how the model does on such "
+                    f"No {split_name(split)} row is of {one['source']}: the model is not measured on such "
                     f"rows. Hold out more (data.{split}), or give a file of its own."
                 )
                 yield Finding(kind="data", level="note", text=text, figures={"source": one["source"], split: 0})

@@ -125,7 +125,7 @@ def _finding(
     figures = {"held_out": share, "within_training": usual, "rows": total, "split": split}
     they = f"{count:,} of {counted(total, f'short {name} text')} differ from a training row in one word at most"
     if beyond < EXCESS:
-        text = f"{they}, as do {percent(usual)} of the training rows from one another: texts are of one form, and "
+        text = f"{they}, as do {percent(usual)} of the training rows from one another: texts follow one pattern, and "
         text += "figures say little about texts of another one."
         return Finding(kind="data", level="note", text=text, figures=figures, places=places)
     lead = f"take rewritten copies of training rows out of {split}: {they}"

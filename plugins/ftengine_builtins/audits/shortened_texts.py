@@ -193,7 +193,7 @@ def _finding(data: AuditedData, one: _Lengths, other: _Lengths, found: list[_Sho
     if one.what == "texts" and all(cut.is_meant(one.split) for cut in found):
         text = f"Check whether texts are of one kind: {listed(parts)} (median)."
         return Finding(kind="data", level="note", text=text, figures=figures, places=places)
-    text = f"{capitalized(lead)} (median). The model learns the length instead, or misses what is cut off."
+    text = f"{capitalized(lead)} (median). The model may learn the length, or miss what was cut off."
     return Finding(
         kind="data", level="alarm", text=text, brief=lead, explains=EXPLAINED, figures=figures, places=places
     )  # fmt: skip

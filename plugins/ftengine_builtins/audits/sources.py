@@ -53,7 +53,7 @@ def of_one_form(facts: Mapping[str, Any]) -> str:
         return ""
     labels = facts["near_duplicates"]["labels"]
     share = percent(labels["other"] / labels["pairs"])
-    return f" {share} of such pairs have different labels, so they are texts of one form rather than copies."
+    return f" {share} of such pairs have different labels, so they are texts of one pattern rather than copies."
 
 
 class Duplicates(Audit):
@@ -164,13 +164,13 @@ class Leaks(Audit):
             measured = held == list(data.splits)[-1]  # figures are made on test, or on validation where there is none
             then = "figures on them say little about new groups"
             if measured and set_apart(leak, leaks, rows):
-                then = "they are measured apart, and all other figures are without them"
+                then = "they are measured separately, and left out of all other figures"
             elif leak["count"] + leak["near"]:
                 then = "figures on them say nothing about new data"
             one_form = leak["near"] > 0 and are_of_one_form(data.facts)
             level = leak_level(leak, leaks, rows, measured=measured, one_form=one_form)
             if known != "train":
-                then = "figures on it are those of rows that weights are chosen by" if level == "alarm" else ""
+                then = "figures on it are of rows that choose the weights" if level == "alarm" else ""
             if one_form and not leak["count"]:
                 then = ""
             text = f"{leak['text']}{f'; {then}' if then and leaks != 'drop' else ''}."

@@ -123,7 +123,7 @@ def _findings(split: str, train: _Drawn, held: _Drawn, *, tagged: bool) -> Itera
             lead = "check whether rows were labelled in full: "
             sides = zip((f"{split_name(split)} rows", "training rows"), (held.labels, train.labels), strict=True)
             lead += ", ".join(f"{name} have {number(float(np.mean(side)), 2)} {what} each" for name, side in sides)
-            then = "Each that was left out teaches, or is judged, as one that does not apply."
+            then = "A missing label is learnt, or measured, as one that does not apply."
             yield _finding(split, lead, then, [gap], what, "alarm" if gap.is_constant else "note")
     for what in train.texts:
         sides = train.texts[what], held.texts.get(what, [])

@@ -57,7 +57,7 @@ class TellingPhrases(Audit):
         lead = f"one phrase tells each label, {listed([*shown, *more])}, and is in hardly any other row of training or "
         lead += split_name(split)
         figures = {"split": split, "phrases": {names[label]: words for label, (words, _) in kept.items()}}
-        text = f"{capitalized(lead)}. Check that it is known when the model is asked, not written once the label was."
+        text = f"{capitalized(lead)}. Check that it is known at prediction time, and not written after the label."
         yield Finding(kind="data", level="note", text=text, brief=lead, figures=figures)
 
 

@@ -58,7 +58,7 @@ def _finding(data: AuditedData, by_split: dict[str, list[int]], marks: dict[str,
         text += "The chat template writes its own marks around each message, and those within are read as if other "
         text += "turns began and ended there."
     else:
-        text += "The tokenizer has no such tokens, so they are read as plain text: right only where messages are about "
+        text += "The tokenizer has no such tokens, so they are read as plain text: right only in messages about "
         text += "them."
     alarm = are_own and found.least >= ALARM
     return Finding(

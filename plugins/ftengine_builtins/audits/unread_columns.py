@@ -144,7 +144,7 @@ def _word_accuracy(data: AuditedData) -> float | None:
 
 def _finding(figures: dict[str, Any]) -> Finding:
     words = "" if figures["words"] is None else f"the words of texts: {percent(figures['words'])}; "
-    text = f"Column `{figures['column']}` is not read, and tells the label of {percent(figures['told'])} of the "
+    text = f"Column `{figures['column']}` is not read, and predicts the label of {percent(figures['told'])} of the "
     text += f"{split_name(figures['split'])} rows ({words}the most frequent label: {percent(figures['constant'])}). "
-    text += "If it is known when the model is asked, write it into the text."
+    text += "If it is known at prediction time, write it into the text."
     return Finding(kind="data", level="note", text=text, figures=figures)

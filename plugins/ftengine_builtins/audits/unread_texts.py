@@ -97,11 +97,11 @@ def _finding(figures: dict[str, Any], *, reads_texts: bool) -> Finding:
     predicts += percent(max(0.0, figures["words"]))
     constant = "" if figures["numbers"] else _constant(figures)
     if reads_texts and figures["told"] >= SURELY:
-        text = f"Column `{figures['column']}` is not read: {predicts}{constant}. Was it written once the label was "
+        text = f"Column `{figures['column']}` is not read: {predicts}{constant}. Was it written after the label was "
         text += "known? If not, name it in data.columns."
         return Finding(kind="data", level="note", text=text, figures=figures)
     brief = f"read column `{figures['column']}`: {predicts}"
-    text = f"{capitalized(brief)}{constant}. Name it in data.columns, if it is known when the model is asked."
+    text = f"{capitalized(brief)}{constant}. Name it in data.columns, if it is known at prediction time."
     predicts_nothing = figures["words"] <= figures["constant"] + GAIN / 2
     level: Level = "alarm" if predicts_nothing else "note"
     return Finding(kind="data", level=level, text=text, brief=brief, figures=figures)

@@ -31,14 +31,12 @@ class AugmentedTraining(Rule):
         if plain is None or plain < max(RATIO * changed, LEFT * fmean(step.loss for step in run.steps[:FIRST])):
             return
         shown = listed([*dict.fromkeys(names)])
-        brief = (
-            f"take {shown} out of augment, or lower its probability: the loss on training examples as they stand is "
-        )
-        brief += f"{number(plain, 3)}, and {number(changed, 3)} on those that it changed"
+        brief = f"take {shown} out of augment, or lower its probability: the loss on unchanged training examples is "
+        brief += f"{number(plain, 3)}, on augmented ones {number(changed, 3)}"
         yield Finding(
             kind="learning",
             level="alarm",
-            text=f"{capitalized(brief)}. The model has learnt the changed ones instead.",
+            text=f"{capitalized(brief)}. The model has learnt the augmented ones instead.",
             brief=brief,
             explains=("quality", "calibration", "classes", "over-fitting", "learning", "worse", "labels"),
             figures={"augmenters": names, "as_they_stand": plain, "changed": changed},

@@ -299,7 +299,7 @@ class UnansweredClasses(Rule):
         text += f"{' and '.join(parts)}."
         if doubles := _answered_as_another(run, missed):
             pairs = listed([f"{quoted(label)} and {quoted(answer)}" for label, answer in doubles.items()])
-            text = f"Check whether {pairs} are one class under two names: the one is answered as the other. {text}"
+            text = f"Check whether {pairs} are one class under two names: one is answered as the other. {text}"
         figures = {
             "doubles": doubles,
             "never": list(never),
@@ -394,6 +394,6 @@ class UntestedClasses(Rule):
             shown.append(f"{len(absent) - MOST_CLASSES:,} more")
         has, it = ("has", "it is") if len(absent) == 1 else ("have", "they are")
         text = f"{len(absent):,} of {counted(len(classes), 'class', 'classes')} {has} no held-out example "
-        text += f"({listed(shown)}): nothing is known of how well {it} recognised."
+        text += f"({listed(shown)}): it is unknown how well {it} recognised."
         figures = {"untested": absent, "classes": len(classes)}
         yield Finding(kind="classes", level="note", text=text, figures=figures)

@@ -42,7 +42,7 @@ class UnreadColumnsTell(Rule):
             yield Finding(
                 kind="data",
                 level="alarm",
-                text=f"{capitalized(lead)}. Do so if it is known when the model is asked.",
+                text=f"{capitalized(lead)}. Do so if it is known at prediction time.",
                 brief=lead,
                 explains=EXPLAINS,
                 figures={**figures, metric: reached},
@@ -51,7 +51,7 @@ class UnreadColumnsTell(Rule):
 
 
 def _write_into_text(figures: Mapping[str, Any]) -> str:
-    lead = f"write column `{figures['column']}` into the text: it is not read, and tells the label of "
+    lead = f"write column `{figures['column']}` into the text: it is not read, and predicts the label of "
     return f"{lead}{percent(figures['told'])} of the {figures['split']} rows"
 
 

@@ -153,7 +153,7 @@ def _worst(errors: Errors, groups: list[Group], rows: str) -> Finding | None:
         else:
             fact = f"{percent(inside)} of {n:,} are answered wrongly, of {others:,} others {percent(outside)}"
         brief = f"look at {where}: {fact}"
-        text = f"{capitalized(brief)}. What they hold, or their labels, may not be of one kind with the others."
+        text = f"{capitalized(brief)}. Their content or their labels may differ in kind from the others'."
         figures = {"where": group.what, "rows": n, "others": others, "error": inside, "error_of_others": outside}
         return Finding(
             kind="slices",

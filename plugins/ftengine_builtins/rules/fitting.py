@@ -127,7 +127,7 @@ class GeneralisationGap(Rule):
         elif much_wider or grown is None or _least(grown) > 0:
             text = f"{_amount(alarm)}: {text}, and was {with_interval(before)} for the base."
         else:
-            text = f"Better on training examples than on new ones, as the base is already: {text}, and was "
+            text = f"Better on training examples than on new ones, as the base was before: {text}, and was "
             text += f"{with_interval(before)} for the base, so training did not widen it beyond chance."
         figures = {
             "metric": metric,

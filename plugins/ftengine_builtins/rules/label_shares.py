@@ -86,7 +86,7 @@ class LabelShares(Rule):
         if shifted is None:
             return
         split, total = run.evaluation.split, shifted.total
-        brief = "check whether training labels were joined or filled in wrongly: "
+        brief = "check whether training labels were assigned wrongly: "
         brief += f"{quoted(shifted.label)} is the label of {percent(shifted.trained / shifted.rows)} of the training "
         brief += f"rows and of {percent(shifted.true / total)} of the {split} rows, and the model answers it to "
         brief += f"{percent(shifted.given / total)}{_taken_from(run, shifted.label)}"

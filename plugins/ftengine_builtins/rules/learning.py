@@ -220,7 +220,7 @@ def _stuck(run: RunRecords) -> Finding | None:
     brief += f"({run.recipe.train.learning_rate:g}, to {lower_rate(run):g}): the training loss fell to "
     brief += f"{number(last, 3)} in {counted(len(run.steps), 'step')}"
     figures = {"stuck": last, "rate": lower_rate(run)}
-    return _finding("alarm", brief, figures, more=" Still, the model is no better than a constant answer.")
+    return _finding("alarm", brief, figures, more=" The model is nevertheless no better than a constant answer.")
 
 
 def _labels(run: RunRecords) -> int:

@@ -42,14 +42,16 @@ class SwappedPairs(Rule):
         if held[1] < EVEN and training is not None and (ends(training) or (0, 0))[0] > EVEN:
             brief = f"check which answers are the chosen ones in the {split} split: of its pairs the chosen answer is "
             brief += f"preferred in {share}, of training pairs in {percent(training.value)}"
-            text = f"{capitalized(brief)}. In one of the splits chosen and rejected are exchanged."
+            text = f"{capitalized(brief)}. Chosen and rejected are exchanged in one of the splits."
             kind, figures = "labels", {"swapped": split, **figures}
         elif held[0] <= EVEN <= held[1] < TOLD_APART:
             by_heart = ranks_training_examples(run, "preference_accuracy") or learns_by_heart(run)
             alarm = held[1] < EVEN + ROOM or (by_heart and accuracy.value < EVEN + ROOM)
             brief = "check which answers are the chosen ones, or train on more pairs: the chosen answer is preferred "
             brief += f"in {share} of {pairs}, "
-            brief += "which is guessing" if held[1] < EVEN + ROOM else "as by guessing, and of training pairs in more"
+            brief += (
+                "which is guessing" if held[1] < EVEN + ROOM else "as by guessing, though more often in training pairs"
+            )
             if not alarm:
                 aim = max(accuracy.value, EVEN + ROOM)
                 needed = counted(pairs_to_show(accuracy.n, held, aim), "pair")
@@ -95,7 +97,7 @@ class ChosenAnswers(Rule):
         text = (
             f"The chosen answers became less likely themselves: log-probability {against(tuned, base)}, a difference "
         )
-        text += f"of {with_interval(change, sign=True)}. The loss pulls answers apart and may lower both: {advice}."
+        text += f"of {with_interval(change, sign=True)}. The loss widens the difference and may lower both: {advice}."
         brief = f"the chosen answers became less likely: log-probability {against(tuned, base)}"
         figures = {"metric": "chosen_logp", **of}
         yield Finding(kind="worse", level="note", text=text, brief=brief, figures=figures)
@@ -118,7 +120,7 @@ class SeparablePairs(Rule):
             if soon
             else (". Pairs that are so ")
         )
-        text += "easily told apart often differ in style (a length, an opening, a format), and learning that says "
+        text += "easily told apart often differ in style (a length, an opening, a format), and learning style says "
         text += "little about quality."
         figures = {"preference_accuracy": accuracy, **({"steps": soon} if soon else {})}
         yield Finding(kind="data", level="note", text=text, figures=figures)
@@ -149,6 +151,6 @@ class LongerAnswers(Rule):
         name, share = ("longer" if change.value > 0 else "shorter"), abs(change.value) / base.value
         brief = f"its answers are {percent(share)} {name} than before: {against(tuned, base)} words"
         text = f"Its answers are {percent(share)} {name} than before: {against(tuned, base)} words, a difference of "
-        text += f"{with_interval(change, sign=True)}. A figure of quality that rose may have risen with the length."
+        text += f"{with_interval(change, sign=True)}. Quality figures may have risen with the length alone."
         figures = {"metric": "answer_words", **of}
         yield Finding(kind="data", level="note", text=text, brief=brief, figures=figures)

@@ -142,7 +142,7 @@ class Memorisation(Rule):
             text += f"difference of {with_interval(gap, sign=True)}, adjusted {probability(p)}. Private text in "
             text += "the training data may be reproduced."
             level = "alarm" if (gap.low or 0) >= MEMORISATION else "note"
-            brief = f"it gives training text back: {run.evaluation.metrics[metric].label} is {plain(trained)}{also}"
+            brief = f"it repeats training text: {run.evaluation.metrics[metric].label} is {plain(trained)}{also}"
             figures = {"metric": metric, "training": trained, "held_out": new, "difference": gap, "p_adjusted": p}
             yield Finding(kind="memorisation", level=level, text=text, brief=brief, figures=figures)
 

@@ -108,7 +108,7 @@ def _judged(run: RunRecords, metric: str, on: str) -> tuple[Level, str]:
             level = "note"
         return level, f"{judgement}{answers}"
     if ends(difference) is None:
-        return "note", f"too few examples to tell it from its base, {on}.{answers}"
+        return "note", f"too few examples to compare it with its base, {on}.{answers}"
     judgement = f"not shown to be better{but} a difference of {size} is within chance, {on}.{answers}"
     return "note", judgement + would_show(change, "This test set", evaluation.metrics[shown])
 
@@ -203,7 +203,7 @@ class HeldOutSplit(Rule):
             figures = {"examples": figure.n, "rows": figure.rows}
             yield Finding(kind="data", level="note", text=text, brief=brief, explains=explains, figures=figures)
         if split == "validation":
-            chosen = "which also chose the weights" if is_chosen(run) else "by which choices are made"
+            chosen = "which also chose the weights" if is_chosen(run) else "which is used for choices"
             text = f"Hold out a test split (data.test): figures are of the validation split, {chosen}, so they are "
             text += "optimistic."
             yield Finding(kind="data", level="note", text=text, figures={"split": split})

@@ -44,7 +44,7 @@ class SliceGaps(Rule):
             else:
                 shown = listed(values) if len(values) <= 3 else f"{', '.join(values[:3])} and {len(values) - 3:,} more"
                 are = "one slice is" if len(values) == 1 else "some slices are"
-                text = f"By {short(name)}, {are} too small to be judged: {shown}."
+                text = f"By {short(name)}, {are} too small to test: {shown}."
             yield Finding(kind="slices", level="note", text=text, figures={"column": name, "small": len(values)})
 
 

@@ -68,7 +68,7 @@ class HeldOutShift(Rule):
             elif not fails or finding.figures.get("split") not in ("train", run.evaluation.split):
                 yield finding.model_copy(update={"level": "note", "explains": ()})
             elif elsewhere and (harder := HARDER.get(finding.figures.get("by", ""))):
-                text = f"{capitalized(harder)}, which is what the split measures. {finding.text}"
+                text = f"{capitalized(harder)}, as this split is meant to measure. {finding.text}"
                 yield finding.model_copy(
                     update={"level": "alarm", "explains": EXPLAINED, "text": text, "brief": harder}
                 )

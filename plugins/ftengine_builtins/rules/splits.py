@@ -207,7 +207,7 @@ class DisplacedTags(Rule):
             f"check whether tags belong to their words in training and in the {split} split: of {n:,} tags, answers "
         )
         brief += f"meet {percent(own)} at their words and {percent(fit)} {words} them"
-        text = f"{capitalized(brief)}. In one of the files tags are displaced; write them out again."
+        text = f"{capitalized(brief)}. Tags are shifted in one of the files; export them again."
         figures = {"split": split, "place": best, "fit": fit, "own": own, "n": n}
         yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
 
