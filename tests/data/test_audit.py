@@ -72,7 +72,7 @@ def test_leaks_between_files_are_counted_with_their_places(write, text_task, aud
         "3 of 5 validation rows repeat a training row (e.g. a.jsonl:4 = b.jsonl:2); "
         "figures on them say nothing about new data.",
         "1 of 2 test rows repeats a validation row (e.g. b.jsonl:4 = c.jsonl:2); "
-        "figures on it are those of rows that weights are chosen by.",
+        "figures on it are of rows that choose the weights.",
     ]
     assert [finding.level for finding in result.findings] == ["alarm", "alarm", "note"]  # with a copy in validation
 
@@ -142,8 +142,8 @@ def test_tags_of_words_that_are_written_otherwise_are_no_contradiction(write, la
 def test_labels_that_differ_in_case_or_white_space_only_are_found(write, label_task, audit):
     train = labelled(write, "a.jsonl", [(f"t{i}", ["new  car", "bus", "New car"][i % 3]) for i in range(60)])
     assert told(audit(label_task, train)) == [
-        "Write a label in one way: 'New car' (20) and 'new  car' (20) differ in case or white space only, and are as "
-        "many classes. Are they one?"
+        "Write a label in one way: 'New car' (20) and 'new  car' (20) differ in case or white space only, and count "
+        "as classes. Are they one?"
     ]
 
 

@@ -288,7 +288,7 @@ def test_a_column_of_which_nothing_was_tested_is_reported(verdict):
     assert small(*([1] * 50), left_out=30)[0].startswith("Column “channel” has more than 50 values in 80 held-out ex")
     assert small(20, 20)[0].endswith("has 2 values in 40 held-out examples, so no slice has 30 examples and none is "
                                      "tested: hold out more examples.")  # fmt: skip
-    assert small(40, 20) == ["By channel, one slice is too small to be judged: “s1”."]
+    assert small(40, 20) == ["By channel, one slice is too small to test: “s1”."]
 
 
 def test_slices_that_tuning_made_worse_go_by_the_p_of_all_slices(verdict):

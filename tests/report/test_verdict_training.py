@@ -60,7 +60,7 @@ def test_a_gap_that_the_base_has_as_well_is_no_over_fitting(verdict):
     easy = on_training("accuracy", figure(0.7), figure(0.97), change(0.27))
     (told,) = found(verdict(*held, change_of, easy), "over-fitting")
     assert told.level == "note"
-    assert told.text.startswith("Better on training examples than on new ones, as the base is already: accuracy 0.970 ")
+    assert told.text.startswith("Better on training examples than on new ones, as the base was before: accuracy 0.970 ")
     base = "and was 0.300 (95 % interval 0.258 to 0.342) for the base, so training did not widen it beyond chance."
     assert told.text.endswith(base)
     learnt = on_training("accuracy", figure(0.5), figure(0.97), change(0.47))
