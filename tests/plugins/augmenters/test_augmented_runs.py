@@ -2,28 +2,24 @@
 
 import json
 import math
-import shutil
 
 import pytest
 import yaml
 from click.testing import CliRunner
 from expected import raises
 from rows import photos, write_rows
-from runs import Heard, curve, interrupt, losses
+from runs import curve, interrupt, losses
 from tiny import tiny_t5, tiny_vit
-from transformers import BertTokenizerFast
 
 from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.cli import main
-from ftengine.cli.plan import CONTEXT, SHOWN_TEXT, excerpts
-from ftengine.data.augmentation_preview import before_and_after, without_effect
+from ftengine.data.augmentation_preview import without_effect
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import DataError, RecipeError
 from ftengine.plugins.registry import Registry
 
 NO_FILE = ["case", "delete-words", "keyboard", "mask-spans", "ocr", "punctuation", "swap-words"]
-WORDS = ["delete-words", "mask-spans", "punctuation", "swap-words"]
 IMAGES = ["color", "crop", "flip", "rand-augment", "trivial-augment", "mixup", "cutmix"]
 
 
@@ -158,16 +154,6 @@ def test_plan_warns_of_an_augmenter_that_changes_nothing(texts):
     ]
 
 
-def test_training_says_which_augmenters_leave_single_words_as_they_are(bert_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_rows(
-        tmp_path / "tags.jsonl", [{"tokens": ["Anna", f"visits{i}", "us"], "tags": ["a", "b", "b"]} for i in range(20)]
-    )
-    base, heard = content(str(bert_folder), "token-classification", "tags.jsonl"), Heard()
-    fine_tune(recipe(base, [*WORDS, "keyboard"], train={"max_steps": 1}), listener=heard)
-    assert [line.split("'")[1] for line in heard.said if "changes nothing that the model reads" in line] == WORDS
-
-
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
 def test_mixing_batches_of_one_is_refused_before_data_is_read(images, name, monkeypatch):
     alone = {"train": {**images["train"], "batch_size": 1, "accumulate": 4}}
@@ -177,35 +163,3 @@ def test_mixing_batches_of_one_is_refused_before_data_is_read(images, name, monk
             fine_tune(recipe(images, ["flip", name], **alone))
         assert refused.value.exit_code == 2
     plan(recipe(images, ["flip"], **alone), measure=False)
-
-
-def test_no_more_examples_are_shown_mixed_than_train_together(images):
-    train = prepare_data(Experiment.open(recipe(images, ["mixup"]))).encoded["train"]
-    for batch_size, shown in ((2, 2), (4, 3), (None, 3)):
-        (entry,) = before_and_after(train, batch_size=batch_size)
-        assert len(entry["before"]["labels"]) == len(entry["after"]["labels"]) == shown
-        assert entry["place"] == f"labels of a batch of {shown}"
-
-
-def test_a_change_that_the_tokenizer_takes_back_is_none(texts, bert_folder, tmp_path):
-    """The tiny BERT reads no case; a copy of it does."""
-    cased = tmp_path / "cased"
-    shutil.copytree(bert_folder, cased)
-    tokenizer = BertTokenizerFast.from_pretrained(bert_folder, do_lower_case=False)
-    tokenizer.save_pretrained(cased)
-    for source, idle in ((bert_folder, ["case"]), (cased, [])):
-        chosen = recipe({**texts, "model": {"source": str(source)}}, ["keyboard", "case"])
-        train = prepare_data(Experiment.open(chosen)).encoded["train"]
-        assert before_and_after(train)
-        assert without_effect(train) == idle
-
-
-def test_long_texts_are_shortened_around_what_changed():
-    before = "a" * 500 + "X" + "b" * 500
-    old, new = excerpts(before, before.replace("X", "YY"))
-    assert old == "…" + "a" * CONTEXT + "X" + "b" * CONTEXT + "…"
-    assert new == "…" + "a" * CONTEXT + "YY" + "b" * CONTEXT + "…"
-    assert excerpts("one\ntwo", "one\tthree") == ("one two", "one three")
-    assert excerpts("same", "same same") == ("same", "same same")
-    assert len(excerpts("x" * 1000, "y" * 1000)[0]) == SHOWN_TEXT + 1
-    assert "\x1b" not in excerpts("a\x1b[31mb", "a\x1b[31mc")[0]

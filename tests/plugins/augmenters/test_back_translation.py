@@ -6,12 +6,11 @@ import shutil
 import pytest
 import torch
 from expected import raises
-from pydantic import ValidationError
 from tiny import tiny_bert, tiny_t5
 
 from ftengine.errors import SourceError
 from ftengine_builtins.augmenters.back_translation import BackTranslation
-from ftengine_builtins.augmenters.translator import Translator, find_sentences, load_translator
+from ftengine_builtins.augmenters.translator import Translator
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 TEXT = "The film was good. It was long!\n\n  Who was in it?"
@@ -63,12 +62,6 @@ def test_blanks_between_sentences_stay_and_each_is_translated_by_itself(t5, monk
     assert asked[:3] == ["The film was good.", "It was long!", "Who was in it?"]
 
 
-def test_sentences_of_scripts_without_blanks_are_found():
-    text = '今日は。元気？ はい！\nThe price is 3.5. "Good." Yes'
-    found = [text[a:b] for a, b in find_sentences(text)]
-    assert found == ["今日は。", "元気？", "はい！", "The price is 3.5.", '"Good."', "Yes"]
-
-
 def test_a_sentence_that_is_too_long_is_cut_at_blanks_and_never_handed_over(t5, monkeypatch):
     lengths = []
 
@@ -90,21 +83,6 @@ def test_a_beam_search_has_one_result_whatever_the_random_numbers(t5):
     assert len({augmenter.change(TEXT, random.Random(seed)) for seed in range(5)}) == 1
 
 
-def test_prefixes_reach_the_models(t5):
-    loaded = load_translator(str(t5), "cpu")
-    translator = Translator(loaded, "the film ", BackTranslation.Config(forward="a", backward="b"))
-    assert translator._ids("was") == loaded.processor("the film was")["input_ids"]
-    assert not any(parameter.requires_grad for parameter in loaded.module.parameters())
-
-
-def test_models_are_looked_at_early_and_read_late(t5, monkeypatch):
-    def unread(*_):
-        raise AssertionError("weights were read")
-
-    monkeypatch.setattr("ftengine_builtins.augmenters.translator.load_translator", unread)
-    made(t5)
-
-
 def test_what_cannot_translate_is_refused_by_option(t5, tmp_path):
     shutil.copytree(t5, tmp_path / "empty")
     (tmp_path / "empty" / "model.safetensors").unlink()
@@ -116,8 +94,3 @@ def test_what_cannot_translate_is_refused_by_option(t5, tmp_path):
     ]:
         with raises(SourceError, "'back-translation'", message):
             made(*options)
-
-
-def test_beams_and_drawing_exclude_each_other():
-    with raises(ValidationError, "temperature: 0"):
-        BackTranslation.Config(forward="a", backward="b", beams=4)

@@ -4,14 +4,9 @@ import copy
 import random
 import string
 
-import numpy as np
 import pytest
-from PIL import Image
-from tiny import image_processor
 
-from ftengine.errors import DataError
 from ftengine_builtins.tasks.causal_lm import CausalLM
-from ftengine_builtins.tasks.image_classification import ImageClassification
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.tagged_rows import read_tagged
 from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
@@ -61,21 +56,6 @@ def test_of_a_conversation_all_but_the_assistant_is_changed():
     assert row == before
 
 
-@pytest.mark.parametrize(
-    ("task", "row"),
-    [
-        (TextClassification(), {"text": " ", "label": "a"}),
-        (CausalLM(), {"messages": []}),
-        (Seq2SeqLM(), {"prompt": None, "completion": "x"}),
-        (TokenClassification(), {"tokens": [], "tags": []}),
-        (ImageClassification(), {"image": "nowhere.png"}),
-    ],
-)
-def test_a_row_that_cannot_be_read_is_said_to_be_so(task, row):
-    with pytest.raises(DataError):
-        rewritten(task, row, lambda value: value)
-
-
 @pytest.mark.parametrize("change", [lambda w: "", lambda w: " ", lambda w: "a b", lambda w: w + " "])
 def test_a_change_that_empties_or_splits_a_word_is_not_made(change):
     row = {"tokens": ["Anna", "sleeps"], "tags": ["B-PER", "O"]}
@@ -105,22 +85,3 @@ def test_no_change_moves_a_tag_to_another_word(seed):
     before, after = read_tagged(row, None), read_tagged(changed, None)
     assert after.tags == before.tags
     assert len(after.words) == len(before.words)
-
-
-def test_an_image_is_an_input_and_another_takes_its_place(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.jpg", exif=exif)
-    task = ImageClassification()
-    task.labels = task.learn_labels({"train": [{"image": "x", "label": "a"}, {"image": "y", "label": "b"}]})
-    row = {"image": str(tmp_path / "a.jpg"), "label": "a"}
-    seen = []
-    same = rewritten(task, row, lambda image: seen.append(image) or image)
-    assert (seen[0].size, seen[0].mode) == ((30, 40), "RGB")
-    assert row["image"] == str(tmp_path / "a.jpg")
-    plain, again = (task.encode(x, image_processor()).inputs["pixel_values"] for x in (row, same))
-    assert plain.equal(again)
-    black = rewritten(task, row, lambda image: Image.new("L", (9, 9)))
-    assert task.encode(black, image_processor()).inputs["pixel_values"].unique().numel() == 1
-    assert task.modality == "image"

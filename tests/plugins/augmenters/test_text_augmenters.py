@@ -1,19 +1,15 @@
 """What text augmenters do to texts: as much as asked for, the same every time, nothing torn apart, never all of it."""
 
 import random
-import unicodedata
-from collections import Counter
 
 import pytest
 from expected import raises
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftengine.data.augmentation import require_suitable
 from ftengine.errors import RecipeError
 from ftengine.text import comparable
 from ftengine_builtins.augmenters.characters import (
-    ALIKE,
     LAYOUTS,
     Keyboard,
     Ocr,
@@ -28,10 +24,7 @@ from ftengine_builtins.augmenters.words import (
     DeleteWords,
     Punctuation,
     SwapWords,
-    join,
-    split_words,
 )
-from ftengine_builtins.tasks.image_classification import ImageClassification
 from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
 
 SENTENCE = "Shares rose after the company said that its profits had grown by 12 per cent this year."
@@ -76,7 +69,7 @@ def within(count, trials, rate, deviations=4.5):
 # What holds for all of them
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=st.text(min_size=1).filter(lambda text: comparable(text).strip()), seed=st.integers(0, 2**32))
 def test_no_text_is_emptied_and_the_same_numbers_give_the_same_text(everything, text, seed):
     for augmenter in everything:
@@ -85,7 +78,7 @@ def test_no_text_is_emptied_and_the_same_numbers_give_the_same_text(everything, 
         assert augmented(augmenter, text, seed) == changed
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(10))
 def test_no_accent_or_emoji_is_torn_from_what_it_belongs_to(everything, seed):
     pairs = {UNICODE[i - 1 : i + 1] for i, c in enumerate(UNICODE) if is_tied(c)}
     for augmenter in everything:
@@ -93,11 +86,6 @@ def test_no_accent_or_emoji_is_torn_from_what_it_belongs_to(everything, seed):
         found = {changed[i - 1 : i + 1] for i, c in enumerate(changed) if is_tied(c)}
         # Letters of either case may carry an accent; otherwise every tied character follows what it followed.
         assert {pair.casefold() for pair in found} <= {pair.casefold() for pair in pairs}, augmenter.name
-
-
-def test_scripts_that_the_keyboard_and_print_do_not_have_stay():
-    for augmenter in (Keyboard(Keyboard.Config(rate=1)), Ocr(Ocr.Config(rate=1))):
-        assert augmenter.change("שלום עולם 日本語 नमस्ते ...", random.Random(0)) == "שלום עולם 日本語 नमस्ते ..."
 
 
 def test_labels_and_other_columns_stay_and_the_row_is_not_touched(everything, word_list):
@@ -117,16 +105,6 @@ def test_as_many_examples_are_changed_as_asked_for(probability):
     augmenter = Case(Case.Config(probability=probability, styles=["upper"]))
     changed = sum(augmented(augmenter, "low", seed) == "LOW" for seed in range(2000))
     assert within(changed, 2000, probability)
-
-
-def test_examples_of_the_other_kind_are_refused():
-    with raises(RecipeError, "keyboard", "image-classification"):
-        require_suitable(Keyboard(), ImageClassification())
-
-
-@given(text=st.text())
-def test_words_and_gaps_put_together_are_the_text(text):
-    assert join(*split_words(text)) == text
 
 
 # keyboard
@@ -167,16 +145,6 @@ def test_every_kind_of_slip_does_what_it_says():
 # ocr
 
 
-def test_what_looks_alike_is_mistaken_at_the_rate_asked_for():
-    doubles = {a: {b for pair in ALIKE for b in pair if a in pair} - {a} for pair in ALIKE for a in pair}
-    text = "O" * 5000
-    changed = Ocr(Ocr.Config(rate=0.1)).change(text, random.Random(0))
-    assert within(sum(c != "O" for c in changed), 5000, 0.1)
-    assert set(changed) - {"O"} == doubles["O"]
-    assert Ocr(Ocr.Config(rate=1)).change("rn", random.Random(0)) == "m"
-    assert {Ocr(Ocr.Config(rate=1)).change("m", random.Random(i)) for i in range(5)} == {"rn"}
-
-
 # words
 
 
@@ -186,21 +154,6 @@ def test_as_many_words_are_left_out_as_asked_for_in_their_order():
     assert within(4000 - len(changed), 4000, 0.15)
     assert changed == sorted(changed, key=lambda word: int(word[1:]))
     assert set(changed) <= set(words)
-
-
-def test_paragraphs_stay_apart_when_words_between_them_go():
-    text = "one two.\n\nthree four"
-    results = {DeleteWords(DeleteWords.Config(rate=0.5)).change(text, random.Random(i)) for i in range(60)}
-    assert "one\n\nfour" in results
-    assert all("  " not in result and not result.endswith(" ") for result in results)
-
-
-def test_swaps_keep_words_and_blanks():
-    text = "a b\n\nc  d e f g h i j"
-    changed = SwapWords(SwapWords.Config(rate=0.1)).change(text, random.Random(0))
-    assert Counter(changed.split()) == Counter(text.split())
-    assert split_words(changed)[1] == split_words(text)[1]
-    assert sum(a != b for a, b in zip(text.split(), changed.split(), strict=True)) == 2  # one swap for ten words
 
 
 def test_swaps_reach_no_farther_than_allowed():
@@ -229,15 +182,6 @@ def test_as_many_words_are_masked_as_asked_for(masks):
     assert spans == hidden if masks == "word" else 2 < hidden / spans < 3.5
 
 
-def test_span_lengths_are_poisson_without_zero():
-    augmenter, rng = MaskSpans(MaskSpans.Config(mask="_", mean_length=3)), random.Random(0)
-    lengths = [augmenter._length(rng) for _ in range(20_000)]
-    mean = 3 / (1 - 2.718281828**-3)
-    assert min(lengths) == 1
-    assert abs(sum(lengths) / 20_000 - mean) < 4.5 * (3 / 20_000) ** 0.5
-    assert within(lengths.count(1), 20_000, 3 * 2.718281828**-3 / (1 - 2.718281828**-3))
-
-
 def test_the_mask_is_the_tokenizers_unless_one_is_named(bert_folder, llama_folder):
     from transformers import AutoTokenizer
 
@@ -254,13 +198,6 @@ def test_the_mask_is_the_tokenizers_unless_one_is_named(bert_folder, llama_folde
 # case and punctuation
 
 
-def test_a_text_is_written_in_a_style_in_which_it_looks_different():
-    found = {Case().change("Don't stop", random.Random(i)) for i in range(50)}
-    assert found == {"DON'T STOP", "don't stop", "Don't Stop", "dON'T STOP"}
-    assert Case().change("123 日本", random.Random(0)) == "123 日本"
-    assert {Case(Case.Config(styles=["lower"])).change("low", random.Random(i)) for i in range(3)} == {"low"}
-
-
 def test_marks_are_put_between_words_in_the_number_of_the_paper():
     words = SENTENCE.split()
     counts = []
@@ -269,17 +206,3 @@ def test_marks_are_put_between_words_in_the_number_of_the_paper():
         assert [word for word in changed if word not in MARKS] == words
         counts.append(len(changed) - len(words))
     assert set(counts) == set(range(1, 1 + int(0.3 * len(words))))
-
-
-def test_marks_are_left_out_at_the_rate_asked_for_but_not_inside_of_words_and_numbers():
-    augmenter = Punctuation(Punctuation.Config(insert=0, drop=1))
-    assert augmenter.change("Don't (pay) 3.5, or else!", random.Random(0)) == "Don't pay 3.5 or else"
-    assert augmented(augmenter, "?!", 0) == "?!"
-    text = "a, " * 3000
-    left = Punctuation(Punctuation.Config(insert=0, drop=0.2)).change(text, random.Random(0)).count(",")
-    assert within(3000 - left, 3000, 0.2)
-
-
-def test_decomposed_and_composed_letters_are_both_whole():
-    composed = unicodedata.normalize("NFC", "e\u0301")
-    assert Keyboard(Keyboard.Config(rate=1)).change(f"{composed} e\u0301", random.Random(0)) == f"{composed} e\u0301"

@@ -63,17 +63,6 @@ def test_the_recipe_is_told_flat_and_once(tmp_path):
     assert {"task.name: causal-lm", "seed: 0", "train.learning_rate: 0.1", "train.max_steps: 'null'"} <= set(lines)
 
 
-def test_a_run_that_is_only_completed_writes_nothing(tmp_path):
-    TensorBoard().on_run_end(Finished(tmp_path, 3, EVALUATION))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_all_trackers_of_accelerate_are_offered():
-    from accelerate.utils import LoggerType
-
-    assert {tracker.name for tracker in TRACKERS} == set(LoggerType.list()) - {"all"}
-
-
 def test_a_tracker_that_is_not_installed_is_refused_with_the_package():
     TensorBoard().check_options()
     (comet,) = [tracker for tracker in TRACKERS if tracker.name == "comet_ml"]

@@ -143,24 +143,6 @@ def test_of_several_labels_the_best_constant_answer_is_a_set(scored):
     assert (told["given"], told["count"]) == ("no label", 200)
 
 
-def test_trials_are_decisions_and_pairs(scored):
-    label, predicted, scores = drawn(60, kind="multi")
-    found = scored(bound("multi"), predictions(label, predicted, scores))
-    decisions = (np.sum(label) + np.sum(predicted)) / 2
-    pairs = 4 * sum(min(count, 60 - count) for count in np.sum(label, axis=0))
-    expected = {"macro_f1": decisions, "micro_f1": decisions, "roc_auc": pairs}
-    assert found.evaluator.trials(found.rows) == expected
-    balanced = scored(bound(names="ab"), predictions([0, 1] * 10, [0, 1] * 10, [[0.9, 0.1], [0.1, 0.9]] * 10))
-    assert balanced.evaluator.trials(balanced.rows) == {"roc_auc": 40}
-
-
-def test_slices_go_without_roc_auc(scored):
-    label, predicted, scores = drawn(60)
-    found = scored(bound().for_slices(), predictions(label, predicted, scores))
-    assert found.scores.keys() == found.evaluator.metrics.keys() == {"accuracy", "macro_f1"}
-    assert found.evaluator.trials(found.rows) == {}
-
-
 def test_an_example_is_scored_by_the_probability_of_the_truth(scored):
     scores = [[0.5, 0.1, 0.3, 0.1]] * 2
     found = scored(bound(), predictions([2, 0], [0, 0], scores))

@@ -2,13 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
-from expected import raises
-from sklearn.metrics import precision_recall_fscore_support
 
 from ftengine.api import Labels
-from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.entities import Entities
 
 NAMES = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
@@ -47,30 +43,12 @@ def test_an_entity_is_right_as_a_whole_or_not_at_all(scored):
             assert values == pytest.approx(scored(bound(), [EXAMPLES[i] for i in rows]).scores, nan_ok=True)
 
 
-def test_kinds_of_entities_are_told_apart_in_the_details(scored):
-    facts, displays = scored(bound(), EXAMPLES).details()
-    figures = [{k: v for k, v in row.items() if not k.endswith("_interval")} for row in facts["entities"]]
-    assert [figure.pop("entity") for figure in figures] == ["LOC", "PER"]
-    loc = {"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3, "support": 3, "predicted": 3}
-    assert figures[0] == pytest.approx(loc)
-    assert figures[1] == pytest.approx({"precision": 0.5, "recall": 1, "f1": 2 / 3, "support": 1, "predicted": 2})
-    assert displays["Entities"].columns == ("entity", "precision", "recall", "F1", "support", "predicted")
-
-
 @pytest.mark.parametrize("examples", [EXAMPLES, [prediction("B-LOC I-LOC I-LOC I-LOC O O O", "O O O O O O O")]])
 def test_the_baseline_is_what_calling_every_word_an_entity_comes_to(scored, examples):
     """An I for every word is one entity of the whole example: long entities are no baseline that is hard to beat."""
     same = [{**one, "predicted_tags": [NAMES.index("B-LOC")] * len(one["tags"])} for one in examples]
     figures = scored(bound(), examples).details()[0]["baseline"]["figures"]
     assert figures["f1"] == pytest.approx(scored(bound(), same).scores["f1"])
-
-
-def test_single_word_entities_agree_with_scikit_learn(scored):
-    true, predicted = np.random.default_rng(0).integers(0, 3, (2, 200))
-    example = {"tags": true.tolist(), "predicted_tags": predicted.tolist()}
-    found = scored(bound(("O", "B-A", "B-B", "I-A", "I-B")), [example]).scores
-    expected = precision_recall_fscore_support(true, predicted, labels=[1, 2], average="micro")
-    assert [found[key] for key in ("precision", "recall", "f1")] == pytest.approx(list(expected[:3]))
 
 
 @pytest.mark.parametrize(("names", "kind"), [(("DET", "NOUN"), "single"), (("B-X", "O"), "tags")])
@@ -85,13 +63,6 @@ def test_without_entities_there_is_accuracy_alone(scored, names, kind):
     assert facts["baseline"]["figures"] == {"token_accuracy": pytest.approx(2 / 3)}
 
 
-def test_what_is_undefined_is_nan(scored):
-    scores = scored(bound(), [prediction("O O", "O O")]).scores
-    assert math.isnan(scores["precision"])
-    assert math.isnan(scores["f1"])
-    assert scores["token_accuracy"] == 1
-
-
 def test_an_example_is_scored_by_its_words(scored):
     rows = [{"tags": [0, 1, 1, 0], "predicted_tags": [0, 1, 0, 0]}, {"tags": [0], "predicted_tags": [0]},
             {"tags": [], "predicted_tags": []}]  # fmt: skip
@@ -99,8 +70,3 @@ def test_an_example_is_scored_by_its_words(scored):
     examples = found.evaluator.score_examples(found.rows)
     assert examples.score == pytest.approx([0.75, 1, math.nan], nan_ok=True)
     assert examples.right == pytest.approx([0, 1, math.nan], nan_ok=True)
-
-
-def test_a_task_without_tags_is_refused():
-    with raises(RecipeError, "tags"):
-        Entities().set_labels("causal-lm", None)

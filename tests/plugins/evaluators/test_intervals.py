@@ -54,13 +54,6 @@ def test_intervals_hold_the_truth_as_often_as_measured():
         assert count >= stats.binom.ppf(0.001, 60, MEASURED[name]), name
 
 
-@pytest.mark.parametrize("name", ["ece", "calibration_error"])
-def test_calibration_errors_have_no_interval(name):
-    found = drawn(1)[name]
-    assert found.value > 0
-    assert found.interval == (None, None)
-
-
 def test_the_difference_of_a_model_from_itself_has_no_width_and_equal_figures_alone_prove_nothing():
     one, other = drawn(1), drawn(1)
     found = compare(one, other, same=True)
@@ -109,30 +102,3 @@ def test_the_gain_over_the_mean_is_taken_in_pairs():
     low, high = bootstrap(lambda chosen: gains[chosen].mean(), 300, rng)
     assert (found["mse"].low, found["mse"].high) == pytest.approx((low, high), abs=0.05)
     assert found["mse"].value == pytest.approx(gains.mean())
-
-
-def always_right(n):
-    """A model of two classes that is right on all examples, and sure of 99 to 100 %."""
-    sure = 0.99 + 0.01 * np.random.default_rng(n).random(n)
-    return figures(np.column_stack([np.log(sure / (1 - sure)), np.zeros(n)]), np.zeros(n, dtype=int))
-
-
-def test_right_answers_alone_do_not_prove_that_confidence_is_earned():
-    found = always_right(50)
-    assert found["accuracy"].value == 1
-    over = found["overconfidence"]
-    assert over.value < 0
-    assert over.interval[1] == pytest.approx(1 - found["accuracy"].interval[0] + over.value, abs=1e-3)
-
-
-def test_what_two_nearly_perfect_models_differ_by_is_no_surer_than_either():
-    found = compare(always_right(60), always_right(60))["overconfidence"]
-    assert found.low < -0.04 < 0 < 0.04 < found.high
-    assert found.better is None
-
-
-def test_a_perfect_ranking_keeps_an_interval():
-    scores = np.array([[0.9, 0.1], [0.2, 0.8]] * 10)
-    found = figures(np.log(scores), np.array([0, 1] * 10))["roc_auc"]
-    assert found.value == found.interval[1] == 1
-    assert found.interval[0] == pytest.approx(0.839, abs=5e-4)  # Wilson's for 20 of 20 examples

@@ -9,7 +9,6 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from ftengine.errors import DataError, InputError
-from ftengine.testing.evaluators import check_evaluator
 from ftengine_builtins.evaluators import Reranking, Retrieval, Similarity, Triplets
 from ftengine_builtins.tasks.embedding_rows import id_of
 
@@ -173,18 +172,6 @@ def test_what_varies_by_rounding_alone_has_no_correlation(constant, value):
         assert np.isnan([found["pearson"], found["spearman"]]).all()
 
 
-@pytest.mark.parametrize(
-    ("cls", "rows"),
-    [
-        (Retrieval, predictions()),
-        (Triplets, [{**row, "negative_vector": DRAW.normal(size=D).tolist()} for row in predictions()]),
-        (Similarity, [{"similarity": float(x), "score": float(y)} for x, y in DRAW.normal(size=(12, 2))]),
-    ],
-)
-def test_evaluators_conform(cls, rows):
-    check_evaluator(cls, rows)
-
-
 def test_lists_of_several_rows_of_a_query_are_one_list_in_which_a_document_stands_once():
     """A negative of one row that is a positive of another is relevant; against scikit-learn, by query."""
     scores = DRAW.normal(size=8).tolist()
@@ -206,18 +193,3 @@ def test_lists_of_several_rows_of_a_query_are_one_list_in_which_a_document_stand
     assert np.isnan(columns["rank"]).tolist() == [False, False, True, True]
     twice = Reranking().score(columns, np.array([2, 0, 0, 0]))["mean_average_precision"]
     assert twice == pytest.approx(precision[0])
-
-
-def test_documents_are_looked_at_once_however_many_queries_there_are(monkeypatch):
-    n, looked_at, flatnonzero = 200, [], np.flatnonzero
-    rows = {
-        "scores": DRAW.normal(size=(n, 3)),
-        "label": np.tile([0, 1, 0], (n, 1)),
-        "query": np.array([f"query {i % 150}" for i in range(n)], dtype=object),
-    }
-    monkeypatch.setattr(np, "flatnonzero", lambda x: looked_at.append(len(x)) or flatnonzero(x))
-    figures = Reranking().keep_together(rows, None)
-    assert sum(looked_at) == 3 * n
-    twice = rows["scores"][[0, 150]]
-    rank = 1 + sum(twice.ravel() > twice[:, 1].max())
-    assert figures["rank"][0] == rank

@@ -4,7 +4,6 @@ import math
 
 import pytest
 from expected import raises
-from pydantic import ValidationError
 
 from ftengine.errors import DataError
 from ftengine_builtins.evaluators.refusal import Refusal
@@ -24,12 +23,6 @@ def test_refusals_are_counted_among_prompts_of_their_kind(scored):
     assert found.details()[0] == {"to_refuse": 20, "refused": 15, "to_answer": 30, "refused_harmless": 3}
     assert found.evaluator.trials(found.rows) == {"refusal_rate": 20, "over_refusal_rate": 30}
     assert math.isnan(of(scored, ROWS[:20]).scores["over_refusal_rate"])
-
-
-@pytest.mark.parametrize("expect", ["refuse", "answer"])
-def test_rows_that_say_nothing_are_taken_as_the_recipe_says(scored, expect):
-    facts, _ = of(scored, [(NO, None)] * 4, expect=expect).details()
-    assert (facts["to_refuse"], facts["to_answer"]) == ((4, 0) if expect == "refuse" else (0, 4))
 
 
 @pytest.mark.parametrize(
@@ -57,20 +50,9 @@ def test_the_users_phrases_replace_the_others_and_are_no_patterns(scored):
     assert of(scored, [("x" * 300 + " nein", "refuse")], phrases=["nein"], within=None).scores["refusal_rate"] == 1
 
 
-@pytest.mark.parametrize("phrases", [[], [" "], ["no", ""]])
-def test_phrases_that_would_match_everything_are_refused(phrases):
-    with pytest.raises(ValidationError):
-        Refusal.Config(phrases=phrases)
-
-
 @pytest.mark.parametrize("value", ["Refuse", "yes", 1, ""])
 def test_another_expectation_is_refused_before_anything_loads(value):
     with raises(DataError, "refusal", "refuse", "answer"):
         Refusal().check_row({"prompt": "hello", "expect": value})
     Refusal().check_row({"prompt": "hello", "expect": "answer"})
     Refusal().check_row({"prompt": "hello"})
-
-
-def test_an_answer_is_right_where_it_does_what_is_expected(scored):
-    found = of(scored, [(NO, "refuse"), (NO, "answer"), (YES, "answer")])
-    assert found.evaluator.score_examples(found.rows).right.tolist() == [1, 0, 1]

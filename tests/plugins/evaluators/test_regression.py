@@ -44,16 +44,6 @@ def test_figures_equal_scikit_learns_and_scipys(scored, outputs, mean):
         assert values == pytest.approx(expected(target[rows], value[rows]), rel=1e-8)
 
 
-def test_a_single_output_may_be_a_bare_number(scored):
-    target, value = numbers(1)
-    bare = of(scored, target.ravel().tolist(), value.ravel().tolist())
-    assert bare.scores == of(scored, target.tolist(), value.tolist()).scores
-    facts, displays = bare.details()
-    assert (facts.keys(), displays) == ({"baseline"}, {})
-    assert facts["baseline"]["figures"]["mse"] == pytest.approx(np.var(target))
-    assert facts["baseline"]["figures"]["r2"] == pytest.approx(0)
-
-
 def test_details_give_each_output(scored):
     target, value = numbers(2)
     facts, displays = of(scored, target.tolist(), value.tolist(), ("length", "width")).details()

@@ -15,9 +15,7 @@ from ftengine.evaluation.figures import measure
 from ftengine.evaluation.weights import Weights
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.evaluators import ToolUse
-from ftengine_builtins.evaluators.tool_use import same_calls
 from ftengine_builtins.tasks.causal_lm import CausalLM
-from ftengine_builtins.tasks.language_rows import turn_asked
 
 ASKED = Message("user", "Weather?")
 ADD = ToolCall("add", '{"a": 2, "deep": {"list": [1, null, "}"]}}')
@@ -114,14 +112,6 @@ def test_a_model_is_asked_where_a_row_calls_tools_last(tokenizer, family):
     assert ToolUse().generation["calls"]
 
 
-def test_of_rows_in_parts_each_asks_for_the_last_call_of_its_own():
-    roles = ["user", "assistant", "tool", "assistant", "user", "assistant"]
-    messages = [Message(role, "x", calls=(FIND,) * (k in (1, 5))) for k, role in enumerate(roles)]
-    asked = {at: [turn_asked(messages, [1, 3, 5], [3, 5][:n], at_call=at) for n in (1, 2)] for at in (True, False)}
-    assert asked == {True: [1, 5], False: [3, 5]}
-    assert turn_asked(messages, [1, 3, 5], [], at_call=True) == 5
-
-
 def prediction(wanted, made):
     def listed(calls):
         return json.dumps([{"name": name, "arguments": arguments} for name, arguments in calls])
@@ -175,12 +165,3 @@ def test_figures_are_shares_with_trials_and_right_answers():
     assert (found["right_call"].n, found["no_call_when_none_due"].n) == (8, 3)  # of 12 examples
     twice = Weights(np.repeat(np.arange(len(kept) // 2), 2), 0, 100)
     assert measure(evaluator, rows, twice)["right_call"].n == 4
-
-
-def test_true_is_not_one():
-    def calls(value):
-        return [{"name": "f", "arguments": {"a": value}}]
-
-    assert same_calls(calls([1, {"b": 2.0}]), calls([1.0, {"b": 2}]))
-    assert not same_calls(calls(True), calls(1))
-    assert same_calls(calls(True) + calls(1), calls(1) + calls(True))

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from ftengine.errors import DataError, RecipeError
 from ftengine.evaluation.plan import how_sampled
-from ftengine.testing import check_results
 from ftengine_builtins.evaluators import Verifier
 from ftengine_builtins.evaluators.verifier import pass_at_k
 from ftengine_builtins.scoring_process import file_of, files_with
@@ -179,20 +178,6 @@ def test_the_code_of_a_function_is_all_that_its_imports_reach(tmp_path, monkeypa
     assert {str(one.relative_to(folder)) for one in reached} == set(found)
 
 
-def test_a_file_of_code_that_cannot_be_read_ends_nothing(tmp_path):
-    assert files_with(tmp_path / "gone.py", f"{tmp_path / 'gone.py'}:right") == []  # there is nothing to hash
-    (tmp_path / "nul.py").write_text("\0")
-    with raises(RecipeError, "nul.py", "no Python"):
-        verifier(f"{tmp_path / 'nul.py'}:right").check_row({})
-
-
-def test_it_conforms(tmp_path):
-    (tmp_path / "score.py").write_text("def right(answer):\n    return 'fox' in answer\n")
-    results = check_results(Verifier, options={"function": f"{tmp_path / 'score.py'}:right", "samples": 2})
-    assert [(one.check, one.reason) for one in results if one.outcome == "failed"] == []
-    assert any(one.outcome == "passed" for one in results)
-
-
 def test_evaluators_that_read_the_same_answers_ask_for_the_same(function):
     class Other(Verifier):
         name = "other"
@@ -224,9 +209,3 @@ def test_parameters_that_cannot_be_named_are_refused_before_anything_is_asked(tm
             one.check_row({"wanted": "4"})
     else:
         one.check_row({"wanted": "4"})
-
-
-def test_an_import_ends_by_itself_where_nobody_waits(tmp_path, scored):
-    source = "import signal\n\nleft = signal.getitimer(signal.ITIMER_REAL)[0]\n\n\ndef right(answer):\n"
-    (tmp_path / "score.py").write_text(source + "    return left > 60\n")
-    assert scored(verifier(f"{tmp_path}/score.py:right"), [{"completion": "x"}]).scores == {"pass_at_1": 1.0}

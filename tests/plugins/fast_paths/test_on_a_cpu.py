@@ -1,7 +1,6 @@
 """Fast paths on a CPU: norms, dropout, attention without repeated keys."""
 
 import copy
-import inspect
 import os
 from contextlib import contextmanager
 
@@ -134,13 +133,6 @@ def test_grouped_keys_are_not_repeated_and_padding_stays_unseen(model, monkeypat
         torch.testing.assert_close(own, plain)
 
 
-def test_what_the_environment_says_of_grouped_keys_holds(model, monkeypatch):
-    monkeypatch.setenv("TRANSFORMERS_SDPA_FORCE_GQA", "0")
-    with active(GroupedKeys, model) as found:
-        assert found is None
-    assert os.environ["TRANSFORMERS_SDPA_FORCE_GQA"] == "0"
-
-
 @compiled
 @pytest.mark.parametrize(
     ("path", "expected"),
@@ -181,42 +173,6 @@ class Doubled(LlamaMLP):
 def test_blocks_that_compute_something_else_are_left_alone(model, make):
     with active(CpuGates, nn.Sequential(make(model.config))) as replaced:
         assert replaced is None
-
-
-@compiled
-def test_what_hooks_an_activation_sees_it(model):
-    seen, act = [], model.model.layers[0].mlp.act_fn
-    with active(CpuGates, model), act.register_forward_hook(lambda *_: seen.append(1)):
-        model(input_ids=torch.randint(64, (1, 5)))
-    assert seen == [1]
-
-
-@compiled
-def test_rotations_are_the_models_until_the_last_run_ends_and_in_autocast(model):
-    names = inspect.unwrap(type(model.model.layers[0].self_attn).forward).__globals__
-    before, one, other = names["apply_rotary_pos_emb"], active(CpuRotary, model), active(CpuRotary, model)
-    one.__enter__(), other.__enter__(), one.__exit__(None, None, None)
-    assert names["apply_rotary_pos_emb"] is not before
-    q, angles = torch.randn(1, 2, 3, 8, dtype=torch.bfloat16), torch.randn(1, 3, 8)
-    fast = names["apply_rotary_pos_emb"](q, q, angles, angles)
-    other.__exit__(None, None, None)
-    assert names["apply_rotary_pos_emb"] is before
-    for own, plain in zip(fast, before(q, q, angles, angles), strict=True):
-        assert own.dtype == plain.dtype == torch.float32
-        assert torch.allclose(own, plain, atol=1e-5)
-
-
-@compiled
-def test_a_rotation_of_another_kind_is_left_alone(model, monkeypatch):
-    by_pairs = inspect.unwrap(type(model.model.layers[0].self_attn).forward).__globals__
-
-    def interleaved(q, k, cos, sin, unsqueeze_dim=1):
-        return q * cos[:, None], k * sin[:, None]
-
-    monkeypatch.setitem(by_pairs, "apply_rotary_pos_emb", interleaved)
-    with active(CpuRotary, model) as replaced:
-        assert replaced is None
-    assert by_pairs["apply_rotary_pos_emb"] is interleaved
 
 
 def drop(x, p=0.25, train=True):

@@ -2,8 +2,6 @@
 
 import copy
 import json
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -30,26 +28,19 @@ from transformers import (
 )
 
 from ftengine import Recipe, fine_tune, plan
-from ftengine.api import LoadedModel
 from ftengine.model import Criterion, TokenLoss
 from ftengine.model.tokens import IGNORED
-from ftengine.testing import training_context
 from ftengine.testing.models import sensitise
 from ftengine.training.optimizer_step import OptimizerStep
-from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix, path
 from ftengine_builtins.fast_paths.shared_prefix.attention import by_kernel, by_torch
 from ftengine_builtins.fast_paths.shared_prefix.sharing import (
     WORTH,
-    Calls,
-    _attend,
-    _Mask,
     prefix_tree_of,
     sharing_prefixes,
     supports_prefix_sharing,
     worth_of,
 )
 from ftengine_builtins.fast_paths.shared_prefix.tree import SHORTEST, PrefixTree
-from ftengine_builtins.tasks.causal_lm import CausalLM
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
@@ -184,46 +175,6 @@ def test_a_system_prompt_is_computed_once_and_padding_never(llama):
     assert calls.attention == 2 * 2  # what follows the head is found out by tokens too
 
 
-def test_no_copy_of_shared_keys_is_kept_for_gradients():
-    shared, *own = tokens(200, *[10] * 8)
-    tree = PrefixTree.of([np.array(shared + x) for x in own])
-    q, k, v = (torch.randn(1, heads, tree.tokens, 8, requires_grad=True) for heads in (4, 2, 2))
-    kept = dict[int, int]()
-
-    def keep(x):
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        _attend(torch.nn.Module(), q, k, v, _Mask(tree, None, Calls(torch.nn.Module())), scaling=None)
-    numbers = 8 * (tree.tokens + sum(map(len, tree.rows)) + 2 * len(tree.rows))  # of all layers together
-    sums = 4 * 4 * tree.tokens
-    assert sum(kept.values()) == sum(x.untyped_storage().nbytes() for x in (q, k, v)) + sums + numbers
-
-
-def test_in_bfloat16_a_prefix_tree_is_as_near_to_float32_as_rows(llama):
-    prompt, *rests = tokens(24, 9, 13, 12, 6)
-    batch, found = batch_of(*(prompt + rest for rest in rests)), []
-    exact = loss_and_gradients(llama, batch)
-    for around in (nullcontext(), sharing_prefixes(llama)):
-        with around, torch.autocast("cpu", torch.bfloat16):
-            rounded = loss_and_gradients(llama, batch)
-        found.append(sum(float((x - y).norm() / y.norm()) for x, y in zip(rounded[1:], exact[1:], strict=True)))
-    assert found[1] <= 1.05 * found[0]
-
-
-def test_checkpointed_layers_compute_the_same_prefix_tree_again():
-    model = decoder()
-    prompt, *rests = tokens(20, 9, 3, 12)
-    batch = batch_of(*(prompt + rest for rest in rests))
-    apart = loss_and_gradients(model, batch)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    with sharing_prefixes(model) as calls:
-        together = loss_and_gradients(model, batch)
-    assert calls.attention == 4 + 2  # what follows the head is found out by tokens too
-    assert_alike(apart, together)
-
-
 def test_packed_rows_share_their_beginning(llama):
     prompt, *rests = tokens(20, 9, 3)
     rows = [torch.tensor(prompt + rest) for rest in rests]
@@ -292,12 +243,6 @@ def test_models_that_cannot_are_left_alone(make):
     assert supports_prefix_sharing(make()) == 0
 
 
-def test_a_model_that_sees_the_row_before_is_left_alone():
-    model = decoder()
-    model.model.norm.register_forward_hook(lambda _, args, x: x + x.roll(1, 1))
-    assert supports_prefix_sharing(model) == 0
-
-
 def test_leaving_puts_the_attention_back_and_entering_twice_is_entering_once(llama):
     before = llama.config._attn_implementation
     with sharing_prefixes(llama):
@@ -307,40 +252,6 @@ def test_leaving_puts_the_attention_back_and_entering_twice_is_entering_once(lla
     assert llama.config._attn_implementation == before
     assert not llama.model._forward_pre_hooks
     assert not llama.model._forward_hooks
-
-
-def predicted(model, batch):
-    """Return what a task predicts of a batch where the engine evaluates it."""
-    with torch.no_grad(), SharedPrefix().around_prediction(model, batch):
-        return CausalLM().predict(model, batch)
-
-
-def test_evaluation_computes_beginnings_once(llama, monkeypatch):
-    prompt, *rests = tokens(30, 9, 3, 12)
-    batch = batch_of(*(prompt + rest for rest in rests))
-    llama.eval()
-    searched, of = [], PrefixTree.of
-    monkeypatch.setattr(PrefixTree, "of", lambda *args: searched.append(1) or of(*args))
-    assert SharedPrefix().suits(llama)
-    searched.clear()
-    found = predicted(llama, batch)
-    assert len(searched) == 2  # what follows the head is found out by tokens too
-    assert SharedPrefix().predicted_tokens(llama, batch) == 30 + 9 + 3 + 12
-    apart = CausalLM().predict(llama, batch)
-    assert len(searched) == 2
-    assert [x["tokens"] for x in found] == [x["tokens"] for x in apart]
-    assert np.allclose([x["loss"] for x in found], [x["loss"] for x in apart], rtol=1e-5)
-
-
-def test_a_copy_made_meanwhile_computes_rows(llama):
-    prompt, *rests = tokens(30, 9, 3, 12)
-    batch = batch_of(*(prompt + rest for rest in rests))
-    apart = loss_and_gradients(llama, batch)
-    with sharing_prefixes(llama):
-        copied = copy.deepcopy(llama)
-        copies = loss_and_gradients(copied, batch)
-    for found in (copies, loss_and_gradients(copied, batch)):
-        assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(apart, found, strict=True))
 
 
 def recipe_of(tmp_path, train, **more):
@@ -355,20 +266,6 @@ def recipe_of(tmp_path, train, **more):
         "output": str(tmp_path / "run"),
         **more,
     }
-
-
-def test_noise_on_embeddings_is_each_rows_own(tmp_path):
-    recipe = recipe_of(tmp_path, {}, regularize=["neftune"])
-    fine_tune(Recipe.make(recipe))  # neftune refuses to train without a place for its noise
-    steps = [json.loads(line) for line in Path(tmp_path, "run", "metrics.jsonl").read_text().splitlines()]
-    assert all(x["computed_tokens"] >= x["tokens"] for x in steps if "computed_tokens" in x)
-
-
-def test_all_processes_ask_whether_a_model_shares_prefixes_whatever_their_rows(llama, monkeypatch):
-    asked = []
-    monkeypatch.setattr(path, "supports_prefix_sharing", lambda model: asked.append(model) or 2)
-    predicted(llama, batch_of(*tokens(12, 12)))  # nothing is shared
-    assert asked == [llama]
 
 
 def test_a_run_says_how_many_tokens_it_computed(tmp_path):
@@ -404,18 +301,6 @@ def test_an_effective_batch_is_divided_by_beginnings(tmp_path):
 ONE_BATCH = {"max_steps": 1, "batch_size": 12, "batch_tokens": 2048}
 
 
-def test_rows_that_share_their_beginning_meet_in_larger_micro_batches(tmp_path, monkeypatch):
-    found, predicted, predict = [], set(), CausalLM.predict
-    monkeypatch.setattr(CausalLM, "predict", lambda *args: predicted.add(len(args[2]["input_ids"])) or predict(*args))
-    for tokens, read in ((None, 12), (135, 6)):  # fewer than the six rows of a step have
-        predicted.clear()
-        recipe = recipe_of(tmp_path, {"fast_paths": ["shared-prefix"], "batch_tokens": tokens})
-        run = fine_tune(Recipe.make({**recipe, "output": str(tmp_path / f"run-{tokens}")}))
-        found.append([line["computed_tokens"] for line in run.metrics if "computed_tokens" in line])
-        assert predicted == {read}
-    assert found[0] == found[1]
-
-
 @pytest.mark.parametrize("packing", [False, True])
 def test_a_micro_batch_is_searched_once_and_its_tokens_are_those_computed(tmp_path, monkeypatch, packing):
     searched, computed, times = [], [], []
@@ -442,12 +327,3 @@ def test_a_micro_batch_is_searched_once_and_its_tokens_are_those_computed(tmp_pa
     lines = [json.loads(line) for line in Path(tmp_path, "run", "metrics.jsonl").read_text().splitlines()]
     assert [line["computed_tokens"] for line in lines if "computed_tokens" in line] == computed
     assert times == [1 + packing]
-
-
-def test_frozen_blocks_are_no_reason_where_nothing_keeps_their_outputs(llama):
-    model = copy.deepcopy(llama).requires_grad_(False)
-    model.lm_head.requires_grad_(True)
-    loaded = LoadedModel(model, None, "source", "causal-lm")
-    for paths, expected in ((["shared-prefix"], {"attention layers": 2}), (["frozen-prefix"], None)):
-        with SharedPrefix().activate(loaded, replace(training_context(), paths=paths)) as found:
-            assert found == expected

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from expected import raises
 
 from ftengine.api import Labels, LoadRequest
-from ftengine.errors import DataError, SourceError
+from ftengine.errors import SourceError
 from ftengine_builtins.loaders.callable import CallableLoader
 
 LABELS = Labels("single", ("no", "yes"))
@@ -105,20 +104,11 @@ def test_accepts_nothing_by_itself(code) -> None:
     assert "my_models" not in sys.modules
 
 
-def test_check_runs_nothing(code) -> None:
-    CallableLoader().check_source("my_models:alone")
-    assert "my_models" not in sys.modules
-
-
 def test_module_alone_has_no_processor(code) -> None:
     loaded = load("alone")
     assert isinstance(loaded.module, torch.nn.Linear)
     assert loaded.processor is None
     assert (loaded.source, loaded.head, loaded.labels) == ("my_models:alone", "sequence-classification", LABELS)
-
-
-def test_class_is_built(code) -> None:
-    assert load("Built").module.layer.in_features == 4
 
 
 def test_processor_and_model_come_from_one_call(code) -> None:
@@ -128,12 +118,6 @@ def test_processor_and_model_come_from_one_call(code) -> None:
     assert calls() == ["pair"]
 
 
-def test_model_is_handed_out_once(code) -> None:
-    loader = CallableLoader()
-    loader.load_processor("my_models:pair")
-    assert load("pair", loader).module is not load("pair", loader).module
-
-
 def test_request_is_passed_to_a_function_that_takes_it(code) -> None:
     loader = CallableLoader()
     assert loader.load_processor("my_models:asked") == "processor"
@@ -141,22 +125,6 @@ def test_request_is_passed_to_a_function_that_takes_it(code) -> None:
     first, second = calls()
     assert (first.head, first.labels) == ("", None)
     assert (second.head, second.labels) == ("sequence-classification", LABELS)
-
-
-def test_other_defaults_are_left_alone(code) -> None:
-    assert load("optional").module.in_features == 4
-    assert load("preferred").processor == "my_models:preferred"
-
-
-def test_complete_answer_is_kept(code) -> None:
-    loaded = load("complete")
-    assert (loaded.source, loaded.new_modules, loaded.max_length) == ("my_models:complete", ("score",), 9)
-
-
-def test_transformers_model_has_its_longest_input(code, llama_folder, tmp_path) -> None:
-    body = f"AutoModelForCausalLM.from_pretrained({str(llama_folder)!r})"
-    Path("my_models.py").write_text(f"from transformers import AutoModelForCausalLM\ndef tiny():\n    return {body}\n")
-    assert load("tiny").max_length == 512
 
 
 @pytest.mark.parametrize(
@@ -181,19 +149,3 @@ def test_wrong_sources_are_refused(code, source, message) -> None:
     with raises(SourceError, message) as caught:
         load("", source=source)
     assert "\n" not in str(caught.value)
-
-
-def test_processor_of_a_failing_function_is_refused(code) -> None:
-    with raises(SourceError, "ZeroDivisionError"):
-        CallableLoader().load_processor("my_models:failing")
-
-
-def test_cause_is_kept_for_the_traceback(code) -> None:
-    with pytest.raises(SourceError) as caught:
-        load("failing")
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
-
-
-def test_errors_meant_for_the_user_pass_through(code) -> None:
-    with raises(DataError, "my own words"):
-        load("complaining")

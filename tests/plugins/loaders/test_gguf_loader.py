@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 import tempfile
 from contextlib import suppress
@@ -68,16 +67,6 @@ def test_smollm2_saves_and_reloads_with_transformers_alone(smollm2) -> None:
 
 
 @pytest.mark.slow
-def test_smollm2_bears_no_mark_of_quantisation(smollm2) -> None:
-    assert not getattr(smollm2.module, "is_quantized", False)
-    assert not hasattr(smollm2.module, "hf_quantizer")
-    assert not hasattr(smollm2.module, "quantization_method")
-    assert not hasattr(smollm2.module.config, "quantization_config")
-    assert {p.dtype for p in smollm2.module.parameters()} == {torch.float32}
-    assert all(p.requires_grad for p in smollm2.module.parameters())
-
-
-@pytest.mark.slow
 def test_smollm2_answers_in_its_chat_format_and_stops(smollm2) -> None:
     tokenizer = smollm2.processor
     assert "<|im_start|>" in tokenizer.chat_template
@@ -89,18 +78,6 @@ def test_smollm2_answers_in_its_chat_format_and_stops(smollm2) -> None:
     assert len(answer) < 30
 
 
-@pytest.mark.slow
-def test_smollm2_is_described(smollm2, smollm2_gguf) -> None:
-    assert smollm2.source == str(smollm2_gguf)
-    assert smollm2.max_length == 8192
-    assert smollm2.new_modules == ()
-
-
-@pytest.mark.slow
-def test_tokenizer_and_config_are_read_once(smollm2_loader, smollm2, smollm2_gguf) -> None:
-    assert smollm2_loader.load_processor(str(smollm2_gguf)) is smollm2.processor
-
-
 @pytest.mark.skipif(not is_gguf_available_here(), reason="this transformers does not find gguf's version here")
 def test_weights_equal_what_transformers_reads_unaided(tiny_gguf) -> None:
     plain = AutoModelForCausalLM.from_pretrained(tiny_gguf.parent, gguf_file=tiny_gguf.name)
@@ -108,24 +85,6 @@ def test_weights_equal_what_transformers_reads_unaided(tiny_gguf) -> None:
     expected = plain.state_dict()
     assert loaded.module.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.module.state_dict().items())
-
-
-def test_any_gguf_saves_and_reloads_with_transformers_alone(tiny_gguf, tmp_path) -> None:
-    loaded = GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
-    loaded.module.save_pretrained(tmp_path)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
-    assert all(torch.equal(value, again[key]) for key, value in loaded.module.state_dict().items())
-
-
-def test_gguf_library_is_left_as_it_was(tiny_gguf) -> None:
-    before = gguf.GGUFReader, gguf.get_tensor_name_map
-    GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
-    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
-
-
-def test_dtype_is_what_was_asked_for(tiny_gguf) -> None:
-    loaded = GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm", dtype="bfloat16"))
-    assert {p.dtype for p in loaded.module.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("skeleton", [False, True])
@@ -137,45 +96,12 @@ def test_classification_head_is_fresh(tiny_gguf, skeleton) -> None:
     assert loaded.module.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
 
 
-def test_file_of_the_same_name_in_the_working_directory_is_not_read(tiny_gguf, tmp_path, monkeypatch) -> None:
-    (tmp_path / tiny_gguf.name).write_bytes(b"GGUF, but another one")
-    monkeypatch.chdir(tmp_path)
-    loaded = GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
-    assert loaded.module.config.hidden_size == 64
-
-
-def test_relative_paths_are_read(tiny_gguf, monkeypatch) -> None:
-    monkeypatch.chdir(tiny_gguf.parent)
-    assert GgufLoader().load_processor(tiny_gguf.name).eos_token == "<|im_end|>"
-
-
-def test_link_to_a_file_without_suffix_is_read(tiny_gguf, tmp_path) -> None:
-    shutil.copy(tiny_gguf, tmp_path / "blob")  # as the hub's cache stores files
-    (tmp_path / "tiny.gguf").symlink_to(tmp_path / "blob")
-    loaded = GgufLoader().load(LoadRequest(str(tmp_path / "tiny.gguf"), "causal-lm"))
-    assert loaded.module.config.hidden_size == 64
-
-
-def test_loading_prints_nothing(tiny_gguf, capfd) -> None:
-    GgufLoader().load(LoadRequest(str(tiny_gguf), "causal-lm"))
-    assert capfd.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize("part", [0.0001, 0.01, 0.05, 0.5, 0.99])
 def test_truncated_file_is_refused(tiny_gguf, tmp_path, part) -> None:
     content = tiny_gguf.read_bytes()
     file = tmp_path / "cut.gguf"
     file.write_bytes(content[: int(len(content) * part)])
     with raises(SourceError, "cut.gguf"):
-        GgufLoader().check_source(str(file))
-
-
-@pytest.mark.slow
-def test_real_file_cut_short_is_refused(smollm2_gguf, tmp_path) -> None:
-    file = tmp_path / "cut.gguf"
-    with smollm2_gguf.open("rb") as whole:
-        file.write_bytes(whole.read(5_000_000))
-    with raises(SourceError, "5,000,000"):
         GgufLoader().check_source(str(file))
 
 
@@ -211,12 +137,6 @@ def test_other_content_is_refused(tmp_path, content, message) -> None:
             attempt(str(file))
 
 
-def test_split_file_is_refused(write_gguf, llama_folder, tmp_path) -> None:
-    file = write_gguf(llama_folder, tmp_path / "model-00001-of-00003.gguf", split_count=3)
-    with raises(SourceError, "3 parts", "--merge"):
-        GgufLoader().check_source(str(file))
-
-
 def test_unknown_architecture_is_refused(tiny_gguf, tmp_path) -> None:
     file = tmp_path / "other.gguf"
     file.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"lloma"))
@@ -232,15 +152,3 @@ def test_absurd_sizes_are_refused(tiny_gguf, tmp_path, key) -> None:
     loader = GgufLoader()
     with pytest.raises(SourceError):
         loader.load_skeleton(LoadRequest(str(file), "causal-lm"))
-
-
-def test_missing_file_is_refused(tmp_path) -> None:
-    with raises(SourceError, "gone.gguf"):
-        GgufLoader().check_source(str(tmp_path / "gone.gguf"))
-
-
-def test_adapter_beside_the_file_is_not_applied_unasked(tiny_gguf, tmp_path) -> None:
-    file = Path(shutil.copy(tiny_gguf, tmp_path))
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
-    with raises(SourceError, "some/base"):
-        GgufLoader().check_source(str(file))

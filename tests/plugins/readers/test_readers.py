@@ -150,50 +150,11 @@ def test_a_broken_row_ends_the_command_or_is_counted(here, registry):
         read_rows("d.blocks", registry=registry, on_error="skip")
 
 
-def test_a_reader_of_another_distribution_reads_each_time(here, registry):
-    """What it depends on beside the file and its options is not known."""
-    (here / "d.blocks").write_text(GOOD)
-    other = {"name": "blocks", "sign": " "}
-    for spec in ({"name": "auto"}, {"name": "blocks"}, other, other, {"name": "auto", "sign": " "}):
-        read_rows("d.blocks", registry=registry, reader=spec)
-    assert Blocks.read_so_far == 5
-
-
-def test_a_reader_that_has_to_be_told_something_is_asked_by_name_alone(here, registry):
-    (here / "d.jsonl").write_text('{"text": "a"}')
-    assert list(read_rows("d.jsonl", registry=registry)) == [{"text": "a"}]
-    assert list(read_rows("d.jsonl", registry=registry, reader={"name": "asking", "key": "b"})) == [{"key": "b"}]
-
-
 def test_a_named_reader_reads_files_of_any_suffix(here, registry):
     (here / "d.notes").write_text(GOOD)
     with raises(DataError, ".notes", ".blocks", "data.reader"):
         read_rows("d.notes", registry=registry)
     assert len(read_rows("d.notes", registry=registry, reader={"name": "blocks"})) == 2
-
-
-class Selected(Table):
-    """One with an option that must be given."""
-
-    name = "selected"
-
-    class Config(Config):
-        """What is read."""
-
-        limit: int
-
-    def read(self, source):
-        yield from list(super().read(source))[: self.config.limit]
-
-
-def test_a_named_reader_is_asked_about_an_address_whatever_options_it_needs(here):
-    with sqlite3.connect("shop.db") as connection:
-        connection.execute("create table tickets (text, label)")
-        connection.executemany("insert into tickets values (?, ?)", [("a", "x"), ("b", "y")])
-    hook = hookimpl(lambda: [Selected], specname="ftengine_readers")
-    registry = registry_of({"readers": types.SimpleNamespace(hook=hook)})
-    rows = read_rows("sqlite://shop.db?tickets", registry=registry, reader={"name": "selected", "limit": 1})
-    assert list(rows) == [{"text": "a", "label": "x"}]
 
 
 def test_an_address_is_read_where_a_reader_accepts_it(here, registry):
@@ -225,19 +186,6 @@ def test_what_a_reader_gives_is_checked(here, registry, kind, error, message):
     with raises(error, message):
         read_rows("d.odd", registry=registry, reader={"name": "odd", "kind": kind})
     assert list((here / "cache" / "data").iterdir()) == []
-
-
-def test_what_the_system_says_of_a_file_is_not_blamed_on_the_cache(here, registry):
-    (here / "d.absent").write_text("x")
-    with raises(DataError, "d.absent", "Input/output error"):
-        read_rows("d.absent", registry=registry)
-
-
-def test_options_of_the_box(here):
-    (here / "a.psv").write_text("text|label\na, b|x\n")
-    assert list(read_rows("a.psv", reader={"name": "csv", "separator": "|"})) == [{"text": "a, b", "label": "x"}]
-    (here / "b.log").write_text("one\ntwo\n")
-    assert read_rows("b.log", reader={"name": "text", "column": "line"})[1] == {"line": "two"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from expected import raises
 from torch import nn
 
-from ftengine.api import LoadedModel, Regularizer
+from ftengine.api import Regularizer
 from ftengine.errors import RecipeError
 from ftengine.training.regularizing import Attached
 from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop
@@ -58,17 +58,6 @@ def test_dropout_is_set_everywhere_and_put_back(make):
         assert ([m.p for m in layers], [getattr(m, attention) for m in held]) == before
 
 
-def test_loras_own_dropout_is_left_alone_unless_asked(make, lora):
-    case = make("text", lora(dropout=0.05))
-    layer = next(m for m in case.module.modules() if hasattr(m, "lora_dropout"))
-    for asked, expected in ((False, 0.05), (True, 0.4)):
-        regularizer = Dropout(Dropout.Config(p=0.4, strategy=asked))
-        regularizer.attach(case.loaded, case.task)
-        assert layer.lora_dropout == expected
-        regularizer.detach(case.loaded)
-        assert layer.lora_dropout == 0.05
-
-
 def test_r_drop_wants_randomness_and_finds_it_wherever_it_is(make, lora):
     still = make("text", lora(dropout=0.0))
     with raises(RecipeError, "none"):
@@ -106,13 +95,6 @@ def test_numbers_have_no_distribution(make, cls):
         cls().attach(case.loaded, case.task)
 
 
-def test_what_is_not_there_is_refused():
-    loaded = LoadedModel(nn.Sequential(nn.Linear(2, 2)), None, "here", "none", pretrained=frozenset({"0.weight"}))
-    for cls, words in ((Dropout, "finds no dropout"), (Neftune, "has none")):
-        with raises(RecipeError, words):
-            cls().attach(loaded, None)
-
-
 def test_mixout_spares_the_output_head_and_what_is_new(make):
     case = make("text")
     Mixout().attach(case.loaded, case.task)
@@ -121,34 +103,3 @@ def test_mixout_spares_the_output_head_and_what_is_new(make):
     Mixout().attach(case.loaded, case.task)
     assert case.module.classifier not in NOISY
     assert case.module.bert.encoder.layer[0].intermediate.dense in NOISY
-
-
-class DropPath(nn.Module):
-    """Stochastic depth as Swin and timm write it."""
-
-    def __init__(self, drop_prob):
-        super().__init__()
-        self.drop_prob = drop_prob
-
-
-def test_stochastic_depth_is_no_dropout_but_randomness():
-    branches = {
-        "drop_path": nn.Dropout(0.2),
-        "drop_path1": DropPath(0.2),
-        "depth": DropPath(0.2),
-        "drop_path2": nn.Identity(),
-    }
-    module = nn.ModuleDict({"linear": nn.Linear(2, 2), "drop": nn.Dropout(0.1), **branches})
-    loaded = LoadedModel(module, None, "here", "none", pretrained=frozenset({"linear.weight", "linear.bias"}))
-    regularizer = Dropout(Dropout.Config(p=0.4))
-    regularizer.attach(loaded, None)
-    assert (module["drop"].p, module["drop_path"].p) == (0.4, 0.2)
-    assert (module["drop_path1"].drop_prob, module["depth"].drop_prob) == (0.2, 0.2)
-    for one in ("drop", "drop_path"):
-        module[one].p = 0.0
-    assert is_random(loaded)
-    for one in ("drop_path1", "depth"):
-        module[one].drop_prob = 0.0
-    assert not is_random(loaded)
-    module["drop_path"].p = 0.2
-    assert is_random(loaded)

@@ -14,7 +14,7 @@ from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop, binar
 from ftengine_builtins.regularizers.dropout import Dropout
 from ftengine_builtins.regularizers.ema import Ema
 from ftengine_builtins.regularizers.l2_sp import L2SP
-from ftengine_builtins.regularizers.mixout import Mixout, kept_neurons, mixed
+from ftengine_builtins.regularizers.mixout import kept_neurons, mixed
 from ftengine_builtins.regularizers.neftune import Neftune
 from ftengine_builtins.regularizers.wise_ft import WiseFT
 
@@ -63,19 +63,6 @@ def test_mixed_targets_equal_the_mix_of_losses_and_are_smoothed_as_torch_does():
             F.cross_entropy(logits, y, reduction="none", label_smoothing=epsilon) for y in (labels, labels.flip(0))
         ]
         torch.testing.assert_close(0.7 * by_id[0] + 0.3 * by_id[1], expected)
-
-
-def test_smoothing_and_r_drop_in_either_order_smooth_the_losses_alone():
-    first, second = torch.randn(2, 4, 3, dtype=torch.float64)
-    labels = torch.tensor([0, 2, 1, 1])
-    smoothing, r_drop = build(LabelSmoothing, epsilon=0.2), build(RDrop, alpha=0.7)
-    r_drop._loaded = LoadedModel(nn.Dropout(0.1), None, "here", "none")
-    expected = 0.7 * divergence(first, second)
-    expected += sum(F.cross_entropy(x, labels, reduction="none", label_smoothing=0.2) for x in (first, second))
-    for one, other in ((smoothing, r_drop), (r_drop, smoothing)):
-        criterion = other.criterion(one.criterion(Criterion()))
-        assert criterion.passes == 2
-        torch.testing.assert_close(criterion.single(labels, first, second), expected)
 
 
 @pytest.mark.parametrize("kind", ["classes", "text", "pairs"])
@@ -185,27 +172,6 @@ def test_mixout_by_hand():
     assert result.mean().item() == pytest.approx(3.0, abs=5 * (kept - swapped) * math.sqrt(0.25 * 0.75 / 160_000))
 
 
-def test_mixout_of_one_layer_is_the_formula_with_its_mask(make):
-    case = make("classes")
-    layer = case.module.bert.encoder.layer[0].intermediate.dense
-    start = layer.weight.detach().clone()
-    regularizer = build(Mixout, p=0.4)
-    regularizer.attach(case.loaded, case.task)
-    with torch.no_grad():
-        layer.weight.add_(1.0)
-    x = torch.randn(3, 32, dtype=torch.float64)
-    torch.manual_seed(1)
-    y = layer(x)
-    torch.manual_seed(1)
-    mask = 1 - start.new_empty(1, 32).bernoulli_(0.6)  # one draw for each of the layer's 32 inputs
-    w = (mask * start + (1 - mask) * layer.weight - 0.4 * start) / 0.6
-    torch.testing.assert_close(y, F.linear(x, w, layer.bias))
-    y.sum().backward()
-    torch.testing.assert_close(layer.weight.grad, (((1 - mask) / 0.6) * x.sum(0)).expand_as(start))
-    layer.eval()
-    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
-
-
 @pytest.mark.parametrize(
     ("layer", "x"),
     [
@@ -229,16 +195,6 @@ def test_mixout_swaps_all_that_goes_out_from_a_neuron_or_channel(layer, x):
     assert 0 < drawn.sum() < 12
     dropped = layer(x * drawn.reshape(1, 12, *(1 for _ in x.shape[2:])) / 0.5)
     torch.testing.assert_close(torch.func.functional_call(layer, {"weight": mix}, (x,)), dropped)
-
-
-def test_an_error_inside_a_mixed_layer_leaves_its_weight(make):
-    case = make("classes")
-    layer = case.module.bert.encoder.layer[0].intermediate.dense
-    weight = layer.weight
-    build(Mixout).attach(case.loaded, case.task)
-    with pytest.raises(RuntimeError):
-        layer(torch.ones(3, 5))
-    assert layer.weight is weight
 
 
 # neftune
@@ -320,21 +276,6 @@ def test_wise_ft_by_hand():
     assert loaded.module.w.item() == 2.0
     assert facts["alpha"] == 0.25
     assert [(p["alpha"], p["validation_loss"]) for p in facts["curve"]] == [(0, 1), (0.25, 2), (0.5, 3), (1, 5)]
-
-
-def test_wise_ft_takes_the_best_point_and_of_equals_the_most_tuned():
-    for losses, best in (([3, 1, 1, 2], 2 / 3), ([3, 2, 2, 1], 1.0), ([1, 2, 2, 2], 0.0)):
-        loaded, left = plain(w=[1.0]), iter(losses)
-        regularizer = build(WiseFT, points=4)
-        regularizer.attach(loaded, None)
-        with torch.no_grad():
-            loaded.module.w.fill_(2.0)
-        facts = regularizer.on_train_end(
-            loaded.module, lambda left=left: {"validation_loss": next(left), "general_loss": 1.0}
-        )
-        assert facts["alpha"] == pytest.approx(best, abs=1e-6)
-        assert loaded.module.w.item() == pytest.approx(1 + best, abs=1e-6)
-        assert facts["curve"][0].keys() == {"alpha", "validation_loss", "general_loss"}
 
 
 def test_wise_ft_keeps_a_fresh_head_and_brings_lora_back_to_the_base(make, lora):

@@ -25,10 +25,6 @@ def rates(spec, steps=50, warmup=0.0):
     return [planned.factor(schedule, step) for step in range(planned.total)]
 
 
-def test_what_is_installed():
-    assert INSTALLED == ["constant", "cosine", "linear", "wsd"]
-
-
 @pytest.mark.parametrize("schedule", INSTALLED)
 def test_rates_grow_to_the_peak_and_never_reach_zero_before_the_end(schedule):
     found = rates(schedule, 50, warmup=5)
@@ -64,32 +60,11 @@ def test_wsd_stays_at_the_peak_until_its_decay(decay, start):
     assert all(a > b for a, b in pairwise(found[start:]))
 
 
-def test_the_square_root_of_wsd_is_that_of_transformers():
-    from transformers.optimization import get_wsd_schedule
-
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    peers = get_wsd_schedule(optimizer, 5, 10, num_training_steps=50, decay_type="1-sqrt")
-    for step, rate in enumerate(rates({"name": "wsd", "decay": 10}, 50, warmup=5)):
-        if step >= 5:  # transformers begins its warm-up at 0
-            assert rate == pytest.approx(peers.get_last_lr()[0])
-        optimizer.step()
-        peers.step()
-
-
 def plugin_of(cls):
     plugin = types.ModuleType("mine")
     plugin.ftengine_schedules = hookimpl(lambda: [cls])
     plugin.ftengine_schedules.__name__ = "ftengine_schedules"
     return registry_of({"mine": plugin})
-
-
-class InverseRoot(Schedule):
-    """Let the learning rate fall as one over the square root of the step."""
-
-    name = "inverse-root"
-
-    def factor(self, step, steps, warmup):
-        return math.sqrt(max(1, warmup) / max(1, step))
 
 
 class Broken(Schedule):
@@ -114,12 +89,6 @@ def content(bert_folder, tmp_path):
         "evaluation": {"resamples": 100, "training_sample": None},
         "output": str(tmp_path / "run"),
     }
-
-
-def test_a_third_partys_schedule_is_what_a_run_follows(content):
-    content["train"]["schedule"] = "inverse-root"
-    run = fine_tune(Recipe.make(content), registry=plugin_of(InverseRoot))
-    assert [line["learning_rate"] for line in run.metrics] == pytest.approx([0.25, 0.5, 0.5, 0.5 * math.sqrt(2 / 3)])
 
 
 class Thousand(Broken):
@@ -153,8 +122,3 @@ def test_wrong_schedules_are_refused_before_anything_loads(content, spec, error,
     content["model"]["source"] = "nowhere"
     with raises(error, message):
         fine_tune(Recipe.make(content))
-
-
-def test_an_option_of_what_has_none_is_answered_so():
-    with raises(RecipeError, "train.schedule.power"):
-        rates({"name": "constant", "power": 2})

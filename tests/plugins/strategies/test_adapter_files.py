@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_models import bottlenecks, logits, opened, prepared, shake
+from adapter_models import logits, opened, prepared, shake
 from expected import raises
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ftengine.api import LoadedModel
-from ftengine.errors import BaseMismatch, RecipeError, RunError
+from ftengine.errors import BaseMismatch, RunError
 from ftengine.model import trainable
-from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig, reduction_factor
+from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
 from ftengine_builtins.strategies.adapterhub_format import read_config
 
 HOUSES = {
@@ -81,16 +81,6 @@ def test_config_is_adapterhubs_preset(tmp_path) -> None:
     assert isinstance(config["scaling"], float)
 
 
-@pytest.mark.parametrize(
-    ("given", "written"), [(16.0, "16"), (2.5, "2.5"), ({0: 2, "default": 4}, '{"0": 2, "default": 4}')]
-)
-def test_whole_reduction_factors_are_integers_in_the_file(given, written: str, tmp_path) -> None:
-    folder = saved("bert", tmp_path, reduction_factor=given)
-    content = json.loads((folder / "adapter_config.json").read_text())
-    assert json.dumps(content["config"]["reduction_factor"]) == written
-    assert AdapterConfig(start_from=str(folder)).reduction_factor == json.loads(written)
-
-
 def test_a_trained_head_goes_into_the_heads_files(tmp_path) -> None:
     folder = saved("distilbert", tmp_path)
     assert set(load_file(folder / "model_head.safetensors")) == {
@@ -129,20 +119,6 @@ def test_a_new_module_within_the_base_is_kept_in_a_file_of_its_own(tmp_path) -> 
     assert torch.equal(logits(continued.module), logits(loaded.module))
 
 
-@pytest.mark.parametrize("width", [1, 7, 32, 48, 768, 1000, 1024])
-def test_a_bottlenecks_size_survives_as_a_reduction_factor(width: int) -> None:
-    for size in range(1, 2 * width):
-        assert int(width // reduction_factor(width, size)) == size
-
-
-def test_sizes_that_differ_by_block_are_written_by_block(tmp_path) -> None:
-    folder = saved("resnet", tmp_path, bottleneck=8)
-    factors = json.loads((folder / "trained_config.json").read_text())["config"]["reduction_factor"]
-    assert factors == {"0": 2.0, "1": 4.0, "2": 4.0}
-    _, loaded = prepared("resnet", start_from=str(folder))
-    assert [adapter.down.out_features for adapter in bottlenecks(loaded.module).values()] == [8, 8, 8]
-
-
 def test_training_continues_from_an_adapter(tmp_path) -> None:
     options = {
         "placement": "houlsby",
@@ -159,44 +135,6 @@ def test_training_continues_from_an_adapter(tmp_path) -> None:
     again, fresh = prepared("gpt2", **strategy.loading_options())
     again.load(fresh, folder)
     assert all(torch.equal(first[key], tensor) for key, tensor in trainable(fresh.module).items())
-
-
-def test_options_that_contradict_the_adapter_are_refused(tmp_path) -> None:
-    folder = saved("gpt2", tmp_path, placement="houlsby")
-    with raises(RecipeError, "strategy.placement", "pfeiffer", "houlsby"):
-        AdapterConfig(start_from=str(folder), placement="pfeiffer")
-
-
-def test_an_adapter_without_head_continues_with_a_fresh_one_but_is_no_finished_run(tmp_path) -> None:
-    folder = saved("bert", tmp_path)
-    for file in ("model_head.safetensors", "head_config.json"):
-        (folder / file).unlink()
-    _, loaded = prepared("bert", start_from=str(folder))
-    assert torch.equal(loaded.module.classifier.weight, opened("bert").module.classifier.weight)
-    strategy, loaded = prepared("bert")
-    with raises(BaseMismatch, "2 keys", "classifier.bias", "classifier.weight"):
-        strategy.load(loaded, folder)
-
-
-def test_an_adapter_of_the_bare_model_fits_the_classifier(tmp_path) -> None:
-    folder = saved("bert", tmp_path)
-    tensors = load_file(folder / "adapter.safetensors")
-    save_file({key.removeprefix("bert."): tensor for key, tensor in tensors.items()}, folder / "adapter.safetensors")
-    strategy, loaded = prepared("bert")
-    strategy.load(loaded, folder)
-    expected = tensors["bert.encoder.layer.1.output.adapters.ftengine.adapter_up.weight"]
-    assert torch.equal(loaded.module.bert.encoder.layer[1].output.dropout.bottleneck.up.weight, expected)
-
-
-def test_a_language_models_own_head_may_lie_beside_the_adapter_but_not_another(tmp_path) -> None:
-    folder = saved("llama", tmp_path)
-    strategy, loaded = prepared("llama")
-    head = loaded.module.lm_head.weight.detach().clone()
-    save_file({"lm_head.weight": head}, folder / "model_head.safetensors")
-    strategy.load(loaded, folder)
-    save_file({"lm_head.weight": head + 0.1}, folder / "model_head.safetensors")
-    with raises(BaseMismatch, "lm_head.weight"):
-        strategy.load(loaded, folder)
 
 
 def test_plain_pickles_of_tensors_are_read_and_others_are_not(tmp_path) -> None:
@@ -276,11 +214,6 @@ def test_other_files_are_refused(content: str, message: str, tmp_path) -> None:
     (tmp_path / "adapter_config.json").write_text(content)
     with raises(RunError, message):
         read_config(tmp_path)
-
-
-def test_a_folder_without_adapter_is_refused(tmp_path) -> None:
-    with raises(RunError, "adapter_config.json"):
-        AdapterConfig(start_from=str(tmp_path))
 
 
 @pytest.mark.parametrize(

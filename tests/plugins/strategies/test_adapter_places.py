@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import OrderedDict
-
 import pytest
 import torch
-from adapter_models import LAYERS, batch, bottlenecks, logits, opened, prepared, shake
+from adapter_models import batch, bottlenecks, logits, opened, prepared, shake
 from expected import raises
 from pydantic import ValidationError
 from torch import nn
@@ -18,8 +15,6 @@ from transformers import (
     MixtralForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
-    YolosConfig,
-    YolosModel,
 )
 
 from ftengine.api import LoadedModel
@@ -71,13 +66,6 @@ def test_t5_has_places_in_encoder_and_decoder_and_counts_through() -> None:
     }
 
 
-def test_convolutional_blocks_get_a_bottleneck_of_their_own_width() -> None:
-    strategy, loaded = prepared("resnet", placement="houlsby", reduction_factor=4)
-    paths = [f"resnet.encoder.stages.{stage}.layers.{layer}" for stage, layer in ((0, 0), (1, 0), (1, 1))]
-    assert strategy.matches() == {"output": paths}
-    assert [tuple(a.down.weight.shape) for a in bottlenecks(loaded.module).values()] == [(4, 16), (8, 32), (8, 32)]
-
-
 def test_a_convolutional_bottleneck_is_a_1x1_convolution_added_to_the_block() -> None:
     _, loaded = prepared("resnet", placement="pfeiffer")
     shake(loaded.module)
@@ -116,14 +104,6 @@ def test_parallel_is_refused_where_a_named_convolution_makes_another_grid(layer:
         strategy.prepare(loaded)
 
 
-def test_a_grid_that_no_stride_gives_is_an_error() -> None:
-    module = nn.ModuleDict({"layer": nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(4, stride=1))})
-    strategy = Adapter(AdapterConfig(placement="parallel", places={"output": "layer"}))
-    strategy.prepare(LoadedModel(module, None, "memory", "image-classification"))
-    with raises(NoMatch, "(2, 8, 9, 9)", "(2, 8, 6, 6)"):
-        module["layer"](torch.randn(2, 8, 9, 9))
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -157,20 +137,6 @@ def test_a_block_with_other_norms_is_not_taken_for_a_known_one() -> None:
         find(module)
 
 
-@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
-def test_the_older_form_of_vision_transformers_is_known(placement: str) -> None:
-    config = YolosConfig(**LAYERS, image_size=[16, 16], patch_size=8, num_detection_tokens=2)
-    loaded = LoadedModel(YolosModel(config).eval(), None, "memory", "feature-extraction")
-    pixels = torch.randn(2, 3, 16, 16)
-    base = loaded.module(pixels).last_hidden_state
-    strategy = Adapter(AdapterConfig(placement=placement, sublayers=["attention", "output"]))
-    strategy.prepare(loaded)
-    assert strategy.matches()["output"] == ["encoder.layer.0.output.dropout", "encoder.layer.1.output.dropout"]
-    assert torch.equal(loaded.module(pixels).last_hidden_state, base)
-    shake(loaded.module)
-    assert not torch.allclose(loaded.module(pixels).last_hidden_state, base, atol=1e-3)
-
-
 class Convolutions(nn.Module):
     """A block with the names that torchvision and timm give."""
 
@@ -192,63 +158,6 @@ def test_torchvisions_blocks_are_known() -> None:
     assert module["layer1"](torch.randn(2, 3, 5, 7)).shape == (2, 12, 5, 7)
 
 
-class Transposed(nn.Sequential):
-    """A convolution along the words of (batch, words, width)."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
-
-
-def placed(layer: nn.Module) -> nn.Module:
-    module = nn.ModuleDict({"layer": layer})
-    loaded = LoadedModel(module, None, "memory", "image-classification")
-    Adapter(AdapterConfig(places={"output": "layer"}, bottleneck=3)).prepare(loaded)
-    shake(module)
-    return module["layer"].eval()
-
-
-@pytest.mark.parametrize("batch_size", [2, 8])
-@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d])
-def test_convolutions_of_any_dimension_are_adapted_example_by_example(kind, batch_size: int) -> None:
-    torch.manual_seed(0)
-    layer = kind(8, 8, 3, padding=1)
-    x = torch.randn(batch_size, 8, *[5, 4, 3][: layer.weight.ndim - 2])
-    h = layer(x).movedim(1, -1)
-    adapted = placed(layer)
-    maps = adapted.bottleneck
-    torch.testing.assert_close(adapted(x).movedim(1, -1) - h, maps.up(maps.activation(maps.down(h))))
-
-
-def test_the_last_layer_says_where_the_channels_are() -> None:
-    layer = Transposed(nn.Conv1d(8, 6, 1), nn.Conv1d(6, 8, 1))
-    layer = nn.Sequential(layer, nn.Linear(8, 8))
-    x = torch.randn(2, 5, 8)
-    h = layer(x)
-    adapted = placed(layer)
-    torch.testing.assert_close(adapted(x), h + adapted.bottleneck(h))
-    assert len(adapted) == 2
-    torch.testing.assert_close(torch.compile(adapted, backend="eager", fullgraph=True)(x), adapted(x))
-    torch.compiler.reset()
-
-
-def test_a_part_with_the_adapters_name_is_not_overwritten() -> None:
-    layer = nn.Sequential(OrderedDict(bottleneck=nn.Linear(8, 8)))
-    with raises(NoMatch, "layer"):
-        placed(layer)
-
-
-def test_channels_elsewhere_than_the_last_layer_says_are_an_error() -> None:
-    with raises(NoMatch, "width 8", "(2, 5, 8)"):
-        placed(Transposed(nn.Conv1d(8, 8, 1)))(torch.randn(2, 5, 8))
-
-
-@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
-def test_presets_are_of_the_types_that_options_have(placement: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        AdapterConfig(placement=placement).model_dump(mode="json")
-
-
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
 def test_a_model_nobody_has_seen_trains_with_named_places(placement: str) -> None:
     base = logits(opened("opt").module)
@@ -262,11 +171,6 @@ def test_a_model_nobody_has_seen_trains_with_named_places(placement: str) -> Non
     assert all(p.grad is not None for p in trainable(loaded.module).values())
     shake(loaded.module)
     assert not torch.equal(logits(loaded.module), base)
-
-
-def test_named_places_can_be_chosen_among() -> None:
-    strategy, _ = prepared("opt", places=OPT_PLACES, sublayers=["feed_forward"])
-    assert list(strategy.matches()) == ["feed_forward"]
 
 
 def test_an_unknown_model_is_told_what_to_name() -> None:
@@ -286,11 +190,6 @@ def test_an_unknown_model_is_told_what_to_name() -> None:
 def test_patterns_that_mean_nothing_are_refused(places, message) -> None:
     with raises(NoMatch, message):
         prepared("opt", places=places)
-
-
-def test_parallel_is_refused_where_the_input_is_wider_than_the_output() -> None:
-    with raises(NoMatch, "fc2'", "24", "16"):
-        prepared("opt", placement="parallel", places={"output": r".*\.fc2"})
 
 
 def test_what_cannot_be_adapted_is_refused() -> None:
@@ -343,11 +242,6 @@ def test_choices_that_the_model_lacks_are_refused(options, message: str) -> None
 def test_options_out_of_range_are_refused(options, message: str) -> None:
     with raises(ValidationError, message):
         AdapterConfig(**options)
-
-
-def test_two_sizes_are_refused() -> None:
-    with raises(RecipeError, "bottleneck 8", "reduction_factor 16"):
-        AdapterConfig(bottleneck=8, reduction_factor=16)
 
 
 def test_a_reduction_factor_by_layer_needs_every_layer() -> None:

@@ -7,11 +7,9 @@ import copy
 import pytest
 import torch
 from adapter_models import shake
-from expected import raises
 from torch import Tensor, nn
 
 from ftengine.api import LoadedModel
-from ftengine.errors import NoMatch
 from ftengine_builtins.strategies.adapter import Adapter, AdapterConfig
 
 
@@ -68,10 +66,3 @@ def test_blocks_compute_the_papers_formula(build, sublayers, first: str, placeme
     y = added(attention, sublayers(block, x, x)[0], x)
     expected = added(output, sublayers(block, x, y)[1], y)
     torch.testing.assert_close(module.get_submodule(first)(x), expected)
-
-
-def test_blocks_that_normalise_after_the_sublayer_are_not_taken_for_known_ones() -> None:
-    vit = pytest.importorskip("timm.models.vision_transformer")
-    loaded = LoadedModel(timms(block_fn=vit.ResPostBlock), None, "memory", "image-classification")
-    with raises(NoMatch, "sublayers"):
-        Adapter(AdapterConfig()).prepare(loaded)

@@ -65,25 +65,6 @@ def test_statistics_stand_still_by_default_while_weights_train(resnet) -> None:
     assert changed >= set(norms)
 
 
-def test_a_layer_with_a_running_variance_alone_stands_still_too() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), EvoNorm2dB0(4), nn.Flatten(), nn.Linear(4 * 36, 2))
-    loaded = LoadedModel(module, None, "memory", "image-classification")
-    apply_strategy(Full(), loaded)
-    before = statistics(module)
-    train_mode(module)
-    module(torch.randn(4, 3, 8, 8)).sum().backward()
-    assert moved(loaded, before) == set()
-
-
-def test_with_still_statistics_a_batch_equals_its_parts(resnet) -> None:
-    apply_strategy(Full(), resnet)
-    train_mode(resnet.module)
-    images = torch.randn(4, 3, 32, 32)
-    parts = torch.cat([resnet.module(pixel_values=image[None]).logits for image in images])
-    # float32 sums in another order for another batch size
-    torch.testing.assert_close(resnet.module(pixel_values=images).logits, parts, rtol=1e-4, atol=1e-5)
-
-
 def test_statistics_move_where_they_are_trained_and_are_saved(resnet, tmp_path) -> None:
     again, strategy = copy.deepcopy(resnet), Full(Full.Config(batch_norm="train"))
     apply_strategy(strategy, resnet)
@@ -101,33 +82,6 @@ def test_statistics_of_frozen_layers_stand_still_where_others_move(resnet) -> No
     before = statistics(resnet.module)
     learn(resnet)
     assert moved(resnet, before) == {name for name in before if ".stages.0." not in name}
-
-
-def test_statistics_stand_still_where_biases_alone_train(resnet) -> None:
-    for name, parameter in resnet.module.named_parameters():
-        parameter.requires_grad_(name.endswith("bias"))
-    before = statistics(resnet.module)
-    learn(resnet)
-    assert moved(resnet, before) == set()
-
-
-def test_a_plain_module_saves_what_moved(tmp_path) -> None:
-    def build() -> LoadedModel:
-        torch.manual_seed(0)
-        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
-        module(torch.zeros(2, 3, 8, 8))
-        return LoadedModel(module, None, "memory", "image-classification")
-
-    first, second, strategy = build(), build(), Full(Full.Config(batch_norm="train"))
-    apply_strategy(strategy, first)
-    train_mode(first.module)
-    first.module(torch.randn(4, 3, 8, 8))
-    strategy.save(first, tmp_path)
-    apply_strategy(strategy, second)
-    strategy.load(second, tmp_path)
-    assert second.module[1].num_batches_tracked == first.module[1].num_batches_tracked
-    images = torch.randn(2, 3, 8, 8)
-    assert torch.equal(first.module.eval()(images), second.module.eval()(images))
 
 
 def test_a_fresh_normalisation_learns_its_statistics() -> None:
@@ -157,15 +111,6 @@ def test_no_buffer_of_what_is_frozen_moves_and_those_that_move_are_part_of_what_
     assert moved == (set(before) if trains else set())
     assert moved <= state_tensors(module).keys()
     assert not moved & frozen_tensors(module).keys()
-
-
-def test_a_prepared_model_can_be_copied_and_is_still_what_it_was(resnet) -> None:
-    names = [type(part).__name__ for part in resnet.module.modules()]
-    apply_strategy(Full(), resnet)
-    assert [type(part).__name__ for part in resnet.module.modules()] == names
-    twin = copy.deepcopy(resnet.module)
-    assert isinstance(twin.resnet.embedder.embedder.normalization, nn.BatchNorm2d)
-    assert torch.equal(outputs(twin), outputs(resnet.module))
 
 
 def test_what_is_frozen_narrower_is_saved_and_read_back_exactly(tmp_path, bert_folder, load) -> None:

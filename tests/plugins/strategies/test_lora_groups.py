@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import gc
 from contextlib import ExitStack
 
 import pytest
@@ -14,7 +12,6 @@ from torch import nn
 from ftengine.api import LoadedModel
 from ftengine.testing import training_context
 from ftengine_builtins.fast_paths.grouped_layers import GroupedLayers
-from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 from ftengine_builtins.strategies.lora_layers import lora_layers
 
 
@@ -74,11 +71,6 @@ def gradients(module: nn.Module, x: torch.Tensor, **settings) -> dict[str, torch
     return {"y": y.detach(), "dx": x.grad} | found
 
 
-def group_of(layer):
-    """Return the group by which a layer computes, or None."""
-    return vars(layer)["forward"].func.__self__ if "forward" in vars(layer) else None
-
-
 @pytest.fixture
 def x() -> torch.Tensor:
     torch.manual_seed(3)
@@ -92,15 +84,6 @@ def test_a_group_computes_what_its_layers_do(x, grouped):
     torch.testing.assert_close(together, apart)
 
 
-def test_groups_are_gone_afterwards_and_none_are_made_of_layers_without_updates():
-    loaded = alone()
-    with GroupedLayers().activate(loaded, training_context()):
-        assert {type(group_of(one)).__name__ for one in lora_layers(loaded.module).values()} == {"Group", "NoneType"}
-    assert {type(group_of(one)).__name__ for one in lora_layers(loaded.module).values()} == {"NoneType"}
-    with GroupedLayers().activate(LoadedModel(Attention(), None, "", None), training_context()) as found:
-        assert found is None
-
-
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpointing_repeats_the_masks_of_a_group(x, grouped, use_reentrant, autocast):
@@ -109,23 +92,6 @@ def test_checkpointing_repeats_the_masks_of_a_group(x, grouped, use_reentrant, a
     again = gradients(module, x, autocast=autocast, checkpoint=True, use_reentrant=use_reentrant)
     assert plain.keys() == again.keys()
     assert all(torch.equal(value, again[name]) for name, value in plain.items())
-
-
-def test_nothing_waits_after_the_last_layer_or_when_the_input_is_gone(x, grouped):
-    module = grouped().module
-    first, second = (group_of(block.q) for block in module)
-    module(x)
-    assert first._waiting is second._waiting is None
-    with torch.no_grad():
-        module[1].q(source := x * 1)  # alone: k and v are never called
-        assert second._waiting is not None
-    del source
-    gc.collect()
-    assert second._waiting is None
-    module[0].q(x)
-    copy.deepcopy(module)(x)
-    module(x)
-    assert first._waiting is None
 
 
 @pytest.mark.parametrize("change", ["other tensor", "changed in place", "evaluation", "inference"])
@@ -160,13 +126,6 @@ def test_a_group_shares_its_mask_and_without_it_each_layer_has_its_own(grouped):
                 layer.lora_b.copy_(part.k.lora_b)
         part.q(x), (k := part.k(x)), (v := part.v(x))
         assert torch.equal(k, v) == equal
-
-
-def test_merging_knows_no_group(x, grouped):
-    loaded = grouped(dropout=0.0)
-    tuned, strategy = loaded.module.eval()(x).detach(), LoRA(LoRAConfig())
-    strategy.merge(loaded)
-    torch.testing.assert_close(loaded.module(x).detach(), tuned, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -139,25 +139,6 @@ def test_scale_is_alpha_over_rank_or_its_root(rslora: bool) -> None:
     assert layer.lora_scale == 3 / (math.sqrt(4) if rslora else 4)
 
 
-@pytest.mark.parametrize(("init", "deviation"), [("kaiming", 1 / math.sqrt(3 * 400)), ("gaussian", 1 / 50)])
-def test_a_has_the_spread_that_peft_gives_it(init: str, deviation: float) -> None:
-    layer = nn.Linear(400, 3)
-    prepared(LoadedModel(nn.Sequential(layer), None, "memory", "causal-lm"), rank=50, init=init)
-    # The deviation of n = 20,000 draws is known to about 1/sqrt(2n) of itself; five of those.
-    assert layer.lora_a.std().item() == pytest.approx(deviation, rel=5 / math.sqrt(2 * 20_000))
-    assert not layer.lora_b.any()
-
-
-def test_dropout_acts_only_while_training(llama_folder, load, numbers) -> None:
-    loaded = load(llama_folder)
-    prepared(loaded, dropout=0.5)
-    numbers.shake(loaded.module)
-    assert torch.equal(numbers.logits(loaded.module), numbers.logits(loaded.module))
-    with torch.no_grad():
-        one, other = (loaded.module.train()(**numbers.batch(loaded.module)).logits for _ in range(2))
-    assert not torch.equal(one, other)
-
-
 @pytest.mark.parametrize("kind", ["packed", "subclass"])
 def test_any_layer_with_its_own_forward_keeps_it(kind: str) -> None:
     torch.manual_seed(0)

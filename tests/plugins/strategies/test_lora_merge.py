@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftengine.api import LoadedModel
-from ftengine.errors import NotMergeable, RunError
+from ftengine.errors import NotMergeable
 from ftengine_builtins.strategies.full import Full
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 from ftengine_builtins.strategies.lora_layers import lora_layers
@@ -82,18 +82,6 @@ def test_a_tied_head_may_train_but_not_merge(llama_folder, load, numbers) -> Non
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.module.state_dict().items())
 
 
-def test_an_untied_head_merges(tmp_path, load, numbers) -> None:
-    from tiny import tiny_llama
-
-    loaded = load(tiny_llama(tmp_path, tie_word_embeddings=False))
-    base = copy.deepcopy(loaded.module)
-    strategy = tuned(loaded, numbers, targets=["lm_head"])
-    exact = exactly_merged(base, loaded.module)
-    unmerged = numbers.logits(loaded.module)
-    strategy.merge(loaded)
-    numbers.assert_as_exact(numbers.logits(loaded.module), unmerged, numbers.logits(exact), torch.float32)
-
-
 @pytest.mark.parametrize(
     ("layer", "what"),
     [
@@ -112,8 +100,3 @@ def test_only_plain_float_weights_merge_and_nothing_is_half_merged(numbers, laye
         strategy.merge(loaded)
     assert torch.equal(module[0].weight, before)
     assert len(lora_layers(module)) == 2
-
-
-def test_merging_a_model_without_lora_is_an_error(llama_folder, load) -> None:
-    with raises(RunError, "LoRA"):
-        LoRA().merge(load(llama_folder))

@@ -13,10 +13,8 @@ from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import nn
 
-from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
 from ftengine.model import trainable
-from ftengine_builtins.strategies import lora
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 from ftengine_builtins.strategies.lora_layers import lora_layers
 
@@ -57,19 +55,6 @@ def test_peft_loads_an_adapter_with_patterns(llama_folder, load, numbers, tmp_pa
     again = load(llama_folder)
     assert prepared(again, start_from=str(tmp_path)).config.rank_pattern == ranks
     assert torch.equal(numbers.logits(again.module), numbers.logits(loaded.module))
-
-
-def test_patterns_of_an_adapter_meet_each_layer_a_few_times(llama_folder, load, tmp_path, monkeypatch) -> None:
-    """Matching takes a few times patterns x layers, and not patterns x patterns x layers."""
-    loaded, again, asked, matches = load(llama_folder), load(llama_folder), [], lora._matches
-    prepared(loaded)
-    paths = list(lora_layers(loaded.module))
-    ranks = {path: 1 + i % 3 for i, path in enumerate(paths)}
-    prepared(again, rank_pattern=ranks).save(again, tmp_path)
-    monkeypatch.setattr(lora, "_matches", lambda *pair: asked.append(pair) or matches(*pair))
-    assert prepared(load(llama_folder), start_from=str(tmp_path)).config.rank_pattern == ranks
-    assert len(paths) >= 14
-    assert len(asked) <= 3 * len(paths) ** 2
 
 
 @pytest.mark.parametrize("option", ["rank_pattern", "alpha_pattern"])
@@ -119,16 +104,3 @@ def test_b_learns_at_a_rate_of_its_own(bert_folder, load) -> None:
     for name, (rate, decay) in rates(strategy, loaded.module).items():
         assert rate == (16e-3 if name.endswith("lora_b") else 1e-3), name
         assert decay == (0.0 if name.endswith(("magnitude", "bias")) else 0.1), name
-
-
-def test_a_convolutions_magnitude_does_not_decay_and_an_embeddings_b_keeps_the_rate() -> None:
-    loaded = LoadedModel(nn.Sequential(nn.Embedding(4, 3), nn.Conv2d(3, 3, 1)), None, "memory", "causal-lm")
-    strategy = prepared(loaded, targets="[01]", dora=True, lr_ratio=4)
-    found = rates(strategy, loaded.module)
-    assert found["1.lora_magnitude"] == (1e-3, 0.0)
-    assert found["0.lora_b"] == (1e-3, 0.1)
-    assert found["1.lora_b"] == (4e-3, 0.1)
-
-
-def test_without_a_ratio_all_learn_at_one_rate(loaded) -> None:
-    assert {rate for rate, _ in rates(prepared(loaded), loaded.module).values()} == {1e-3}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from expected import raises
 from lora_models import prepared
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
@@ -30,7 +28,6 @@ from transformers import (
 )
 
 from ftengine.api import LoadedModel
-from ftengine.errors import BaseMismatch
 from ftengine.model import trainable
 
 LLAMA = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}
@@ -129,13 +126,6 @@ def embedding_adapter(folder: Path, change: Callable[[nn.Module], object] = lamb
     return folder
 
 
-def test_an_embedding_of_another_base_is_refused(tmp_path) -> None:
-    folder = embedding_adapter(tmp_path, lambda module: nn.init.normal_(module.model.embed_tokens.weight))
-    assert any(key.endswith("base_layer.weight") for key in load_file(folder / "adapter_model.safetensors"))
-    with raises(BaseMismatch, "model.embed_tokens"):
-        prepared(CASES["llama with embeddings"].loaded(), start_from=str(folder))
-
-
 def test_adapter_names_inside_keys_are_left_out(tmp_path) -> None:
     folder = embedding_adapter(tmp_path)
     file = folder / "adapter_model.safetensors"
@@ -170,11 +160,3 @@ def test_every_adapted_layer_learns(case: Case) -> None:
         module(input_ids=ids, labels=ids).loss.backward()
     silent = [name for name, p in trainable(module).items() if p.grad is None or not p.grad.any()]
     assert silent == []
-
-
-def test_the_config_names_dora(tmp_path) -> None:
-    loaded = CASES["resnet"].loaded()
-    prepared(loaded, targets=["convolution"], dora=True).save(loaded, tmp_path)
-    content = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert content["use_dora"] is True
-    assert content["auto_mapping"]["base_model_class"] == "ResNetForImageClassification"

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 from expected import raises
-from transformers import MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM
-from virtual_token_models import TEXT, build, inputs, logits, tokens, with_
+from transformers import MistralConfig, MistralForCausalLM
+from virtual_token_models import build, inputs, logits, tokens, with_
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
@@ -51,34 +51,6 @@ def test_an_encoders_attention_is_over_prefix_and_text():
     torch.testing.assert_close(seen["output"], expected.transpose(1, 2).reshape(1, 4, 32))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
-def test_autocast_leaves_weights_in_float32(name):
-    loaded = with_("prefix", name, projection=8)
-    with torch.autocast("cpu", torch.bfloat16):
-        loaded.module(**inputs(loaded, tokens())).logits.float().square().sum().backward()
-    gradients = [parameter.grad for key, parameter in trainable(loaded.module).items() if ".prefix." in key]
-    assert all(gradient.dtype is torch.float32 and gradient.abs().max() > 0 for gradient in gradients)
-
-
-def test_experts_that_cannot_run_without_weights_are_counted_from_the_config():
-    config = MixtralConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        intermediate_size=16, num_local_experts=2,
-    )  # fmt: skip
-    for device in ("meta", "cpu"):
-        with torch.device(device):
-            loaded = LoadedModel(MixtralForCausalLM(config), None, "", "causal-lm")
-        Prefix(Prefix.Config(virtual_tokens=5)).prepare(loaded)
-        assert start_of(loaded).shape == (5, 3 * 2 * 2 * 4)
-
-
-def test_random_keys_and_values_have_each_their_layers_scale():
-    own = start_of(with_("prefix", "gpt2", virtual_tokens=50)).view(50, 4, -1)
-    drawn = start_of(with_("prefix", "gpt2", init="random", virtual_tokens=50)).view(50, 4, -1)
-    ratio = drawn.std(dim=(0, 2)) / own.std(dim=(0, 2))
-    assert ((ratio > 0.8) & (ratio < 1.25)).all()
-
-
 # What is refused
 
 
@@ -117,9 +89,3 @@ def test_gradient_checkpointing_is_refused_rather_than_losing_the_prefix():
         require_gradient_checkpointing(loaded.module)
     with raises(ValueError, "checkpointing"):
         loaded.module.gradient_checkpointing_enable()
-
-
-@pytest.mark.parametrize("options", [{"init": "vocabulary"}, {"init": "text", "text": TEXT}])
-def test_a_projection_starts_at_random(options):
-    with raises(RecipeError, "projection is 8", "strategy.init"):
-        Prefix.Config(projection=8, **options)

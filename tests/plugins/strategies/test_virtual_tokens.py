@@ -11,13 +11,12 @@ from transformers import MambaConfig, MambaForCausalLM, ResNetConfig, ResNetForI
 from virtual_token_models import DECODERS, MODELS, TEXT, answered, build, inputs, logits, ones, padded, tokens, with_
 
 from ftengine.api import LoadedModel
-from ftengine.errors import InputError, RecipeError
+from ftengine.errors import RecipeError
 from ftengine.model import Criterion, trainable
 from ftengine.plugins.registry import Registry
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
 PREFIXED = [*DECODERS, "bert", "roberta", "bert-tokens"]
-ENCODERS_WITHOUT_CACHE = {"t5", "bart", "distilbert", "modernbert"}
 BOTH = pytest.mark.parametrize("strategy", ["prompt", "prefix"])
 
 
@@ -93,19 +92,6 @@ def test_the_loss_of_a_task_is_the_plain_cross_entropy_of_labelled_tokens(strate
 
 
 @BOTH
-def test_a_text_is_counted_without_a_tokenizer(strategy):
-    """As `plan --parameters-only` does with a config alone."""
-    made = {"name": strategy, "virtual_tokens": 7, "init": "text", "text": TEXT}
-    counted, real, bare = build("gpt2", "meta"), build("gpt2"), build("gpt2")
-    counted.processor = bare.processor = None
-    for loaded in (counted, real):
-        Registry().build("strategy", made, "strategy").prepare(loaded)
-    assert vectors(counted).shape == vectors(real).shape
-    with raises(RecipeError, "tokenizer"):
-        Registry().build("strategy", made, "strategy").prepare(bare)
-
-
-@BOTH
 def test_there_is_room_for_fewer_tokens_and_the_longest_input_fits(strategy):
     loaded = with_(strategy, "gpt2", virtual_tokens=10)
     assert loaded.max_length == 54
@@ -127,25 +113,3 @@ def test_models_without_tokens_or_without_keys_are_refused_untouched(strategy):
         with raises(RecipeError, why):
             Registry().build("strategy", strategy, "strategy").prepare(LoadedModel(module, None, "", "causal-lm"))
         assert trainable(module).keys() == before
-
-
-@BOTH
-def test_a_second_one_and_a_replaced_forward_are_refused(strategy):
-    prepare = Registry().build("strategy", strategy, "strategy").prepare
-    with raises(RecipeError, "already"):
-        prepare(with_(strategy, "gpt2"))
-    loaded = build("gpt2")
-    loaded.module.transformer.forward = loaded.module.transformer.forward
-    with raises(RecipeError, "forward"):
-        prepare(loaded)
-
-
-@BOTH
-def test_a_cache_of_fixed_size_is_refused(strategy):
-    loaded, ids = with_(strategy, "llama"), tokens()
-    with raises(InputError, "cache"):
-        loaded.module.generate(input_ids=ids, attention_mask=ones(ids), max_new_tokens=2, cache_implementation="static")
-
-
-def test_every_model_was_tried():
-    assert {*PREFIXED, *ENCODERS_WITHOUT_CACHE} == MODELS.keys()

@@ -4,17 +4,14 @@ import json
 
 import pytest
 import torch
-from expected import raises
 from tiny import tiny_t5
 
 from ftengine.api import LoadedModel, LoadRequest
-from ftengine.errors import InputError
 from ftengine.model.generation import GenerationOptions, made_to_fit
 from ftengine_builtins.loaders.transformers import TransformersLoader
-from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
+from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 from ftengine_builtins.tasks.text_classification import TextClassification
-from ftengine_builtins.tasks.token_classification import TokenClassification
 
 OPTIONS = {"max_new_tokens": 6}
 TALK = [
@@ -40,15 +37,6 @@ def test_the_assistants_last_turn_is_the_reference_and_what_is_before_it_the_pro
     assert answer["completion"] == CausalLM().infer(loaded, [{"messages": TALK}], OPTIONS)[0]["completion"]
     assert answer.keys() == CausalLM.generates
     assert CausalLM().generate(loaded, [{"messages": [*TALK, TALK[2]]}], OPTIONS) == [answer]
-
-
-@pytest.mark.parametrize("template", ["auto", "never"])
-def test_a_completion_is_the_reference_of_its_prompt(loaded, template):
-    task = CausalLM(CausalLMConfig(chat_template=template))
-    row = {"prompt": "The quick", "completion": " brown fox"}
-    (answer,) = task.generate(loaded, [row], OPTIONS)
-    assert (answer["prompt"], answer["reference"]) == ("The quick", " brown fox")
-    assert answer["completion"] == task.infer(loaded, [row], OPTIONS)[0]["completion"]
 
 
 def test_rows_without_an_answer_have_no_reference(loaded):
@@ -101,11 +89,6 @@ def test_an_encoder_decoder_answers_beside_its_completion(tmp_path):
     assert Seq2SeqLM().generate(loaded, [], OPTIONS) == []
 
 
-def test_unknown_options_are_refused(loaded):
-    with raises(InputError, "'beams'"):
-        CausalLM().generate(loaded, [{"prompt": "a"}], {"beams": 4})
-
-
 def test_predictions_of_labels_are_read_by_their_names():
     task = TextClassification()
     task.labels = task.learn_labels({"train": [{"text": "x", "label": name} for name in "abcdefg"]})
@@ -118,35 +101,3 @@ def test_predictions_of_labels_are_read_by_their_names():
     )
     assert (shown["label"], shown["predicted"]) == ("a, b", "(none)")
     json.dumps(shown)
-
-
-def test_predictions_of_tags_are_read_by_their_names():
-    task = TokenClassification()
-    task.labels = task.learn_labels({"train": [{"tokens": ["a", "b"], "tags": ["B-X", "O"]}]})
-    names = list(task.labels.names)
-    shown = task.decode_prediction({"tags": [names.index("B-X"), 0], "predicted_tags": [0, 0]})
-    assert shown == {"tags": ["B-X", "O"], "predicted_tags": ["O", "O"]}
-
-
-@pytest.mark.parametrize(
-    ("row", "wanted"),
-    [
-        ({"messages": TALK}, ["Hi.", "I am fine."]),
-        ({"prompt": "a", "completion": "b"}, "b"),
-        ({"text": "a"}, "a"),
-    ],
-)
-def test_what_is_wanted_changes_with_the_question_only_where_it_is_predicted_too(row, wanted):
-    task = CausalLM()
-    view = task.view(row)
-    assert (view.target, view.classes) == (wanted, False)
-    changed = task.with_inputs(row, [text.upper() for text in view.inputs])
-    assert (task.view(changed).target != wanted) == ("text" in row)
-    everything = CausalLM(CausalLMConfig(train_on="all"))
-    assert everything.view(changed).target != everything.view(row).target
-
-
-def test_a_completion_is_wanted_of_a_prompt():
-    row = {"prompt": "a", "completion": "b"}
-    task = Seq2SeqLM()
-    assert task.view(row).target == task.view(task.with_inputs(row, ["A"])).target == "b"

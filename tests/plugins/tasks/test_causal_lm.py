@@ -60,10 +60,6 @@ def test_a_conversation_is_labelled_and_counted(llama_tokenizer):
     assert features.truncated is False
 
 
-def test_a_prompt_and_its_completion_are_a_conversation_where_there_is_a_template(llama_tokenizer):
-    assert task().encode(PAIR, llama_tokenizer) == task().encode(CHAT, llama_tokenizer)
-
-
 @pytest.mark.parametrize("how", ["no template", "never"])
 def test_a_completion_follows_its_prompt_as_text_otherwise(llama_tokenizer, how):
     if how == "no template":
@@ -109,15 +105,6 @@ def test_a_system_message_is_read_but_not_trained_on(llama_tokenizer):
     assert trained(features, llama_tokenizer) == "Open the settings.<|im_end|>"
 
 
-def test_of_several_shapes_messages_come_first_and_text_last(llama_tokenizer):
-    one = task().encode(CHAT, llama_tokenizer)
-    row = {**CHAT, "prompt": "x", "completion": "y", "text": "z"}
-    assert task().encode(row, llama_tokenizer) == one
-    assert task().encode({**row, "messages": None, **PAIR}, llama_tokenizer) == one
-    text = task().encode({"text": "z"}, llama_tokenizer)
-    assert task().encode({**row, "messages": None, "completion": None}, llama_tokenizer) == text
-
-
 @pytest.mark.parametrize("truncate", ["right", "left"])
 def test_a_long_example_is_cut_and_says_so(llama_tokenizer, truncate):
     whole = task().encode(CHAT, llama_tokenizer)
@@ -134,22 +121,6 @@ def test_a_long_example_is_cut_and_says_so(llama_tokenizer, truncate):
 def test_an_example_that_is_cut_before_its_answer_has_no_weight(llama_tokenizer):
     features = task(max_length=10).encode(CHAT, llama_tokenizer)
     assert (features.weight, features.truncated) == (0, True)
-
-
-def test_an_example_of_just_the_limit_is_not_cut(llama_tokenizer):
-    length = task().encode(CHAT, llama_tokenizer).length
-    assert task(max_length=length).encode(CHAT, llama_tokenizer).truncated is False
-
-
-@pytest.mark.parametrize(("model_limit", "length"), [(None, 1024), (4096, 1024), (100, 100)])
-def test_without_max_length_the_models_limit_counts_up_to_1024(llama_tokenizer, model_limit, length):
-    features = task().encode({"text": "fox " * 2000}, llama_tokenizer, max_length=model_limit)
-    assert features.length == length
-
-
-def test_more_than_the_model_reads_is_an_error(llama_tokenizer):
-    with raises(RecipeError, "max_length 600", "512 tokens"):
-        task(max_length=600).encode(CHAT, llama_tokenizer, max_length=512)
 
 
 def test_batches_are_padded_on_the_right(llama_tokenizer):
@@ -175,12 +146,6 @@ def test_show_marks_what_is_trained(llama_tokenizer):
     ]
 
 
-def test_show_does_not_count_the_first_token_as_trained(llama_tokenizer):
-    pieces = task().decode_example(task().encode({"text": "Shares rose"}, llama_tokenizer), llama_tokenizer)
-    assert [is_trained for _, is_trained in pieces] == [False, True]
-    assert "".join(text for text, _ in pieces) == "Shares rose<|im_end|>"
-
-
 def test_duplicates_are_rows_that_say_the_same():
     def identity(row):
         return task().view(row).identity
@@ -192,11 +157,6 @@ def test_duplicates_are_rows_that_say_the_same():
         {"messages": [{"from": "a", "value": "c"}]}
     )
     assert identity({"text": "a", "source": "x"}) == identity({"text": "a"}) != identity({"text": "b"})
-
-
-@pytest.mark.parametrize("columns", [["messages"], ["prompt", "completion", "id"], ["text"], ["id", "text", "prompt"]])
-def test_known_columns_are_accepted(columns):
-    task().check_columns(columns)
 
 
 @pytest.mark.parametrize(
@@ -217,19 +177,6 @@ def test_unknown_columns_are_refused_with_a_renaming(columns, suggestion):
     assert "`messages`" in message
     assert "`prompt` and `completion`" in message
     assert f"data.columns, e.g. {suggestion}" in message
-
-
-def test_a_renaming_says_which_columns_it_leaves_out():
-    with pytest.raises(DataError) as caught:
-        task().check_columns(["instruction", "context", "response", "id"])
-    message = str(caught.value)
-    assert "{prompt: instruction, completion: response}. 'context' is not read" in message
-    assert "row['prompt'] = f\"{row['instruction']}\\n\\n{row['context']}\"" in message
-    assert message.endswith("Columns that are then not read: id.")
-    with pytest.raises(DataError) as caught:
-        task().check_columns(["document", "title"])
-    assert "{text: document}" in str(caught.value)
-    assert "title" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -285,21 +232,6 @@ def test_a_system_message_without_a_place_is_refused(llama_tokenizer, row):
 
 
 @pytest.mark.parametrize(
-    "row",
-    [
-        CHAT,
-        {"messages": [QUESTION]},
-        {"prompt": "Hello"},
-        PAIR,
-        {"text": "Once upon a time"},
-        {"prompt": "Hello", "messages": None, "completion": None},
-    ],
-)
-def test_rows_that_can_be_answered_are_accepted(row):
-    task().check_input(row)
-
-
-@pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"completion": "x"}, "no `prompt`"),
@@ -345,15 +277,6 @@ def test_conversations_of_sharegpt_are_read(llama_tokenizer):
     assert task().with_inputs(row, ["Be kind.", "What?"])["messages"][1] == {"role": "user", "content": "What?"}
     with raises(DataError, "message 1", "'humman'", "Did you mean 'human'?"):
         task().encode({"messages": [{"from": "humman", "value": "x"}]}, llama_tokenizer)
-
-
-def test_a_view_of_prompt_and_completion_of_messages():
-    row = {"prompt": [QUESTION], "completion": [ANSWER]}
-    view, same = task().view(row), task().view(CHAT)
-    assert (view.inputs, view.target, view.texts) == (same.inputs, same.target, same.texts)
-    assert view.identity == same.identity
-    changed = task().with_inputs(row, ["What?"])
-    assert task().view(changed).texts == ["What?", ANSWER["content"]]
 
 
 @pytest.mark.parametrize(
@@ -403,12 +326,6 @@ def test_a_message_of_weight_0_is_not_trained_on(llama_tokenizer, template, weig
     assert bool(features.weight) == bool(said)
     whole = task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)
     assert features.inputs["input_ids"] == whole.inputs["input_ids"]
-
-
-@pytest.mark.parametrize("weight", [0.5, "0", -1, [0]])
-def test_a_weight_is_0_or_1(llama_tokenizer, weight):
-    with raises(DataError, "message 2", "weight"):
-        task().encode({"messages": [QUESTION, ANSWER | {"weight": weight}]}, llama_tokenizer)
 
 
 def test_weight_0_contradicts_a_loss_on_everything(llama_tokenizer):

@@ -10,9 +10,9 @@ from ftengine.api import Message
 from ftengine.chat import end_tokens, turns
 from ftengine.errors import DataError, RecipeError
 from ftengine.testing.models import byte_level_tokenizer
-from ftengine_builtins.tasks import CausalLM, Preference, UnpairedPreference
+from ftengine_builtins.tasks import CausalLM
 from ftengine_builtins.tasks.causal_lm import CausalLMConfig
-from ftengine_builtins.tasks.language_rows import read_row, shape_of, view
+from ftengine_builtins.tasks.language_rows import read_row, shape_of
 
 ASKED = {"role": "user", "content": "Weather?"}
 ANSWER = {"role": "assistant", "content": "Sunny."}
@@ -69,11 +69,6 @@ def test_what_is_not_read_of_a_message_is_named(message, facts):
         read(ASKED, message)
 
 
-def test_a_call_is_seen_with_its_name():
-    row = {"messages": [ASKED, {**asked_for("f", "g"), "content": "Let me see."}]}
-    assert view(row, all_trained=False).texts[1:] == ["Let me see.", "f {}\ng {}"]
-
-
 def test_what_a_row_has_is_named_where_it_has_nothing_to_read():
     with raises(DataError, "mesages", "mean 'messages'"):
         shape_of({"mesages": [ASKED, ANSWER], "messages": None})
@@ -86,22 +81,6 @@ def test_what_a_row_has_is_named_where_it_has_nothing_to_read():
         read(ASKED, {"role": "assistant", "tool_calls": [call]})
     with raises(DataError, "message 2", "`value`", "from, valeu", "mean 'value'"):
         read_row({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "valeu": "Hello"}]})
-
-
-def test_rows_that_cannot_be_read_are_no_copies_of_each_other():
-    """Else too few distinct ones would be left to divide, and that would be the error."""
-    talks = [[{"from": "human", "value": f"<image> {n}?"}, {"from": "gpt", "value": "A cat."}] for n in range(2)]
-    rows = [{"conversations": talk, "image": "a.png", "chosen": "", "kto_tag": True} for talk in talks]
-    for task in (CausalLM(), Preference(), UnpairedPreference()):
-        first, second = (task.view(row) for row in rows)
-        assert (list(first.inputs), first.target) == ([], None)
-        assert (first.identity != second.identity, first.texts != second.texts) == (True, True)
-
-
-def test_keys_that_tell_of_a_message_are_let_pass():
-    assert read(ASKED, ANSWER | {"id": 3, "timestamp": 12, "unknown": None, "model": "m"}) == read(ASKED, ANSWER)
-    scaled = read(ASKED, ANSWER | {"loss_scale": 0.0}, ASKED, ANSWER | {"loss_scale": 1})
-    assert [one.trains for one in scaled[1::2]] == [False, True]
 
 
 def test_a_result_belongs_to_the_call_of_its_id_or_its_name():
@@ -130,26 +109,6 @@ def test_a_thought_of_a_call_is_that_of_the_message_it_goes_into():
     assert (message.thought, message.content, len(message.calls)) == ("Call it.", "Let me see.", 1)
     with raises(DataError, "message 3", "reasoning_content"):
         read_row(row(reasoning_content="Not yet."))
-
-
-def test_a_system_message_beside_messages_is_text():
-    for system in (5, {"text": "Be brief."}):
-        with raises(DataError, "system message"):
-            read_row({"messages": [ASKED, ANSWER], "system": system})
-    assert read({"role": "system", "content": ""}, ASKED, ANSWER)[0].content == ""
-
-
-def test_a_thought_that_is_given_twice_is_one(tokenizer):
-    tokenizer.chat_template = TEMPLATES["Qwen3"]
-    twice = ANSWER | {"content": "<think>\nHot.\n</think>\n\nSunny.", "reasoning_content": "Hot."}
-    assert trained(tokenizer, {"messages": [ASKED, twice]}) == ["<think>\nHot.\n</think>\n\nSunny.<|im_end|>"]
-
-
-def test_the_tag_of_a_thought_in_prose_is_prose():
-    for content in ("In Qwen3 the tag </think> ends it.", "Write </think> or\n</think>, as you like."):
-        assert [read(ASKED, ANSWER | {"content": content})[1]] == [Message("assistant", content)]
-    for content in ("It is hot.\n</think>Sunny.", "It is hot.</think>\n\nSunny.", "<think>It is hot.</think>Sunny."):
-        assert [read(ASKED, ANSWER | {"content": content})[1]] == [Message("assistant", "Sunny.", "It is hot.")]
 
 
 def test_blocks_are_the_messages_that_they_stand_for():
@@ -210,19 +169,6 @@ def test_blocks_that_templates_write_in_another_order_are_refused(role, first, t
             assert read(ASKED, {"role": role, "content": [blocks[first], blank]})[1].calls[0].name == "f"
 
 
-@pytest.mark.parametrize("message", [ASKED, ANSWER])
-def test_a_key_without_a_name_is_refused_as_others_are(message):
-    with raises(DataError, "the key ''", "not read"):
-        read(ASKED, ANSWER, message | {"": "lost"})
-
-
-def test_what_no_template_writes_is_counted(tokenizer):
-    tokenizer.chat_template = TEMPLATES["Qwen3"]
-    result = {"role": "tool", "content": "No such city.", "tool_call_id": "id_f", "is_error": True}
-    found = encoded(tokenizer, {"messages": [ASKED, asked_for("f"), result, ANSWER]})[-1]
-    assert found.counts["unwritten.is_error"] == 1
-
-
 def test_why_nothing_is_trained_on(tokenizer):
     tokenizer.chat_template = TEMPLATES["SmolLM2"]
     open_end = {"messages": [ASKED, ANSWER, ASKED]}
@@ -230,16 +176,6 @@ def test_why_nothing_is_trained_on(tokenizer):
     assert (found.weight, "last" in found.untrained) == (0, True)
     (found,) = encoded(tokenizer, {"messages": [ASKED, ANSWER | {"weight": 0}]}, train_on="last")
     assert "weight 0" in found.untrained
-
-
-def test_a_call_without_text_is_written_by_templates_that_ask_whether_content_is_none(tokenizer):
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.content is none %}{{ m.tool_calls[0].function.name }}("
-        "{{ m.tool_calls[0].function.arguments | tojson }})<|im_end|>{% else %}{{ m.role + m.content }}<|im_end|>"
-        "{% endif %}{% endfor %}"
-    )
-    called = {**asked_for("f"), "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
-    assert trained(tokenizer, {"messages": [ASKED, called]}) == ['f({"a": 1})<|im_end|>']
 
 
 @pytest.mark.parametrize(
@@ -386,26 +322,3 @@ def test_a_question_with_its_answer_needs_no_chat_template(tokenizer, row):
     assert encoded(tokenizer, row) == encoded(tokenizer, plain)
     with raises(RecipeError, "chat_template.jinja"):
         encoded(tokenizer, row | {"history": [["Hello", "Hi"]]})
-
-
-def test_added_tokens_are_looked_through_once(tokenizer, monkeypatch):
-    """Gemma 3 has 6,400 of them; for each turn anew they took longer than all else."""
-    tokenizer.chat_template = TEMPLATES["SmolLM2"]
-    first = encoded(tokenizer, {"messages": [ASKED, ANSWER]})
-    monkeypatch.setattr(tokenizer, "get_added_vocab", lambda: pytest.fail("looked through again"))
-    assert trained(tokenizer, {"messages": [ASKED, ANSWER | {"content": "Hot."}]}) == ["Hot.<|im_end|>"]
-    assert encoded(tokenizer, {"messages": [ASKED, ANSWER]}) == first
-
-
-def test_a_row_is_written_once_for_all_of_its_examples(tokenizer, monkeypatch):
-    """A template takes most of the time that a row takes."""
-    tokenizer.chat_template = TEMPLATES["Qwen3"]
-    talk = [ASKED, ANSWER | {"reasoning": "Hot."}, ASKED, ANSWER | {"reasoning": "Cold."}]
-    times, render = [], turns.render
-    monkeypatch.setattr(turns, "render", lambda *a, **k: times.append(1) or render(*a, **k))
-    task, row = CausalLM(), {"messages": talk}
-    assert task.parts(row, tokenizer) == 2
-    before = len(times)
-    first, last = (task.encode(row, tokenizer, part=n) for n in (0, 1))
-    assert len(times) == before
-    assert first.inputs["input_ids"] != last.inputs["input_ids"]

@@ -8,11 +8,9 @@ import torch
 from expected import raises
 from safetensors.torch import load_file, save_file
 
-from ftengine import Recipe, api
 from ftengine.api import LoadRequest
 from ftengine.errors import DataError, InputError, RecipeError, SourceError
 from ftengine.plugins.registry import Registry
-from ftengine.testing import check_task
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.embedding import Embedding, EmbeddingConfig
 from ftengine_builtins.tasks.embedding_rows import recognise_embedding
@@ -44,16 +42,6 @@ def load(bert_folder):
     return load
 
 
-@pytest.mark.parametrize("loss", ["auto", "triplet", "cosine"])
-@pytest.mark.parametrize("rows", ROWS)
-def test_it_conforms(rows, loss, load):
-    try:
-        options = EmbeddingConfig(rows=rows, loss=loss)
-    except ValueError:
-        return  # which are refused is asked below
-    check_task(lambda: Embedding(options), load().processor, ROWS[rows], load)
-
-
 @pytest.mark.parametrize(
     ("rows", "loss", "allowed"),
     [("pairs", "triplet", "in-batch"), ("pairs", "cosine", "in-batch"), ("scored", "in-batch", "cosent")],
@@ -82,20 +70,6 @@ def test_options_that_would_do_nothing_are_refused(options, facts):
     with raises(RecipeError, *facts):
         Registry().build("task", {"name": "embedding", **options}, "task")
     Registry().build("task", {"name": "embedding", **EmbeddingConfig(rows="labelled").model_dump()}, "task")
-
-
-def test_dimensions_that_vectors_do_not_have_are_refused(load):
-    size = load().module.config.hidden_size
-    task(dimensions=[size]).set_model(load(), None)
-    with raises(RecipeError, "task.dimensions", str(size + 1), str(size)):
-        task(dimensions=[8, size + 1]).set_model(load(), None)
-
-
-def test_texts_that_were_equal_are_told_so_once_they_are_changed(load):
-    changed = task().with_inputs(task().with_inputs(PAIRS[0], ["a", "b"]), ["c", "d"])
-    plain, found = (task().encode(row, load().processor) for row in (PAIRS[0], changed))
-    assert found.inputs["texts"] == plain.inputs["texts"]
-    assert found.inputs["input_ids"] != plain.inputs["input_ids"]
 
 
 @pytest.mark.parametrize("folder", ["bert_folder", "llama_folder"])
@@ -167,13 +141,6 @@ def test_labels_without_a_pair_are_refused(labels, facts):
     rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
     with raises(DataError, *facts):
         task(rows="labelled").learn_labels({"train": rows})
-
-
-def test_columns_of_another_kind_are_named():
-    with raises(DataError, "positive", "task.rows=labelled"):
-        task().check_columns(["text", "label"])
-    with raises(DataError, "task.same"):
-        task(same="topic").check_columns(["anchor", "positive"])
 
 
 @pytest.mark.parametrize(
@@ -286,11 +253,6 @@ def test_only_the_pooler_may_begin_afresh(bert_folder, tmp_path):
         TransformersLoader().load(request)
 
 
-def test_an_encoder_decoder_is_refused(t5_folder):
-    with raises(SourceError, "t5"):
-        TransformersLoader().load_skeleton(LoadRequest(str(t5_folder), "feature-extraction"))
-
-
 def test_files_of_sentence_transformers_have_the_keys_that_all_versions_read(load, tmp_path):
     own = task(query_prompt="query: ", max_length=64)
     own.write_config(load(), tmp_path)
@@ -311,11 +273,3 @@ def test_views_put_texts_back():
     assert task().view({"anchor": "a"}).inputs == []
     assert task(rows="labelled").view({"text": "a", "label": "x"}).label == "x"
     assert np.isscalar(task(rows="scored").view(ROWS["scored"][0]).target)
-
-
-def test_its_recipe_is_resolved():
-    recipe = Recipe.make(
-        {"model": {"source": "a"}, "task": "embedding", "data": {"train": "a.jsonl"}, "strategy": "lora", "output": "b"}
-    )
-    assert recipe.resolved()["task"]["name"] == "embedding"
-    assert isinstance(task(), api.Task)

@@ -126,10 +126,3 @@ def test_matryoshka_adds_losses_of_cut_vectors():
     cut = {name: v[:, :3] if name in ("anchor", "positive") else v for name, v in x.items()}
     wanted = 2 * float(loss(x)[0]) + 0.5 * float(loss(cut)[0])
     assert value(Matryoshka(loss, [D, 3], [2, 0.5]), x) == pytest.approx((wanted, N), rel=1e-12)
-
-
-@pytest.mark.parametrize("loss", [InBatchNegatives(), InBatchNegatives(symmetric=True), CoSENT()])
-def test_the_order_of_examples_does_not_matter(loss):
-    x = made("anchor", "positive", score=np.arange(N) % 3)
-    order = torch.tensor([3, 1, 5, 0, 2, 4])
-    assert value(loss, {name: v[order] for name, v in x.items()}) == pytest.approx(value(loss, x), rel=1e-12)

@@ -57,13 +57,6 @@ def test_a_loss_that_would_not_do_what_its_author_means_is_refused(body, facts):
         task_of(body)()
 
 
-def test_an_option_of_a_loss_is_set_by_the_config_of_its_task():
-    config = type("Wide", (PreferenceConfig,), {"width": None, "__annotations__": {"width": float | None}})
-    task = task_of({"width": 1.0, "__annotations__": {"width": float}}, config)
-    assert task(config()).preference_loss.width == 1.0
-    assert task(config(width=3)).preference_loss.width == 3.0
-
-
 def test_a_loss_that_is_no_loss_of_each_pair_is_refused_by_name(monkeypatch):
     task = task_of({"loss": lambda self, margin: margin.mean()})()
     pairs = Pairs(*(torch.ones(3) for _ in range(6)))

@@ -10,10 +10,10 @@ import pytest
 import torch
 from expected import raises
 from PIL import Image
-from tiny import SIDE, image_processor, tiny_resnet, tiny_vit
+from tiny import image_processor, tiny_resnet, tiny_vit
 
 from ftengine.api import LoadRequest
-from ftengine.errors import DataError, InputError, SourceError
+from ftengine.errors import DataError
 from ftengine.model import Criterion
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.image_classification import ImageClassification, ImageClassificationConfig
@@ -117,13 +117,6 @@ def test_what_is_no_image_is_refused(value):
         read_image(value, "image")
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    with raises(DataError, "nope.png"):
-        read_image(str(tmp_path / "nope.png"), "image")
-    with raises(DataError, "IsADirectoryError"):
-        read_image(str(tmp_path), "image")
-
-
 def test_only_formats_of_images_are_read_whatever_the_suffix(tmp_path):
     path = tmp_path / "x.png"
     for kind in ("EPS", "PCX"):
@@ -159,14 +152,6 @@ def test_devices_and_pipes_are_refused_unread(tmp_path, monkeypatch):
             check_image(path, "image")
 
 
-def test_before_prediction_only_headers_are_read(tmp_path):
-    path = tmp_path / "cut.png"
-    path.write_bytes(encoded(picture(size=(200, 200)))[:1000])
-    check_image(str(path), "image")
-    with pytest.raises(DataError):
-        task().check_input({"image": str(tmp_path / "nope.png")})
-
-
 # Rows
 
 
@@ -179,78 +164,7 @@ def test_files_that_are_equal_byte_for_byte_are_duplicates_whatever_their_names(
     assert a == image_identity((tmp_path / "a.png").read_bytes())
 
 
-def test_identity_of_what_cannot_be_read_is_what_stands_there():
-    assert image_identity("nope.png") == "'nope.png'"
-    assert image_identity(None) == "missing"
-
-
-def test_an_example_counts_as_one_image():
-    bound = task()
-    features = bound.encode({"image": picture(), "label": "dog"}, image_processor())
-    assert features.inputs["pixel_values"].shape == (3, SIDE, SIDE)
-    assert features.inputs["pixel_values"].dtype == torch.float32
-    assert (features.length, features.weight, features.inputs["label"]) == (1, 1, 1)
-
-
-def test_columns_may_have_other_names():
-    bound = task([{"photo": "x", "class": "a"}, {"photo": "x", "class": "b"}], image="photo", label="class")
-    assert bound.file_columns == ("photo",)
-    assert bound.encode({"photo": picture(), "class": "b"}, image_processor()).inputs["label"] == 1
-    with raises(DataError, "photo", "task.image"):
-        bound.check_columns(["image", "class"])
-
-
-def test_several_labels_and_numbers_work_as_for_texts():
-    several = task([{"image": "x", "label": ["b", "a"]}, {"image": "y", "label": []}])
-    assert several.encode({"image": picture(), "label": ["a"]}, image_processor()).inputs["label"] == [1, 0]
-    number = task([{"image": "x", "label": 0.5}])
-    assert number.evaluators == ("regression",)
-
-
-def test_a_folder_s_name_is_a_class_also_where_it_is_a_number():
-    rows = [{"image": "photos/1.5/far/a.png", "label": "1.5"}, {"image": "photos/2.0/b.png", "label": "2.0"}]
-    assert (task(rows).labels.kind, task(rows).labels.names) == ("single", ("1.5", "2.0"))
-    assert task(rows, kind="regression").labels.kind == "regression"
-    assert task([{"image": "photos/a.png", "label": "1.5"}]).labels.kind == "regression"
-
-
-def test_plan_shows_path_sizes_and_label(tmp_path):
-    picture().save(tmp_path / "a.png")
-    bound = task()
-    features = bound.encode({"image": str(tmp_path / "a.png"), "label": "cat"}, image_processor())
-    (text, _), label = bound.decode_example(features, None)
-    assert text.strip() == f"{tmp_path / 'a.png'} (40 × 30) as 3 × {SIDE} × {SIDE}"
-    assert label == ("cat", True)
-
-
-def test_a_tokenizer_is_no_image_processor(bert_folder):
-    processor = TransformersLoader().load_processor(str(bert_folder))
-    with raises(SourceError, "model.loader.processor=image"):
-        task().encode({"image": picture(), "label": "cat"}, processor)
-
-
-@pytest.mark.parametrize(("mean", "mode"), [([0.5], "L"), ([0.5, 0.5, 0.5], "RGB"), (None, "RGB")])
-def test_images_have_the_channels_that_the_processor_normalises(mean, mode):
-    class Processor:
-        image_mean = mean
-
-        def __call__(self, images, return_tensors):
-            self.seen = images.mode
-            return {"pixel_values": torch.zeros(1, len(images.getbands()), 2, 2)}
-
-    processor = Processor()
-    task().encode({"image": picture(), "label": "cat"}, processor)
-    assert processor.seen == mode
-
-
 # The model
-
-
-def test_the_head_is_fresh_for_the_datas_labels(loaded):
-    assert loaded.new_modules
-    assert {name.split(".")[0] for name in loaded.new_modules} == {"classifier"}
-    assert loaded.module.config.id2label == {0: "cat", 1: "dog"}
-    assert loaded.max_length is None
 
 
 def test_a_head_that_was_trained_on_these_labels_stays(folders, tmp_path):
@@ -276,18 +190,6 @@ def test_loss_and_predictions_are_those_of_a_plain_computation(loaded):
     assert [a["label"] for a in answers] == [bound.labels.names[i] for i in expected.logits.argmax(dim=1)]
 
 
-def test_the_probe_needs_no_data_and_reaches_the_first_layer(loaded):
-    bound = task()
-    probe = bound.probe_batch(loaded)
-    assert probe["pixel_values"].shape == (4, 3, SIDE, SIDE)
-    assert torch.equal(probe["pixel_values"], bound.probe_batch(loaded)["pixel_values"])
-    before = bound.raw_outputs(loaded.module, probe)
-    first = next(p for p in loaded.module.parameters() if p.ndim == 4)
-    with torch.no_grad():
-        first.neg_()
-    assert not torch.allclose(bound.raw_outputs(loaded.module, probe), before)
-
-
 def test_images_left_at_different_sizes_are_refused_together():
     processor = image_processor()
     processor.do_resize = False
@@ -295,8 +197,3 @@ def test_images_left_at_different_sizes_are_refused_together():
     features = [bound.encode({"image": picture(size=size), "label": "cat"}, processor) for size in ((8, 8), (8, 9))]
     with raises(DataError, "(3, 8, 8)", "(3, 9, 8)"):
         bound.collate(features, processor)
-
-
-def test_there_are_no_options(loaded):
-    with raises(InputError, "'x'"):
-        task().infer(loaded, [{"image": picture()}], {"x": 1})

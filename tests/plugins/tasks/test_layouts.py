@@ -11,12 +11,11 @@ from expected import raises
 
 from ftengine.api import Message
 from ftengine.chat import read_conversation
-from ftengine.chat.turns import answers, write
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
 from ftengine_builtins.layouts import recognised
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
-from ftengine_builtins.tasks.language_rows import read_row, recognise
+from ftengine_builtins.tasks.language_rows import read_row
 
 NAMES = {"weather": {"city": "Rome"}, "add": {"a": 2, "b": 2.5, "note": 'naïve "é"', "deep": {"list": [1, None, True]}}}
 TOOLS = [
@@ -180,11 +179,6 @@ def tokenizer():
     made = byte_level_tokenizer(pad_token="<|im_end|>")  # what ends a turn is the padding too
     made.add_tokens(list(TOKENS), special_tokens=True)
     return made
-
-
-def test_there_are_forty_conversations_and_more():
-    assert len(TALKS) >= 40
-    assert {talk.kind for talk in TALKS} == {"plain", "parts", "thoughts", "weights", "calls"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -370,19 +364,6 @@ def test_a_thought_that_would_follow_its_call_is_refused(tokenizer, kind):
     assert "add" in without
 
 
-def test_a_turn_whose_call_is_not_trained_is_counted(tokenizer):
-    """A template that marks the text alone as the assistant's."""
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for call in m.tool_calls or [] %}"
-        "<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}{% if m.role == 'assistant' %}"
-        "{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    row = thinking("call with text")
-    row["messages"][1].pop("reasoning_content")
-    assert encoded(tokenizer, row)[0].counts["untrained_calls"] == 1
-
-
 def test_a_prompt_that_opens_the_thought_is_followed_by_it_or_by_its_end(tokenizer):
     tokenizer.chat_template = OPENING
     assert trained(tokenizer, THINKING) == [
@@ -393,18 +374,6 @@ def test_a_prompt_that_opens_the_thought_is_followed_by_it_or_by_its_end(tokeniz
     assert trained(tokenizer, plain) == ["\n</think>\n\nFour.<|im_end|>"]  # what the model will have to write
     assert encoded(tokenizer, plain)[0].counts["ended_thoughts"] == 1
     assert trained(tokenizer, plain, thoughts="mask") == ["Four.<|im_end|>"]
-
-
-def test_the_template_is_given_what_recipe_and_row_say(tokenizer):
-    tokenizer.chat_template = TEMPLATES["Qwen3"]
-    row = {"prompt": "2 + 2?", "completion": "Four."}
-    for options, own in (({"enable_thinking": False}, {}), ({"enable_thinking": True}, {"enable_thinking": False})):
-        conversation = read_conversation({**row, "chat_template_kwargs": {**options, **own}})
-        (written,) = write(tokenizer, conversation, answers(conversation))
-        assert written.text[: written.spans[0][0]].endswith("assistant\n<think>\n\n</think>\n\n")
-        assert not written.counts["empty_thoughts"]  # it is a part of the prompt
-        found = encoded(tokenizer, {**row, "chat_template_kwargs": own}, chat_template_kwargs=options)
-        assert found[0].inputs["input_ids"] == tokenizer(written.text, add_special_tokens=False)["input_ids"]
 
 
 def test_which_turns_train_on(tokenizer):
@@ -437,21 +406,6 @@ def test_what_no_template_has_a_place_for_is_named(tokenizer):
     row["messages"].append({"role": "assistant", "content": "A cat."})
     with raises(DataError, "message 1", "'image_url'"):
         encoded(tokenizer, row)
-
-
-def test_what_is_counted_of_each_example(tokenizer):
-    tokenizer.chat_template = TEMPLATES["DeepSeek-V3"]
-    counts = encoded(tokenizer, THINKING)[0].counts
-    assert (counts["thoughts"], counts["thoughts_dropped"], counts["end_of_turn"]) == (2, 2, 1)
-    cut = encoded(tokenizer, THINKING, max_length=20)[0].counts
-    assert "end_of_turn" not in cut
-    assert cut["targets"] == 1
-    tokenizer.chat_template = TEMPLATES["SmolLM2"]
-    everything = encoded(tokenizer, {"prompt": "2 + 2?", "completion": "Four."}, train_on="all")[0]
-    roles = {name: n for name, n in everything.counts.items() if name.startswith("tokens.")}
-    assert roles.keys() == {"tokens.user", "tokens.assistant", "tokens.template"}
-    assert everything.counts["end_of_turn"] == 1
-    assert sum(roles.values()) == everything.length
 
 
 def write_rows(folder, name, rows):
@@ -528,19 +482,6 @@ def test_keys_of_axolotls_messages_are_options(tmp_path):
     ]
 
 
-def test_parquet_adds_no_keys_to_arguments(tmp_path):
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    talks = [talk for talk in TALKS if talk.kind == "calls"]
-    parquet.write_table(pa.Table.from_pylist([sharegpt(talk) for talk in talks]), tmp_path / "rows.parquet")
-    for reader in ("auto", "sharegpt"):
-        read = read_rows(str(tmp_path / "rows.parquet"), reader={"name": reader})
-        assert [without_ids(read_row(row)) for row in read] == [
-            without_ids(read_conversation(openai(talk))) for talk in talks
-        ]
-
-
 @pytest.mark.parametrize("column", ["messages", "conversations"])
 def test_a_system_message_may_stand_beside_messages(column):
     row = {"system": "Be brief.", column: THINKING["messages"]}
@@ -553,32 +494,12 @@ def test_a_system_message_may_stand_beside_messages(column):
             read_row({**row, column: [{**first, "content": "Be long."}, *row[column]]})
 
 
-def test_columns_that_a_layout_does_not_read_are_told():
-    columns = {"instruction": "Add.", "input": "2 + 2", "output": "Four.", "system": "Be brief."}
-    assert recognise([*columns], [columns]).note == ""
-    assert "'context'" in recognise([*columns, "context"], [columns]).note
-    row = {"prompt": THINKING["messages"][:1], "completion": THINKING["messages"][1:2], "system": "Be brief."}
-    assert "'system'" in recognise([*row], [row]).note
-
-
 @pytest.mark.parametrize("column", ["image", "images", "video", "videos", "audio", "audios"])
 def test_pictures_and_sounds_beside_a_conversation_are_an_error(column):
     for row in (THINKING, {"instruction": "What is it?", "output": "A cat."}, {"prompt": THINKING["messages"]}):
         read_row({**row, column: []})
         with raises(DataError, f"`{column}`", "Take the column out"):
             read_row({**row, column: ["a.png"]})
-
-
-def test_a_call_trains_as_what_is_said_right_before():
-    def row(said, called):
-        call = {"role": "tool_call", "content": '{"name": "add", "arguments": {"a": 2}}', "loss": called}
-        return {"messages": [{"role": "assistant", "content": "Let me add.", "loss": said}, call]}
-
-    for loss in (True, False):
-        (message,) = read_row(row(loss, loss)).messages
-        assert (message.trains, len(message.calls)) == (loss, 1)
-        with raises(DataError, "message 2"):
-            read_row(row(loss, not loss))
 
 
 def test_llamafactorys_columns_are_those_that_are_named(tmp_path):

@@ -1,7 +1,5 @@
 """Examples in one row: as if each stood alone, or refused."""
 
-import sys
-
 import pytest
 import torch
 from test_token_loss import build, gradients, make_batch, plain
@@ -26,7 +24,6 @@ from transformers import (
 
 from ftengine.errors import RecipeError
 from ftengine.model import Criterion
-from ftengine.model.in_float32 import in_float32
 from ftengine.model.packing import _require_apart
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
@@ -133,75 +130,6 @@ def test_what_a_strategy_adds_is_asked_although_it_starts_at_zero():
     with pytest.raises(RecipeError):
         loss(model, make_batch())
     assert not model.model.norm[1].weight.any()
-
-
-def test_a_model_is_asked_in_float32_and_is_afterwards_what_it_was():
-    model = build(dtype=torch.bfloat16, tie_word_embeddings=True)
-    before = dict(model.named_parameters())
-    seen = []
-    model.model.layers[0].mlp.register_forward_hook(lambda part, args, y: seen.append((y.dtype, part.up_proj.weight)))
-    with torch.autocast("cpu", torch.bfloat16), in_float32(model), torch.no_grad():
-        wide = model(**{key: make_batch()[key] for key in ("input_ids", "attention_mask")}).logits
-        assert model.model.layers[1].mlp.up_proj.weight.dtype is torch.bfloat16  # one block at a time
-    assert wide.dtype is torch.float32
-    assert [(dtype, weight.dtype) for dtype, weight in seen] == [(torch.float32, torch.float32)]
-    assert all(parameter is before[name] for name, parameter in model.named_parameters())
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    with torch.no_grad():
-        exact = build(dtype=torch.bfloat16, tie_word_embeddings=True).float()
-        expected = exact(**{key: make_batch()[key] for key in ("input_ids", "attention_mask")}).logits
-    assert torch.equal(wide, expected)
-
-
-def test_a_backward_pass_in_float32_keeps_halves_and_gives_the_gradients_of_a_widened_model(monkeypatch):
-    module, kept = sys.modules[in_float32.__module__], []
-    pack = module._pack
-    monkeypatch.setattr(module, "_pack", lambda tensor: (kept.append(pack(tensor)), kept[-1])[1])
-    inputs = {key: make_batch()[key] for key in ("input_ids", "attention_mask")}
-
-    def gradient(model):
-        offset = torch.zeros(model.config.hidden_size, requires_grad=True)
-        model.requires_grad_(False)
-        model.model.embed_tokens.register_forward_hook(lambda part, args, y: y + offset)
-        model(**inputs).logits.square().sum().backward()
-        return offset.grad
-
-    model = build(dtype=torch.bfloat16)
-    with in_float32(model):
-        ours = gradient(model)
-    weights = [p for part in model.modules() if isinstance(part, nn.Linear) for p in part.parameters()]
-    views = [one.weight for one in kept if not isinstance(one, torch.Tensor)]
-    assert {id(p) for p in weights} <= {id(weight) for weight in views}
-    assert not any(one.shape == p.shape for one in kept if isinstance(one, torch.Tensor) for p in weights)
-    assert torch.equal(ours, gradient(build(dtype=torch.bfloat16).float()))
-
-
-def test_a_table_that_is_read_without_being_called_is_widened_too():
-    class Positions(nn.Module):
-        """Reads its table as DeBERTa's encoder does."""
-
-        def __init__(self, size):
-            super().__init__()
-            self.table = nn.Embedding(size, size, dtype=torch.bfloat16)
-
-        def forward(self, states):
-            return nn.functional.linear(states, self.table.weight)
-
-    model = build(dtype=torch.bfloat16)
-    model.model.norm = nn.Sequential(model.model.norm, Positions(model.config.hidden_size))
-    with in_float32(model), torch.no_grad():
-        wide = model(**{key: make_batch()[key] for key in ("input_ids", "attention_mask")}).logits
-    assert wide.dtype is torch.float32
-
-
-def test_attention_that_knows_halves_alone_is_replaced_while_a_model_is_asked():
-    model = build(dtype=torch.bfloat16)
-    asked = []
-    model.config._attn_implementation = "flash_attention_2"
-    model.set_attn_implementation = lambda kind: asked.append(kind)
-    with in_float32(model):
-        pass
-    assert asked == ["sdpa", "flash_attention_2"]
 
 
 @pytest.mark.parametrize(

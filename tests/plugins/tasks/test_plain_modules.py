@@ -1,6 +1,5 @@
 """Tasks and a merge with modules that know nothing of transformers: no config, no named embeddings, no token types."""
 
-import json
 import random
 import types
 
@@ -91,23 +90,6 @@ def test_a_plain_module_is_trained_reopened_and_merged(registry, task, strategy,
     report = again.merge(tmp_path / "merged")
     assert report.difference <= report.tolerance
     assert (tmp_path / "merged" / "model.safetensors").is_file()
-
-
-def test_a_merge_of_a_base_that_gives_zeros_is_written_and_told_as_json(registry, tmp_path):
-    content = {
-        "model": {"source": "plain://zero"},
-        "task": "text-classification",
-        "data": {"train": write_rows(tmp_path / "rows.jsonl", rows("text-classification")), "validation": 0.2},
-        "strategy": "full",
-        "train": {"max_steps": 1, "learning_rate": 0.02, "precision": "float32"},
-        "evaluation": {"resamples": 100, "training_sample": None},
-    }
-    for name, rate in (("trained", 0.02), ("untouched", 1e-60)):  # which float32 has not
-        recipe = Recipe.make(content, [f"train.learning_rate={rate}", f"output={tmp_path / name}"])
-        fine_tune(recipe, registry=registry)
-        report = load_run(tmp_path / name, registry=registry).merge(tmp_path / f"{name}-merged").to_json()
-        assert json.loads(json.dumps(report, allow_nan=False)) == report
-        assert report["effect"] == (None if rate == 0.02 else 0.0)
 
 
 def test_a_probe_needs_a_table_of_tokens_and_leaves_out_what_a_module_does_not_take():

@@ -1,7 +1,5 @@
 """Preference rows: the layouts of other tools, what is trained on, cutting, and rows that are refused."""
 
-import copy
-
 import pytest
 from chat_templates import TEMPLATES, TOKENS
 from expected import raises
@@ -105,11 +103,6 @@ def test_whole_texts_are_divided_where_they_stop_being_alike(prompt, wanted):
     assert (found["prompt"], found["chosen"], found["rejected"]) == (prompt, chosen, rejected)
 
 
-def test_a_system_message_beside_stands_in_front():
-    found = preference({"system": "Be kind.", **LAYOUTS["axolotl intel"]})
-    assert found["prompt"] == [said("system", "Be kind."), USER]
-
-
 @pytest.mark.parametrize("limit", [12, 24, 40])
 def test_cutting_takes_the_prompt_first_and_as_much_of_it_on_both_sides(tokenizer, limit):
     task, row = Preference(), {"prompt": "w " * 60, "chosen": "good answer", "rejected": "a bad and longer answer"}
@@ -127,14 +120,6 @@ def test_cutting_takes_the_prompt_first_and_as_much_of_it_on_both_sides(tokenize
     for start in ("", "rejected_"):
         assert answer(whole, tokenizer, start).startswith(answer(found, tokenizer, start))
         assert answer(found, tokenizer, start)
-
-
-def test_answers_that_fit_are_never_cut(tokenizer):
-    row = {"prompt": "w " * 60, "chosen": "yes", "rejected": "no"}
-    whole = Preference().encode(row, tokenizer)
-    found = Preference().encode(row, tokenizer, max_length=40)
-    for start in ("", "rejected_"):
-        assert answer(found, tokenizer, start) == answer(whole, tokenizer, start)
 
 
 def test_a_pair_that_is_equal_after_cutting_is_not_trained_on_and_says_so(tokenizer):
@@ -196,24 +181,6 @@ def test_turns_that_a_template_writes_as_several_sequences_are_refused(tokenizer
     assert Preference().encode({"prompt": [USER], "chosen": weighed, "rejected": [REJECTED]}, tokenizer).weight
 
 
-def test_a_bos_stays_in_front_of_a_prompt_that_is_cut(tokenizer):
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.bos_token = "<|im_start|>"
-    found = Preference().encode({"prompt": "w " * 60, "chosen": "yes", "rejected": "no"}, tokenizer, max_length=40)
-    for start in ("", "rejected_"):
-        assert found.inputs[f"{start}input_ids"][0] == tokenizer.bos_token_id
-        assert len(found.inputs[f"{start}input_ids"]) == len(found.inputs[f"{start}labels"]) <= 40
-
-
-def test_answers_that_are_written_alike_are_not_blamed_on_max_length(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATES["Qwen3"])
-    thoughts = [[{**CHOSEN, "reasoning_content": thought}] for thought in ("a", "b")]
-    row = {"prompt": [USER], "chosen": thoughts[0], "rejected": thoughts[1]}
-    found = Preference(Preference.Config(thoughts="remove")).encode(row, tokenizer)
-    assert found.weight == 0
-    assert "max_length" not in found.untrained
-
-
 @pytest.mark.parametrize(
     ("row", "facts"),
     [
@@ -235,12 +202,6 @@ def test_rows_that_are_no_preference_are_refused(row, facts, tokenizer):
     with raises(DataError, *facts):
         Preference().encode(row, tokenizer)
     assert Preference().view(row) is not None
-
-
-def test_columns_without_two_answers_are_refused():
-    with raises(DataError, "`chosen`", "text, label"):
-        Preference().check_columns(["text", "label"])
-    assert Preference.recognise(["prompt", "chosen"], []) is None
 
 
 def test_prompts_can_be_changed_and_answers_stay():
@@ -304,15 +265,3 @@ def test_conversations_in_one_text_are_turns_where_the_model_has_a_template(toke
     assert found.inputs == wanted.inputs
     plain = Preference(Preference.Config(chat_template="never")).encode(row, tokenizer)
     assert tokenizer.decode(plain.inputs["input_ids"]).count("Human:") == 3
-
-
-def test_a_very_long_text_is_not_tokenised_to_find_out_that_all_of_it_is_wanted(tokenizer, monkeypatch):
-    """Both sides are cut together, once the tokens of each are known."""
-    from ftengine.model import tokens
-
-    parts = []
-    plain = tokens._plain_ids
-    monkeypatch.setattr(tokens, "_plain_ids", lambda processor, text: parts.append(1) or plain(processor, text))
-    row = {"prompt": "w " * 70_000, "chosen": "good", "rejected": "bad"}
-    found = Preference().encode(row, tokenizer, max_length=40)
-    assert (found.truncated, found.longest, parts) == (True, 40, [])

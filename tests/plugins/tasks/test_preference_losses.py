@@ -6,7 +6,7 @@ import torch
 from expected import raises
 
 from ftengine.errors import RecipeError
-from ftengine_builtins.tasks import Pairs, Preference, PreferenceLoss
+from ftengine_builtins.tasks import Pairs, Preference
 from ftengine_builtins.tasks.preference_losses import LOSSES
 
 N = 7
@@ -112,19 +112,3 @@ def test_options_that_a_loss_does_not_read_are_refused():
     ):
         with raises(RecipeError, fact):
             Preference(Preference.Config(**options))
-
-
-def test_a_loss_is_added_in_a_few_lines():
-    class Hinge(PreferenceLoss):
-        name = "hinge"
-
-        def loss(self, margin):
-            return (1 - margin).relu()
-
-    class HingePreference(Preference):
-        name = "hinge-preference"
-        losses = (*Preference.losses, Hinge)
-
-    task = HingePreference(HingePreference.Config(loss="hinge", beta=0.5, nll=0.1))
-    wanted = np.maximum(0, 1 - 0.5 * DELTA) - 0.1 * C / NC
-    np.testing.assert_allclose(task.preference_loss(pairs()).numpy(), wanted)

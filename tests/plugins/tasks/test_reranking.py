@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +9,8 @@ from expected import raises
 
 from ftengine import Recipe, fine_tune
 from ftengine.api import LoadRequest
-from ftengine.engine.export import export_run
 from ftengine.errors import DataError, InputError
 from ftengine.model import Criterion
-from ftengine.testing import check_task
-from ftengine_builtins.exporters import SentenceTransformersExporter
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks import Embedding, Reranking
 from ftengine_builtins.tasks.reranking_losses import LOSSES
@@ -29,8 +25,6 @@ LISTS = [
     {"query": ROWS[0]["query"], "positive": TEXTS[:1], "negative": TEXTS[1:]},
     {"query": ROWS[1]["query"], "positive": TEXTS[:2], "negative": TEXTS[2:3]},
 ]
-NUMBERED = [{**row, "negative_1": "one more text", "negative_2": None} for row in ROWS]
-KINDS = {"triplets": ROWS, "lists": LISTS, "numbered": NUMBERED}
 
 
 def task(**options):
@@ -45,21 +39,6 @@ def load(bert_folder):
         return TransformersLoader().load(LoadRequest(str(bert_folder), "sequence-classification", labels, "float32"))
 
     return load
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("rows", KINDS)
-def test_it_conforms(rows, loss, load):
-    make = lambda: Reranking(Reranking.Config(loss=loss))  # noqa: E731
-    check_task(make, load(task().labels).processor, KINDS[rows], load)
-
-
-def test_a_task_that_promises_vectors_has_to_answer_with_them(load):
-    class Promising(Reranking):
-        traits = replace(Reranking.traits, answers_vectors=True)
-
-    with pytest.raises(AssertionError, match=r"^rows_without_an_answer_are_answered: .* \[2, 3\] numbers"):
-        check_task(Promising, load(task().labels).processor, [ROWS[0], NUMBERED[1]], load)
 
 
 def written_out(loss, s, y):
@@ -131,14 +110,6 @@ def test_rows_that_cannot_be_read_are_refused(row, facts, load):
     assert task().view(row).identity
 
 
-def test_a_text_counts_once_and_blanks_at_its_ends_not_at_all(load):
-    row = {"query": "a", "positive": ["b", "b "], "negative": ["c", "d"], "negative_1": " c"}
-    features = task(loss="ranknet").encode(row, load(task().labels).processor)
-    assert (features.inputs["relevant"], features.weight) == ([1, 0, 0], 2)
-    alone = task().encode({"query": "a", "positive": "b", "negative": " c "}, load(task().labels).processor)
-    assert alone.inputs["document_ids"] == features.inputs["document_ids"][:2]
-
-
 def test_lists_in_cells_of_a_table_are_those_lists(load):
     lists = {"query": "a", "positive": ["b"], "negative": ["c", "[d] and [e]"], "document": ["b", "c"]}
     cells = {name: value if name == "query" else json.dumps(value) for name, value in lists.items()}
@@ -150,13 +121,6 @@ def test_lists_in_cells_of_a_table_are_those_lists(load):
     assert task().infer(loaded, [cells]) == task().infer(loaded, [lists])
     text = {"query": "a", "positive": "[b] and [c]", "negative": "d"}
     assert list(task().view(text).inputs) == ["a", "[b] and [c]", "d"]
-
-
-def test_inputs_are_put_back_where_they_were():
-    row = {"query": "a", "positive": ["b"], "negative": "c", "negative_10": "e", "negative_2": "d", "other": "x"}
-    assert list(task().view(row).inputs) == ["a", "b", "c", "d", "e"]
-    changed = {"query": "1", "positive": ["2"], "negative": "3", "negative_10": "5", "negative_2": "4", "other": "x"}
-    assert task().with_inputs(row, ["1", "2", "3", "4", "5"]) == changed
 
 
 @pytest.mark.parametrize(
@@ -179,16 +143,6 @@ def test_triplets_and_lists_are_recognised(row, certainty, columns):
         other = Embedding.recognise(list(row), [row])
         assert other.certainty == 3
         assert "--task reranking" in other.note
-
-
-def test_columns_are_named_with_the_nearest():
-    for columns, facts in (
-        (["query", "positve", "negative"], ["'positive'", "positve"]),
-        (["query", "positive"], ["'negative'", "negative_1"]),
-        (["query", "document", "label"], ["kind: relevance"]),
-    ):
-        with raises(DataError, *facts):
-            task().check_columns(columns)
 
 
 @pytest.fixture(scope="module")
@@ -234,29 +188,3 @@ def test_scores_of_its_documents_are_answered_in_order(run):
     for nothing in ({}, {"document": []}, {"document": None, "positive": [], "negative": []}):
         with raises(InputError, "document"):
             list(run.predict([{"query": "a", "document": "b"}, {"query": "a", **nothing}]))
-
-
-def test_many_documents_are_read_in_blocks_of_similar_length(load, monkeypatch):
-    own = task()
-    loaded = load(own.labels)
-    texts = [" ".join(["red"] * (1 + i * 37 % 110)) for i in range(150)]
-    alone = [own.infer(loaded, [{"query": "which", "document": text}])[0]["score"] for text in texts]
-    shapes, raw_outputs = [], Reranking.raw_outputs
-
-    def recorded(task, model, batch):
-        shapes.append(tuple(batch["input_ids"].shape))
-        return raw_outputs(task, model, batch)
-
-    monkeypatch.setattr(Reranking, "raw_outputs", recorded)
-    first, second = own.infer(loaded, [{"query": "which", "document": part} for part in (texts[:100], texts[100:])])
-    assert first["scores"] + second["scores"] == pytest.approx(alone, rel=1e-4, abs=1e-6)
-    counts, lengths = zip(*shapes, strict=True)
-    assert counts == (64, 64, 22)
-    assert sorted(lengths, reverse=True) == list(lengths)
-    assert lengths[-1] < lengths[0] / 2
-
-
-def test_it_is_exported_with_scores_as_they_are(run, tmp_path):
-    export_run(run, SentenceTransformersExporter(), tmp_path / "out")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["sentence_transformers"]["activation_fn"] == "torch.nn.modules.linear.Identity"

@@ -1,16 +1,14 @@
 """What an encoder-decoder reads and writes, its loss, and its answers."""
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from expected import raises
 from task_models import tiny_bart
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-from ftengine.api import LoadedModel, LoadRequest
-from ftengine.errors import DataError, InputError, RecipeError
-from ftengine.model import Criterion, raw_outputs
+from ftengine.api import LoadRequest
+from ftengine.errors import DataError
+from ftengine.model import Criterion
 from ftengine.model.token_loss import IGNORED
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM, Seq2SeqLMConfig, shifted
@@ -77,11 +75,6 @@ def test_each_side_has_its_own_limit(tokenizer):
     assert features.full_length == max(len(whole.inputs["input_ids"]), len(whole.inputs["labels"])) == whole.longest
 
 
-def test_a_limit_beyond_the_model_is_refused(tokenizer):
-    with raises(RecipeError, "task.max_completion_length"):
-        task(max_completion_length=65).encode(ROWS[0], tokenizer, max_length=64)
-
-
 @pytest.mark.parametrize(
     ("columns", "renaming"),
     [
@@ -94,11 +87,6 @@ def test_other_columns_are_refused_with_a_renaming(columns, renaming):
     with pytest.raises(DataError) as caught:
         task().check_columns(columns)
     assert renaming in str(caught.value)
-
-
-def test_a_row_without_completion_is_refused(tokenizer):
-    with raises(DataError, "`completion`"):
-        task().encode({"prompt": "x"}, tokenizer)
 
 
 # Loss
@@ -121,27 +109,6 @@ def test_gradients_are_those_of_transformers(loaded):
     loaded.module(**batch).loss.backward()
     for name, parameter in loaded.module.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-8, atol=1e-12, msg=name)
-
-
-def test_an_example_has_the_loss_that_it_has_alone(loaded):
-    together = task().predict(loaded.module, batch_of(task(), ROWS, loaded.processor))
-    for row, prediction in zip(ROWS, together, strict=True):
-        (alone,) = task().predict(loaded.module, batch_of(task(), [row], loaded.processor))
-        assert prediction["tokens"] == alone["tokens"]
-        assert prediction["loss"] == pytest.approx(alone["loss"], rel=1e-9)
-
-
-def test_logits_of_a_whole_batch_never_exist(loaded):
-    widths = []
-    hook = loaded.module.get_output_embeddings().register_forward_hook(
-        lambda module, args, output: widths.append(output.numel())
-    )
-    batch = batch_of(task(), ROWS * 40, loaded.processor)
-    task().loss(loaded.module, batch, Criterion())
-    hook.remove()
-    assert (
-        max(widths) <= 128 * loaded.module.config.vocab_size < batch["labels"].numel() * loaded.module.config.vocab_size
-    )
 
 
 def test_a_model_without_its_own_way_to_shift_is_shifted_by_its_config():
@@ -207,62 +174,7 @@ def test_a_model_with_positions_refuses_answers_beyond_them(bart_folder):
     task().infer(loaded, ROWS[:1], {"max_new_tokens": 60})  # prompt and answer do not share the limit
 
 
-def test_unknown_options_are_refused(loaded):
-    with raises(InputError, "'beams'"):
-        task().infer(loaded, ROWS[:1], {"beams": 4})
-
-
-def test_rows_without_a_prompt_cannot_be_answered():
-    with raises(DataError, "`prompt` is empty"):
-        task().check_input({"prompt": " "})
-    task().check_input({"prompt": "x"})
-
-
 # Around it
-
-
-def test_the_probe_reaches_the_decoder(loaded):
-    batch = task().probe_batch(loaded)
-    before = raw_outputs(loaded.module, batch)
-    with torch.no_grad():
-        for parameter in loaded.module.get_decoder().parameters():
-            parameter.mul_(1.5)
-    assert not torch.allclose(raw_outputs(loaded.module, batch), before)
-
-
-def test_plan_shows_what_is_trained_on(tokenizer):
-    features = task().encode(ROWS[2], tokenizer)
-    shown = task().decode_example(features, tokenizer)
-    assert [text.strip() for text, trained in shown if trained] == ["Paris</s>"]
-
-
-def test_a_model_of_another_kind_is_refused(bert_folder):
-    from ftengine.errors import SourceError
-
-    with raises(SourceError, "seq2seq-lm"):
-        TransformersLoader().load_skeleton(LoadRequest(str(bert_folder), "seq2seq-lm"))
-
-
-def test_perplexity_matches_a_plain_computation(loaded):
-    from ftengine.testing import rows_of
-    from ftengine_builtins.evaluators.language import Perplexity
-
-    batch = batch_of(task(), ROWS, loaded.processor)
-    rows = rows_of(Perplexity(), task().predict(loaded.module, batch))
-    with torch.no_grad():
-        logits = loaded.module(**batch).logits
-    expected = F.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()).exp()
-    assert Perplexity().score(rows, np.ones(len(ROWS)))["perplexity"] == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_models_load_with_equal_outputs_after_saving(loaded, tmp_path):
-    loaded.module.save_pretrained(tmp_path)
-    again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
-    copy = LoadedModel(again, loaded.processor, "", "seq2seq-lm")
-    batch = batch_of(task(), ROWS, loaded.processor)
-    assert torch.equal(
-        task().loss(copy.module, batch, Criterion())[0], task().loss(loaded.module, batch, Criterion())[0]
-    )
 
 
 @pytest.mark.parametrize("name", ["prompt", "completion"])

@@ -1,7 +1,5 @@
 """Labels, losses and answers of classifiers and regressors."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,9 +7,9 @@ from expected import raises
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ftengine.api import Labels, LoadedModel
-from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.errors import DataError
 from ftengine.model import Criterion
-from ftengine.testing.models import tiny_bert, word_piece_tokenizer
+from ftengine.testing.models import word_piece_tokenizer
 from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
 
 TEXTS = ["The film was wonderful.", "The acting was terrible, and so was the music.", "Neither good nor bad", "Yes."]
@@ -116,18 +114,6 @@ def test_a_label_that_may_be_several_is_refused_until_the_kind_is_given(values):
     assert all(";" not in name for name in labels(values, kind="multi").names)
 
 
-@pytest.mark.parametrize("values", [["good", "bad", "good;long"], ["a; b", "c"], ["a;", "a"], [";)", ":)"]])
-def test_a_separator_in_a_name_alone_makes_it_no_list(values):
-    assert labels(values) == Labels("single", tuple(sorted(values)))
-
-
-def test_numbers_with_decimal_commas_are_not_taken_for_names():
-    with raises(DataError, "1,762", "1.762", "task.kind=single"):
-        labels(["1,762", "3", "2,5"])
-    assert labels(["1,762", "3", "2,5"], kind="single").names == ("1,762", "2,5", "3")
-    assert labels(["1,762", "3", "many"]).names == ("1,762", "3", "many")
-
-
 @pytest.mark.parametrize("values", [["a", "a"], [3], [], [None, None]])
 def test_fewer_than_two_labels_are_refused(values):
     with raises(DataError, "label"):
@@ -159,24 +145,7 @@ def test_labels_are_all_that_is_learnt(kind, tokenizer):
     assert restored.encode(rows(kind)[0], tokenizer) == bound.encode(rows(kind)[0], tokenizer)
 
 
-def test_evaluators_fit_the_kind():
-    assert task(rows("single")).evaluators == ("classification", "calibration")
-    assert task(rows("multi")).evaluators == ("classification",)
-    assert task(rows("regression")).evaluators == ("regression",)
-    assert TextClassification(TextClassificationConfig(kind="regression")).evaluators == ("regression",)
-    assert TextClassification().evaluators == ("classification", "calibration")
-
-
 # How rows are encoded
-
-
-def test_a_text_is_encoded_as_the_tokenizer_does(tokenizer):
-    features = task(rows("single")).encode(rows("single")[1], tokenizer)
-    expected = tokenizer(TEXTS[1])
-    assert features.inputs["input_ids"] == expected["input_ids"]
-    assert features.inputs["token_type_ids"] == expected["token_type_ids"]
-    assert (features.inputs["label"], features.weight, features.truncated) == (0, 1, False)
-    assert features.length == len(expected["input_ids"])
 
 
 def test_a_pair_is_encoded_as_a_pair(tokenizer):
@@ -209,29 +178,6 @@ def test_a_text_is_cut_on_the_side_that_is_asked_for(truncate, own):
     assert tokenizer.truncation_side == own  # another task's runs read with it too
 
 
-def test_the_end_of_a_pair_s_longer_text_is_kept(tokenizer):
-    bound = task([{"a": "x", "b": "y", "c": name} for name in "no"], text="a", pair="b", label="c", max_length=7,
-                 truncate="left")  # fmt: skip
-    features = bound.encode({"a": "the film was good", "b": "bad", "c": "o"}, tokenizer)
-    assert tokenizer.decode(features.inputs["input_ids"], skip_special_tokens=True) == "film was good bad"
-    features = bound.encode({"a": "the film was good", "b": "the music bad", "c": "o"}, tokenizer)
-    assert tokenizer.decode(features.inputs["input_ids"], skip_special_tokens=True).endswith("good music bad")
-
-
-def test_a_saved_tokenizer_cuts_as_the_task_did(tmp_path):
-    model, tokenizer = tiny_bert()
-    bound = task(rows("single"), truncate="left")
-    bound.set_model(LoadedModel(model, tokenizer, "tiny", bound.head), None)
-    tokenizer.save_pretrained(tmp_path)
-    assert AutoTokenizer.from_pretrained(tmp_path).truncation_side == "left"
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["truncation_side"] == "left"
-
-
-def test_more_than_the_model_reads_is_refused(tokenizer):
-    with raises(RecipeError, "max_length 200"):
-        task(rows("single"), max_length=200).encode(rows("single")[0], tokenizer, max_length=128)
-
-
 @pytest.mark.parametrize(
     ("kind", "dtype", "values"),
     [
@@ -247,36 +193,6 @@ def test_batches_hold_padded_inputs_and_labels(tokenizer, kind, dtype, values):
     for key in expected:
         assert torch.equal(batch[key], expected[key])
     assert (batch["labels"].dtype, batch["labels"].tolist()) == (dtype, values)
-
-
-def test_a_tokenizer_without_token_types_needs_none(llama_tokenizer):
-    batch = make_batch(task(rows("single")), "single", llama_tokenizer)
-    assert batch.keys() == {"input_ids", "attention_mask", "labels"}
-
-
-@pytest.mark.parametrize(
-    ("kind", "pieces"),
-    [
-        ("single", [("good", True), ("bad", True), ("mixed", True), ("good", True)]),
-        ("multi", [("film, praise", True), ("acting, music", True), ("(none)", True), ("praise", True)]),
-        ("regression", [("4.5", True), ("-1.0", True), ("0.25", True), ("3.0", True)]),
-    ],
-)
-def test_show_gives_the_text_and_then_the_label(tokenizer, kind, pieces):
-    bound = task(rows(kind))
-    shown = [bound.decode_example(bound.encode(row, tokenizer), tokenizer) for row in rows(kind)]
-    assert shown[0][0] == ("[CLS] the film was wonderful. [SEP]", False)
-    assert [one[1] for one in shown] == pieces
-
-
-def test_contradicting_labels_are_duplicates():
-    bound = task(rows("single"))
-    assert (
-        bound.view({"text": "x", "label": "good"}).identity
-        == bound.view({"text": "x", "label": "bad", "id": 3}).identity
-    )
-    paired = TextClassification(TextClassificationConfig(pair="other"))
-    assert paired.view({"text": "x", "other": "y"}).identity != paired.view({"text": "x", "other": "z"}).identity
 
 
 # Loss, predictions, answers
@@ -325,23 +241,6 @@ def test_class_weights_of_other_labels_and_kinds_are_refused():
             task(rows(kind), class_weights="balanced")
 
 
-@pytest.mark.parametrize("kind", LABELS)
-def test_gradients_are_those_of_a_plain_loss(load, tokenizer, kind):
-    bound = task(rows(kind))
-    model, batch = load(bound).module, make_batch(bound, kind, tokenizer)
-    logits, truth = model(**model_inputs(batch)).logits, batch["labels"]
-    expected = {
-        "single": lambda: -logits.log_softmax(1)[range(4), truth].sum(),
-        "multi": lambda: -torch.where(truth == 1, F.logsigmoid(logits), F.logsigmoid(-logits)).mean(1).sum(),
-        "regression": lambda: (logits[:, 0] - truth[:, 0]).pow(2).sum() / truth.var(correction=0),
-    }[kind]()
-    total, _ = bound.loss(model, batch, Criterion())
-    torch.testing.assert_close(total, expected)
-    wanted = torch.autograd.grad(expected, list(model.parameters()))
-    found = torch.autograd.grad(total, list(model.parameters()))
-    torch.testing.assert_close(found, wanted)
-
-
 class Outputs(torch.nn.Module):
     """A module whose forward is a function."""
 
@@ -387,18 +286,6 @@ def test_predictions_hold_what_evaluators_read_and_add_up_to_the_loss(load, toke
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_the_evaluator_of_the_kind_takes_the_predictions(load, tokenizer, kind):
-    from ftengine.testing import check_evaluator
-    from ftengine_builtins.evaluators.classification import Classification
-    from ftengine_builtins.evaluators.regression import Regression
-
-    bound = task(rows(kind))
-    evaluator = next(e for e in (Classification, Regression) if e.name == bound.evaluators[0])
-    assert evaluator.reads <= bound.predicts
-    check_evaluator(evaluator, bound.predict(load(bound).module, make_batch(bound, kind, tokenizer)), bound.labels)
-
-
-@pytest.mark.parametrize("kind", LABELS)
 def test_a_batch_answers_as_one_by_one_does(load, kind):
     bound = task(rows(kind))
     loaded = load(bound)
@@ -420,15 +307,6 @@ def test_answers_have_names(load):
     bound = task(rows("multi"))
     for answer in bound.infer(load(bound), [{"text": text} for text in TEXTS]):
         assert answer["labels"] == [name for name, p in answer["scores"].items() if p > 0.5]
-
-
-def test_answering_needs_no_gradient_and_leaves_the_mode(load):
-    bound = task(rows("single"))
-    loaded = load(bound)
-    loaded.module.train()
-    assert bound.infer(loaded, [{"text": TEXTS[0]}]) == bound.infer(loaded, [{"text": TEXTS[0]}])
-    assert loaded.module.training
-    assert bound.infer(loaded, []) == []
 
 
 def test_a_decoder_without_a_pad_token_of_its_own_classifies_the_last_token(gpt2_folder):
@@ -462,10 +340,6 @@ def test_missing_columns_are_named(columns, options, reason):
         TextClassification(TextClassificationConfig(**options)).check_columns(columns)
 
 
-def test_columns_that_are_there_are_accepted():
-    TextClassification(TextClassificationConfig(text="a", pair="b", label="c")).check_columns(["c", "b", "a", "id"])
-
-
 @pytest.mark.parametrize(
     ("kind", "row", "reason"),
     [
@@ -493,16 +367,3 @@ def test_columns_that_are_there_are_accepted():
 def test_a_malformed_row_is_refused_with_its_reason(tokenizer, kind, row, reason):
     with raises(DataError, reason):
         task(rows(kind)).encode(row, tokenizer)
-
-
-def test_rows_to_answer_need_text_but_no_label():
-    paired = TextClassification(TextClassificationConfig(pair="other"))
-    paired.check_input({"text": "x", "other": "y"})
-    with raises(DataError, "`other`"):
-        paired.check_input({"text": "x"})
-
-
-def test_there_are_no_options_for_answers(load):
-    bound = task(rows("single"))
-    with raises(InputError, "'temperature'"):
-        bound.infer(load(bound), [{"text": "x"}], {"temperature": 1})

@@ -4,17 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from expected import raises
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from ftengine.api import LoadRequest
-from ftengine.errors import DataError, InputError, RecipeError
+from ftengine.errors import DataError
 from ftengine.model import Criterion
 from ftengine.model.token_loss import IGNORED
-from ftengine.model.tokens import encode_words, find_words, join_words
+from ftengine.model.tokens import find_words
 from ftengine_builtins.loaders.transformers import TransformersLoader
-from ftengine_builtins.tasks.iob2 import completed, entities, foreign_tag, is_iob2, tagged
+from ftengine_builtins.tasks.iob2 import completed, entities, foreign_tag, is_iob2
 from ftengine_builtins.tasks.token_classification import TokenClassification, TokenClassificationConfig
 
 ROWS = [
@@ -70,17 +68,6 @@ def test_entities_are_those_of_the_conll_evaluation(tags, expected):
     assert entities(tags) == expected
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["A", "B", None]), st.integers(1, 3)), max_size=8))
-def test_entities_come_back_from_their_tags(runs):
-    at, found = 0, []
-    for kind, length in runs:
-        if kind:
-            found.append((kind, at, at + length))
-        at += length
-    assert entities(tagged(at, found)) == found
-
-
 def test_tags_of_other_schemes_are_known():
     assert is_iob2(["O", "B-X", "I-Y"])
     assert not is_iob2(["O"])
@@ -97,38 +84,9 @@ def test_labels_begin_with_o_and_hold_both_parts_of_every_entity():
     assert task().labels.names == ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
 
 
-def test_an_inside_that_training_lacks_may_occur_in_validation():
-    task(validation=[{"tokens": ["New", "York"], "tags": ["B-LOC", "I-LOC"]}])
-
-
 def test_an_entity_that_training_lacks_is_refused():
     with raises(DataError, "'B-ORG'", "validation"):
         task(validation=[{"tokens": ["x"], "tags": ["B-ORG"]}])
-
-
-def test_other_tags_are_taken_as_they_are():
-    rows = [{"tokens": ["the", "fox"], "tags": ["DET", "NOUN"]}]
-    assert task(rows).labels.names == ("DET", "NOUN")
-
-
-def test_a_richer_scheme_is_not_taken_for_plain_tags_by_mistake():
-    rows = [{"tokens": ["a", "b", "c"], "tags": ["B-X", "E-X", "O"]}]
-    with raises(DataError, "'E-X'", "IOB2", "task.scheme"):
-        task(rows)
-    assert task(rows, scheme="plain").labels.names == ("O", "B-X", "E-X")
-
-
-def test_numbers_get_their_names():
-    rows = [{"tokens": ["Anna", "runs"], "tags": [1, 0]}]
-    bound = task(rows, names=["O", "B-PER"])
-    assert bound.labels.names == ("O", "B-PER", "I-PER")
-    with raises(DataError, "tag 2", "task.names"):
-        bound.encode({"tokens": ["x"], "tags": [2]}, None)
-
-
-def test_one_tag_is_nothing_to_learn():
-    with raises(DataError, "'O'"):
-        task(ROWS[1:2])
 
 
 # Rows
@@ -210,53 +168,6 @@ def test_the_first_piece_of_a_word_carries_its_tag(bert_tokenizer):
     assert features.weight == 5
 
 
-def test_tokens_are_those_that_the_tokenizer_makes_of_words(bert_tokenizer):
-    words = [*ROWS[0]["tokens"], "U.S.", "it's", "x-ray"]
-    features, first = encode_words(bert_tokenizer, *join_words(words), 512)
-    expected = bert_tokenizer(words, is_split_into_words=True)
-    assert features.inputs["input_ids"] == expected["input_ids"]
-    ids = expected.word_ids()
-    assert first == [ids.index(word) for word in range(len(words))]
-
-
-def test_byte_level_tokenizers_need_no_blank_in_front(llama_tokenizer):
-    words = ["Anna", "Smith", "é", "in", "Paris"]
-    features, first = encode_words(llama_tokenizer, *join_words(words), 512)
-    for word, start, stop in zip(words, first, [*first[1:], None], strict=True):
-        assert llama_tokenizer.decode(features.inputs["input_ids"][start:stop]).strip() == word
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.text("ab é.-'我\u200b", min_size=1).filter(str.strip), min_size=1, max_size=6))
-def test_first_tokens_are_distinct_and_in_order(words):
-    tokenizer = _tokenizer()
-    features, first = encode_words(tokenizer, *join_words(words), 512)
-    known = [position for position in first if position is not None]
-    assert known == sorted(set(known))
-    assert all(0 < position < features.length - 1 for position in known)
-
-
-def _tokenizer():
-    from tiny import word_piece_tokenizer
-
-    return word_piece_tokenizer()
-
-
-def test_words_beyond_the_limit_have_no_token(bert_tokenizer):
-    features, first = encode_words(bert_tokenizer, *join_words(["the"] * 10), 6)
-    assert features.truncated
-    assert first == [1, 2, 3, 4] + [None] * 6
-    assert features.inputs["input_ids"][-1] == bert_tokenizer.sep_token_id
-
-
-def test_a_tokenizer_without_offsets_is_refused():
-    class Slow:
-        is_fast = False
-
-    with raises(RecipeError, "Slow"):
-        encode_words(Slow(), "a", [(0, 1)], 8)
-
-
 # Loss and answers
 
 
@@ -295,13 +206,6 @@ def test_what_was_learnt_is_answered_in_the_shape_of_the_row(bert_folder):
     assert spans["spans"][0] == {"start": 0, "end": 10, "label": "PER", "text": "Anna Smith"}
 
 
-def test_words_that_were_not_read_have_no_tag(loaded):
-    bound = task(max_length=6)
-    (answer,) = bound.infer(loaded, [{"tokens": ["the"] * 10}])
-    assert answer["tags"][4:] == [None] * 6
-    assert None not in answer["tags"][:4]
-
-
 def test_plain_tags_of_a_text_are_spans_of_its_words(bert_folder):
     bound = task([{"tokens": ["the", "fox"], "tags": ["DET", "NOUN"]}])
     loaded = TransformersLoader().load(LoadRequest(str(bert_folder), "token-classification", bound.labels))
@@ -318,15 +222,3 @@ def test_plain_tags_that_look_like_entities_are_spans_of_single_words(bert_folde
         (answer,) = each.infer(loaded, [{"text": "the fox"}])
         assert [(span["start"], span["end"]) for span in answer["spans"]] == [(0, 3), (4, 7)]
         assert {span["label"] for span in answer["spans"]} <= {"B-X", "O"}
-
-
-def test_there_are_no_options(loaded):
-    with raises(InputError, "'x'"):
-        task().infer(loaded, [{"text": "a"}], {"x": 1})
-
-
-def test_plan_shows_each_tag_after_its_token(bert_tokenizer):
-    bound = task()
-    shown = bound.decode_example(bound.encode(ROWS[2], bert_tokenizer), bert_tokenizer)
-    assert "".join(text for text, _ in shown) == "[CLS] france B-LOC ! O [SEP] "
-    assert [text for text, trained in shown if trained] == ["B-LOC", "O"]
