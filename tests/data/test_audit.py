@@ -6,7 +6,7 @@ import json
 
 from expected import raises
 
-from ftengine.api import Table, View
+from ftengine.api import Table
 from ftengine.errors import DataError
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult
@@ -41,17 +41,6 @@ def test_clean_data_is_reported_clean(write, text_task, audit, tmp_path):
     run.create()
     result.write(run)
     assert AuditResult.read(run) == result
-
-
-def test_duplicates_are_counted_once_for_their_file(write, text_task, audit):
-    result = audit(text_task, write("a.jsonl", texts("aab")))
-    assert (result.splits["train"].distinct, result.splits["train"].duplicates) == (2, 1)
-    assert told(result) == ["1 of 3 rows of a.jsonl repeats another; 2 are distinct."]
-    result = audit(text_task, write("b.jsonl", texts(f"text {i % 10}" for i in range(100))), validation=0.1)
-    assert [line.startswith("90 of 100 rows of b.jsonl repeat another; 10 are distinct") for line in told(result)] == [
-        True
-    ]
-    assert result.findings[0].level == "alarm"
 
 
 def test_leaks_between_files_are_counted_with_their_places(write, text_task, audit):
@@ -101,10 +90,6 @@ def test_a_split_of_quite_another_size_than_asked_for_is_found(write, text_task,
     assert "40 of 100 rows (40 %) where 10 %" in text
 
 
-def test_few_rows_are_not_blamed_for_being_few(write, text_task, audit):
-    assert told(audit(text_task, write("a.jsonl", texts("abc")), validation=0.1)) == []
-
-
 def test_equal_texts_with_two_labels_are_contradictions(write, label_task, audit):
     rows = [("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"), ("a", "x"), ("b", "x")]
     result = audit(label_task, labelled(write, "a.jsonl", rows))
@@ -116,27 +101,9 @@ def contradictions(result):
     return [finding.figures["texts"] for finding in result.findings if finding.source == "contradictions"]
 
 
-def test_contradictions_are_found_across_files_and_not_made_of_missing_labels(write, label_task, audit):
-    train = labelled(write, "a.jsonl", [("a", "x"), ("b", None), ("c", "x"), ("d", "y")])
-    held = labelled(write, "b.jsonl", [("a", "y"), ("b", "x")])
-    [text] = told(audit(label_task, train, validation=held, leaks="warn"), "contradictions")
-    assert "(2 rows, e.g. a.jsonl:1 ≠ b.jsonl:1)" in text
-
-
-def test_a_task_without_labels_has_no_contradictions_and_no_balance(write, text_task, audit):
-    result = audit(text_task, write("a.jsonl", texts("aab")))
-    assert told(result, "contradictions") == told(result, "balance") == []
-    assert result.displays == ()
-
-
 def test_the_same_words_with_two_labels_are_contradictions(write, label_task, audit):
     rows = [("It is  good.", "x"), ("it is good", "y"), ("Bad\n", "x"), ("bad!", "x"), ("3 + 4", "x"), ("3 - 4", "y")]
     assert contradictions(audit(label_task, labelled(write, "a.jsonl", rows))) == [1]
-
-
-def test_tags_of_words_that_are_written_otherwise_are_no_contradiction(write, label_task, audit):
-    rows = [("I eat an apple .", ["O", "O", "O", "O", "O"]), ("I eat an Apple", ["O", "O", "O", "B"])]
-    assert contradictions(audit(label_task, labelled(write, "a.jsonl", rows))) == []
 
 
 def test_labels_that_differ_in_case_or_white_space_only_are_found(write, label_task, audit):
@@ -159,13 +126,6 @@ def test_rare_and_missing_labels_are_found(write, label_task, audit):
     assert result.displays == (Table(title="Labels", columns=("label", "train", "validation"), rows=rows),)
 
 
-def test_lists_of_labels_are_counted_each_and_numbers_are_none(write, label_task, audit):
-    several = labelled(write, "a.jsonl", [("a", ["x", "y"]), ("b", ["x"]), ("c", [])])
-    [table] = audit(label_task, several).displays
-    assert table.rows == (("x", 2), ("y", 1))
-    assert audit(label_task, labelled(write, "b.jsonl", [("a", 1.5), ("b", 2.25)])).displays == ()
-
-
 def test_what_looks_wrong_is_counted_with_its_place(write, text_task, audit):
     rows = [f"plain sentence number {i} of an ordinary length" for i in range(60)]
     rows += ["  ", "=" * 40, "no no no no no no"]
@@ -183,18 +143,6 @@ def test_what_looks_wrong_is_counted_with_its_place(write, text_task, audit):
         ("a.jsonl:64",),
         ("a.jsonl:65",),
     ]
-
-
-def test_rows_of_images_are_not_empty_for_having_no_text(write, text_task, audit):
-    text_task.view = lambda row: View([], texts=[], identity=row["text"])
-    assert told(audit(text_task, write("a.jsonl", texts("abc")))) == []
-
-
-def test_texts_that_do_not_fit_into_memory_are_read_again(write, text_task, audit, monkeypatch):
-    rows = [f"text {i} jane{i}@example.org" for i in range(50)]
-    monkeypatch.setattr("ftengine.data.audit.KEPT_BYTES", 2000)
-    [text] = told(audit(text_task, write("a.jsonl", texts(rows))), "personal-data")
-    assert text.startswith("50 of 50 training rows")
 
 
 NEAR = "the committee met again on monday to discuss the budget of the town and the roads around it"

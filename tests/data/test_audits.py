@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
-import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
-from ftengine.api import Audit, Finding, Matrix, View
+from ftengine.api import Finding, Matrix, View
 from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
-from ftengine.text import find_personal, redact, redact_json, redact_pieces
+from ftengine.text import find_personal
 from ftengine_builtins.audits.conversations import Conversations
-from ftengine_builtins.audits.counting import share_within
-from ftengine_builtins.audits.languages import letter_script, minorities, script_of
 from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.texts import is_garbled
 
@@ -117,19 +112,6 @@ def test_a_script_that_few_rows_have_is_found(write, text_task, audit):
     assert table.rows == (("Latin", 97), ("Cyrillic", 2), ("Chinese or Japanese", 1))
 
 
-def test_scripts_are_those_of_unicode():
-    signs = {
-        "\u212b": "Latin",
-        "ᐁ": "Canadian Aboriginal",
-        "ˇ": None,
-        "µ": None,
-        "ª": "Latin",
-        "ｱ": "Chinese or Japanese",
-    }
-    assert {sign: letter_script(sign) for sign in signs} == signs
-    assert script_of("1 + 2 = \u0663") is None
-
-
 ENGLISH = "The delivery of the {}th parcel was late again and nobody at the counter could tell us where it was."
 GERMAN = "Die Lieferung des {}. Pakets kam wieder zu spät und niemand am Schalter konnte uns sagen, wo es war."
 
@@ -144,13 +126,6 @@ def test_a_language_that_few_rows_are_in_is_found(write, text_task, audit, monke
     ]
     assert [table.rows for table in result.displays] == [(("en", 192), ("de", 8))]
     assert let_go == [True]  # 70 MB
-
-
-def test_short_texts_and_neighbouring_languages_are_no_surprise(write, text_task, audit):
-    rows = ["Guten Tag" if i == 3 else f"good day {i}" for i in range(60)]
-    assert told(audit(text_task, write("a.jsonl", texts(rows))), "languages") == []
-    assert minorities({"en": 190, "de": 8, "fr": 1}) == ["de"]
-    assert minorities({"hr": 190, "bs": 8}) == minorities({"en": 10, "de": 2}) == minorities({"en": 60, "de": 40}) == []
 
 
 WRONG = [
@@ -217,15 +192,6 @@ def test_other_numbers_are_no_personal_data(text):
     assert list(find_personal(text)) == []
 
 
-def test_of_ten_thousand_timestamps_none_is_personal_data():
-    rng = random.Random(0)
-    day = [f"{rng.randint(1990, 2030)}{rng.randint(1, 12):02}{rng.randint(1, 28):02}" for _ in range(5000)]
-    stamps = [f"{date}{rng.randint(0, 235959):06}" for date in day] + [
-        str(rng.randint(10**12, 2 * 10**12)) for _ in day
-    ]
-    assert [stamp for stamp in stamps if list(find_personal(f"at {stamp}: done"))] == []
-
-
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
@@ -287,49 +253,6 @@ def test_labels_are_redacted_where_figures_are_written(tmp_path):
     Verdict(headline=finding.text, level="alarm", findings=(finding,)).write(run)
     written = [(run.path / name).read_text() for name in ("evaluation.json", "verdict.json")]
     assert all("j…rg" in text and EMAIL not in text for text in written)
-
-
-def test_values_are_redacted_wherever_they_stand():
-    assert redact(f"to {EMAIL}, card 4111 1111 1111 1111.") == "to j…rg, card 4…11."
-    assert redact("call 2024-05-31") == "call 2024-05-31"
-    assert redact("from JANE. DOE @ mail. example. org on", [EMAIL]) == "from J…rg on"
-    pieces = [("to jane", False), ("O", True), ("##.doe@mail.", False), ("O", True), ("example.org!", False)]
-    assert redact_pieces(pieces, [EMAIL]) == [("to j…rg", False), ("O", True), ("", False), ("O", True), ("!", False)]
-    labels = {EMAIL: 0.5, "john@x.org": 0.25, "other": [EMAIL, None, 3]}
-    assert redact_json(labels) == {"j…rg": 0.5, "j…rg (2)": 0.25, "other": ["j…rg", None, 3]}
-
-
-class GermanTaxNumbers(Audit):
-    """German tax numbers in the text."""
-
-    name = "german-tax-numbers"
-
-    def examine(self, data):
-        from stdnum.de import idnr
-
-        for split, rows in data.splits.items():
-            numbers = (re.findall(r"\b\d{2} ?\d{3} ?\d{3} ?\d{3}\b", text) for text in rows.texts())
-            found = [row for row, there in enumerate(numbers) if any(map(idnr.is_valid, there))]
-            if found:
-                text = f"{len(found)} of {len(rows)} {split} rows hold a German tax number ({rows.where(found[0])})."
-                yield Finding(kind="data", level="alarm", text=text)
-
-
-def test_an_audit_of_a_third_party_looks_like_the_others(write, text_task, audit, registry, monkeypatch):
-    from ftengine.plugins.registry import Entry
-
-    entry = Entry("audit", GermanTaxNumbers, registry.entries("audit")[0].origin)
-    monkeypatch.setitem(registry._entries["audit"], entry.name, entry)
-    rows = ["my number is 36 574 261 809", "36574261808 fails the check", "none"]
-    [finding] = [x for x in audit(text_task, write("a.jsonl", texts(rows))).findings if x.source == entry.name]
-    assert finding.text == "1 of 3 train rows hold a German tax number (a.jsonl:1)."
-
-
-@pytest.mark.parametrize("total", [1, 2, 57, 10**6])
-def test_an_interval_of_a_share_is_wilson_s(total):
-    for count in {0, 1, total // 3, total - 1, total}:
-        expected = binomtest(count, total).proportion_ci(method="wilson")
-        assert share_within(count, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 @pytest.mark.parametrize(("lists", "separator"), [

@@ -1,11 +1,10 @@
 """Batches hold every example once, similar lengths together, and depend on (seed, epoch) alone."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftengine.data.batching import batches_in_step, by_length, epoch_batches, micro_batches, padding_share
+from ftengine.data.batching import batches_in_step, epoch_batches, micro_batches
 
 
 @given(
@@ -68,16 +67,6 @@ def test_the_same_seed_and_epoch_give_the_same_batches_and_another_epoch_others(
     first, again, other = (epoch_batches(lengths, 8, 1, epoch) for epoch in (0, 0, 1))
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert any((a != b).any() for a, b in zip(first, other, strict=True) if len(a) == len(b))
-
-
-@pytest.mark.parametrize("size", [4, 8, 32])
-def test_padding_stays_small_where_random_batches_waste_more_than_half(size):
-    lengths = np.random.default_rng(0).lognormal(3.5, 0.8, 2000).astype(int) + 1
-    shuffled = np.random.default_rng(1).permutation(2000)
-    random = [shuffled[i : i + size] for i in range(0, 2000, size)]
-    assert padding_share(lengths, random) > 0.5
-    assert padding_share(lengths, epoch_batches(lengths, size, 0, 0)) < 0.1
-    assert padding_share(lengths, micro_batches(by_length(lengths), size)) < 0.1
 
 
 def test_every_process_has_as_many_batches_where_that_is_wanted():

@@ -40,9 +40,3 @@ def test_numbers_of_one_source_and_bounds_that_all_files_have_are_not(found, see
     train, test = prices(200, seed), prices(100, seed + 50)
     assert found(train, test) == []
     assert found([min(value, 250.5) for value in train], [min(value, 250.5) for value in test]) == []
-
-
-def test_grades_with_a_highest_that_many_have_are_not(found):
-    rng = random.Random(0)
-    rate = lambda count, most: [min(most, rng.choice((1.5, 2.5, 3.5, 4.5, 4.5, 5.5))) for _ in range(count)]  # noqa: E731
-    assert found(rate(200, 4.5), rate(100, 5.5)) == []

@@ -1,19 +1,16 @@
 """Columns that decide and are not read, answers that are one text, template marks in messages, labels spelt twice."""
 
 import json
-import math
 import random
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from ftengine.api import View
 from ftengine.data.split import make_splits
 from ftengine.run.recipe import DataSection
 from ftengine_builtins.audits import LabelSpellings, OneAnswer, TemplateMarks, UnreadColumns
-from ftengine_builtins.audits.balance import count_labels
 
 LABELS = "abcd"
 
@@ -45,20 +42,6 @@ def test_a_column_that_tells_the_label_is_named_with_what_it_gives(columns, test
     assert (found.level, found.figures["column"]) == ("note", "x")
     assert found.figures["told"] > 0.85 > 0.4 > max(found.figures["constant"], found.figures["words"])
     assert found.figures["split"] == ("test" if test else "train")
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("highest", [100, math.inf])
-def test_numbers_are_taken_in_ranges(columns, highest):
-    def value(i, label, draw):
-        return highest if label == LABELS[-1] else LABELS.index(label) * 10 + draw.random() * 9
-
-    (found,) = columns(value)
-    assert found.figures["told"] > 0.8
-
-
-def test_a_column_that_is_the_label_in_another_form_is_rightly_not_read(columns):
-    assert columns(lambda i, label, draw: LABELS.index(label)) == []
 
 
 @pytest.mark.parametrize(
@@ -143,30 +126,6 @@ def test_template_marks_in_messages_are_found(text, level):
     assert (
         list(TemplateMarks().examine(SimpleNamespace(splits={"train": rows}, encoded={"train": {"counts": {}}}))) == []
     )
-
-
-def test_one_message_about_templates_is_a_note():
-    rows = Rows(View([f"plain {i}" if i else "what is <|im_start|>?"], ["yes"]) for i in range(200))
-    encoded = {"train": {"counts": {"conversations": 200}}}
-    (found,) = TemplateMarks().examine(SimpleNamespace(splits={"train": rows}, encoded=encoded))
-    assert found.level == "note"
-
-
-def test_of_rows_with_equal_labels_one_is_read():
-    def views():
-        for i in range(200):
-            read.append(i)
-            yield View([f"text {i}"], ["a", "b"] if i == 3 else "ab"[i % 2], classes=True)
-
-    class Counted:
-        __len__ = lambda self: 200  # noqa: E731
-        __iter__ = lambda self: views()  # noqa: E731
-
-    read = list[int]()
-    targets = np.array([9 if i == 3 else 1 + i % 2 for i in range(200)])
-    counts = count_labels(SimpleNamespace(splits={"train": Counted()}, targets={"train": targets}))
-    assert counts == {"train": {"a": 101, "b": 100}}
-    assert read == [0, 1, 2, 3]
 
 
 def test_labels_in_two_spellings_are_found_together(write, label_task):

@@ -47,12 +47,6 @@ def test_labels_that_the_cut_part_tells_are_an_alarm(cut_texts, place, in_front,
     assert {"quality", "learning"} <= set(found.explains)
 
 
-def test_of_a_middle_that_is_cut_off_no_other_end_is_advised(cut_texts):
-    (found,) = cut_texts(WORDS // 2)
-    assert found.level == "alarm"
-    assert "truncate" not in found.text
-
-
 @pytest.mark.parametrize(
     "case",
     [

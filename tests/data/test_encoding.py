@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from expected import raises
 from partly import partly
-from runs import Heard
 
 from ftengine.api import Augmenter, Features, InputAugmenter, SilentListener, Task, View
-from ftengine.data.augmentation_preview import always_the_same, before_and_after, without_effect
+from ftengine.data.augmentation_preview import always_the_same, without_effect
 from ftengine.data.encoding import encode_split
 from ftengine.data.read import read_rows
-from ftengine.errors import DataError, RecipeError
+from ftengine.errors import DataError
 
 
 @partly
@@ -110,36 +109,11 @@ def test_a_row_is_changed_the_same_way_in_any_batch_and_anew_in_every_epoch(spli
     assert all(a != b for a, b in zip(whole, other_seed.batch(ALL, 3)["words"], strict=True))
 
 
-def test_without_an_epoch_nothing_is_changed_or_mixed(split):
-    changed = under(split, Stamp(), Shuffle())
-    assert changed.batch(ALL) == split.batch(ALL)
-
-
-def test_an_augmenter_draws_the_same_whatever_stands_beside_it(split):
-    alone = under(split, Stamp()).batch(ALL, 0)
-    assert under(split, Greedy(), Stamp()).batch(ALL, 0) == alone
-    assert under(split, Stamp(), Greedy()).batch(ALL, 0) == alone
-    twice = under(split, Stamp(), Stamp()).batch(ALL, 0)["words"]
-    assert all(words[-1] != words[-2] for words in twice)
-
-
 @pytest.mark.parametrize("text", ["", " ", "untrained"])
 def test_a_change_that_leaves_nothing_to_learn_is_not_made(split, text):
     fixed = Fixed()
     fixed.text = text
     assert under(split, fixed).batch(ALL, 0) == split.batch(ALL)
-
-
-def test_a_change_that_the_model_has_no_room_for_is_not_made(split):
-    changed = under(split, Stamp())
-    changed.room = 5
-    words = changed.batch(ALL, 0)["words"]
-    assert [len(w) for w in words[:3]] == [3, 4, 5]
-    assert words[3:] == split.batch(ALL)["words"][3:]
-
-
-def test_several_examples_of_one_are_all_taken_but_the_unusable(split):
-    assert under(split, Twice()).batch(ALL[:1], 0)["words"] == [["row", "0"], ["again"]]
 
 
 def test_batches_are_mixed_by_epoch_and_rows(split):
@@ -159,53 +133,6 @@ def test_under_keeps_one_example_for_one_whatever_the_epoch(split):
     assert split.augmenters == ()
 
 
-def test_under_shows_augmenters_the_processor(split):
-    class Choosy(Stamp):
-        def set_processor(self, processor):
-            raise RecipeError(f"not with {processor}")
-
-    with raises(RecipeError, "None"):
-        split.under([Choosy()])
-
-
-def test_a_sample_is_fixed_in_order_and_not_augmented(split):
-    sample = under(split, Stamp()).sample(8, seed=1)
-    assert len(sample) == len(sample.lengths) == len(sample.weights) == 8
-    assert np.array_equal(sample.index, np.sort(sample.index))
-    assert np.array_equal(sample.index, split.sample(8, seed=1).index)
-    assert not np.array_equal(sample.index, split.sample(8, seed=2).index)
-    assert sample.batch(np.arange(8), 0) == split.batch(sample.index)
-    assert len(split.sample(100)) == 21
-
-
-def test_duplicates_and_groups_are_numbered_in_what_is_measured(split):
-    options = {"on_error": "fail", "listener": SilentListener()}
-    held = encode_split("test", split.rows, Words(), None, None, **options)
-    assert held.duplicates[20] == held.duplicates[3]  # the last row is the fourth once more
-    assert len(set(held.duplicates.tolist())) == len(set(held.groups.tolist())) == 20
-    half = held.sample(10)
-    assert (half.groups == held.groups[half.index]).all()
-    assert split.duplicates is split.groups is None  # nobody asks for those of training
-
-
-def test_percentiles_are_lengths_that_occur(split):
-    lengths = sorted(split.lengths.tolist())
-    found = split.summary()["percentiles"]
-    assert found["50"] == lengths[10]
-    assert found["99"] == lengths[-1]
-    assert json.loads(json.dumps(found)) == found
-
-
-def test_before_and_after_show_rows_that_are_changed(split):
-    shown = before_and_after(under(split, Greedy(), Stamp()))
-    assert len(shown) == 3
-    for entry in shown:
-        assert entry["place"].startswith("rows.jsonl:")
-        assert entry["after"][0].startswith(entry["before"][0])
-        assert len(entry["after"][0]) > len(entry["before"][0])
-    assert before_and_after(split) == []
-
-
 def test_augmenters_that_change_nothing_are_named(split):
     assert without_effect(under(split, Greedy(), Stamp(), Shuffle())) == ["greedy"]
 
@@ -221,19 +148,6 @@ def test_augmenters_that_change_all_rows_alike_in_every_epoch_are_named(split):
             yield {**row, "text": f"{row['text']} {row['text']}"}
 
     assert always_the_same(under(split, Greedy(), Doubled(), Stamp(), Shuffle())) == ["doubled"]
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_lengths_before_cutting_are_known_where_the_task_tells_them(write, told):
-    class Cutting(Words):
-        def encode(self, example, processor, *, max_length=None):
-            features = super().encode(example, processor)
-            return replace(features, length=min(3, features.length), full_length=features.length if told else None)
-
-    rows = read_rows(write("a.jsonl", "".join(f'{{"text": "{"w " * n}"}}\n' for n in range(1, 11))))
-    split = encode_split("train", rows, Cutting(), None, None, on_error="fail", listener=SilentListener())
-    assert split.summary()["percentiles"]["99"] == 3
-    assert split.untruncated == ({"5": 1, "25": 3, "50": 5, "75": 8, "95": 10, "99": 10, "100": 10} if told else None)
 
 
 @pytest.mark.parametrize("wrong", ["good / oops / good", "oops / good", "good / oops"])
@@ -260,18 +174,3 @@ def test_a_row_of_which_one_example_cannot_be_used_is_left_out_whole(write, wron
     assert (split.left_out, split.summary()["rows"]) == ([2], 3)
     with raises(DataError, "a.jsonl:3", "no words"):
         encode_split("train", rows, Parts(), None, None, on_error="fail", listener=SilentListener())
-
-
-def test_what_is_measured_needs_no_group_in_each_row(tmp_path):
-    cells = [("a", "p1"), ("b", "p1"), ("", ""), ("c", ""), ("d", None), ("a", ""), ("e", "p2")]
-    source = tmp_path / "new.jsonl"
-    source.write_text("".join(json.dumps({"text": text, "who": who}) + "\n" for text, who in cells))
-    heard = Heard()
-    split = encode_split(
-        "data", read_rows(str(source)), Words(), None, None, on_error="skip", listener=heard, group="who"
-    )
-    # The row of no words has no part in it; one that equals a row of p1 is of that group.
-    first, second, third, fourth, fifth, sixth = split.groups.tolist()
-    assert first == second == fifth
-    assert len({first, third, fourth, sixth}) == 4
-    assert [text[:6] for text in heard.said] == ["3 of 6"]

@@ -2,18 +2,15 @@
 
 import importlib
 import json
-import re
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from expected import raises
 
-from ftengine.api import Features, Labels, SilentListener
+from ftengine.api import Labels, SilentListener
 from ftengine.data.encoding import encode_split
-from ftengine.data.features import features_key, keep_features
+from ftengine.data.features import features_key
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError
 from ftengine.identity import cache
@@ -112,16 +109,6 @@ def test_what_may_encode_otherwise_has_another_key(processor, tmp_path):
     assert len({key(), *other_keys}) == 8
 
 
-def test_how_many_examples_a_row_makes_is_kept_with_them(rows, processor, times, monkeypatch):
-    counted = []
-    monkeypatch.setattr(CausalLM, "parts", lambda self, row, _: counted.append(1) or 1 + ("again" in str(row)))
-    for _ in range(2):
-        split = encoded(rows(ROWS), processor)
-        assert [split.rows.beside(i) for i in range(3)] == [{}, {"part": 0}, {"part": 1}]
-        assert split.rows.before(split.index).tolist() == [0, 1, 1]
-    assert (len(counted), len(times)) == (2, 3)
-
-
 def test_features_of_code_that_may_change_unseen_are_not_kept(processor):
     class Own(CausalLM):
         pass
@@ -150,24 +137,3 @@ def test_features_of_tasks_of_other_packages_are_made_anew(processor, tmp_path, 
         (tmp_path / name / "__init__.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     assert features_key("a", importlib.import_module("above").Above(), processor, 64) is None
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not say what is mapped")
-def test_features_are_passed_over_without_being_mapped(tmp_path, monkeypatch):
-    """What a process has mapped counts as its memory, and 100,000 rows have some hundred MB of features."""
-    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "own"))
-    draw = np.random.default_rng(0)
-    ids = [draw.integers(50_000, size=1000).tolist() for _ in range(1500)]
-    made = [(n, Features({"input_ids": one}, 1000, 999, truncated=False)) for n, one in enumerate(ids)]
-    kept = keep_features("a", "rows", iter(made))
-
-    def mapped():
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(re.search(r"RssFile:\s*(\d+) kB", status)[1]) << 10
-
-    size, before = (cache.cache_folder() / "a" / "rows.arrow").stat().st_size, mapped()
-    assert list(kept) == made
-    assert mapped() - before < size / 4
-    assert size < 0.6 * sum(len(json.dumps(one)) for one in ids)
-    assert all(kept[n] == made[n][1] for n in range(0, 1500, 150))  # Linux counts mapped pages by the 128
-    assert mapped() - before > 0

@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import subprocess
 
-import pyarrow as pa
 import pytest
 from expected import raises
-from pyarrow import parquet
 
 from ftengine.data import files
 from ftengine.data.read import read_rows
@@ -30,14 +28,6 @@ def test_a_packed_file_has_the_rows_of_the_plain_one(tmp_path, name):
     packed = read_rows(str(tmp_path / f"{name}.gz"))
     assert list(packed) == list(read_rows(str(tmp_path / name)))
     assert packed.where(0).startswith(str(tmp_path / f"{name}.gz"))
-
-
-def test_the_same_bytes_are_read_by_what_is_packed(tmp_path):
-    content = gzip.compress(b"a,b\tc\n1,2\t3\n")
-    for name in ("rows.csv.gz", "rows.tsv.gz"):
-        (tmp_path / name).write_bytes(content)
-    assert read_rows(str(tmp_path / "rows.csv.gz")).columns == ["a", "b\tc"]
-    assert read_rows(str(tmp_path / "rows.tsv.gz")).columns == ["a,b", "c"]
 
 
 @pytest.mark.parametrize("name", ["rows.csv.gz", "rows.jsonl.gz", "rows.json.gz", "rows.txt.gz"])
@@ -85,15 +75,6 @@ def test_a_folder_of_files_is_one_source_by_name(tmp_path):
     rows = read_rows(source)
     assert [row["text"] for row in rows] == ["a", "b", "c"]
     assert [rows.where(i) for i in range(3)] == [f"{source}/a.csv:2", f"{source}/a.csv:3", f"{source}/b.csv:2"]
-
-
-def test_a_folder_of_parquet_files_is_one_source(tmp_path):
-    for name, texts in (("b", ["c"]), ("a", ["a", "b"])):
-        parquet.write_table(pa.table({"text": texts}), tmp_path / f"{name}.parquet")
-    assert [row["text"] for row in read_rows(str(tmp_path))] == ["a", "b", "c"]
-    parquet.write_table(pa.table({"text": [1]}), tmp_path / "c.parquet")
-    with raises(DataError, "c.parquet", "text (int64)"):
-        read_rows(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pyarrow import parquet
 
 from ftengine.api import Features, Task, View
 from ftengine.data.read import read_rows
-from ftengine.data.row_hashes import identities
 from ftengine.data.rows import DataRows
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
@@ -52,17 +51,6 @@ def test_a_subfolder_is_a_label(folder):
     assert rows.select([2]).where(0) == "photos/dog/3.webp"
 
 
-def test_images_without_subfolders_have_no_label(folder):
-    rows = read_rows("photos/dog", paths=["image"])
-    assert list(rows) == [{"image": "photos/dog/3.webp"}]
-    assert rows.columns == ["image"]
-
-
-def test_images_beside_subfolders_are_refused(folder):
-    (folder / "lost.png").write_bytes(PNG)
-    assert "1 image beside its subfolders, 'lost.png' first" in fails("photos")
-
-
 def test_files_that_are_no_images_end_the_command_or_are_counted(folder):
     (folder / "dog" / "notes.txt").write_text("x")
     assert "photos/dog/notes.txt: " in fails("photos")
@@ -75,23 +63,6 @@ def test_a_folder_without_images_says_what_it_found(tmp_path):
     (tmp_path / "notes.md").write_text("x")
     assert "holds no images (.bmp .gif" in fails(tmp_path)
     assert "its first file is 'notes.md'" in fails(tmp_path)
-
-
-def test_columns_of_a_folder_may_be_renamed(folder):
-    rows = read_rows("photos", columns={"photo": "image"}, paths=["photo"])
-    assert rows[0] == {"label": "cat", "photo": "photos/cat/1.png"}
-
-
-def test_a_class_may_lie_elsewhere(folder, tmp_path):
-    (tmp_path / "birds").mkdir()
-    (tmp_path / "birds" / "b.png").write_bytes(PNG)
-    (folder / "bird").symlink_to(tmp_path / "birds")
-    assert read_rows("photos")[0] == {"image": "bird/b.png", "label": "bird"}
-
-
-def test_a_circle_of_links_is_an_error(folder):
-    (folder / "cat" / "again").symlink_to(folder)
-    assert "photos cannot be listed" in fails("photos")
 
 
 # Paths
@@ -108,34 +79,11 @@ def test_paths_are_relative_to_their_file(folder, name):
     assert read_rows(name)[0]["image"] == "cat/1.png"
 
 
-def test_a_file_beside_the_recipe_needs_no_folder(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    (folder / "list.csv").write_text("image\ncat/1.png\n")
-    assert read_rows("list.csv", paths=["image"])[0] == {"image": "cat/1.png"}
-
-
 # Images inside of files
 
 
 def table(**columns):
     return pa.table({"image": [{"bytes": PNG, "path": "1.png"}, {"bytes": None, "path": "cat/1.png"}], **columns})
-
-
-def test_images_in_parquet_are_handed_out_as_bytes_or_paths(folder):
-    parquet.write_table(table(label=["a", "b"]), folder / "data.parquet")
-    first, second = read_rows("photos/data.parquet", paths=["image"])
-    assert first == {"image": {"bytes": PNG, "path": "1.png"}, "label": "a"}
-    assert second == {"image": {"path": "photos/cat/1.png"}, "label": "b"}
-
-
-def test_images_of_the_datasets_library_are_not_decoded(tmp_path):
-    from datasets import ClassLabel, Dataset, Features, Image
-
-    features = Features({"image": Image(), "label": ClassLabel(names=["cat", "dog"])})
-    content = {"image": [{"bytes": PNG, "path": None}] * 2, "label": [1, 0]}
-    Dataset.from_dict(content, features=features).to_parquet(tmp_path / "data.parquet")
-    rows = read_rows(str(tmp_path / "data.parquet"))
-    assert list(rows) == [{"image": {"bytes": PNG}, "label": "dog"}, {"image": {"bytes": PNG}, "label": "cat"}]
 
 
 def test_numbers_of_named_categories_become_names(tmp_path):
@@ -184,14 +132,6 @@ def test_dates_and_column_names_that_python_cannot_hold_are_refused(tmp_path, ki
     assert "cannot be read as" in fails(written([None], b"\x80poilt"))
 
 
-def test_a_table_without_rows_is_refused(tmp_path):
-    with pa.ipc.new_stream(str(tmp_path / "data.arrow"), table().schema):
-        pass
-    parquet.write_table(table().slice(0, 0), tmp_path / "data.parquet")
-    for name in ("data.arrow", "data.parquet"):
-        assert "holds no rows" in fails(tmp_path / name)
-
-
 # What depends on the rows
 
 
@@ -218,12 +158,6 @@ def test_equal_files_stay_on_one_side_and_leaks_are_reported_by_path(folder):
     (leak,) = make_splits(section, task, 0).audited().facts["leaks"]
     assert leak["count"] == 3
     assert leak["places"][1] == "photos/cat/7.png = photos/dog/8.png"
-
-
-def test_bytes_are_identified_by_their_hash(tmp_path, row_task):
-    parquet.write_table(pa.table({"image": [b"a" * 1000, b"b", b"a" * 1000]}), tmp_path / "data.parquet")
-    a, b, again = identities(read_rows(str(tmp_path / "data.parquet")), row_task, 0)
-    assert a == again != b
 
 
 def test_an_image_that_changes_is_noticed_like_a_row_that_does(folder):

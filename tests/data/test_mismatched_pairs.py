@@ -5,7 +5,6 @@ import random
 
 import pytest
 
-from ftengine_builtins.audits.mismatched_pairs import find_overlap
 from ftengine_builtins.tasks.embedding import Embedding
 
 
@@ -83,9 +82,3 @@ def test_a_file_that_is_sorted_by_a_column_is_no_alarm(found):
 @pytest.mark.parametrize("pairs", [paraphrases, of_two_languages, lambda n: sorted(paraphrases(n))])
 def test_pairs_that_belong_together_are_no_finding(found, pairs):
     assert found(pairs(150)) == []
-
-
-def test_standard_errors_match_random_permutations():
-    drawn = [find_overlap(*zip(*moved(paraphrases(60), "best", seed), strict=True)).own for seed in range(200)]
-    assert sum(drawn) / 200 == pytest.approx(0, abs=0.25)
-    assert (sum(x * x for x in drawn) / 200) ** 0.5 == pytest.approx(1, abs=0.2)

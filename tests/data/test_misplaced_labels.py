@@ -3,13 +3,10 @@
 import json
 import math
 import random
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from test_split_shift import topical
 
-from ftengine_builtins.audits.misplaced_labels import _numbered
 from ftengine_builtins.label_fit import CURVES
 
 
@@ -60,11 +57,6 @@ def test_labels_of_other_rows_are_found_with_how_far_they_are_off(misplaced, mak
     assert "test.jsonl" in finding.text
 
 
-def test_a_file_that_is_divided_is_looked_at_as_well(misplaced):
-    (finding,) = misplaced(moved(topical(250, 1), 1), None, validation=0.1, split={"duplicates": "apart"})
-    assert (finding.figures["split"], finding.figures["offset"]) == ("train", -1)
-
-
 def test_two_swapped_classes_are_named(misplaced):
     swap = {"se": "fi", "fi": "se"}
     (finding,) = misplaced(topical(150, 1), [row | {"label": swap.get(row["label"], row["label"])}
@@ -88,11 +80,6 @@ def test_labels_of_training_that_keywords_gave_are_found(misplaced):
     (finding,) = misplaced(noted(300, 1, ruled=True), noted(120, 2))
     assert (finding.level, finding.figures["split"], finding.figures["rule"]) == ("alarm", "test", True)
     assert finding.figures["own"] > finding.figures["right"] + 0.1
-
-
-def test_labels_with_other_shares_or_in_few_rows_follow_the_same_rule(misplaced):
-    rare = [row for i, row in enumerate(noted(240, 2)) if row["label"] != "law" or i % 5 == 0]
-    assert misplaced(noted(300, 1), rare) == misplaced(noted(100, 1), noted(300, 2)) == []
 
 
 def test_codes_that_were_given_per_file_are_named(misplaced):
@@ -119,12 +106,6 @@ def rated(count, seed, more=0):
 def test_raters_who_are_more_generous_are_a_note(misplaced, more):
     (finding,) = misplaced(rated(300, 1), rated(150, 2, more))
     assert (finding.level, finding.figures["grade"]) == ("note", more)
-
-
-def test_labels_that_fit_by_chance_alone_are_named(misplaced):
-    (finding,) = misplaced(topical(150, 1), shuffled(topical(80, 2)))
-    assert finding.figures["right"] < 0.4 < finding.figures["training"]
-    assert finding.figures["chance"] == pytest.approx(finding.figures["right"], abs=0.15)
 
 
 @pytest.mark.parametrize(
@@ -162,16 +143,6 @@ def test_numbers_that_lost_their_signs_are_an_alarm(misplaced, lost):
     assert not any("lost" in finding.figures for finding in misplaced(*files.values()))
 
 
-def test_training_is_read_as_far_as_the_last_new_label():
-    def rows():
-        yield from (SimpleNamespace(labels=(label,)) for label in "ab")
-        raise AssertionError("read on")
-
-    data = SimpleNamespace(targets={"train": np.array([7, 3, 7, 3])}, splits={"train": rows()})
-    ids, names = _numbered(data, "train")
-    assert [names[i] for i in ids] == ["a", "b", "a", "b"]
-
-
 def twins(count, seed):
     """Return rows in groups: nearly equal texts that each have another label, in any order."""
     rng, rows = random.Random(seed), []
@@ -203,22 +174,6 @@ def acts(count, seed):
 @pytest.mark.parametrize("make", [twins, loose_twins, acts])
 def test_labels_predicted_by_neighbouring_rows_are_not_misplaced(misplaced, make):
     assert misplaced(make(120, 1), None) == []
-
-
-def against(count, seed, share):
-    """Return rows of two labels with a word that goes with the label in a share of them."""
-    rng, rows = random.Random(seed), []
-    for i in range(count):
-        label = rng.randrange(2)
-        cue = ("good", "bad")[label if rng.random() < share else 1 - label]
-        words = " ".join(f"word{rng.randrange(60)}" for _ in range(6))
-        rows.append({"text": f"{words} {cue} row{seed}x{i}", "label": "ab"[label]})
-    return rows
-
-
-def test_classes_are_not_swapped_where_words_mislead_by_design(misplaced):
-    assert all("swapped" not in one.figures for one in misplaced(against(300, 1, 0.9), against(150, 2, 0.3)))
-    assert "swapped" in misplaced(against(300, 1, 0.9), against(150, 2, 0.1))[0].figures
 
 
 SOUND = {

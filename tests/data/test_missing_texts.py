@@ -2,14 +2,10 @@
 
 import json
 import random
-from types import SimpleNamespace
 
 import pytest
-from expected import raises
 
-from ftengine.api import View
-from ftengine.errors import DataError
-from ftengine_builtins.audits.missing_texts import MissingTexts, is_placeholder
+from ftengine_builtins.audits.missing_texts import is_placeholder
 from ftengine_builtins.tasks import CausalLM, TextClassification
 
 
@@ -114,25 +110,8 @@ def test_placeholders_on_two_sides_are_no_alarm_about_leaks(write, label_task, a
     assert result.findings[0].source != "leaks"
 
 
-def test_a_refusal_names_the_placeholder_first(write, label_task, audit):
-    with raises(DataError, "30 of them by one text, “N/A”", "Either leave out the rows whose text is only “N/A”"):
-        audit(label_task, write("a.jsonl", rows(200, 0.5)), test=write("b.jsonl", rows(60, 0.5, start=900)))
-
-
 def test_copies_of_longer_texts_are_leaks_as_before(write, label_task, audit):
     text = "a whole sentence that was written once, and then copied"
     files = {"test": write("b.jsonl", rows(60, 0.5, text, start=900)), "leaks": "warn"}
     result = audit(label_task, write("a.jsonl", rows(200, 0.1, text)), **files)
     assert result.facts["leaks"][0]["one_text"] is None
-
-
-def test_of_images_none_is_decoded_but_the_first():
-    class Images(list):
-        def __iter__(self):
-            taken.append(1)
-            return super().__iter__()
-
-    taken = []
-    views = [View(Images([object()]), "a", classes=True, texts=[]) for _ in range(50)]
-    assert list(MissingTexts().examine(SimpleNamespace(splits={"train": views}))) == []
-    assert len(taken) == 1

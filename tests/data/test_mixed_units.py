@@ -47,12 +47,6 @@ def test_percentages_among_fractions_are_named(found, share):
     assert all(rows[i][1] > 1 for i in numbers)
 
 
-def test_words_that_do_not_tell_leave_a_note(found):
-    draw = np.random.default_rng(0)
-    rows = percents([(f"row{i} {draw.integers(9)}", float(draw.beta(4, 4))) for i in range(300)], 0.4)
-    assert [one.level for one in found(rows)] == ["note"]
-
-
 def test_numbers_of_one_unit_are_no_finding(found):
     assert not found(fractions())
     assert not found([(text, 100 * value) for text, value in fractions()])

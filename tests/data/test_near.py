@@ -14,7 +14,7 @@ from partly import partly
 
 from ftengine.api import Task, View
 from ftengine.data.distinct import Distinct
-from ftengine.data.near import BANDS, FEWEST_WORDS, RECALL, bag, band_length, find_near, normalised
+from ftengine.data.near import bag, find_near, normalised
 from ftengine.data.read import read_rows
 from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits
@@ -69,18 +69,6 @@ def test_keys_that_all_rows_have_make_no_near_duplicates(write, written):
     assert near.boilerplate == 0
 
 
-def test_keys_that_few_rows_have_are_what_rows_say(write):
-    """Flags: that one is set, or is named at all, is the content."""
-    rng = random.Random(0)
-    flags = [json.dumps(dict.fromkeys(sentence(rng, 20), True)) for _ in range(30)]
-    first = json.loads(flags[0])
-    flags.append(json.dumps({**first, "another": True}))
-    prose = [" ".join(sentence(rng, 20)) for _ in range(30)]
-    for others in ([], prose):
-        pairs, _, _ = near_texts(write, [*flags, *others])
-        assert pairs == {(0, 30)}
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [("What is 3 + 4?", "What is 3 - 4?"), ("great :)", "great :("), ("是的", "不是的"), (":)", ":("), ("!!", "??")],
@@ -99,18 +87,6 @@ def test_long_texts_are_compared_by_the_words_they_share(write):
     assert near_texts(write, texts, 0.9, "b.jsonl")[0] == set()
     assert near_texts(write, texts, 0.6, "c.jsonl")[0] == {(0, 1), (0, 2), (1, 2)}
     assert similarity(texts[0], texts[1]) == pytest.approx(18 / 22)
-
-
-def test_repeated_words_count_as_often_as_they_occur():
-    assert bag(["a", "b", "a", "a"]) == ["a", "b", "a 2", "a 3"]
-    assert bag(["a", "b", "a", "c"], {"a"}) == ["b", "c"]
-
-
-@given(st.floats(0.5, 0.94))
-def test_bands_find_a_pair_at_the_threshold_nearly_always(threshold):
-    length = band_length(threshold)
-    found = 1 - (1 - threshold**length) ** BANDS
-    assert found >= RECALL or length == 1
 
 
 @settings(deadline=None, max_examples=8)
@@ -138,25 +114,6 @@ def test_no_pair_below_the_threshold_is_reported_and_hardly_one_above_is_missed(
     missed = [pair for pair in true if near.groups[pair[0]] != near.groups[pair[1]]]
     assert len(true) >= 20
     assert len(missed) <= 1
-
-
-def test_what_most_examples_say_does_not_make_them_duplicates(write):
-    rng = random.Random(1)
-    instruction = " ".join(sentence(rng, 60))
-    texts = [f"{instruction} {' '.join(x + 'q' for x in sentence(rng, 18))}" for _ in range(40)]
-    repeated = texts[0].split()
-    repeated[-1] = "other"
-    pairs, near, _ = near_texts(write, [*texts, " ".join(repeated)])
-    assert pairs == {(0, 40)}
-    assert near.shared == 60
-    assert similarity(texts[0], texts[1]) > 0.6
-
-
-def test_examples_that_say_little_of_their_own_are_counted(write):
-    rng = random.Random(1)
-    instruction = " ".join(sentence(rng, 60))
-    _, near, _ = near_texts(write, [f"{instruction} {i}a" for i in range(40)])
-    assert near.boilerplate == 40
 
 
 FREQUENT = WORDS[:30]
@@ -192,18 +149,6 @@ def test_rows_of_a_few_sentences_are_found_or_reported_whatever_their_share(writ
     assert found + near.boilerplate >= 198
 
 
-def test_a_thousand_variants_of_one_text_are_one_group_found_in_few_comparisons(write):
-    rng = random.Random(2)
-    words = sentence(rng, 40)
-    texts = [" ".join([*words[:37], *sentence(rng, 3)]) for _ in range(1000)]
-    texts += [" ".join(sentence(rng, 40)) for _ in range(1500)]  # so that the text is no form that most rows share
-    _, near, distinct = near_texts(write, texts)
-    groups = near.groups[distinct.of["train"]]
-    assert len(set(groups[:1000])) == 1
-    assert len(set(groups)) == 1501
-    assert len(near.pairs) <= 1000
-
-
 def test_the_order_of_a_file_changes_no_group(write):
     rng = random.Random(3)
     texts = [" ".join(sentence(rng, 25)) for _ in range(50)]
@@ -212,13 +157,6 @@ def test_the_order_of_a_file_changes_no_group(write):
     other = near_texts(write, texts[::-1], name="b.jsonl")[1]
     assert np.array_equal(one.groups, other.groups)
     assert np.array_equal(one.pairs, other.pairs)
-
-
-def test_texts_of_few_words_are_compared_as_wholes_alone(write):
-    words = sentence(random.Random(4), FEWEST_WORDS - 1)
-    assert near_texts(write, [" ".join(words), " ".join([*words[:-1], "other"])])[0] == set()
-    words.append("more")
-    assert near_texts(write, [" ".join(words), " ".join([*words[:-1], "other"])], name="b.jsonl")[0] == {(0, 1)}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from expected import raises
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftengine.data.partition import folds, latest, partition
@@ -108,41 +108,6 @@ def test_sources_leave_labels_the_proportions_that_they_have_without(labels, sou
         cells = np.bincount(label[sides[name]] * sources + source[sides[name]], minlength=labels * sources)
         assert abs(cells.reshape(labels, sources) - found[:, None] / sources).max() <= 1
     assert sorted(np.concatenate(list(sides.values()))) == list(range(len(groups)))
-
-
-def test_sources_of_one_group_each_are_held_out_as_far_as_without():
-    groups = np.repeat(np.random.default_rng(0).permutation(20), 5)
-    without = partition(groups, {"test": 0.1})
-    sides = partition(groups, {"test": 0.1}, sources=groups)
-    assert len(sides["test"]) == 10
-    assert sides["test"].tolist() == without["test"].tolist()
-
-
-@example([(0, 0, 0)] * 13 + [(0, 1, 0)] * 2 + [(1, 0, 0)] * 3 + [(2, 1, 0)] * 2 + [(3, 0, 0)] + [(3, 1, 0)] * 2)
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3), st.integers(0, 3)), min_size=10, max_size=200))
-def test_sources_never_take_what_is_held_out_further_from_its_share(rows):
-    groups, targets, sources = np.array(rows).T
-    if len(set(groups)) < 3:
-        return
-    for of in (targets, None):
-        without = partition(groups, {"test": 0.2}, targets=of)
-        sides = partition(groups, {"test": 0.2}, targets=of, sources=sources)
-        one = partition(groups, {"test": 0.2}, targets=of, sources=np.zeros_like(sources))
-        assert one["test"].tolist() == without["test"].tolist()
-        off, usual = (abs(len(side["test"]) - 0.2 * len(groups)) for side in (sides, without))
-        assert off <= usual + 1e-9
-        assert set(groups[sides["train"]]).isdisjoint(groups[sides["test"]])
-
-
-@pytest.mark.parametrize(("labels", "sources", "rows"), [(20, 10, 1), (12, 5, 5), (12, 3, 4)])
-def test_folds_of_several_sources_keep_the_proportions_of_labels(labels, sources, rows):
-    groups, label, source = grid(labels, sources, rows)
-    fold = folds(groups, 5, targets=label, sources=source)
-    sizes = np.bincount(fold)
-    assert np.ptp(sizes) <= 1
-    for of, kinds in ((label, labels), (label * sources + source, labels * sources)):
-        counts = np.bincount(of * 5 + fold, minlength=kinds * 5).reshape(kinds, 5)
-        assert np.ptp(counts, axis=1).max() <= 1
 
 
 @pytest.mark.parametrize("by", ["random", "stratified"])
@@ -247,36 +212,6 @@ def test_groups_in_training_and_in_a_file_held_out_are_a_leak(visits, text_task,
     assert make_splits(dropping, text_task, 0).audited().facts["leaks"][0]["dropped"] == 6
 
 
-@pytest.mark.parametrize("parts", [{"validation": 0.3}, {"validation": "test.jsonl", "test": None, "folds": 2}])
-def test_groups_leak_beside_a_part_that_is_cut_too(visits, text_task, parts):
-    split = {"by": "group", "column": "patient", "folds": parts.pop("folds", None)}
-    section = DataSection(**{"train": visits.train, "test": visits.test, "split": split, "leaks": "warn", **parts})
-    leaks = make_splits(section, text_task, 0).audited().facts["leaks"]
-    assert {frozenset(leak["between"]) for leak in leaks if leak["groups"]} <= {
-        frozenset(pair) for pair in (("train", "test"), ("train", "validation"), ("validation", "test"))
-    }
-    assert sum(leak["groups"] for leak in leaks) == 2  # each value is on one side of what was cut
-
-
-def test_places_of_texts_and_of_groups_are_distinguished(write, text_task, audit):
-    section = DataSection(
-        train=write("a.jsonl", lines({"text": text, "g": i} for i, text in enumerate(LONG))),
-        validation=None,
-        test=write("b.jsonl", lines({"text": t, "g": g} for t, g in ((NEAR, 90), (LONG[3], 91), ("new", 5)))),
-        split={"by": "group", "column": "g"},
-        leaks="warn",
-    )
-    result = audit(text_task, section)
-    assert result.facts["leaks"][0]["places"] == [
-        "a.jsonl:4 = b.jsonl:2",
-        "a.jsonl:1 ≈ b.jsonl:1",
-        "a.jsonl:6 & b.jsonl:3",
-    ]
-    leak = result.facts["leaks"][0]
-    assert (leak["count"], leak["near"], leak["groups"], leak["rows"]) == (1, 1, 1, 3)
-    assert all(place in result.findings[0].text for place in result.facts["leaks"][0]["places"])
-
-
 @pytest.mark.parametrize("by", ["group", "time"])
 def test_a_file_held_out_needs_the_column_too(visits, write, text_task, by):
     test = write("bare.jsonl", lines([{"text": "x"}]))
@@ -376,12 +311,6 @@ def test_numbers_that_count_in_two_units_are_refused(write, text_task, values, m
     )
     with raises(DataError, "one unit"):
         make_splits(across, text_task, 0)
-
-
-def test_a_counter_may_have_any_size(write, text_task):
-    source = write("a.jsonl", lines({"text": f"t{i}", "at": at} for i, at in enumerate([1, 2000, 20240101, 2 * 10**9])))
-    section = DataSection(train=source, validation=0.25, split={"by": "time", "column": "at"})
-    assert held(make_splits(section, text_task, 0))["validation"] == ["t3"]
 
 
 # Folds
@@ -524,12 +453,3 @@ def test_rows_go_to_the_same_side_without_the_audit(write, text_task, leaks, dup
     bare = make_splits(section, text_task, 0, audited=False)
     assert held(bare) == held(make_splits(section, text_task, 0))
     assert bare.to_audit is None
-
-
-def test_a_division_that_near_duplicates_do_not_decide_is_made_without_looking_for_them(
-    leaking, text_task, monkeypatch
-):
-    from ftengine.data import split
-
-    monkeypatch.setattr(split, "find_near", lambda *args: pytest.fail("near duplicates were looked for"))
-    assert len(make_splits(leaking, text_task, 0, audited=False).train) == 10

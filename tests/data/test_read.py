@@ -23,7 +23,6 @@ from ftengine.data.read import read_rows
 from ftengine.data.split import read_for
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
-from ftengine.text import comparable
 from ftengine_builtins.readers import json_text
 
 TWO = '{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n'
@@ -65,12 +64,6 @@ def test_each_text_format_gives_its_rows_and_lines(write, name, content, lines, 
     assert [rows.where(i) for i in range(len(rows))] == [at(name, line) for line in lines]
 
 
-def test_text_gives_a_row_for_each_line_that_is_not_blank(write):
-    rows = read_rows(write("notes.txt", "one\r\n\n  two \n \nthree"))
-    assert [row["text"] for row in rows] == ["one", "  two ", "three"]
-    assert rows.where(1) == "notes.txt:3"
-
-
 def test_parquet_keeps_its_types_and_is_reported_by_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pa.table(
@@ -107,29 +100,6 @@ def test_nested_messages_come_back_exactly(write):
     assert rows[1]["messages"] == []
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-objects = st.lists(st.dictionaries(st.text(), json_values, max_size=4), min_size=1, max_size=8).filter(
-    lambda rows: len(names := {name for row in rows for name in row}) == len({comparable(x).strip() for x in names})
-)
-
-
-@pytest.mark.slow
-@given(objects, st.sampled_from([None, 1]), st.booleans())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_json_object_comes_back(tmp_path, values, indent, ascii_only):
-    listed = tmp_path / "values.json"
-    listed.write_text(json.dumps(values, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
-    lined = tmp_path / "values.jsonl"
-    lined.write_text("".join(json.dumps(v, ensure_ascii=ascii_only) + "\n" for v in values), encoding="utf-8")
-    columns = {key: None for value in values for key in value}
-    for path in (listed, lined):
-        assert list(read_rows(str(path))) == [{**columns, **value} for value in values]
-
-
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=5)
 
 
@@ -143,14 +113,6 @@ def test_any_cell_comes_back_as_text_or_none(tmp_path, pairs, kind):
         writer = csv.writer(file, delimiter={"csv": ",", "tsv": "\t"}[kind], quoting=csv.QUOTE_ALL)
         writer.writerows([("a", "b"), *pairs])
     assert list(read_rows(str(path))) == [{"a": a or None, "b": b or None} for a, b in pairs]
-
-
-def test_a_cell_may_hold_line_breaks_and_be_longer_than_the_csv_modules_limit(write):
-    long = "x" * 200_000
-    rows = read_rows(write("cells.csv", f'text,label\n"one\r\ntwo\n",x\n{long},y\n'))
-    assert rows[0]["text"] == "one\r\ntwo\n"
-    assert rows[1]["text"] == long
-    assert [rows.where(0), rows.where(1)] == ["cells.csv:2", "cells.csv:5"]  # the lines on which they begin
 
 
 def test_a_carriage_return_alone_is_named_with_what_to_do(write):
@@ -247,13 +209,6 @@ def test_all_malformed_rows_are_counted_in_one_error_up_to_a_number(write, monke
     assert "40 or more rows" in fails(write("bad.jsonl", content))
 
 
-def test_all_skips_are_counted_and_the_first_are_shown(write):
-    rows = read_rows(write("bad.jsonl", "{}\n" + "oops\n" * 50), on_error="skip")
-    assert rows.skipped.count == 50
-    assert len(rows.skipped.first) == row_cache.SHOWN_SKIPS
-    assert rows.skipped.first[-1].startswith(f"bad.jsonl:{row_cache.SHOWN_SKIPS + 1}: ")
-
-
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
 @pytest.mark.parametrize(
     ("name", "content", "line", "reason"),
@@ -278,14 +233,6 @@ def test_what_makes_the_rest_unreadable_is_never_skipped(write, on_error, name, 
     assert "data.on_error" not in message
 
 
-def test_utf_16_that_is_damaged_is_named_with_its_line(write):
-    assert "wide.csv:2" in fails(write("wide.csv", "text,label\na,b\n".encode("utf-16")[:-1]))
-
-
-def test_one_list_in_a_jsonl_file_is_recognised(write):
-    assert "has the suffix .json)" in fails(write("list.jsonl", json.dumps(ROWS, indent=1)))
-
-
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -307,11 +254,6 @@ def test_one_list_in_a_jsonl_file_is_recognised(write):
 def test_a_file_without_rows_or_of_another_format_is_refused(write, cache, name, content, reason):
     assert reason in fails(write(name, content))
     assert not cache.exists() or list(cache.iterdir()) == []
-
-
-def test_a_file_whose_rows_are_all_malformed_is_refused_with_the_reason(write):
-    message = fails(write("bad.jsonl", "a\nb\n"), on_error="skip")
-    assert "all 2 were skipped, the first (bad.jsonl:1)" in message
 
 
 def test_a_missing_file_is_reported_with_near_names(write):
@@ -342,10 +284,6 @@ def test_an_unknown_column_is_reported_with_those_of_the_file(write):
     assert "'body'" in message
 
 
-def test_a_renamed_column_does_not_hide_another(write):
-    assert "has a column 'label' beside 'body'" in fails(write("d.csv", "body,label\na,x\n"), columns={"label": "body"})
-
-
 def test_selected_rows_keep_their_places(write):
     rows = read_rows(write("n.jsonl", "".join(f'{{"n": {i}}}\n' for i in range(3000))))
     some = rows.select([2500, 3, 999]).select([2, 0])
@@ -354,18 +292,6 @@ def test_selected_rows_keep_their_places(write):
     assert len(rows.select([])) == 0
     with pytest.raises(IndexError):
         some[2]
-
-
-def test_rows_are_mapped_from_disk_not_held_in_memory(write, cache):
-    rows = read_rows(write("data.jsonl", TWO))
-    assert [Path(file["filename"]).parents[1] for file in rows.dataset.cache_files] == [cache]
-
-
-def test_a_second_read_does_not_parse(write, monkeypatch):
-    source = write("data.jsonl", TWO)
-    first = list(read_rows(source))
-    monkeypatch.setattr(row_cache.Reading, "write", mock.Mock(side_effect=AssertionError("read again")))
-    assert list(read_rows(source)) == first
 
 
 def test_a_changed_file_is_never_taken_for_the_old_one(write):
@@ -392,11 +318,6 @@ def test_a_file_that_changes_while_it_is_read_is_refused(write, cache, monkeypat
     assert list(cache.iterdir()) == []
 
 
-def test_the_same_content_in_another_format_is_another_entry(write):
-    assert read_rows(write("a.txt", TWO))[0] == {"text": TWO.splitlines()[0]}
-    assert read_rows(write("a.jsonl", TWO))[0] == ROWS[0]
-
-
 def test_a_full_disk_is_reported_with_the_way_out(write, cache, monkeypatch):
     source = write("data.jsonl", TWO)
     monkeypatch.setattr(row_cache.Reading, "_write_rows", mock.Mock(side_effect=OSError(28, "No space left on device")))
@@ -416,22 +337,6 @@ def test_a_process_killed_while_reading_leaves_no_half_cache(write, tmp_path, ca
     assert Forked(killed, tmp_path).ended() == (-signal.SIGKILL, "")
     assert [entry.suffix for entry in cache.iterdir()] == [".tmp"]
     assert list(read_rows(source)) == ROWS
-
-
-def test_a_reader_that_another_overtakes_uses_the_others_entry(write, cache, monkeypatch):
-    source = write("data.jsonl", TWO)
-    whole = row_cache.Reading._write_rows
-    others = []
-
-    def overtaken(*arguments):
-        facts = whole(*arguments)
-        monkeypatch.setattr(row_cache.Reading, "_write_rows", whole)
-        others.append(read_rows(source))
-        return facts
-
-    monkeypatch.setattr(row_cache.Reading, "_write_rows", overtaken)
-    assert list(read_rows(source)) == list(others[0]) == ROWS
-    assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -460,13 +365,6 @@ def test_a_hub_out_of_reach_is_one_clear_error(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "no file 'nobody/nothing', and no data set of the hub: " in fails("nobody/nothing")
-
-
-def test_a_path_in_a_folder_that_exists_is_not_asked_of_the_hub(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", mock.Mock(side_effect=AssertionError("asked the hub")))
-    write("support.jsonl", TWO)
-    (tmp_path / "data").mkdir()
-    assert "no data file 'data/support'" in fails("data/support")
 
 
 @pytest.mark.parametrize(
@@ -519,32 +417,6 @@ def test_rows_that_do_not_fit_show_another_separator(write, name, content, separ
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "with-byte-order-mark"])
 def test_a_header_without_commas_says_what_separates(write, content, rows, mark):
     assert list(read_rows(write("a.csv", mark + content))) == rows
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (
-            "a;b\n1;2\n1;2;3\n",
-            'a.csv:3: 3 fields, but the header has 2: ["a", "b"] (the file is read with semicolons, as',
-        ),
-        ("a;b, c\n1;2\n", '1 fields, but the header has 2: ["a;b", " c"] (the header has commas and semicolons'),
-    ],
-)
-def test_rows_that_do_not_fit_the_separator_of_the_header_name_it(write, content, said):
-    assert said in fails(write("a.csv", content))
-
-
-def test_a_file_of_another_kind_is_never_proposed(write):
-    write("train.yaml", "a: 1")
-    path = write("other.csv", "text\na\n")
-    missing = str(Path(path).with_name("train.json"))
-    with pytest.raises(DataError) as error:
-        read_rows(missing)
-    assert "Did you mean" not in str(error.value)
-    write("trains.jsonl", '{"text": "a"}\n')
-    with raises(DataError, "trains.jsonl"):
-        read_rows(missing)
 
 
 @pytest.mark.parametrize("make", [pa.ipc.new_file, pa.ipc.new_stream])

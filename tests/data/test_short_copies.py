@@ -16,12 +16,6 @@ def free(count, draw, words=9):
     return [{"text": " ".join(draw.choices(WORDS, k=words)), "label": draw.choice("ab")} for _ in range(count)]
 
 
-def of_one_form(count, draw):
-    places = [(a, b, c) for a in range(6) for b in range(10) for c in range(10)]
-    return [{"text": f"please do thing{a} with part{b} in room{c}", "label": "ab"[a % 2]}
-            for a, b, c in draw.sample(places, count)]  # fmt: skip
-
-
 def changed(rows, draw, change):
     copies = []
     for row in rows:
@@ -71,33 +65,3 @@ def test_texts_that_differ_by_more_are_no_copies(copies, change):
     if change == "labels":
         test = [row | {"label": "b" if row["label"] == "a" else "a"} for row in test]
     assert copies(train, test)[0] == []
-
-
-def test_texts_of_one_form_are_reported(copies):
-    rows = of_one_form(500, random.Random(0))
-    (found,), _ = copies(rows[:400], rows[400:])
-    assert found.level == "note"
-    assert found.figures["held_out"] > 0.9 < found.figures["within_training"]
-    draw = random.Random(1)
-    (found,), _ = copies(rows[:60], rows[400:500])  # few of the form
-    assert found.level == "note"
-    assert copies(free(300, draw, words=3), free(100, draw, words=3))[0] == []  # one word is a third of the text
-
-
-def test_few_copies_are_within_chance(copies):
-    draw = random.Random(0)
-    train = free(300, draw)
-    assert copies(train, changed(train[:8], draw, "replaced") + free(92, draw))[0] == []
-
-
-def test_skipped_checks_are_reported(copies):
-    draw = random.Random(0)
-    train = free(300, draw)
-    found, result = copies(train, changed(train[:80], draw, "replaced"), near_duplicates=None)
-    told = next(one.text for one in result.findings if one.source == "leaks")
-    assert found == []
-    assert told == "No held-out row is in training (only equal rows were looked for)."
-    _, result = copies(train, free(50, draw))
-    told = next(one.text for one in result.findings if one.source == "leaks")
-    assert told == "No held-out row is in training (350 texts of fewer than 16 words: word for word)."
-    assert result.facts["near_duplicates"]["short"] == 350

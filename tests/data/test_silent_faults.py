@@ -222,21 +222,6 @@ def divided(source: str, seed: int, task: Task | None = None, **options):
     return make_splits(section, task or TextClassification(), seed, audited=False).mapping()
 
 
-def test_values_of_a_group_that_look_alike_are_one(write):
-    rows = [{"text": f"text {i}", "label": "x", "who": f"p{i // 2}" + "\u200b" * (i % 2)} for i in range(20)]
-    source = write("groups.jsonl", lines(*rows))
-    for seed in range(4):
-        parts = divided(source, seed, split={"by": "group", "column": "who"}, near_duplicates=None)
-        groups = [{row["who"].strip("\u200b") for row in kept} for kept in parts.values()]
-        assert not set.intersection(*groups)
-
-
-def test_flags_that_are_spelt_with_tags_stay_apart(audit, write):
-    flags = ["\U0001f3f4" + "".join(chr(0xE0000 + ord(c)) for c in name) + "\U000e007f" for name in ("gbeng", "gbsct")]
-    rows = [{"text": f"{flag} wins", "label": str(i)} for i, flag in enumerate(flags)]
-    assert audit(TextClassification(), write("flags.jsonl", lines(*rows))).splits["train"].duplicates == 0
-
-
 def test_tags_that_look_alike_are_refused_by_entity(prepare):
     def row(*tags):
         return {"tokens": [f"w{i}" for i in range(len(tags))], "tags": tags}

@@ -88,12 +88,6 @@ def test_identities_are_equal_where_the_task_says_so(write, text_task, row_task)
     assert set(identities(rows, row_task, 0)).isdisjoint(identities(rows, row_task, 1))
 
 
-def test_the_order_of_keys_makes_no_difference_to_identity(write, row_task):
-    source = write("a.jsonl", '{"m": {"a": 1, "b": [2]}, "t": "x"}\n{"t": "x", "m": {"b": [2], "a": 1}}\n{"t": "y"}\n')
-    splits = make_splits(DataSection(train=source, validation=None), row_task, 0)
-    assert splits.audited().facts["splits"]["train"]["distinct"] == 2
-
-
 def test_a_split_depends_on_seed_and_content_alone(write, text_task):
     names = [f"text {i % 70}" for i in range(100)]
     section = DataSection(train=write("a.jsonl", texts(names)), validation=0.2, test=0.1)
@@ -116,18 +110,6 @@ def test_splits_are_given_by_name_and_know_their_places(write, text_task):
     for rows in splits.mapping().values():
         for i, row in enumerate(rows):
             assert rows.where(i) == f"a.jsonl:{int(row['text'].split()[1]) + 2}"
-
-
-def test_null_holds_nothing_out(write, text_task):
-    splits = make_splits(DataSection(train=write("a.jsonl", texts("aab")), validation=None), text_task, 0)
-    assert splits.validation is splits.test is None
-    assert list(splits.mapping()) == ["train"]
-    assert len(splits.train) == 3
-
-
-def test_few_rows_still_give_one_to_validation(write, text_task):
-    splits = make_splits(DataSection(train=write("a.jsonl", texts("abc"))), text_task, 0)
-    assert (len(splits.train), len(splits.validation)) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -175,13 +157,6 @@ def test_a_group_in_two_files_is_a_leak(write, text_task):
         make_splits(section.model_copy(update={"group": "doctor"}), text_task, 0)
 
 
-def test_rows_are_grouped_by_one_column():
-    for split, column in (({"by": "group", "column": "patient"}, "patient"), ({"by": "time", "column": "day"}, "ward")):
-        assert DataSection(train="a.jsonl", split=split, group=column).group_column == column
-    with raises(ValueError, "'ward'", "'patient'"):
-        DataSection(train="a.jsonl", split={"by": "group", "column": "patient"}, group="ward")
-
-
 def test_too_few_distinct_examples_are_reported(write, text_task):
     source = write("a.jsonl", texts("aaaabb"))
     make_splits(DataSection(train=source, validation=0.1), text_task, 0)
@@ -189,28 +164,6 @@ def test_too_few_distinct_examples_are_reported(write, text_task):
         make_splits(DataSection(train=source, validation=0.1, test=0.1), text_task, 0)
     with raises(DataError, "3 rows", "1 group", "data.validation"):
         make_splits(DataSection(train=write("b.jsonl", texts("aaa"))), text_task, 0)
-
-
-def test_files_are_taken_as_they_are(write, text_task):
-    section = DataSection(
-        train=write("a.csv", "body\na\nb\nc\n"),
-        validation=write("v.csv", "body\nd\n"),
-        test=write("t.jsonl", '{"body": "e"}\noops\n'),
-        columns={"text": "body"},
-        on_error="skip",
-    )
-    splits = make_splits(section, text_task, 0)
-    assert [[row["text"] for row in rows] for rows in splits.mapping().values()] == [["a", "b", "c"], ["d"], ["e"]]
-    assert splits.test.skipped.count == 1
-
-
-def test_a_fraction_is_cut_beside_a_file(write, text_task):
-    section = DataSection(
-        train=write("a.jsonl", texts("abcdefghij")),
-        validation=0.2,
-        test=write("t.jsonl", texts("xyz")),
-    )
-    assert [len(rows) for rows in make_splits(section, text_task, 0).mapping().values()] == [8, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "test"])

@@ -36,16 +36,6 @@ class AnsweredTask(Task):
         return language_rows.view(row, all_trained=False)
 
 
-@partly
-class TaggedTask(Task):
-    """Each word has a tag."""
-
-    name = "tagged"
-
-    def view(self, row):
-        return View(row["words"], row["tags"], True, [" ".join(row["words"])], row["words"])
-
-
 @pytest.fixture
 def found(write, audit):
     """Audit a training and a test file; return what the audit finds."""
@@ -94,19 +84,6 @@ def test_files_of_one_source_are_not(found, seed):
     assert found(LabelledTask(), rows[:120], rows[120:]) == []
 
 
-def test_texts_of_other_topics_are_left_to_the_words(found):
-    rng = random.Random(3)
-
-    def about(topic):
-        words = [
-            f"{topic}{one}{other}" for one in ("ka", "lo", "mi", "ru") for other in ("bans", "dors", "fels", "guns")
-        ]
-        return lambda text: f"{text} {' '.join(rng.sample(words, k=5))}"
-
-    train, test = labelled(150, 1, about("trade")), labelled(60, 2, about("music"))
-    assert found(LabelledTask(), train, [{**row, "text": row["text"].lower()} for row in test]) == []
-
-
 def answered(count, seed, share):
     rng = random.Random(seed)
     return [{"prompt": f"What of {rng.choice(PLACES)} {i}?", "completion": sentence(rng)
@@ -141,12 +118,6 @@ def tagged(count, seed, first):
         tags = ["B-LOC" if word in PLACES and not (first and i) else "O" for i, word in enumerate(words)]
         rows.append({"words": words, "tags": tags})
     return rows
-
-
-def test_words_that_are_tagged_in_the_first_place_only_are_an_alarm(found):
-    (one,) = found(TaggedTask(), tagged(120, 1, first=True), tagged(50, 2, first=False))
-    assert (one.level, one.figures["what"], one.figures["features"][0]["training"]) == ("alarm", "tagged words", 1)
-    assert found(TaggedTask(), tagged(120, 1, first=False), tagged(50, 2, first=False)) == []
 
 
 @partly

@@ -84,29 +84,11 @@ def test_texts_that_are_cut_at_one_length_in_one_split_are_an_alarm(found, split
     assert windows or {"quality", "splits"} <= set(one.explains)
 
 
-@pytest.mark.parametrize(("end", "level"), [(140, "note"), (133, "alarm")])
-def test_posts_up_to_a_usual_limit_are_a_note(found, end, level):
-    train = [{**row, "text": row["text"][: end if i % 5 < 2 else 60 + i % 60]}
-             for i, row in enumerate(lengthy(150, 1, 200, 220))]  # fmt: skip
-    (one,) = found("shortened-texts", train, lengthy(90, 2, 150, 220))
-    assert (one.level, one.figures["shortened"][0]["end"]) == (level, end)
-
-
 def test_texts_of_one_label_that_are_far_shorter_in_training_are_an_alarm(found):
     train = [row for row in lengthy(150, 1) if row["label"] != "b"]
     train += [{**row, "label": "b"} for row in lengthy(50, 3, 20, 50)]
     (one,) = found("shortened-texts", train, lengthy(90, 2))
     assert [(cut["label"], cut["end"]) for cut in one.figures["shortened"]] == [("b", None)]
-
-
-def test_texts_that_are_cut_alike_or_shorter_in_all_labels_are_not(found):
-    train, test = lengthy(150, 1), lengthy(90, 2)
-    assert found("shortened-texts", train, test) == []
-    assert found("shortened-texts", shortened(train, 40), shortened(test, 40)) == []
-    assert found("shortened-texts", shortened(train, 40, "b"), shortened(test, 40, "b")) == []
-    assert found("shortened-texts", lengthy(150, 1, 30, 60), test) == []
-    assert found("shortened-texts", shortened(train, 140), test) == []  # by little
-    assert found("shortened-texts", lengthy(150, 1, 56, 60), test) == []  # of a usual length, not at one end
 
 
 @partly

@@ -7,7 +7,6 @@ import pytest
 from expected import raises
 from pyarrow import parquet
 
-from ftengine.data import cache as row_cache
 from ftengine.data import files as sizes
 from ftengine.data.read import read_rows
 from ftengine.errors import DataError, InputError
@@ -97,21 +96,6 @@ def test_few_rows_are_unfolded_at_one_time_where_a_dictionary_repeats_large_valu
     sizes_of = [len(batch) for batch in arrow.ParquetReader().read(str(tmp_path / "r.parquet"))]
     assert sum(sizes_of) == COUNT
     assert max(sizes_of) <= 250
-
-
-def test_categories_become_values_a_few_rows_at_a_time(monkeypatch):
-    monkeypatch.setattr(row_cache, "_BATCH_BYTES", 10 * WIDTH)
-    [batch] = pa.table({"text": TABLE["text"].dictionary_encode()}).to_batches()
-    pieces = list(row_cache._pieces(batch))
-    assert {len(piece) for piece in pieces} == {10}
-    assert pa.Table.from_batches(pieces).num_rows == COUNT
-
-
-def test_an_honest_file_of_any_compression_is_read(tmp_path):
-    table = pa.table({"text": [f"text {i}" for i in range(2000)]})
-    for name, write in (("a.parquet", parquet.write_table), ("b.arrow", None)):
-        write(table, tmp_path / name) if write else write_arrow(pa.ipc.new_file, table=table)(tmp_path / name)
-        assert len(read_rows(str(tmp_path / name))) == 2000
 
 
 def test_what_is_no_size_is_refused(tmp_path, monkeypatch):

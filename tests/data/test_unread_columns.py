@@ -76,12 +76,6 @@ def test_a_finer_label_that_the_words_tell_is_no_group_and_a_dialogue_on_one_top
     assert len(unread(UnreadGroups, rows)) == is_group
 
 
-def test_a_topic_that_decides_is_no_group(unread):
-    rows = of_patients(name=lambda i: f"topic {i % 5}", label=lambda patient, draw: "ab"[patient % 5 > 2])
-    (found,) = unread(UnreadColumns, rows)
-    assert found.figures["column"] == "patient"
-
-
 def annotated(count=360, carl=lambda label, draw: label, **column):
     draw = random.Random(1)
     rows = topical(count, 1)
@@ -195,14 +189,6 @@ def test_numbers_that_are_merely_larger_are_left_alone(unread, nord):
     assert unread(LabelsByColumn, in_clinics(nord)) == []
 
 
-@pytest.mark.parametrize(("factor", "spread"), [(13, 0.0), (8.3, 0.0), (24, 2.0)])  # the last's median is unsure
-def test_a_ratio_that_is_no_unit_is_a_note(unread, factor, spread):
-    (found,) = unread(LabelsByColumn, in_clinics(lambda row: factor * row["label"], spread=spread))
-    assert found.level == "note"
-    assert "factor" not in found.figures
-    assert max(found.figures["ratio"], 1 / found.figures["ratio"]) > 5
-
-
 def described(rows, description):
     return [{"text": f"CASE-{i * 7919 % 9973}", "label": row["label"], "description": description(row, i)}
             for i, row in enumerate(rows)]  # fmt: skip
@@ -236,14 +222,6 @@ def test_what_an_annotator_wrote_of_the_label_is_no_alarm(unread):
     (found,) = unread(UnreadColumns, rows)
     assert (found.level, found.brief, found.figures["column"]) == ("note", "", "explanation")
     assert found.figures["told"] >= 0.95
-
-
-def test_texts_of_scripts_without_blanks_are_compared_with_nothing(unread):
-    rows = described(topical(300, 1), lambda row, i: row["text"])
-    draw = random.Random(1)
-    for row in rows:
-        row["text"] = "".join(draw.choices([chr(letter) for letter in range(0x0E01, 0x0E2F)], k=12))
-    assert unread(UnreadColumns, rows) == []
 
 
 def of_hotels(first, count, averaged, numbers):

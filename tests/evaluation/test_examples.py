@@ -7,7 +7,7 @@ import pytest
 from partly import partly
 
 from ftengine.api import Evaluator, ExampleScores, Task, View
-from ftengine.evaluation.examples import most_changed, scored_by, shortened, single_examples
+from ftengine.evaluation.examples import most_changed, single_examples
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.table import Predictions
 from ftengine.text import redact_pieces
@@ -28,31 +28,10 @@ def test_most_single_examples_come_first_each_group_once_and_ties_nowhere():
     assert worse == [4]
 
 
-def test_a_little_change_of_an_answer_that_stays_right_or_wrong_is_no_change():
-    before, after, groups = [0.21, 0.21, 0.49, 0.90], [0.24, 0.19, 0.51, 0.80], np.arange(4)
-    assert most_changed(scores(before, [0, 0, 0, 1]), scores(after, [0, 0, 1, 1]), groups) == ([2], [3])
-    # Where nothing is right or wrong, nobody knows the scale.
-    assert most_changed(scores(before), scores(after), groups) == ([0, 2], [3, 1])
-
-
 def test_an_answer_that_became_wrong_has_got_worse_whatever_its_score():
     """The right label may gain, and another one gain more."""
     base, tuned = scores([0.34, 0.34, 0.4, 0.4], [1, 0, 0, 1]), scores([0.64, 0.44, 0.2, 0.3], [0, 1, 1, 0])
     assert most_changed(base, tuned, np.arange(4)) == ([2, 1], [0, 3])
-
-
-def test_the_evaluator_that_says_right_or_wrong_is_preferred():
-    loss, exact = scores([0.1, 0.2]), scores([1.0, np.nan], [1, np.nan])
-    assert scored_by({"loss": loss, "exact": exact}, {"loss": loss, "exact": exact}) == "exact"
-    assert scored_by({"loss": loss}, {"loss": loss}) == "loss"
-    assert scored_by({}, {}) is None
-
-
-def test_long_texts_are_cut_in_their_middle():
-    pieces = shortened([("a" * 3000 + "END", False), ("answer", True)])
-    assert sum(len(text) for text, _ in pieces) <= 640
-    assert pieces[0][0].endswith("END")
-    assert pieces[1] == ["answer", True]
 
 
 def test_personal_data_is_masked_in_examples():
@@ -119,13 +98,3 @@ def changed_item(row, target, decoded):
     both = [{"exact": scores([value], [1])} for value in (0.0, 1.0)]
     (item,) = single_examples(EvalSet("test", split, [Exact()]), [table, table], both)["improved"]
     return item
-
-
-def test_where_no_evaluator_scores_examples_none_changed():
-    table = Predictions({"row": np.array([0]), "group": np.array([0])})
-    found = single_examples(
-        EvalSet("test", SimpleNamespace(task=partly(type("Silent", (Task,), {}))()), [Exact()]),
-        [table, table],
-        [{}, {}],
-    )
-    assert found == {"evaluator": None, "improved": [], "worse": []}

@@ -16,9 +16,9 @@ from ftengine.evaluation.differences import Gap, compare, gap_between
 from ftengine.evaluation.figures import measure
 from ftengine.evaluation.intervals import percentile_interval, score_interval, subtracted_interval, wilson
 from ftengine.evaluation.plan import check_evaluators, check_metrics
-from ftengine.evaluation.significance import PValue, mcnemar, t_test
+from ftengine.evaluation.significance import mcnemar, t_test
 from ftengine.evaluation.weights import Weights
-from ftengine.text import against, few_groups, too_few
+from ftengine.text import few_groups, too_few
 
 
 class Mean(Evaluator):
@@ -176,19 +176,6 @@ def test_a_gap_of_means_is_welchs_t_test():
     assert gap.interval() == pytest.approx(tuple(test.confidence_interval()), abs=0.006)
 
 
-def test_an_infinite_figure_has_no_gap_that_a_file_could_not_hold():
-    """A perplexity beyond all numbers: JSON has none for it, and a gap without a value cannot be read again."""
-
-    class Power(Mean):
-        def score(self, rows, weights):
-            with np.errstate(over="ignore"):
-                return {"mean": float(np.exp(weights @ rows["x"] / weights.sum()))}
-
-    infinite, finite = figure(np.full(50, 1000.0), Power), figure(normal(50), Power)
-    assert math.isinf(infinite.value)
-    assert gap_between(finite, infinite) is gap_between(infinite, finite) is None
-
-
 # Differences.
 
 
@@ -212,23 +199,6 @@ def test_lower_may_be_better_and_neither_may_be():
 
     assert difference(normal(50), normal(50) - 1, Loss).better is True
     assert difference(normal(50), normal(50) - 1 + normal(50, 3) / 9, Neither).better is None
-
-
-def test_an_exact_p_value_decides_in_the_bootstraps_place():
-    """Five of a hundred differ, all in one direction: the bootstrap alone calls that beyond chance."""
-    base, tuned = np.arange(100) >= 5, np.ones(100)
-    assert difference(base, tuned, Share).better is True
-    exact = difference(base, tuned, Share, exact={"f": PValue(0.0625, "mcnemar")})
-    assert (exact.p, exact.test, exact.better) == (0.0625, "mcnemar", None)
-
-
-def test_a_proportion_that_is_the_same_of_every_example_has_no_spread_of_its_own():
-    """Of a model that is its own reference every pair is a tie, which counts half."""
-    tuned = np.arange(120) < 74
-    change = difference(np.full(120, 0.5), tuned, Share)
-    alone = figure(tuned, Share).interval
-    assert (change.low, change.high) == pytest.approx((alone[0] - 0.5, alone[1] - 0.5))
-    assert change.better is True
 
 
 def test_a_metric_that_rises_and_falls_with_another_has_its_test():
@@ -262,15 +232,6 @@ def test_equal_models_do_not_differ_and_one_example_says_nothing():
     assert difference(x, x) == Difference(0.0, 0.0, 0.0, 1.0, None, test="t")
     assert difference([3.0], [4.0]) == Difference(1.0, None, None, None, None)
     assert figure([3.0]).estimate == Estimate(3.0, None, None, 1)
-
-
-def test_metrics_without_intervals_have_none_in_differences_either():
-    class Biased(Mean):
-        metrics = {"mean": Metric("error", higher_is_better=False, interval=False)}  # noqa: RUF012
-
-    found = difference(normal(50), normal(50) + 1, Biased)
-    assert (found.low, found.high, found.p, found.better) == (None, None, None, None)
-    assert found.value == pytest.approx(1)
 
 
 def test_a_detectable_difference_is_the_one_of_the_t_tests_power():
@@ -441,10 +402,3 @@ def test_evaluators_that_do_not_suit_are_named():
 
     with raises(PluginError, "'mean'", "['median']"):
         figure([1.0], Undeclared)
-
-
-@pytest.mark.parametrize(
-    ("tuned", "base", "expected"), [(3.684, 3.749, "3.68 against 3.75"), (1.0, 2.0, "1.0 against 2.0")]
-)
-def test_two_values_that_differ_look_different(tuned, base, expected):
-    assert against(Estimate(tuned, tuned - 1, tuned + 1, 20), Estimate(base, base - 1, base + 1, 20)) == expected

@@ -10,8 +10,7 @@ from expected import raises
 
 from ftengine.api import SilentListener, Task
 from ftengine.errors import TrainingError
-from ftengine.evaluation.runner import EvalResult, EvalRunner
-from ftengine.evaluation.table import Writer
+from ftengine.evaluation.runner import EvalRunner
 
 
 class Places:
@@ -72,19 +71,6 @@ def test_predictions_that_are_no_numbers_are_refused_with_their_place(prediction
     key = next(iter(prediction))
     with raises(TrainingError, f"model's {key} ", "test.jsonl:5", "float32"):
         said(**prediction)
-
-
-def test_tables_have_no_names_that_a_killed_process_would_leave(monkeypatch, tmp_path):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("ftengine.evaluation.table.ROWS", 2)
-    writer, result, one = Writer(), EvalResult(), SimpleNamespace(name="test")
-    for member in range(5):
-        writer.put(member, {"score": member})
-    assert not list(tmp_path.iterdir())
-    result.put(one, writer.finish().append_column("row", [range(5)]))
-    assert not list(tmp_path.iterdir())
-    for _ in range(2):
-        assert result.predictions(one).columns["score"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_finite_predictions_pass_with_their_members():

@@ -58,17 +58,6 @@ def test_parts_of_several_processes_are_joined_in_order(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_tables_are_equal_where_every_column_is():
-    def table(**more):
-        columns = {"row": np.arange(2), "loss": np.array([1.0, np.nan]), "text": np.array(["a", None], dtype=object)}
-        return Predictions({**columns, **more})
-
-    assert table().equals(table())
-    for more in ({"loss": np.array([1.0, 2.0])}, {"text": np.array(["a", "b"], dtype=object)}, {"n": np.arange(2)}):
-        assert not table().equals(table(**more))
-        assert not table(**more).equals(table())
-
-
 def test_groups_of_joined_tables_stay_apart():
     parts = [
         Predictions({"row": np.arange(3), "group": np.array(groups), "tags": tags})

@@ -89,15 +89,6 @@ def test_memory_is_that_of_the_largest_batch_which_is_not_tried_where_it_would_n
     assert sorted(scaled.passes) == [20, 40]
 
 
-def test_what_is_scaled_does_not_begin_with_memory_that_a_pass_before_left(trial, monkeypatch):
-    """Freed memory may be kept for the next step, which then takes less than it needs."""
-    one, released = trial(), []
-    monkeypatch.setattr("ftengine.training.estimate.release_memory", lambda: released.append(len(one.passes)))
-    with one.attached() as attached:
-        one.memory(attached, 0)
-    assert released == [0, 1]
-
-
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -14,7 +14,7 @@ from spread import Spread
 
 from ftengine import Recipe, fine_tune, plan
 from ftengine.api import Regularizer
-from ftengine.errors import PluginError, RecipeError
+from ftengine.errors import RecipeError
 from ftengine.model import read_tensors
 from ftengine.training.loop import Trainer
 from ftengine.training.regularizing import Attached
@@ -96,12 +96,6 @@ def test_steps_that_a_strategy_cannot_train_for_are_refused_before_weights_are_r
     for command in (fine_tune, partial(plan, measure=False)):
         with raises(RecipeError, "4 steps"):
             command(few, registry=with_spread)
-
-
-def test_what_is_no_regularizer_is_refused(recipe, with_spread, monkeypatch):
-    monkeypatch.setattr(Spread, "regularizer", lambda self, steps: "ema")
-    with raises(PluginError, "'spread'", "regularizer()", "'ema'"):
-        fine_tune(recipe("run", [], strategy="spread"), registry=with_spread)
 
 
 @pytest.mark.slow
@@ -192,14 +186,6 @@ def test_a_regularizer_named_twice_is_refused_before_data_is_read(recipe, name, 
         fine_tune(recipe("run", [other, name, {"name": name}]))
     assert refused.value.exit_code == 2
     assert not (tmp_path / "run").exists()
-
-
-def test_weight_decay_beside_what_takes_its_place_is_refused_before_data_is_read(recipe, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr("ftengine.engine.prepared_data.make_splits", lambda *_: pytest.fail("data was read"))
-        with raises(RecipeError, "l2-sp", "train.weight_decay", "0.01"):
-            fine_tune(recipe("run", ["l2-sp"], weight_decay=0.01))
-    plan(recipe("run", ["dropout"], weight_decay=0.01), measure=False)
 
 
 def test_a_run_that_fails_is_detached(recipe, monkeypatch):
