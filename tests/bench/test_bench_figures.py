@@ -6,7 +6,7 @@ from expected import raises
 
 from ftengine.errors import InputError
 from ftengine_bench.figures import least_bytes, least_overhead, operations, recovered, roofline
-from ftengine_bench.layers import PRESETS, Shape, parse_shape, preset_shapes
+from ftengine_bench.layers import PRESETS, Shape, parse_shape
 from ftengine_bench.report import Report
 from ftengine_bench.tables import block_table
 
@@ -42,19 +42,6 @@ def test_recovered_overhead():
     assert recovered("ours", {"eager": 1.5, "ours": 1.74}, 1.02) == pytest.approx(-0.5)
 
 
-def test_where_eager_is_at_the_floor_nothing_is_recovered():
-    assert recovered("ours", {"eager": 1.02, "ours": 1.0}, 1.02) is None
-
-
-@pytest.mark.parametrize("provider", ["frozen", "eager"])
-def test_what_others_are_compared_with_recovers_nothing(provider):
-    assert recovered(provider, {"frozen": 1.0, "eager": 1.5}, 1.02) is None
-
-
-def test_without_eager_nothing_is_known_to_be_recovered():
-    assert recovered("ours", {"frozen": 1.0, "ours": 1.2}, 1.02) is None
-
-
 def test_the_roofline_is_the_slower_of_computing_and_moving():
     assert roofline(100, 10, 10.0, 10.0) == 10.0
     assert roofline(100, 1000, 10.0, 10.0) == 100.0
@@ -87,18 +74,6 @@ def test_a_block_adds_its_layers_as_often_as_it_has_them():
 )
 def test_a_preset_has_every_weight_of_a_block(preset, parameters):
     assert sum(k * n for _, k, n in PRESETS[preset]) == parameters
-
-
-def test_equal_layers_of_a_preset_are_measured_once():
-    shapes = preset_shapes("gpt2", [512, 1024])
-    assert len(shapes) == 8
-    assert all(shape.transposed for shape in shapes)
-    (wide,) = [shape for shape in preset_shapes("llama3-8b", [64]) if shape.n == 14336]
-    assert (str(wide), wide.layers, wide.transposed) == ("64x4096x14336", ("gate_proj", "up_proj"), False)
-
-
-def test_shapes_are_read():
-    assert parse_shape("512x2048x1024") == Shape(512, 2048, 1024)
 
 
 @pytest.mark.parametrize("text", ["", "512", "512x2048", "0x8x8", "8x8x8x8", "-1x8x8", "8,8,8", "axbxc"])

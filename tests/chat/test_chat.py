@@ -4,9 +4,8 @@ import pytest
 from expected import raises
 
 from ftengine import chat, model
-from ftengine.api import Conversation, Message
 from ftengine.chat import encode_conversation as encode
-from ftengine.chat import end_tokens, read_conversation, with_system
+from ftengine.chat import read_conversation
 from ftengine.chat import render as render_conversation
 from ftengine.errors import DataError
 
@@ -145,25 +144,6 @@ def test_a_template_that_refuses_is_a_data_error(llama_tokenizer):
     llama_tokenizer.chat_template = "{{ raise_exception('Roles must alternate') }}"
     with raises(DataError, "Roles must alternate"):
         encode_conversation(llama_tokenizer, [QUESTION, ANSWER])
-
-
-def test_a_system_message_is_put_in_front_once():
-    assert with_system(read([QUESTION]), "Be brief.") == read([SYSTEM, QUESTION])
-    assert with_system(read([SYSTEM, QUESTION]), "Be long.") == read([SYSTEM, QUESTION])
-    assert with_system(read([QUESTION]), None) == read([QUESTION])
-
-
-def test_the_end_of_a_turn_is_found(tokenizer):
-    assert end_tokens(tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
-
-
-def test_a_template_without_an_end_of_turn_has_none(llama_tokenizer):
-    llama_tokenizer.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
-    assert end_tokens(llama_tokenizer) == []
-
-
-def test_other_keys_of_a_message_are_left_out():
-    assert read([{**QUESTION, "timestamp": 12, "name": None}]) == Conversation((Message(**QUESTION),))
 
 
 CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from ftengine.ops import use_instruction_set
 from ftengine.ops.attention import FORWARD, Sequences, attention
@@ -93,14 +92,6 @@ def test_as_accurate_as_the_composition(backend, case, dtype):
         assert error <= allowed + max(4 * single, unit) * size + unit * true.abs().max()
 
 
-def test_of_one_sequence_it_is_torchs_own(backend):
-    (q, k, v), _ = drawn(50, (6, 2, 32), torch.float32)
-    sequences, _ = prefix_tree(0, [50])
-    rows = (x.transpose(0, 1)[None] for x in (q, k, v))
-    expected = scaled_dot_product_attention(*rows, is_causal=True, enable_gqa=True)[0].transpose(0, 1)
-    assert torch.allclose(attention(q, k, v, sequences, 32**-0.5), expected, atol=1e-5)
-
-
 def test_gradients_in_fp64():
     sequences, count = prefix_tree(3, [2, 4])
     operands, _ = drawn(count, (4, 2, 3), torch.float64)
@@ -131,12 +122,6 @@ def test_large_scores_overflow_nowhere(instruction_set):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
 
 
-def test_nothing_is_computed_of_nothing(backend):
-    operands, dout = drawn(0, (4, 2, 8), torch.float32)
-    nothing = Sequences(*(torch.empty(shape, dtype=torch.int64) for shape in ((0,), (0,), (0, 2))))
-    assert [x.shape[0] for x in results(lambda *x: attention(*x, nothing, 1.0), operands, dout)] == [0] * 4
-
-
 def test_what_is_not_a_number_stays_so(backend):
     sequences, count = prefix_tree(0, [5])
     (q, k, v), dout = drawn(count, (2, 1, 16), torch.float32)
@@ -154,19 +139,6 @@ def test_autocast_changes_nothing(backend):
     expected = attention(*operands, sequences, 1.0)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(attention(*operands, sequences, 1.0), expected)
-
-
-def test_heads_are_computed_in_turn_where_their_parts_are_large(instruction_set):
-    """Five rows of 30,000 keys in common: 77 MB a head of 16, more than exist at one time."""
-    sequences, count = prefix_tree(30000, [1] * 40)
-    few = Sequences(sequences.queries[-40:] - 30000, sequences.keys[30000:], sequences.sizes[1:])
-    q, k, v = torch.randn(40, 2, 8), torch.randn(count, 2, 8), torch.randn(count, 2, 8)
-    operands, dout = [x.requires_grad_() for x in (q, k, v)], torch.randn(40, 2, 8)
-    both = results(lambda *x: attention(*x, few, 0.1), operands, dout)
-    for head in range(2):
-        one = [x.detach()[:, head : head + 1].requires_grad_() for x in operands]
-        alone = results(lambda *x: attention(*x, few, 0.1), one, dout[:, head : head + 1])
-        assert all(torch.equal(x, y[:, head : head + 1]) for x, y in zip(alone, both, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -46,23 +46,6 @@ def test_reference_is_used_inside_its_block_and_no_longer():
     assert why_reference("cpu", torch.float32, 8) is None
 
 
-@pytest.mark.parametrize("columns", [(576, 1536), (64, 8, 8)])
-def test_sizes_that_wide_accesses_allow(columns):
-    assert why_reference("cuda", torch.bfloat16, 8, columns=columns) is None
-    assert why_reference("cuda", torch.bfloat16, 8, columns=(*columns, 777)).startswith("size 777 on cuda")
-    assert why_reference("cpu", torch.bfloat16, 8, columns=(*columns, 777)) is None
-
-
-def test_what_is_asked_of_a_driver_breaks_no_graph(monkeypatch):
-    monkeypatch.setattr(eligibility, "_why_no_gpu_serves", lambda: eligibility.driver_version() and None)
-
-    def layer(x):
-        return x + 1 if why_reference("cuda", torch.bfloat16, 8, columns=(64, 64)) is None else x - 1
-
-    compiled = torch.compile(layer, fullgraph=True, backend="eager")
-    assert torch.equal(compiled(torch.zeros(2)), layer(torch.zeros(2)))
-
-
 @pytest.mark.parametrize(
     ("capabilities", "driver", "reason"),
     [

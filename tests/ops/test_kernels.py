@@ -128,13 +128,6 @@ def test_neither_a_second_run_nor_the_number_of_threads_changes_a_bit(instructio
         assert all(torch.equal(again[name], value) for name, value in runs[0].items())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_do_not_depend_on_their_neighbours(instruction_set, dtype):
-    whole, p, key = Problem(40, 300, 50, 5, dtype, torch.float32, 0.0), 0.25, torch.tensor(3)
-    first = ops.lowrank_shrink(whole.x, whole.a, p, key)[:7]
-    assert torch.equal(ops.lowrank_shrink(whole.x[:7], whole.a, p, key), first)
-
-
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropped_elements_count_for_nothing_and_kept_ones_do(instruction_set, dtype, bad):

@@ -42,14 +42,3 @@ def test_as_accurate_as_peft(layer, assert_as_accurate, dtype):
     sample = layer((2, 9), 40, 24, 4, dtype)
     truth = run_peft(sample.to(torch.float64), torch.float64, torch.float64)
     assert_as_accurate(sample.run(lowrank_linear), run_peft(sample, dtype, dtype), truth)
-
-
-@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
-def test_as_accurate_as_peft_under_autocast(layer, assert_as_accurate, weight_dtype):
-    sample = layer((2, 9), 40, 24, 4)
-    sample.weight, sample.bias = sample.weight.to(weight_dtype), sample.bias.to(weight_dtype)
-    sample.dy = sample.dy.bfloat16()
-    truth = run_peft(sample.to(torch.float64), torch.float64, torch.float64)
-    with torch.autocast("cpu", torch.bfloat16):
-        ours = sample.run(lowrank_linear)
-    assert_as_accurate(ours, run_peft(sample, weight_dtype, torch.float32, autocast=True), truth)

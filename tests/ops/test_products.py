@@ -1,6 +1,5 @@
 """Products of float32 by oneDNN: as accurate as torch's own, in every layout, and only while they are asked for."""
 
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -65,14 +64,6 @@ def test_as_accurate_as_torchs_own(computed, case, m, k, n):
             assert error <= allowed + torch.finfo(torch.float32).eps * scale
 
 
-@pytest.mark.parametrize(("m", "k", "n"), [(7, 5, 4), (0, 4, 3), (8, 0, 4), (9, 4, 0)])
-def test_few_rows_and_nothing_are_torchs_own(computed, m, k, n):
-    left, right = torch.randn(m, k), torch.randn(k, n)
-    with products_by_onednn():
-        assert torch.equal(left @ right, torch.mm(left, right, out=torch.empty(0)))
-    assert computed == [False]
-
-
 def test_layers_and_their_gradients_take_it_while_it_is_asked_for(computed):
     layer, x = torch.nn.Linear(24, 16), torch.randn(5, 7, 24, requires_grad=True)
     operands = (x, layer.weight, layer.bias)
@@ -93,20 +84,6 @@ def test_layers_and_their_gradients_take_it_while_it_is_asked_for(computed):
     computed.clear()
     layer.float()(x)
     assert not computed
-
-
-def test_threads_that_come_and_go_disturb_no_other(computed):
-    """A kernel that one of them took away while another called it ended the process."""
-    layer, x = torch.nn.Linear(64, 64), torch.randn(32, 64)
-    plain = layer(x)
-
-    def answer(_):
-        with torch.no_grad(), products_by_onednn():
-            return layer(x)
-
-    with ThreadPoolExecutor(3) as pool:
-        assert all(torch.allclose(y, plain, atol=1e-5) for y in pool.map(answer, range(600)))
-    assert products._USE.users == 0
 
 
 @pytest.mark.parametrize(

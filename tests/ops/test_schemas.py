@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ftengine.ops import active_backend, attention, elementwise, lowrank_linear
+from ftengine.ops import active_backend, attention, elementwise
 from ftengine.ops.eligibility import KERNELS
 from ftengine.ops.schemas import OPERATORS
 
@@ -70,22 +70,6 @@ def test_operator_passes_opcheck(name):
 
 def test_every_operator_of_the_design_is_registered():
     assert registered() == {*vars(OPERATORS), *elementwise.SCHEMAS, *attention.SCHEMAS}
-
-
-@pytest.mark.filterwarnings("ignore:.*\\s*Overriding a previously registered kernel")  # which is meant
-def test_kernel_registered_later_takes_eligible_layers(layer):
-    calls = []
-
-    def kernel(x, weight, bias, a, b, scale, p, seed):
-        calls.append(x.dtype)
-        return x @ weight.T, x.new_zeros(len(x), len(a)), torch.empty(0, dtype=torch.int64)
-
-    with torch.library._scoped_library("ftengine", "IMPL") as library:
-        library.impl("lowrank_forward", kernel, "CPU")
-        for dtype in (torch.float32, torch.bfloat16, torch.float64):
-            sample = layer(4, 8, 6, 2, dtype)
-            lowrank_linear(sample.x, sample.weight, None, sample.a, sample.b, 1.0)
-    assert calls == [torch.float32, torch.bfloat16], "fp64 is not eligible: it must take the reference"
 
 
 def test_backend_is_what_the_dispatcher_runs():
