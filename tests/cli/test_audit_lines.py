@@ -52,13 +52,3 @@ def test_what_is_in_order_and_tables_are_shown(tmp_path):
     ]
     texts = [finding["text"] for finding in audit["findings"]]
     assert "3 of 1,200 training rows are cut to the length limit." in texts
-
-
-def test_of_a_long_table_the_rest_is_counted():
-    table = {"title": "Labels", "columns": ["label", "train"], "rows": [[f"l{i}", i] for i in range(20)], "caption": ""}
-    assert printed({"findings": [], "displays": [table]})[-1] == "… and 12 more"
-
-
-def test_figures_of_a_table_have_the_digits_that_matter():
-    table = {"title": "Means", "columns": ["split", "mean"], "rows": [["train", 1 / 3], ["test", None]], "caption": ""}
-    assert printed({"findings": [], "displays": [table]})[-2:] == ["train 0.3333", "test –"]

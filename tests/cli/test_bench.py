@@ -71,13 +71,6 @@ def test_slower_than_allowed_exits_with_1(ftengine, measured):
     assert "error: 12 of 12 rows of compiled are slower" in result.stderr
 
 
-def test_a_disturbed_measurement_is_named(ftengine, measured):
-    calm, wild = compiled(measured[1], 1), compiled(measured[1], 1, spread=0.4)
-    result = ftengine("bench", "compare", calm, wild)
-    (line,) = result.stderr.splitlines()
-    assert line.startswith(f"warning: {wild}: ")
-
-
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
@@ -96,10 +89,3 @@ def test_wrong_input_is_one_line_before_anything_is_measured(ftengine, args, exp
     result = ftengine("bench", *args, code=2)
     assert expected in result.stderr
     assert len(result.stderr.strip().split("\n")) == 1
-
-
-def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(ftengine, monkeypatch, tmp_path):
-    monkeypatch.setattr("ftengine_bench.kernels.measure_kernels", None)
-    monkeypatch.setattr("ftengine_bench.plot.find_spec", lambda name: None)
-    result = ftengine("bench", "kernels", *SMALL, "--plot", tmp_path / "a.png", code=2)
-    assert "pip install matplotlib" in result.stderr

@@ -11,8 +11,6 @@ from expected import golden
 from runs import start_commands_here
 
 from ftengine import load_run
-from ftengine.cli.compare import parse_strategies
-from ftengine.errors import InputError
 
 STRATEGIES = "full,{name: lora, rank: 2, train.learning_rate: 0.02}"
 LORA = "lora rank=2 train.learning_rate=0.02"
@@ -72,13 +70,6 @@ def test_figures_are_those_of_the_runs(ftengine, recipe, compared):
     assert difference["p_adjusted"] == difference["p"]
 
 
-def test_both_saw_the_same_examples(compared):
-    files = compared[1].glob("*/audit.json")
-    audits = [json.loads(file.read_text())["encoded"] for file in files]
-    assert len(audits) == 2
-    assert audits[0] == audits[1]
-
-
 def test_finished_runs_are_taken_as_they_are(ftengine, recipe, compared, no_process):
     result = compare(ftengine, recipe, compared[1], "--json")
     content = json.loads(result.stdout)
@@ -114,14 +105,6 @@ def test_unknown_strategies_and_torchrun_are_refused(ftengine, recipe, tmp_path,
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "without torchrun" in ftengine("compare", recipe, "--strategies", "full,lora", *args, code=2).stderr
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_list_of_strategies_is_yaml():
-    assert parse_strategies("full, lora") == ["full", "lora"]
-    assert parse_strategies("lora,{name: lora, rank: 2}") == ["lora", {"name": "lora", "rank": 2}]
-    for text in ("full,{name: lora", "2020-13-45"):
-        with pytest.raises(InputError):
-            parse_strategies(text)
 
 
 def test_the_folder_of_a_comparison_has_a_report_of_all_its_runs(ftengine, compared):

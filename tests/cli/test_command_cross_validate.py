@@ -1,14 +1,12 @@
 """`ftengine cross-validate`: a run for each fold, figures of all of them, and going on from what is there."""
 
 import json
-import math
 import re
 from html import unescape
 
 import pytest
 from runs import start_commands_here
 
-from ftengine import load_run
 from ftengine.engine.cross_validate import divide
 from ftengine.errors import InputError
 
@@ -39,37 +37,11 @@ def test_figures_of_all_rows_and_of_each_fold_are_printed(validated):
     assert "fold 1: train: 2" in validated[0].stderr
 
 
-def test_pooled_figures_lie_between_those_of_the_folds_and_rest_on_all_rows(validated):
-    folder = validated[1]
-    content = json.loads((folder / "crossvalidation.json").read_text())
-    runs = [load_run(folder / f"fold-{fold}") for fold in range(2)]
-    for side in ("base", "tuned"):
-        losses = [run.evaluation[side]["loss"]["value"] for run in runs]
-        assert min(losses) <= content[side]["loss"]["value"] <= max(losses)
-        assert content[side]["loss"]["n"] == sum(run.evaluation[side]["loss"]["n"] for run in runs) == 40
-        assert content[side]["loss"]["low"] < content[side]["loss"]["value"] < content[side]["loss"]["high"]
-    spread = content["spread"]["loss"]
-    assert spread["values"] == [run.evaluation["tuned"]["loss"]["value"] for run in runs]
-    assert spread["mean"] == pytest.approx(sum(spread["values"]) / 2)
-    assert spread["std"] == pytest.approx(abs(spread["values"][0] - spread["values"][1]) / math.sqrt(2))
-    difference = content["difference"]["loss"]["value"]
-    assert difference == pytest.approx(content["tuned"]["loss"]["value"] - content["base"]["loss"]["value"])
-    assert content["higher_is_better"]["loss"] is False
-
-
 def test_finished_folds_are_taken_as_they_are(ftengine, recipe, validated, no_process):
     content = json.loads(validate(ftengine, recipe, validated[1], "--json").stdout)
     before = json.loads((validated[1] / "crossvalidation.json").read_text())
     assert [run["reused"] for run in content["runs"]] == [True, True]
     assert content["tuned"] == before["tuned"]
-
-
-def test_torchrun_and_another_recipe_are_refused(ftengine, recipe, validated, monkeypatch):
-    error = validate(ftengine, recipe, validated[1], "--set", "train.learning_rate=0.5", code=2).stderr
-    assert "error: fold 0: run" in error
-    assert "train.learning_rate differs" in error
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "without torchrun" in validate(ftengine, recipe, validated[1], code=2).stderr
 
 
 @pytest.mark.parametrize("by", [("random",), ("stratified",), ("group", "messages")])

@@ -1,6 +1,5 @@
 """`init` writes a recipe that is valid, complete and says what each key means."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import yaml
 from cli_samples import ENTRY, strategy
 
 from ftengine import Recipe
-from ftengine.data.read import read_rows
 from ftengine.plugins.registry import Registry
 from ftengine_builtins.tasks.recognising import recognise_text
 
@@ -36,15 +34,6 @@ def test_the_recipe_is_valid_and_holds_every_key_with_its_default(ftengine, tmp_
     assert list(written["train"]) == list(type(recipe.train).model_fields)
 
 
-def test_every_description_is_in_the_comments(ftengine, tmp_path):
-    file = tmp_path / "recipe.yaml"
-    ftengine("init", file, "--all-keys")
-    text = file.read_text()
-    sections = [Recipe, *(type(getattr(Recipe.read(file), name)) for name in ("model", "data", "train", "evaluation"))]
-    described = [field.description for section in sections for field in section.model_fields.values()]
-    assert [line for line in described if line and line not in text] == []
-
-
 @pytest.mark.parametrize("kind", ["task", "strategy"])
 def test_a_chosen_component_comes_with_its_options(ftengine, tmp_path, kind):
     for entry in Registry().entries(kind):
@@ -54,14 +43,6 @@ def test_a_chosen_component_comes_with_its_options(ftengine, tmp_path, kind):
         assert written["name"] == entry.name
         assert entry.cls.Config(**{k: v for k, v in written.items() if k != "name"}) == entry.cls.Config()
         assert [option for option in entry.cls.Config.model_fields if option not in written] == []
-
-
-def test_the_rows_of_a_query_are_proposed_to_stay_together(ftengine, tmp_path):
-    rows = [{"query": f"what is {i}", "document": f"it is {j}", "label": int(i == j)} for i in range(4) for j in (i, 9)]
-    (tmp_path / "judged.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    ftengine("init", tmp_path / "recipe.yaml", "--data", tmp_path / "judged.jsonl")
-    data = Recipe.read(tmp_path / "recipe.yaml").data
-    assert (data.split.by, data.split.column, data.columns["text"]) == ("group", "text", "query")
 
 
 @pytest.mark.parametrize(
@@ -82,19 +63,6 @@ def test_rows_of_several_negatives_are_proposed_to_the_task_that_reads_them(ften
     assert Recipe.read(recipe).task["name"] == task
     ftengine("init", recipe, "--data", tmp_path / "rows.jsonl", "--task", "embedding", "--force")
     assert ("lists, and further columns of negatives, are not read" in recipe.read_text()) == (task == "reranking")
-
-
-def test_of_many_columns_the_first_are_named(ftengine, tmp_path, bert_folder):
-    with open(tmp_path / "wide.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["text", *(f"c{i}" for i in range(299))], *[["a red fox", *"x" * 299]] * 3])
-    shown = ftengine("init", tmp_path / "recipe.yaml", "--data", tmp_path / "wide.csv").stderr
-    assert "columns text, c0, c1" in shown
-    assert "c18, … and 280 more" in shown
-    sources = ("--model", bert_folder, "--data", tmp_path / "wide.csv")
-    ftengine("init", tmp_path / "recipe.yaml", "--force", "--task", "reranking", *sources)
-    refused = ftengine("plan", tmp_path / "recipe.yaml", code=2).stderr
-    assert "no column 'query' (columns: text, c0, " in refused
-    assert "c18, … and 280 more)" in refused
 
 
 def test_an_existing_file_stays_unless_forced(ftengine, tmp_path):
@@ -126,32 +94,12 @@ def test_wrong_options_write_nothing(ftengine, tmp_path, file, args, facts):
     assert not (tmp_path / file).exists()
 
 
-def test_a_required_option_is_left_for_the_user_to_fill_in(ftengine, distribution, tmp_path):
-    distribution(strategy(), ENTRY)
-    ftengine("init", tmp_path / "recipe.yaml", "--strategy", "thing")
-    assert "# source: " in (tmp_path / "recipe.yaml").read_text()
-    assert Recipe.read(tmp_path / "recipe.yaml").strategy == {"name": "thing"}
-
-
 def test_a_plugin_may_propose_its_component_to_beginners(ftengine, distribution, tmp_path):
     distribution(
         strategy().replace('name = "thing"', 'name = "a-thing"\n    traits = StrategyTraits(is_default=True)'), ENTRY
     )
     ftengine("init", tmp_path / "recipe.yaml")
     assert Recipe.read(tmp_path / "recipe.yaml").strategy["name"] == "a-thing"  # the first of those proposed
-
-
-def test_model_and_data_suit_the_task(ftengine, tmp_path):
-    for task, model, data in (
-        ("text-classification", "distilbert", "train.jsonl"),
-        ("image-classification", "vit", "images"),
-        ("seq2seq-lm", "t5", "train.jsonl"),
-        ("causal-lm", "SmolLM2", "train.jsonl"),
-    ):
-        ftengine("init", tmp_path / f"{task}.yaml", "--task", task)
-        recipe = Recipe.read(tmp_path / f"{task}.yaml")
-        assert model in recipe.model.source
-        assert recipe.data.train == data
 
 
 def write(folder, name, rows):
@@ -231,12 +179,6 @@ def labelled_by(ftengine, tmp_path, monkeypatch, rows):
     return Recipe.read("recipe.yaml").data.columns, said
 
 
-def test_a_column_named_like_labels_that_holds_texts_is_not_taken_for_them(ftengine, tmp_path, monkeypatch):
-    rows = [{"Sprache": "de", "Bewertung": f"Die App stürzt {i} Mal ab.", "Sterne": i % 5} for i in range(40)]
-    columns, _ = labelled_by(ftengine, tmp_path, monkeypatch, rows)
-    assert columns == {"text": "Bewertung", "label": "Sterne"}
-
-
 @pytest.mark.parametrize("identifier", [lambda i: i // 6, lambda i: str(2000 + i // 6)])
 def test_the_number_of_a_document_is_no_label_and_a_guess_says_so(ftengine, tmp_path, monkeypatch, identifier):
     rows = [
@@ -267,23 +209,6 @@ def test_of_several_columns_that_may_be_the_label_none_is_taken(names):
     assert (found.certainty, found.columns, found.options) == (0, {}, {})
     assert repr(first) in found.note
     assert repr(second) in found.note
-
-
-@pytest.mark.parametrize("name", ["place", "author", "date"])
-def test_commas_within_a_value_make_no_list_of_labels(name):
-    rows = [{"text": f"A report of day {i}.", name: CLASSES[name](i)} for i in range(60)]
-    found = recognise_text(list(rows[0]), rows)
-    assert (found.columns, found.options) == ({"label": name}, {})
-
-
-def test_columns_that_may_each_be_the_label_are_named(ftengine, tmp_path, monkeypatch):
-    rows = [{"ward": CLASSES["ward"](i), "summary": f"Admitted, bed {i}.", "days": i * 0.37} for i in range(60)]
-    columns, said = labelled_by(ftengine, tmp_path, monkeypatch, rows)
-    assert columns == {"text": "summary"}
-    refused = ftengine("init", "rows.jsonl", "--force", code=2).stderr
-    write(tmp_path, "texts.jsonl", [{"text": row.pop("summary"), **row} for row in rows])
-    taken = ftengine("init", "texts.jsonl", "--force").stderr  # texts alone may be continued
-    assert all("'ward' and 'days'" in text for text in (said, refused, taken))
 
 
 def test_a_column_of_lists_of_labels_is_taken_for_them(ftengine, tmp_path, monkeypatch):
@@ -356,15 +281,6 @@ def test_numbers_as_labels_are_seen(ftengine, tmp_path, monkeypatch, values, kin
     assert (task["name"], task["kind"]) == ("text-classification", kind)
 
 
-def test_a_pair_of_texts_is_an_option_of_the_task(ftengine, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    ftengine("init", write(tmp_path, "a.jsonl", [{"premise": "a", "hypothesis": "b", "label": "x"}]))
-    recipe = Recipe.read("recipe.yaml")
-    assert recipe.task["pair"] == "hypothesis"
-    assert recipe.data.columns == {"text": "premise"}
-    assert recipe.data.train == "a.jsonl"
-
-
 def test_a_folder_of_images_gives_a_recipe_with_their_augmenters_alone(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("cat", "dog"):
@@ -434,19 +350,6 @@ def test_a_data_file_that_is_not_there_does_not_become_a_recipe(ftengine, tmp_pa
     assert [file.name for file in tmp_path.iterdir()] == ["review.csv"]
 
 
-def test_a_data_set_of_the_hub_is_left_to_the_run(ftengine, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "no data file" not in ftengine("init", "--data", "owner/reviews:test").stderr
-    assert Recipe.read("recipe.yaml").data.train == "owner/reviews:test"
-
-
-def test_semicolons_of_a_spreadsheet_are_read(ftengine, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tabelle.csv").write_text("\ufeffText;Label\nschön, ja;a\nnein;b\n")
-    assert "columns Text, Label: text-classification" in ftengine("init", "--data", "tabelle.csv").stderr
-    assert Recipe.read("recipe.yaml").data.columns == {"text": "Text", "label": "Label"}
-
-
 @pytest.mark.parametrize(("rows", "epochs"), [(5, 20), (400, 20), (1080, 9), (3000, 3)])
 def test_few_rows_are_passed_over_more_often(ftengine, tmp_path, rows, epochs):
     """Some 1,000 steps, at most 20 epochs; the default of 3 where there are rows enough."""
@@ -456,45 +359,6 @@ def test_few_rows_are_passed_over_more_often(ftengine, tmp_path, rows, epochs):
     assert Recipe.read(file).train.epochs == epochs
     assert (f"train.epochs is set to {epochs}, as there are {rows:,} rows;" in said) == (epochs > 3)
     assert ("default: 3" in file.read_text()) == (epochs > 3)
-
-
-@pytest.mark.parametrize(("rows", "accumulate"), [(5, 1), (90, 2), (1785, 8), (None, 8)])
-def test_examples_that_are_compared_make_larger_steps_of_many_rows(ftengine, tmp_path, rows, accumulate):
-    """64 of them, in micro-batches of the default's memory, where 100 steps are left."""
-    data, file = tmp_path / "pairs.jsonl", tmp_path / "recipe.yaml"
-    data.write_text("".join(json.dumps({"anchor": f"a {i}", "positive": f"b {i}"}) + "\n" for i in range(rows or 0)))
-    ftengine("init", file, "--task", "embedding", *(["--data", data] if rows else []))
-    made = Recipe.read(file, [] if rows else ["data.train=x.jsonl"]).train
-    assert (made.batch_size, made.accumulate) == (8, accumulate)
-    assert (f"8 × {accumulate} = {8 * accumulate}" in file.read_text()) == (accumulate > 1)
-
-
-def test_json_in_a_cell_is_reported(ftengine, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name, header, told in (
-        ("chat.csv", ["messages"], "Column messages holds JSON as text: save the rows as .jsonl."),
-        ("liked.csv", ["messages", "rejected_response"], "Column messages holds JSON as text"),
-        (
-            "pairs.csv",
-            ["prompt", "completion"],
-            "Column prompt holds JSON as text: save the rows as .jsonl if it should be read as",
-        ),
-    ):
-        with open(name, "w", newline="") as file:
-            csv.writer(file).writerows([header, [json.dumps(CHAT), "yes"][: len(header)]])
-        assert told in ftengine("init", "--data", name, "--force", code=2 if name == "chat.csv" else 0).stderr
-    calls = {"messages": CHAT, "tools": json.dumps([{"name": "look", "parameters": {}}])}  # as ms-swift has them
-    Path("calls.jsonl").write_text(json.dumps(calls))
-    assert "JSON as text" not in ftengine("init", "--data", "calls.jsonl", "--force").stderr
-
-
-def test_a_text_file_whose_lines_have_tabs_may_be_a_table(ftengine, tmp_path, monkeypatch):
-    """As Excel saves "Unicode Text"."""
-    monkeypatch.chdir(tmp_path)
-    Path("rows.txt").write_bytes("prompt\tcompletion\r\nHello\tHi\r\n".encode("utf-16"))
-    assert "If it is a table" in ftengine("init", "--data", "rows.txt").stderr
-    (row,) = read_rows("rows.txt", reader={"name": "csv", "separator": "\t"})
-    assert row == {"prompt": "Hello", "completion": "Hi"}
 
 
 @pytest.mark.parametrize(
@@ -519,15 +383,3 @@ def test_columns_of_pairs_are_recognised(ftengine, tmp_path, monkeypatch, column
     assert recipe["task"]["name"] == chosen
     assert (recipe["data"].get("columns") or {}).items() >= renamed.items()
     assert recipe["train"]["epochs"] == (20 if chosen == "embedding" else 3)
-
-
-def test_a_recipe_is_short_and_means_what_the_one_with_all_keys_does(ftengine, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = [{"sentence": f"text {i}", "stars": ["good", "bad"][i % 2]} for i in range(60)]
-    data = write(tmp_path, "rows.jsonl", rows)
-    ftengine("init", "short.yaml", "--data", data)
-    ftengine("init", "long.yaml", "--data", data, "--all-keys")
-    assert len(Path("short.yaml").read_text().splitlines()) <= 20
-    short, long = (Recipe.read(name).resolved() for name in ("short.yaml", "long.yaml"))
-    named = {key: long[key] | short[key] for key in ("task", "strategy")}
-    assert short | named == long

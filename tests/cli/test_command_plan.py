@@ -47,10 +47,6 @@ def test_columns_that_nothing_reads_are_reported(ftengine, labelled):
     assert re.search(r"\d+ examples in \d+ groups of column 'text'", grouped)
 
 
-def test_nothing_is_reported_where_all_columns_are_read(ftengine, labelled):
-    assert "nothing uses" not in said(ftengine("plan", labelled(rows()), "--no-measure"))
-
-
 def test_text_that_the_tokenizer_does_not_know_is_an_alarm(ftengine, labelled):
     """A tokenizer without kaomoji made one [UNK] of each, and nothing said so."""
     faces = [{"text": f"good ლ ღ ツ ♡ {i}", "label": "ab"[i % 2]} for i in range(40)]
@@ -171,35 +167,6 @@ def test_instructions_in_the_data_that_nothing_reads_are_reported(chat_plan):
     assert finding["places"] == ["rows.jsonl:1"]
 
 
-def test_a_column_that_is_nearly_called_as_one_beside_a_chat_gets_its_name(chat_plan):
-    rows = conversations(tool=[{"x": 1}], sytem="Be brief.", source="a", chat_template_kwarg={"a": 1})
-    found = {one["figures"]["keys"][0]: one["text"] for one in found_by(chat_plan(rows), "unread-keys")}
-    wanted = {"tool": "tools", "sytem": "system", "chat_template_kwarg": "chat_template_kwargs"}
-    assert found.keys() == wanted.keys()
-    for column, name in wanted.items():
-        assert f"`{column}`" in found[column]
-        assert found[column].endswith(f"(e.g. rows.jsonl:1). Did you mean {name!r}?")
-    assert found_by(chat_plan([{"text": f"a text {i}", "tool": "x"} for i in range(8)]), "unread-keys") == []
-
-
-def test_alarms_come_first_and_what_one_audit_says_stands_together(ftengine, labelled):
-    faces = [{"text": f"good ლ ღ ツ ♡ {i}", "label": "ab"[i % 2]} for i in range(40)]
-    odd = [{"text": "so so so so so so", "label": "a"}, {"text": "a bell \a rings", "label": "b"}]
-    shown = ftengine("plan", labelled(faces + odd), "--no-measure", "--set", "data.validation=null").stdout
-    lines = [line for line in shown.splitlines() if re.match("ALARM|warning", line)]
-    assert re.match(r"ALARM +\d+ % of the training tokens are \[UNK\]", lines[0])
-    assert [line for line in lines if "or word, repeated" in line and "control characters" in line]
-    assert not any(line.startswith("ALARM") for line in lines[1:])
-
-
-def test_weights_that_are_read_are_no_finding(chat_plan):
-    plan = chat_plan(conversations(answer={"weight": 1}, name="x"))
-    assert found_by(plan, "unread-keys") == []
-    assert plan["data"]["encoded"]["train"]["unread"] == {"name": "rows.jsonl:1"}
-    rows = conversations()[:4] + conversations(answer={"weight": 0})[4:]
-    assert chat_plan(rows)["data"]["encoded"]["train"]["untrained_rows"] == 4
-
-
 def test_the_longest_example_is_one_number(ftengine, tmp_path, monkeypatch):
     """Of prompt and completion the longer counts, in the table of splits as in that of lengths."""
     monkeypatch.chdir(tmp_path)
@@ -253,24 +220,6 @@ def test_preferences_that_say_the_contrary_are_reported_and_several_answers_to_a
     [finding] = found_by(plan, "contrary-preferences")
     assert finding["places"] == ["rows.jsonl:1 ≠ rows.jsonl:21"]
     assert {one["kind"] for one in plan["examples"]} == {"desirable", "undesirable"}  # one of each is shown
-
-
-def test_the_share_of_tokens_that_count_is_reported_where_the_loss_is_of_tokens(chat_plan):
-    assert chat_plan([{"text": letter} for letter in "abcdefgh"])["steps"]["label_share"] > 0
-    pairs = [{"prompt": f"What is {i}?", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(8)]
-    assert chat_plan(pairs, task="preference")["steps"]["label_share"] is None
-
-
-def test_one_prompt_with_many_answers_is_reported(chat_plan):
-    rows = [{"prompt": "Write a haiku.", "completion": f"A haiku on {i}."} for i in range(36)]
-    [finding] = found_by(chat_plan(rows), "contradictions")
-    assert finding["level"] == "note"
-    assert "(36 of 36 rows, one with 36" in finding["text"]
-    assert finding["places"] == ["rows.jsonl:1 ≠ rows.jsonl:2"]
-    rare = [{"prompt": f"What is {i}?", "completion": "A number."} for i in range(120)]
-    assert found_by(chat_plan([*rare, *rows[:2]]), "contradictions") == []
-    assert len(found_by(chat_plan([*rare, *rows[:12]]), "contradictions")) == 1
-    assert found_by(chat_plan([{"text": f"Text {i}"} for i in range(8)]), "contradictions") == []
 
 
 @pytest.mark.parametrize(("tokens", "cut"), [(8, 3), (60, 0)])

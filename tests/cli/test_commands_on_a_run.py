@@ -66,19 +66,6 @@ def test_plan_in_json_is_the_plan(ftengine, recipe, tmp_path):
     assert result.stderr  # progress
 
 
-def test_plan_obeys_every_set(ftengine, recipe, tmp_path):
-    args = [*without_output(recipe, tmp_path), "--set", "train.max_steps=2", "--set", "strategy.rank=2"]
-    content = json.loads(ftengine("plan", *args, "--no-measure", "--json").stdout)
-    assert content["steps"]["total"] == 2
-    assert content["recipe"]["strategy"]["rank"] == 2
-
-
-def test_a_misspelt_override_is_an_error(ftengine, recipe):
-    line = ftengine("plan", recipe, "--set", "train.epoch=2", code=2).stderr
-    assert "'train.epoch'" in line
-    assert "Did you mean 'epochs'?" in line
-
-
 def test_train_refuses_an_output_in_use_and_resume_returns_a_finished_run(ftengine, recipe, run):
     assert "not empty" in ftengine("train", recipe, code=2).stderr
     result = ftengine("train", recipe, "--resume", "--json")
@@ -99,12 +86,6 @@ def test_interrupted_training_says_how_to_go_on(ftengine, recipe, monkeypatch):
     assert "Traceback" not in result.stderr
 
 
-def test_only_the_main_process_prints(ftengine, recipe, run, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    result = ftengine("train", recipe, "--resume")
-    assert (result.stdout, result.stderr) == ("", "")
-
-
 def test_evaluate_prints_the_figures_of_the_run(ftengine, run):
     content = json.loads(ftengine("evaluate", run, "--json").stdout)
     stored = load_run(run).evaluation
@@ -115,11 +96,6 @@ def test_evaluate_takes_other_data(ftengine, run, chat_rows):
     content = json.loads(ftengine("evaluate", run, "--data", chat_rows, "--json").stdout)
     assert content["tuned"]["loss"]["n"] == 40
     assert "no data file" in ftengine("evaluate", run, "--data", "no.jsonl", code=2).stderr
-
-
-def test_evaluating_on_what_was_trained_on_is_reported(ftengine, run, chat_rows):
-    told = ftengine("evaluate", run, "--data", chat_rows).stderr
-    assert re.search(r"\d+ of the \d+ rows of .*chat\.jsonl", told)
 
 
 def test_predict_writes_a_line_a_row_and_continues(ftengine, run, chat_rows, tmp_path):
@@ -200,12 +176,6 @@ def test_answers_that_stream_to_a_terminal_are_not_mixed_with_bars(ftengine, run
     assert bars == []
     ftengine("predict", run, *options, "--output", tmp_path / "answers.jsonl")
     assert bars == ["bar"]
-
-
-def test_predict_names_an_unknown_option(ftengine, run, chat_rows, tmp_path):
-    args = ("--input", chat_rows, "--output", tmp_path / "x.jsonl", "--option", "max_new_token=2")
-    assert "max_new_token" in ftengine("predict", run, *args, code=2).stderr
-    assert not (tmp_path / "x.jsonl").exists()
 
 
 def test_merge_reports_its_check(ftengine, run, tmp_path):

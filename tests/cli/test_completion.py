@@ -5,14 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 from cli_samples import ENTRY, strategy
 from click.shell_completion import ShellComplete
 
-from ftengine.cli import COMMANDS, main, plugin_cache
-from ftengine.plugins.registry import KINDS, Registry
+from ftengine.cli import main, plugin_cache
+from ftengine.plugins.registry import Registry
 
 BASH = shutil.which("bash")
 
@@ -48,11 +47,6 @@ def test_what_a_shell_completes(words, expected):
     assert completed(*words) == expected
 
 
-def test_every_kind_is_completed():
-    assert KINDS.keys() <= set(completed("plugins", "show", "--kind", ""))
-    assert COMMANDS.keys() <= set(completed(""))
-
-
 def test_a_new_plugin_is_completed_and_a_blocked_one_is_not(distribution, monkeypatch):
     assert "thing" not in completed("plugins", "show", "")
     distribution(strategy(), ENTRY)
@@ -75,18 +69,6 @@ def test_a_cache_that_cannot_be_used_does_not_matter(tmp_path, monkeypatch, cach
         del content["listing"]["components"][0]["name"], content["listing"]["plugins"]
         plugin_cache._file().write_text(json.dumps(content))
         assert completed("plugins", "show", "lor") == ["lora"]
-
-
-def test_a_file_that_is_added_to_a_plugins_package_counts(tmp_path, monkeypatch):
-    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "cache"))
-    package = tmp_path / "package"
-    package.mkdir()
-    monkeypatch.setattr("ftengine_builtins.__path__", [str(package)])
-    plugin_cache.store_facts({"fact": 1}, time.time_ns())
-    assert plugin_cache.cached_fact("fact") == 1
-    (package / "added.py").write_text("")
-    os.utime(package, ns=(1, 1))
-    assert plugin_cache.cached_fact("fact") is None
 
 
 @pytest.mark.slow
@@ -112,17 +94,6 @@ print("LOADED", [name for name in heavy if name in sys.modules])
             [sys.executable, "-c", script], env={**os.environ, **asked}, capture_output=True, text=True, check=False
         )
     assert done.stdout.split("\n")[:2] == ["plain,lora", "LOADED []"], done.stdout + done.stderr
-
-
-def test_the_cache_is_text_that_says_what_is_installed(tmp_path, monkeypatch):
-    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path))
-    assert completed("plugins", "show", "lor") == ["lora"]
-    (file,) = tmp_path.iterdir()
-    known = json.loads(file.read_text())["listing"]
-    assert [item["name"] for item in known["components"] if item["kind"] == "rule"] == names("rule")
-    assert plugin_cache.cached_fact("listing") == known
-    monkeypatch.setattr(plugin_cache, "__file__", "/another/checkout/ftengine/cli/plugin_cache.py")
-    assert plugin_cache.cached_fact("listing") is None
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

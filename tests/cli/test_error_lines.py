@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ftengine.cli import COMMANDS, main
+from ftengine.cli import COMMANDS
 from ftengine.errors import InputError, TrainingError
 
 
@@ -185,23 +185,3 @@ ftengine.cli.main(["speak"])
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, env=environment)
     assert (done.returncode, done.stdout.decode("latin-1")) == (0, "\\u03c0 ±\n")
-
-
-def test_python_callers_get_the_exception_itself(failing):
-    failing(InputError("odd."))
-    with pytest.raises(InputError):
-        main.main(["fail"], standalone_mode=False)
-
-
-def test_what_libraries_say_once_a_command_has_ended_is_not_shown():
-    """Triton writes a page of leaks where Python ends without a last collection."""
-    program = (
-        "import atexit, os, sys; atexit.register(os.write, 2, b'leaked'); from ftengine.cli import main; "
-        "sys.modules.update({name: os for name in sys.argv[1:]}); main(['nosuch'])"
-    )
-    for loaded in ([], ["triton"]):
-        line = [sys.executable, "-c", program, *loaded]
-        ended = subprocess.run(line, capture_output=True, text=True, check=False)
-        assert ended.returncode == 2
-        assert "nosuch" in ended.stderr
-        assert ("leaked" in ended.stderr) == (not loaded)

@@ -44,11 +44,6 @@ def test_a_command_runs_and_answers_help(ftengine, distribution):
     ftengine("three", code=3)
 
 
-def test_what_a_command_returns_is_no_exit_status(ftengine, distribution):
-    distribution(GOOD, "[ftengine.commands]\nreturns = ftengine_thing:returns\n")
-    ftengine("returns")
-
-
 @pytest.mark.parametrize(
     ("body", "cause"),
     [

@@ -7,8 +7,7 @@ import click
 import pytest
 from expected import golden
 
-from ftengine.cli import COMMANDS, main
-from ftengine.plugins.registry import KINDS
+from ftengine.cli import main
 
 
 def every_command(group=main, path=()):
@@ -66,25 +65,6 @@ def test_every_command_shows_an_example_with_options_that_exist(ftengine, path, 
     assert {word for call in calls for word in call if word.startswith("--")} <= known
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_says_of_a_command_what_the_command_says_of_itself(ftengine, name):
-    line = COMMANDS[name][1]
-    with click.Context(main) as ctx:
-        help_text = " ".join(main.get_command(ctx, name).help.split())
-    assert line.rstrip(".") in help_text
-    assert f"{name} " in ftengine("--help").stdout
-
-
-@pytest.mark.parametrize("name", ["plan", "train", "evaluate", "predict", "merge", "doctor"])
-def test_what_reports_also_reports_in_json(ftengine, name):
-    assert "--json" in ftengine(name, "--help").stdout
-
-
-def test_every_kind_is_named_in_the_help_of_kind(ftengine):
-    text = ftengine("plugins", "list", "--help").stdout
-    assert [kind for kind in KINDS if kind not in text] == []
-
-
 def test_version(ftengine):
     import ftengine as package
 
@@ -95,12 +75,3 @@ def test_python_m_ftengine_is_the_same_program():
     done = subprocess.run([sys.executable, "-m", "ftengine", "trian"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Did you mean 'train'?" in done.stderr
-
-
-def test_the_shell_completes_commands_and_options(monkeypatch, distribution):
-    distribution("raise ValueError('torn')\n", "[ftengine.commands]\nbroken = ftengine_thing:command\n")
-    from click.shell_completion import ShellComplete
-
-    complete = ShellComplete(main, {}, "ftengine", "_FTENGINE_COMPLETE")
-    assert {"train", "plan"} <= {item.value for item in complete.get_completions([], "")}
-    assert "--resume" in {item.value for item in complete.get_completions(["train"], "--")}

@@ -103,17 +103,3 @@ def test_doctor_checks_again_where_settings_changed_or_it_is_asked_to(ftengine, 
     assert machine() == "another"
     monkeypatch.setattr("ftengine.run.environment._processor", lambda: "a third")
     assert json.loads(ftengine("doctor", "--json", "--recheck").stdout)["hardware"]["processor"] == "a third"
-
-
-def test_each_setting_of_a_plugin_has_a_listing_of_its_own(ftengine, distribution, tmp_path, monkeypatch):
-    """What a plugin offers may depend on variables whose names begin as its package's does."""
-    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "cache"))
-    body = strategy() + "import os\nThing.name = os.environ.get('ACME_FT_NAME', 'thing')\n"
-    distribution(body, ENTRY.replace("ftengine_thing", "acme_ft"), module="acme_ft", name="acme-ft")
-    assert "thing" in names(ftengine)[0]
-    monkeypatch.setenv("ACME_FT_NAME", "other-thing")
-    sys.modules.pop("acme_ft")
-    assert "other-thing" in names(ftengine)[0]
-    monkeypatch.delenv("ACME_FT_NAME")
-    assert "thing" in names(ftengine)[0]  # of the module as it is now, this is no longer true
-    assert len(list((tmp_path / "cache").glob("installed-*.json"))) == 2

@@ -14,7 +14,6 @@ from ftengine.cli import main
 from ftengine.run.directory import RunDirectory
 from ftengine.training.loop import Trainer
 from ftengine.training.stopping import Stop
-from ftengine.training.validation import Validator
 
 
 @pytest.fixture(autouse=True)
@@ -115,18 +114,6 @@ def test_a_signal_stops_training_in_order_where_nobody_reads_what_is_reported(mo
     assert stop.requested
 
 
-def test_an_end_before_anything_is_saved_is_reported(ftengine, recipe, tmp_path, monkeypatch):
-    def ended(*args, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ftengine.engine.fine_tune.prepare_data", ended)
-    result = ftengine("train", recipe, "--set", f"output={tmp_path / 'run'}", code=130)
-    assert (
-        f"nothing is saved yet; begin again with: ftengine train {recipe} --set output={tmp_path / 'run'}"
-        in result.stderr
-    )
-
-
 def test_a_second_ctrl_c_does_not_wait_for_the_step(recipe, tmp_path, monkeypatch):
     def stopping(self, *args):
         signal.raise_signal(signal.SIGINT)
@@ -157,29 +144,3 @@ def test_a_run_ends_with_the_killed_command_that_started_it():
         parent.stdout.readline()
         parent.kill()
         parent.communicate(timeout=30)  # the child has the same stderr, which ends with it
-
-
-def test_ctrl_c_after_the_last_step_is_followed(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(Validator, "validate", lambda *_: signal.raise_signal(signal.SIGINT))
-    arguments = ["train", str(recipe), "--set", f"output={tmp_path / 'run'}", "--set", "train.max_steps=1"]
-    result = CliRunner().invoke(main, arguments, prog_name="ftengine")
-    assert result.exit_code == 130
-    assert "saved: the checkpoint of step 1 in" in result.stderr
-
-
-def test_what_a_file_holds_back_is_written_when_the_program_ends(tmp_path):
-    """Also where nobody closes it and only the garbage collector would come to it."""
-    program = f"""
-import gc
-from ftengine.cli import main
-
-class Log:
-    def __init__(self):
-        self.file, self.me = open({str(tmp_path / "log")!r}, "w"), self
-
-gc.disable()  # a collection before the end may close the file below its buffer, whoever collects
-Log().file.write("last line")
-main(["--version"])
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert (tmp_path / "log").read_text() == "last line"

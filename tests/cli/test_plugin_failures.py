@@ -174,32 +174,6 @@ def test_a_blocked_distribution_is_reported_for_where_a_name_is_unknown(distribu
             ask(registry_of())
 
 
-def test_of_distributions_that_share_a_namespace_the_one_that_raised_is_named(distribution, tmp_path):
-    (tmp_path / "acme").mkdir()
-    (tmp_path / "acme" / "beside.py").write_text("def looked_up(found):\n    return found['nothing']\n")
-    for name in ("first", "second"):
-        body = plugin("rule").replace("'thing'", repr(name))
-        (tmp_path / "acme" / f"{name}.py").write_text(body)
-        distribution("", f"[ftengine]\n{name} = acme.{name}\n", f"acme-{name}", f"acme_{name}")
-    found = registry_of()
-    for name in ("first", "second"):
-        with pytest.raises(KeyError) as error:
-            found.build("rule", name, "rule").judge(None)
-        assert describe(error.value).startswith(f"rule {name!r} of acme-{name} 1.2 failed: KeyError: 'nothing'")
-    from acme import beside
-
-    with pytest.raises(KeyError) as error:
-        beside.looked_up({})
-    assert describe(error.value).startswith("unexpected KeyError")
-
-
-def test_errors_of_the_engine_blame_no_plugin(distribution):
-    distribution(plugin("rule"), ENTRY)
-    with pytest.raises(KeyError) as error:
-        registry_of().entries("no-such-kind")
-    assert describe(error.value).startswith("unexpected KeyError")
-
-
 def test_a_run_opened_without_its_plugin_names_what_made_it(ftengine, distribution, recipe, tmp_path, monkeypatch):
     distribution(plugin("strategy", "[p.requires_grad_(n.endswith('norm.weight')) for n, p in "
                         "loaded.module.named_parameters()]"), ENTRY)  # fmt: skip
@@ -228,19 +202,6 @@ def test_a_strategy_that_saves_nothing_ends_the_command_with_its_name(ftengine, 
     assert "1 of 1 trained tensors differ, such as 'model.norm.weight'" in line
     assert json.loads((tmp_path / "run" / "adapter" / "ftengine.json").read_text())["check"] == "failed"
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
-
-
-def test_no_advice_is_to_block_ftengine_itself(distribution):
-    from ftengine.cli.external import conflict
-    from ftengine.plugins.distributions import Offer, repair_hint
-
-    assert "BLOCK" not in repair_hint("ftengine")
-    assert repair_hint("ftengine", "acme", "acme").endswith("FTENGINE_BLOCK_PLUGINS=acme.")
-    offers = [Offer("acme", "1", None, False), Offer("ftengine", "1", None, False)]
-    assert conflict("bench", offers).endswith("FTENGINE_BLOCK_PLUGINS=acme.")
-    distribution(plugin("strategy").replace("'thing'\n", "'lora'\n"), ENTRY, name="acme")
-    with raises(PluginError, "'lora'", "FTENGINE_BLOCK_PLUGINS=acme"):
-        registry_of()
 
 
 def test_an_option_without_a_type_is_reported_where_it_is_written(distribution):

@@ -170,10 +170,3 @@ def test_what_is_no_plugin_is_reported_and_exits_with_2(ftengine, distribution, 
         (tmp_path / folder / "pyproject.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     assert told in ftengine("plugins", "check", package, code=2).stderr
-
-
-def test_a_plugin_without_a_class_and_one_that_is_blocked_offer_nothing(ftengine, distribution, monkeypatch):
-    distribution(strategy(body="return []"), ENTRY)
-    assert "its hooks return no class" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr
-    monkeypatch.setenv("FTENGINE_BLOCK_PLUGINS", "ftengine-thing")
-    assert "variable FTENGINE_BLOCK_PLUGINS" in ftengine("plugins", "check", "ftengine-thing", code=2).stderr

@@ -130,35 +130,6 @@ def test_a_distribution_of_one_kind_is_python_and_names_itself(kind):
     assert "ftengine plugins check ftengine-half-life" in files[".github/workflows/test.yml"]
 
 
-@pytest.mark.parametrize(
-    ("template", "entry_point", "use"),
-    [
-        ("command", 'half-life = "ftengine_half_life.command:half_life_command"', "ftengine half-life RUN"),
-        ("preference-loss", 'half-life = "ftengine_half_life"', "ftengine train recipe.yaml --set task=half-life"),
-    ],
-)
-def test_what_is_no_kind_of_component_is_offered_too(template, entry_point, use):
-    files = distribution("half-life", [(template, "half-life")])
-    for path, text in files.items():
-        if path.endswith(".py"):
-            ast.parse(text)
-    assert files["pyproject.toml"].count("[project.entry-points.") == 1
-    assert entry_point in files["pyproject.toml"]
-    assert ("hookimpl" in files["ftengine_half_life/__init__.py"]) == (template != "command")
-    assert use in files["README.md"]
-
-
-def test_components_of_one_distribution_have_names_of_their_own():
-    files = distribution("clinic", [("evaluator", "sensitivity"), ("augmenter", "short-forms")])
-    offered = files["ftengine_clinic/__init__.py"]
-    assert "import SensitivityEvaluator" in offered
-    assert "import ShortFormsAugmenter" in offered
-    assert 'name = "short-forms"' in files["ftengine_clinic/augmenter.py"]
-    assert "--set evaluate=sensitivity" in files["README.md"]
-    assert "- an augmenter, `short-forms`: " in files["README.md"]
-    assert "ftengine plugins show NAME --kind KIND" in files["README.md"]
-
-
 @pytest.mark.parametrize("folder", [True, False], ids=["output", "here"])
 def test_the_next_commands_are_reported(ftengine, tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
@@ -197,22 +168,6 @@ def test_what_is_taken_and_what_is_no_kind_is_refused(ftengine, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     assert told in ftengine("plugins", "new", name, *(w for k in kind.split() for w in ("--kind", k)), code=2).stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_several_components_of_a_kind_are_modules_and_classes_of_their_own(ftengine, tmp_path):
-    kinds = ["--kind", "audit=one", "--kind", "audit=the-other", "--kind", "rule"]
-    ftengine("plugins", "new", "shout", *kinds, "--output", tmp_path / "x")
-    offered = ast.parse((tmp_path / "x" / "ftengine_shout" / "__init__.py").read_text())
-    functions = [node for node in offered.body if isinstance(node, ast.FunctionDef)]
-    assert [ast.unparse(node.body[-1]) for node in functions] == [
-        "return [OneAudit, TheOtherAudit]",
-        "return [ShoutRule]",
-    ]
-    for module, cls in (("one_audit", "OneAudit"), ("the_other_audit", "TheOtherAudit"), ("rule", "ShoutRule")):
-        assert f"class {cls}(" in (tmp_path / "x" / "ftengine_shout" / f"{module}.py").read_text()
-        assert (
-            f"from ftengine_shout.{module} import {cls}" in (tmp_path / "x" / "tests" / f"test_{module}.py").read_text()
-        )
 
 
 def test_nothing_is_overwritten(ftengine, tmp_path):

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from ftengine.api import SilentListener
 from ftengine.run import progress
-from ftengine.run.progress import LineListener, Pace, listening, terminal_listener
+from ftengine.run.progress import LineListener, listening, terminal_listener
 
 
 class Clock:
@@ -52,29 +52,6 @@ def test_a_log_of_few_long_steps_gets_no_line_a_step(clock, capsys):
         "train 4/9",
         "train 8/9",
     ]
-
-
-def test_a_log_gets_one_line_for_what_is_quick(clock, capsys):
-    listener = LineListener()
-    train(listener, clock, 200, 0.001)
-    listener.phase("save")
-    listener.message("kept step 3\n\x1b[2J")
-    assert capsys.readouterr().err.splitlines() == ["train: 200", "save", "kept step 3 \\x1b[2J"]
-
-
-def test_what_an_earlier_run_did_does_not_count_as_speed(clock):
-    pace = Pace("train", 100)
-    clock.now += 5
-    pace.advance(90, {})
-    clock.now += 10
-    pace.advance(5, {})
-    assert pace.describe() == "95/100, 10 s left, 0.5/s"
-
-
-def test_a_phase_of_unknown_length_is_counted(clock):
-    pace = Pace("read", None)
-    pace.advance(3, {})
-    assert pace.describe() == "3"
 
 
 @pytest.mark.parametrize("delay", [0.0, 1000.0])

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftengine.api import Estimate
-from ftengine.cli.page import page
-from ftengine.text import against, cut, duration, number, one_line, percent, printable, size, with_ends
+from ftengine.text import against, cut, duration, number, percent, printable, size, with_ends
 
 STEERING = {
     chr(i) for i in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -19,21 +18,6 @@ def test_what_is_printed_steers_no_terminal(text):
     shown = printable(text)
     assert not set(shown) & STEERING
     shown.encode("utf-8")  # lone surrogates do not come through either
-
-
-@given(st.text(st.characters(categories=["L", "N", "P", "S"])))
-def test_ordinary_text_stays_as_it_is(text):
-    assert printable(text) == text
-
-
-@given(st.text())
-def test_one_line_is_one_line(text):
-    assert len(one_line(text).splitlines()) <= 1
-
-
-def test_escapes_say_what_was_there():
-    assert printable("\x1b[31mred\u202e") == "\\x1b[31mred\\u202e"
-    assert printable("👩‍👩‍👧 می‌خواهم") == "👩‍👩‍👧 می‌خواهم"
 
 
 @pytest.mark.parametrize(
@@ -74,8 +58,3 @@ def test_escapes_say_what_was_there():
 )
 def test_figures_for_people(shown, expected):
     assert shown == expected
-
-
-def test_a_page_prints_no_escape_of_a_path(capsys):
-    page().print("report: \x1b[31mrun/report.html", soft_wrap=True)
-    assert capsys.readouterr().out == "report: \\x1b[31mrun/report.html\n"

@@ -34,17 +34,6 @@ def test_three_findings_of_two_lines_are_printed_and_the_rest_counted():
     assert len(printed(lambda out: show_verdict(out, verdict(MOST_FINDINGS)))) == 1 + 2 * MOST_FINDINGS
 
 
-def test_what_a_headline_has_in_brief_is_printed_whole_where_that_says_more():
-    quality = Finding(kind="quality", level="good", text="Accuracy 9 %: better.", brief="accuracy 9 %")
-    cases = {"It is too sure: use --calibrated.": True, "It is too sure.": False,
-             "It is too sure (95 % interval 1 to 2).": False}  # fmt: skip
-    for text, whole in cases.items():
-        alarm = Finding(kind="calibration", level="alarm", text=text, brief="it is too sure")
-        told = Verdict(headline="Accuracy 9 %, but it is too sure.", level="alarm", findings=(alarm, quality))
-        lines = printed(lambda out, told=told: show_verdict(out, told))
-        assert lines == ["Accuracy 9 %, but it is too sure.", *([f"  ALARM  {text}"] if whole else [])]
-
-
 def test_calibration_stands_behind_quality():
     metrics = {
         "ece": MeasuredMetric("calibration error", False, kind="calibration"),

@@ -8,15 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from rows import sentences, write_rows
-from runs import Heard
-from tiny import tiny_t5
 
-from ftengine import Recipe, fine_tune
+from ftengine import fine_tune
 from ftengine.cli import main
-from ftengine.errors import DataError
 from ftengine.run.evaluation_result import Examples
 from ftengine_builtins.tasks.causal_lm import CausalLM
-from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM
 
 DOZEN = 12
 EMAIL = "jane.doe@example.org"
@@ -58,13 +54,6 @@ def test_a_dozen_held_out_prompts_are_answered_by_both_models_as_predict_answers
     assert Examples.read(chat_run.directory).answered_with == CausalLM.short_generation
 
 
-def test_the_loss_of_a_changed_example_is_that_of_a_token_as_in_the_figures(chat_run):
-    found = Examples.read(chat_run.directory).improved
-    assert found
-    for one in found:
-        assert one.tuned["loss per token"] == pytest.approx(-one.tuned_score, rel=1e-3)
-
-
 def test_they_stand_in_the_report_and_a_few_in_what_train_prints(chat_run):
     page = (chat_run.path / "report.html").read_text(encoding="utf-8")
     section = page.split('id="run1-answers"')[1].split("</section>")[0]
@@ -76,40 +65,6 @@ def test_they_stand_in_the_report_and_a_few_in_what_train_prints(chat_run):
     assert [line[0] for line in lines if line][1:13] == ["prompt", "reference", "base", "tuned"] * 3
     told = json.loads(CliRunner().invoke(main, ["train", str(recipe), "--resume", "--json"]).stdout)
     assert told["answers"] == [one.model_dump() for one in answers_of(chat_run)]
-
-
-@pytest.mark.slow
-def test_they_can_be_switched_off_or_be_fewer(chat_recipe, tmp_path):
-    none = fine_tune(chat_recipe(evaluation__answers=None, train__max_steps=2))
-    assert answers_of(none) == ()
-    assert not list((none.path / "predictions").glob("answers-*"))
-    assert "What the models write" not in (none.path / "report.html").read_text(encoding="utf-8")
-    assert "No metric scored its generated text." in none.verdict.quality.text
-    few = fine_tune(chat_recipe(evaluation__answers=2, train__max_steps=2, output=str(tmp_path / "few")))
-    assert len(answers_of(few)) == 2
-
-
-@pytest.mark.slow
-def test_answers_that_an_evaluator_asks_for_are_not_made_twice(tmp_path):
-    """Sequence to sequence, with an evaluator that reads what both models write."""
-    rows = [{"prompt": f"say {word} {i}", "completion": f"the {word}"} for i in range(30) for word in ("dog", "film")]
-    content = {
-        "model": {"source": str(tiny_t5(tmp_path / "t5"))},
-        "task": "seq2seq-lm",
-        "data": {"train": write_rows(tmp_path / "pairs.jsonl", rows), "validation": 0.4},
-        "strategy": "lora",
-        "train": {"max_steps": 2, "precision": "float32"},
-        "evaluation": {"resamples": 100, "generate": {"max_new_tokens": 5}},
-        "output": str(tmp_path / "plain"),
-    }
-    plain = fine_tune(Recipe.make(content))
-    measured = fine_tune(Recipe.make(content | {"evaluate": ["generation"], "output": str(tmp_path / "measured")}))
-    assert (plain.path / "predictions" / "answers-tuned.parquet").is_file()
-    assert not (measured.path / "predictions" / "answers-tuned.parquet").exists()
-    assert answers_of(plain) == answers_of(measured)
-    assert len(answers_of(plain)) == DOZEN
-    assert Examples.read(plain.directory).answered_with == {"max_new_tokens": 5} != Seq2SeqLM.short_generation
-    assert {one.wanted for one in answers_of(plain)} == {"the dog", "the film"}
 
 
 def test_likely_personal_data_is_masked_in_them(llama_folder, chat_recipe, tmp_path, monkeypatch):
@@ -126,26 +81,6 @@ def test_likely_personal_data_is_masked_in_them(llama_folder, chat_recipe, tmp_p
     text = (run.path / "examples.json").read_text(encoding="utf-8")
     assert "jane" not in text.lower()
     assert {one.tuned for one in answers_of(run)} == {"Ask J…rg, 2…23."}
-
-
-def test_a_model_that_cannot_write_still_ends_its_run(chat_recipe, monkeypatch):
-    def fail(*_):
-        raise DataError("it is mute.")
-
-    monkeypatch.setattr(CausalLM, "generate", fail)
-    heard = Heard()
-    run = fine_tune(chat_recipe(train__max_steps=1, evaluation__answers=12), listener=heard)
-    assert [text for text in heard.said if "not shown" in text] == [
-        f"the {side} model's answers are not shown, as it cannot write them: it is mute." for side in ("base", "tuned")
-    ]
-    assert answers_of(run) == ()
-    assert run.evaluation["tuned"]
-
-
-def test_a_task_that_writes_nothing_has_none(label_recipe):
-    run = fine_tune(label_recipe(train__max_steps=1))
-    assert answers_of(run) == ()
-    assert not list((run.path / "predictions").glob("answers-*"))
 
 
 @pytest.mark.slow

@@ -2,28 +2,21 @@
 
 import importlib
 import json
-import logging
 import shutil
 import sys
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
 from expected import raises
-from gguf_file import write_llama_gguf
 from runs import Interrupting, Interruption
-from safetensors.torch import save_file
 from tiny import tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_t5
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM
+from transformers import AutoTokenizer
 
 from ftengine import Recipe, fine_tune
-from ftengine.api import Labels, LoadedModel, LoadRequest
+from ftengine.api import LoadedModel, LoadRequest
 from ftengine.cli import main
-from ftengine.engine.subprocess_runs import require_alike
 from ftengine.errors import BaseMismatch, RunError
 from ftengine.identity import fingerprint_base, fingerprint_processor
 from ftengine.identity.base import changes, fingerprint_tokens
@@ -113,26 +106,6 @@ def test_a_key_that_a_newer_version_adds_is_no_change_and_one_of_the_same_versio
     assert len(changes({**now, "config": older}, now)) == 1
 
 
-def test_records_of_older_versions_know_weights_and_vocabulary_alone(tmp_path):
-    now = identity(tiny_llama(tmp_path / "base"))
-    assert changes({key: now[key] for key in ("weights", "processor")}, now) == []
-    assert len(changes({"weights": "other", "processor": now["processor"]}, now)) == 1
-
-
-def test_a_gguf_file_of_a_model_has_the_configuration_and_tokens_of_its_folder(tmp_path):
-    folder = tiny_llama(tmp_path / "base", rms_norm_eps=1e-5)
-    file = write_llama_gguf(folder, tmp_path / "base.gguf")
-    weights = {"weights": ""}  # the file keeps transformers' order of rows, so that loading gives another
-    assert changes(identity(folder) | weights, identity(file) | weights) == []
-
-
-def test_positions_that_are_counted_from_the_padding_token_make_it_count(tmp_path):
-    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes |= {"intermediate_size": 8, "max_position_embeddings": 16}
-    one, other = (of(RobertaForMaskedLM(RobertaConfig(**sizes, pad_token_id=pad, bos_token_id=3))) for pad in (1, 2))
-    assert any("pad_token_id was 1 and is 2" in text for text in changes(one, other))
-
-
 def test_buffers_that_are_stored_count(tmp_path):
     folder = tiny_resnet(tmp_path / "base")
     loader = Registry().loader_of(str(folder), {"name": "auto"})
@@ -141,37 +114,6 @@ def test_buffers_that_are_stored_count(tmp_path):
     next(buffer for name, buffer in module.named_buffers() if name.endswith("running_mean")).add_(1)
     (change,) = changes(before, of(module))
     assert "statistics" in change
-
-
-def test_layers_of_a_model_without_configuration_tell_their_settings():
-    def model(eps):
-        return nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2, eps=eps))
-
-    torch.manual_seed(0)
-    before = model(1e-5)
-    after = model(0.1)
-    after.load_state_dict(before.state_dict())
-    (change,) = changes(of(before), of(after))
-    assert "eps=0.1" in change
-
-
-def test_arguments_that_an_image_model_was_built_with_count(tmp_path):
-    request = LoadRequest("", "image-classification", Labels("single", ("a", "b")))
-    arguments = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 32}
-    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 2, "model_args": arguments}
-    make = Registry().factory("loader", {"name": "timm"}, "model.loader")
-    module = make().build("vit_tiny_patch16_224", 2, arguments)
-    save_file(module.state_dict(), tmp_path / "model.safetensors")
-    edit(tmp_path / "config.json", **config)
-
-    def found():
-        return fingerprint_base(make().load(replace(request, source=str(tmp_path))))
-
-    before = found()
-    assert changes(before, found()) == []
-    edit(tmp_path / "config.json", model_args__num_heads=2)
-    (change,) = changes(before, found())
-    assert "model_args.num_heads was 3 and is 2" in change
 
 
 def test_code_that_comes_with_a_model_counts(tmp_path, monkeypatch):
@@ -239,25 +181,6 @@ def test_a_tokenizer_that_divides_texts_in_another_way_is_another(tmp_path):
     other.backend_tokenizer.normalizer.lowercase = not before.backend_tokenizer.normalizer.lowercase
     assert fingerprint_processor(before) == fingerprint_processor(other)
     assert fingerprint_tokens(before) == fingerprint_tokens(same) != fingerprint_tokens(other)
-
-
-def test_a_tokenizer_without_a_token_for_unknown_words_has_tokens_too():
-    def made(words):
-        own = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
-        own.pre_tokenizer = pre_tokenizers.Whitespace()
-        return fingerprint_tokens(PreTrainedTokenizerFast(tokenizer_object=own))
-
-    assert "" != made(["rain", "sun"]) == made(["rain", "sun"]) != made(["rain", "snow", "sun"])
-
-
-def test_nobody_is_warned_that_the_probe_is_too_long(tmp_path, caplog, monkeypatch):
-    tiny_bert(tmp_path / "base")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base", model_max_length=8)
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    fingerprint_tokens(tokenizer)
-    assert not caplog.records
-    tokenizer("a " * 9)
-    assert caplog.records
 
 
 @pytest.fixture(scope="module")
@@ -353,19 +276,3 @@ def test_an_adapter_does_not_start_on_a_base_with_other_settings(moved, chat_fil
         fine_tune(recipe)
     edit(moved / "base" / "config.json", activation_function="gelu_new")
     fine_tune(recipe)
-
-
-def test_runs_of_two_versions_of_a_library_are_compared_and_those_of_two_bases_are_not(tmp_path, monkeypatch):
-    now = identity(tiny_llama(tmp_path / "base"))
-    older = now | {"config": now["config"] | {"version": "5.1.0", "added": 1}}
-    other = now | {"config": now["config"] | {"hidden_act": "relu"}}
-    bases = {"now": now, "older": older, "other": other, "unknown": {"weights": now["weights"]}}
-    environments = {name: SimpleNamespace(base=base, precision="p", device="cpu") for name, base in bases.items()}
-    monkeypatch.setattr("ftengine.engine.subprocess_runs.Environment.read", environments.__getitem__)
-    runs = {name: SimpleNamespace(label=name, run=name) for name in bases}
-    require_alike([runs["now"], runs["older"], runs["unknown"]])
-    with raises(RunError, "hidden_act", "'silu'", "'relu'"):
-        require_alike([runs["now"], runs["older"], runs["other"]])
-    environments["older"].device = "cuda"
-    with raises(RunError, "device"):
-        require_alike([runs["now"], runs["older"]])

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from expected import raises
 from pyarrow import parquet
@@ -14,14 +13,12 @@ from rows import sentences, write_rows
 from scipy.special import expit, log_softmax, softmax
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import f1_score
-from transformers import AutoModelForSequenceClassification
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.api import Labels
 from ftengine.cli import main
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.results import calibrate
-from ftengine.model.saving import write_calibration
 from ftengine_builtins.tasks.text_classification import TextClassification
 
 QUICK = {"fast_paths": "off", "validate_every": 1000, "checkpoint_every": 1000}
@@ -90,15 +87,6 @@ def test_calibrated_scores_are_those_of_the_logits_divided_by_it(run, tmp_path):
     assert one["scores"] != other["scores"]
 
 
-def test_whoever_opens_the_model_finds_it(run, tmp_path):
-    run.merge(tmp_path / "merged")
-    assert json.loads((run.trained / "config/config.json").read_text())["calibration"] == run.facts.calibration
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
-    assert model.config.calibration == run.facts.calibration
-    write_calibration(model, {})  # what is trained from it has another
-    assert "calibration" not in model.config.to_dict()
-
-
 def test_a_run_without_it_refuses_before_it_loads(run, monkeypatch):
     other = load_run(run.path)
     monkeypatch.setattr(type(other), "_model", None)
@@ -134,19 +122,6 @@ def test_thresholds_of_several_labels_have_the_highest_f1():
         best = max(f1_score(truth[:, i], scores[:, i] > t) for t in np.arange(0.005, 1, 0.01))
         assert f1_score(truth[:, i], scores[:, i] > found["thresholds"][name]) == pytest.approx(best)
     assert found["thresholds"]["rare"] < 0.4
-
-
-def test_answers_with_several_labels_are_given_by_their_thresholds(monkeypatch):
-    task = TextClassification()
-    task.labels, task.calibration = Labels("multi", ("a", "b")), {"thresholds": {"a": 0.2, "b": 0.5}, "rows": 100}
-    logits = torch.logit(torch.tensor([[0.3, 0.3], [0.1, 0.6]]))
-    monkeypatch.setattr("ftengine_builtins.tasks.labelled.evaluated", lambda *_: logits)
-    monkeypatch.setattr(task, "read", lambda *_: {})
-    monkeypatch.setattr(task, "stack", lambda *_: {})
-    loaded = SimpleNamespace(processor=None, max_length=None)
-    assert [answer["labels"] for answer in task.infer(loaded, [{}, {}])] == [["a"], ["b"]]
-    task.calibration = None
-    assert [answer["labels"] for answer in task.infer(loaded, [{}, {}])] == [[], ["b"]]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from dataclasses import dataclass
 
 import pytest
 from expected import raises
@@ -12,10 +11,7 @@ from runs import Heard, Interrupting, Interruption
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.api import Callback, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.errors import TrainingError, UnknownName
-from ftengine.plugins.discovery import make_plugin_manager
-from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
-from ftengine.training.callbacks import Callbacks
 
 
 class LogLines(Callback):
@@ -139,29 +135,6 @@ def test_gradients_are_seen_clipped_and_before_they_are_dropped(content):
     for (_, norm, grads), line in zip(Gradients.seen, steps, strict=True):
         assert norm == line["grad_norm"] > limit
         assert sum(float(grad.square().sum()) for grad in grads.values()) ** 0.5 == pytest.approx(limit, rel=1e-3)
-
-
-@dataclass
-class Plain(Callback):
-    """Count events; a dataclass is compared by its fields and has no hash."""
-
-    name = "plain"
-    fails = False
-    events: int = 0
-
-    def on_train_begin(self, event):
-        self.events += 1
-        if self.fails:
-            raise ValueError
-
-
-def test_unhashable_callbacks_are_distinct(content, tmp_path):
-    callbacks = Callbacks(Recipe.make(content), Registry(make_plugin_manager(discover=False)), Heard())
-    sound, torn = Plain(), Plain()
-    torn.fails = True
-    callbacks.callbacks = [(sound, "a"), (torn, "b")]
-    callbacks.tell(Started(tmp_path, 0, {}))
-    assert [id(callback) for callback, _ in callbacks.callbacks] == [id(sound)]
 
 
 def test_a_failure_is_reported_and_raised(registry, content):

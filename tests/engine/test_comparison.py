@@ -25,24 +25,6 @@ def checked(recipe, strategies, metric=None):
     return heard.said
 
 
-def test_a_strategy_keeps_the_recipes_options_where_the_names_agree(chat_recipe, tmp_path):
-    full, own, changed = contend(chat_recipe(), ["full", "lora", {"name": "lora", "rank": 2}])
-    assert full.recipe.strategy == {"name": "full"}
-    assert own.recipe.strategy == {"name": "lora", "rank": 4, "dropout": 0.1}
-    assert changed.recipe.strategy == {"name": "lora", "rank": 2, "dropout": 0.1}
-    assert [contender.run.path for contender in (full, own, changed)] == [
-        tmp_path / "run" / name for name in ("full", "lora", "lora-rank=2")
-    ]
-    assert changed.label == "lora rank=2"
-
-
-def test_long_options_make_folders_that_file_systems_allow(chat_recipe):
-    targets = [f"layers.{i}.self_attn.q_proj" for i in range(40)]
-    first, second = contend(chat_recipe(), [{"name": "lora", "targets": targets[:n]} for n in (39, 40)])
-    assert first.run.path != second.run.path
-    assert max(len(contender.run.path.name) for contender in (first, second)) < 120
-
-
 def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
     given = {"name": "lora", "rank": 2, "train.learning_rate": 0.5}
     recipe = chat_recipe(train__learning_rate=0.02)
@@ -243,21 +225,6 @@ def test_the_statement_names_who_wins_by_how_much():
     assert "adjusted for all 3 pairs (Holm)" in how
 
 
-def test_of_pairs_that_were_not_asked_for_nothing_is_reported():
-    """A difference between two others may be supported as well."""
-    found = [
-        difference("full", "lora", -0.01, -0.02, 0.03, 0.8, None, False),
-        difference("lora", "prompt", 0.06, 0.03, 0.09, 0.001, True, True),
-    ]
-    text = statement("accuracy", "test", 1200, found, best="lora", strategies=3)
-    assert "other difference" not in text
-    assert text.splitlines()[:2] == [
-        "On accuracy, 1,200 distinct test examples. The best, lora, against each other strategy:",
-        "  lora minus full: +0.010 (−0.030 to +0.020), not beyond chance, adjusted p = 0.8",
-    ]
-    assert "--all-pairs" in text
-
-
 def test_the_statement_says_when_nothing_is_supported():
     text = statement("loss", "test", 9, [difference("a", "b", 0.1, -0.1, 0.3, 0.3, None, False)])
     assert text.startswith(
@@ -269,37 +236,6 @@ def test_the_statement_says_when_nothing_is_supported():
     assert ("approximate" in unequal, "approximate" in equal) == (True, False)
     few = statement("loss", "test", 3, [difference("a", "b", 0.1, None, None, None, None, False)])
     assert "  a and b: too few examples to tell" in few
-
-
-def test_a_metric_without_direction_has_no_better():
-    text = statement("spread", "test", 9, [difference("a", "b", -0.2, -0.3, -0.1, 0.01, None, True)])
-    assert "b is higher than a by 0.20 (0.10 to 0.30)" in text
-
-
-def test_strategies_that_would_see_different_parts_of_long_examples_are_refused(chat_recipe, tmp_path):
-    """A prompt takes room in the model's input, so that its examples would be cut shorter than those of others."""
-    rows = [{"prompt": "why", "completion": "because " * (200 if i == 5 else 3) + str(i)} for i in range(20)]
-    file = tmp_path / "long.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with raises(InputError, "task.max_length="):
-        checked(chat_recipe(data__train=str(file)), ["full", "prompt"])
-    assert not (tmp_path / "run").exists()
-    checked(chat_recipe(data__train=str(file), task={"name": "causal-lm", "max_length": 64}), ["full", "prompt"])
-
-
-def test_a_model_that_cannot_checkpoint_is_refused_before_anything_trains(chat_recipe):
-    with raises(RecipeError, "prefix: ", "train.gradient_checkpointing"):
-        checked(chat_recipe(train__gradient_checkpointing=True), ["full", "prefix"])
-
-
-def test_different_labels_have_different_folders(chat_recipe):
-    specs = [
-        {"name": "lora", "targets": ["a", "b"]},
-        {"name": "lora", "targets": ["a b"]},
-        {"name": "lora", "targets": "a-b"},
-        {"name": "lora", "targets": "a b"},
-    ]
-    assert len({child.run.path for child in contend(chat_recipe(), specs)}) == 4
 
 
 def test_a_metric_that_these_labels_do_not_give_is_refused_before_training(label_recipe):

@@ -20,7 +20,7 @@ from ftengine.engine.variants import variants
 from ftengine.errors import RunError
 from ftengine.report.write import verdict_of, write_report
 from ftengine.run.directory import RunDirectory
-from ftengine.run.seal import SEALED, Seal, is_sealed, require_sealed
+from ftengine.run.seal import Seal, is_sealed, require_sealed
 from ftengine.training.checkpoint import load_best, save_best
 from ftengine_builtins.exporters import PeftExporter
 
@@ -91,11 +91,6 @@ def test_edited_facts_of_a_trained_part_open_nowhere(run):
         list(load_run(run).predict([ROW]))
 
 
-def test_the_base_answers_beside_a_damaged_trained_part(run):
-    flip_bits(run / "adapter" / WEIGHTS)
-    assert list(load_run(run).predict([ROW], base=True))
-
-
 @pytest.mark.slow
 def test_a_damaged_model_is_no_base(label_recipe, tmp_path):
     run = fine_tune(label_recipe(train__max_steps=1))
@@ -107,15 +102,6 @@ def test_a_damaged_model_is_no_base(label_recipe, tmp_path):
 def records(run):
     """Return the names of a run's sealed records."""
     return sorted(Seal.read(RunDirectory(run)).sha256)
-
-
-def test_every_record_of_a_finished_run_is_sealed(served_run):
-    found = {path.relative_to(served_run).as_posix() for pattern in SEALED for path in served_run.glob(pattern)}
-    assert set(records(served_run)) == found
-    assert {"recipe.yaml", "evaluation.json", "verdict.json", "adapter/ftengine.json"} <= found
-    assert any(name.startswith("predictions/") for name in found)
-    left = {path.name for path in served_run.iterdir() if path.is_file()} - found
-    assert left == {"seal.json", "report.html"}
 
 
 READ = {
@@ -152,13 +138,6 @@ def test_every_edited_or_missing_record_is_named(run):
                 require_sealed(RunDirectory(run))
         (run / name).write_bytes(content)
     require_sealed(RunDirectory(run))
-
-
-def test_other_commands_say_which_record_has_changed(run):
-    (run / "evaluation.json").write_text((run / "evaluation.json").read_text() + " ")
-    heard = Heard()
-    assert list(load_run(run, listener=heard).predict([ROW]))
-    assert any(str(run) in one and "evaluation.json has changed" in one for one in heard.said)
 
 
 def test_what_ftengine_writes_itself_is_sealed_anew_and_no_seal_is_none(run):

@@ -11,7 +11,7 @@ from test_examples_meet import pairs
 from ftengine import Recipe, fine_tune
 from ftengine.engine.export import export_run
 from ftengine.engine.predict import predict_file
-from ftengine.errors import DataError, ExportDiffers, InputError
+from ftengine.errors import DataError, ExportDiffers
 from ftengine_builtins.exporters import SentenceTransformersExporter
 
 
@@ -67,14 +67,6 @@ def test_base_and_tuned_model_rank_one_corpus(run):
     assert 0 <= found["tuned"]["recall_at_1"]["low"] < found["tuned"]["recall_at_1"]["high"] <= 1
 
 
-def test_without_its_library_an_encoder_is_written_and_reported_unverified(run, folder, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
-    made = export_run(run, SentenceTransformersExporter(), folder / "served")
-    assert made.proof is None
-    assert "pip install sentence-transformers" in made.unproven
-    assert made.files.keys() >= {"modules.json", "config_sentence_transformers.json", "model.safetensors"}
-
-
 def rewritten(name, **settings):
     """Set keys of a JSON file, or take the last item out of one that is a list."""
 
@@ -128,15 +120,6 @@ def test_vectors_are_written_as_matrix_and_as_lists(run, folder):
     assert not np.allclose(np.load(folder / "documents.npy"), found)
 
 
-def test_an_adapter_is_saved_alone_and_a_merged_folder_says_how_vectors_are_made(run, folder):
-    assert (run.trained / "adapter_config.json").is_file()
-    assert not (run.trained / "modules.json").exists()
-    run.merge(folder / "merged")
-    assert {"modules.json", "1_Pooling", "2_Normalize", "config_sentence_transformers.json"} <= {
-        path.name for path in (folder / "merged").iterdir()
-    }
-
-
 @pytest.mark.parametrize(
     ("rows", "task", "facts"),
     [
@@ -152,15 +135,6 @@ def test_rows_are_refused_before_weights_are_read(rows, task, facts, bert_folder
     file.write_text("\n".join(map(json.dumps, rows)))
     with raises(DataError, *facts):
         fine_tune(recipe(bert_folder, tmp_path / "run", {"train": str(file), "validation": None}, task))
-
-
-def test_a_corpus_without_a_positive_is_refused_before_weights_are_read(folder, bert_folder, tmp_path, no_weights):
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("one text\n")
-    data = {"train": str(folder / "train.jsonl"), "validation": None, "test": str(folder / "held.jsonl")}
-    evaluate = [{"name": "retrieval", "corpus": str(corpus)}]
-    with raises(InputError, "held.jsonl:1", "corpus.txt"):
-        fine_tune(recipe(bert_folder, tmp_path / "run", data, evaluate=evaluate))
 
 
 @pytest.fixture(scope="module")
@@ -196,12 +170,3 @@ def test_a_reranker_has_one_output_and_is_measured_by_query(judged, bert_folder,
     assert found["recall_at_5"]["value"] == 1  # of three documents
     (answer,) = run.predict([{"text": "a red fox", "document": "a fox"}])
     assert 0 < answer["scores"]["relevant"] < 1
-
-
-def test_labels_of_a_reranker_are_1_and_0(judged, bert_folder, tmp_path, no_weights):
-    rows = [json.loads(line) for line in judged.read_text().splitlines()]
-    for label, fact in ((1, "every"), (0, "1 nowhere"), (3, "3")):
-        file = tmp_path / f"{label}.jsonl"
-        file.write_text("\n".join(json.dumps({**row, "label": label}) for row in rows))
-        with raises(DataError, fact):
-            fine_tune(reranker(bert_folder, tmp_path / f"run-{label}", file))

@@ -10,7 +10,6 @@ from runs import Heard
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.errors import DataError
-from ftengine.training.optimizer_step import OptimizerStep
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +75,3 @@ def test_new_data_is_measured_without_reading_the_runs_own_where_nothing_asks_fo
         found = load_run(run.path, listener=heard).evaluate(tmp_path / "new.jsonl")
         assert found["tuned"]["loss"]["n"] == 8
         assert any("the run's own data cannot be read" in text for text in heard.said) == told
-
-
-def test_the_training_sample_is_of_rows_that_were_trained_on(filed_run, tmp_path, monkeypatch):
-    """One step of eight, out of 24 rows: the others have no part in what looks like over-fitting."""
-    step, seen = OptimizerStep.step, []
-    monkeypatch.setattr(
-        OptimizerStep, "step", lambda self, members, *rest: seen.extend(members) or step(self, members, *rest)
-    )
-    run = fine_tune(Recipe.make({**filed_run.recipe.resolved(), "output": str(tmp_path / "run")}))
-    training = run.evaluation["training"]
-    assert (len(seen), training["n"]) == (8, 8)
-    places = {place for *_, place in training["judged"]["rows"]}
-    assert places == {f"{run.recipe.data.train}:{number + 1}" for number in seen}
-    assert load_run(run.path).evaluate()["training"] == training

@@ -3,21 +3,14 @@
 import json
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from expected import raises
 from measuring_plugin import with_plugin
 from rows import WORDS, sentences, write_rows
 
 from ftengine import Recipe, fine_tune, load_run
-from ftengine.engine.evaluation_plan import evaluation_plan
-from ftengine.engine.experiment import Experiment
-from ftengine.engine.model_fit import require_fit
-from ftengine.engine.prepared_data import prepare_data
-from ftengine.errors import RecipeError
 from ftengine.evaluation.examples import SHOWN
 
 
@@ -112,20 +105,6 @@ def test_a_sample_of_training_is_measured_too(sliced_run):
     assert training["grown"]["accuracy"]["value"] == pytest.approx(grown)
 
 
-def test_the_paired_table_adds_up_to_both_accuracies(sliced_run):
-    evaluation = sliced_run.evaluation
-    paired, n = evaluation["paired"], evaluation["tuned"]["accuracy"]["n"]
-    assert paired["both"] + paired["only_base"] + paired["only_tuned"] + paired["neither"] == n
-    for side in ("base", "tuned"):
-        assert (paired["both"] + paired[f"only_{side}"]) / n == pytest.approx(evaluation[side]["accuracy"]["value"])
-
-
-def test_the_whole_is_judged_by_the_exact_test_that_its_slices_are_judged_by(sliced_run):
-    evaluation = sliced_run.evaluation
-    assert evaluation["difference"]["accuracy"]["p"] == evaluation["paired"]["p"]
-    assert evaluation["difference"]["nll"]["p"] != evaluation["paired"]["p"]
-
-
 def test_examples_that_changed_most_show_both_answers(sliced_run):
     content = sliced_run.directory.read_json("examples.json")
     assert content["evaluator"] == "classification"
@@ -143,29 +122,6 @@ def test_examples_that_changed_most_show_both_answers(sliced_run):
 def test_evaluate_measures_what_training_did(sliced_run):
     again = load_run(sliced_run.path).evaluate()
     assert json.loads(json.dumps(again)) == sliced_run.evaluation
-
-
-def test_other_data_without_the_column_has_no_slices(sliced_run, tmp_path):
-    data = write_rows(tmp_path / "new.jsonl", [{"text": f"team {i}", "label": "sport"} for i in range(12)])
-    found = load_run(sliced_run.path).evaluate(data)
-    assert found["slices"] == {}
-    assert [probe["kind"] for probe in found["probes"]] == ["robustness", "forgetting"]
-    assert found["training"]["n"] == sliced_run.evaluation["training"]["n"]
-
-
-def test_tables_of_both_models_are_kept(sliced_run):
-    folder = sliced_run.path / "predictions"
-    for side in ("base", "tuned"):
-        table = pq.read_table(folder / f"test-{side}.parquet").to_pandas()
-        accuracy = sliced_run.evaluation[side]["accuracy"]
-        assert (table["label"] == table["predicted"]).mean() == pytest.approx(accuracy["value"])
-        assert table["group"].nunique() == accuracy["n"]
-        assert table["row"].is_monotonic_increasing
-        assert table["place"].str.match(r".*sliced\.jsonl:\d+$").all()
-        assert set(table["slice.region"]) <= {"a", "b", "(missing)"}
-        assert table["row.text"].str.len().between(1, 500).all()
-        assert set(table["row.region"].dropna()) <= {"a", "b"}
-    assert {path.stem for path in folder.glob("*-tuned.parquet")} >= {"test-tuned", "training-tuned"}
 
 
 def test_memorisation_refusal_and_answers_of_a_language_model(chat_recipe, tmp_path):
@@ -208,30 +164,3 @@ def test_evaluators_fit_to_each_model_on_validation_where_test_is_held_out(chat_
     assert [probe["name"] for probe in run.evaluation["probes"]] == ["shout"]
     without = fine_tune(chat_recipe(**settings, output=recipe.output + "-2"), registry=registry)
     assert without.evaluation["details"]["tuned"]["even"]["seen"] == 0
-
-
-def test_an_evaluator_that_cannot_be_copied_measures_both_models(chat_recipe, chat_file, tmp_path):
-    rows = [{**json.loads(line), "grade": 1} for line in chat_file.read_text().splitlines()]
-    recipe = chat_recipe(
-        data__train=write_rows(tmp_path / "graded.jsonl", rows), evaluate=["graded"], train__max_steps=1
-    )
-    run = fine_tune(recipe, registry=with_plugin())
-    assert run.evaluation["tuned"]["graded"] == run.evaluation["base"]["graded"]
-
-
-def test_changed_examples_that_outgrow_the_model_are_measured_as_they_stand(label_recipe):
-    """The model's room is known only when it is loaded, after the probes were planned."""
-    recipe = label_recipe(evaluation__robustness=["longer"])
-    data = prepare_data(Experiment.open(recipe, with_plugin()))
-    encoded, evaluating = data.encoded, evaluation_plan(data)
-    (changed,) = [probe.examples.split for probe in evaluating.probes]
-    longest, row = encoded["test"].longest, changed.rows[int(changed.index[0])]
-    assert changed.batch(np.array([0]))["input_ids"].shape[1] > longest
-    assert changed.example(0)["text"] == " ".join([row["text"]] * 4)
-    longest = max(split.longest for split in encoded.values())
-    splits = [*encoded.values(), *evaluating.encoded()]
-    require_fit(SimpleNamespace(module=None, source="", max_length=longest), splits)
-    assert changed.batch(np.array([0]))["input_ids"].shape[1] <= longest
-    assert changed.example(0) == row  # what is answered, and whose columns are read, is what is predicted of
-    with raises(RecipeError, f"has {longest} tokens"):
-        require_fit(SimpleNamespace(module=None, source="", max_length=longest - 1), splits)

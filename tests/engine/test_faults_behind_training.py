@@ -185,19 +185,6 @@ def test_outputs_of_other_code_are_asked_again(build, tmp_path, monkeypatch):
     assert resumed.evaluation["tuned"]["accuracy"] == build[1].evaluation["tuned"]["accuracy"]
 
 
-def test_a_disk_that_breaks_after_the_check_is_one_error(build, tmp_path, monkeypatch):
-    recipe, _, trained = build
-    shutil.copytree(trained, tmp_path / "run")
-
-    def broken(path):
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as patch, raises(RunError, str(tmp_path / "run"), "Input/output error"):
-        patch.setattr(saved_part, "flush", broken)
-        fine_tune(recipe(tmp_path / "run"), resume=True, registry=registry())
-    assert fine_tune(recipe(tmp_path / "run"), resume=True, registry=registry()).facts.check == "passed"
-
-
 @pytest.fixture
 def unchecked(build, tmp_path, monkeypatch):
     """A run whose check has crashed."""

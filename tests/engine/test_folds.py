@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ftengine import fine_tune
 from ftengine.api import Finding, Labels, SilentListener
-from ftengine.engine.cross_validate import check, cross_validate, divide, pool, statement
+from ftengine.engine.cross_validate import check, cross_validate, divide, pool
 from ftengine.errors import InputError, RecipeError, RunError
 from ftengine.evaluation.figures import declarations
 from ftengine.evaluation.results import Measured, bind, compared, fit
@@ -201,11 +201,3 @@ def test_a_label_that_one_fold_holds_out_whole_is_named_with_that_fold(label_rec
     write_rows(file, [*rows, {"text": "team", "label": "lone"}])
     with raises(InputError, "fold ", "'lone'", "lone.jsonl:21"):
         cross_validate(label_recipe(data__train=str(file), data__test=None), 3)
-
-
-def test_the_words_say_what_the_interval_leaves_out():
-    assert "75 %" in statement(5, 100)
-    assert "two training sets" in statement(2, 100)
-    assert "do not cover" in statement(5, 100)
-    few, enough = (statement(5, 21, 200, worth=worth) for worth in (3.8, 20.5))
-    assert ("approximate" in few, "approximate" in enough) == (True, False)

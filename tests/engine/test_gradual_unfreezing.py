@@ -6,7 +6,7 @@ from expected import raises
 from runs import Heard, interrupt
 from torch import nn
 
-from ftengine import fine_tune, load_run, plan
+from ftengine import fine_tune, load_run
 from ftengine.errors import TrainingError
 from ftengine.model import read_tensors
 from ftengine_builtins.strategies.full import Full
@@ -74,10 +74,3 @@ def test_a_run_that_stopped_before_or_after_a_layer_joined_resumes_to_the_same_w
     resumed = fine_tune(recipe, resume=True)
     assert (resumed.trained / "model.safetensors").read_bytes() == (whole.trained / "model.safetensors").read_bytes()
     assert resumed.evaluation == whole.evaluation
-
-
-def test_plan_says_what_would_never_train(chat_recipe):
-    recipe = chat_recipe(strategy={"name": "full", "unfreeze_every": 1000})
-    assert any("stay frozen for all" in warning for warning in plan(recipe, measure=False).warnings)
-    recipe = chat_recipe(strategy={"name": "full"})
-    assert not any("stay frozen for all" in warning for warning in plan(recipe, measure=False).warnings)

@@ -7,7 +7,6 @@ import pytest
 from ftengine.engine import audits
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
-from ftengine.errors import DataError
 
 
 @pytest.fixture
@@ -70,16 +69,3 @@ def test_audits_of_other_distributions_are_asked_each_time(looked, chat_recipe, 
     assert asked
     assert again == found
     assert looked(chat_recipe())[1]
-
-
-def test_without_room_to_keep_it_audits_look_each_time(looked, chat_recipe, monkeypatch):
-    def full(*_):
-        raise DataError("no space left")
-
-    monkeypatch.setattr("ftengine.identity.cache.entry_of", full)
-    assert [looked(chat_recipe())[1] for _ in range(2)] == [True, True]
-
-
-def test_tasks_of_other_code_are_asked_each_time(looked, chat_recipe, monkeypatch):
-    monkeypatch.setattr(audits, "code_of", lambda _: None)
-    assert [looked(chat_recipe())[1] for _ in range(2)] == [True, True]

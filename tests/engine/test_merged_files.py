@@ -1,20 +1,15 @@
 """A merge is judged by the folder that it writes, opened without ftengine."""
 
-import json
-import shutil
-
 import pytest
 import torch
 from expected import raises
 from installed import registry_with
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import BertForSequenceClassification
 
 from ftengine import api, fine_tune, load_run
 from ftengine.engine import merge
 from ftengine.errors import InputError, MergeChangedOutputs
-from ftengine_builtins.loaders.transformers import TransformersLoader
 
 LAYER = "bert.encoder.layer.0.output.dense"
 
@@ -130,27 +125,3 @@ def test_a_tensor_that_no_probe_shows_is_compared_in_the_written_files(run, tmp_
     with raises(MergeChangedOutputs, "bert.embeddings.word_embeddings.weight"):
         load_run(run, registry=registry_with(Scaled)).merge(tmp_path / "merged", "float32")
     assert not list(tmp_path.iterdir())
-
-
-class MyBert(BertForSequenceClassification):
-    """A model of the user's own, which transformers does not have."""
-
-
-class MyLoader(TransformersLoader):
-    """Load it."""
-
-    name = "mine"
-
-    def load(self, request):
-        loaded = super().load(request)
-        loaded.module.__class__ = MyBert
-        return loaded
-
-
-def test_a_class_that_transformers_does_not_have_is_opened_as_itself(run, tmp_path):
-    mine = shutil.copytree(run, tmp_path / "mine")
-    recipe = (mine / "recipe.yaml").read_text()
-    (mine / "recipe.yaml").write_text(recipe.replace("name: transformers", "name: mine"))
-    report = load_run(mine, registry=registry_with(Scaled, MyLoader)).merge(tmp_path / "merged")
-    assert json.loads((tmp_path / "merged" / "config.json").read_text())["architectures"] == ["MyBert"]
-    assert report.difference <= report.tolerance < report.effect

@@ -5,16 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
-from expected import raises
 
 from ftengine import Recipe, fine_tune
-from ftengine.cli import main
-from ftengine.engine.asked_rows import prompts_of
-from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.own_answers import divergences, own_answers
 from ftengine.engine.proof import exact_run
-from ftengine.errors import DataError, InputError
 
 PROMPTS = 60
 GROUPS = np.repeat(np.arange(500), 8)
@@ -74,31 +68,11 @@ def test_the_estimate_is_kl_of_the_tuned_model_from_the_base(run):
     assert own_answers(run, rows=PROMPTS) == found
 
 
-def test_rows_are_drawn_from_all_of_the_file(run):
-    """A file may have one source after the other."""
-    ready = run.ready()
-    _, held = held_out_rows(ready, run.directory, None)
-    with exact_run(run).model() as loaded:
-        prompts, _ = prompts_of(ready, held, loaded, 12, run)
-    assert list(prompts) == np.random.default_rng(run.recipe.seed).permutation(PROMPTS)[:12].tolist()
-    assert all(one.messages[-1]["content"] == f"question {i}" for i, one in prompts.items())
-
-
 def test_prompts_of_one_group_are_resampled_together(folder, llama_folder, tmp_path):
     content = recipe(llama_folder, folder, tmp_path / "run", max_steps=1).resolved()
     content["data"] |= {"group": "who"}
     found = own_answers(fine_tune(Recipe.make(content)), rows=PROMPTS).kl
     assert (found.n, found.rows, found.worth) == (PROMPTS // 6, PROMPTS, pytest.approx(PROMPTS / 6))
-
-
-def test_too_few_rows_are_reported_with_what_can_be_done_about_them(run, tmp_path):
-    (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "question", "completion": " a red fox"}) + "\n")
-    with raises(DataError, "--data FILE") as caught:
-        own_answers(run, rows=4, data=str(tmp_path / "one.jsonl"))
-    assert "export" not in str(caught.value)
-    given = ["--to", "transformers", "--data", str(tmp_path / "one.jsonl")]
-    result = CliRunner().invoke(main, ["export", str(run.path), str(tmp_path / "out"), *given])
-    assert (result.exit_code, "--no-verify" in result.stderr) == (2, True)
 
 
 @pytest.mark.slow
@@ -128,15 +102,3 @@ def test_both_estimates_agree_in_the_mean_and_the_usual_one_varies_less():
         assert (grouped.low, grouped.high) == pytest.approx((single.low, single.high))
     same = list(np.log(p)[answers])
     assert [one.value for one in divergences(same, same, 0, np.arange(4000))] == [0, 0, 0]
-
-
-def test_a_task_that_writes_nothing_is_refused(bert_folder, tmp_path):
-    rows = [{"text": f"word {i}", "label": "ab"[i % 2]} for i in range(12)]
-    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    content = recipe(bert_folder, tmp_path, tmp_path / "run", max_steps=1).resolved()
-    content["task"] = "text-classification"
-    content["data"]["test"] = str(tmp_path / "train.jsonl")
-    content["data"]["leaks"] = "warn"
-    content["evaluation"]["generate"] = {}
-    with raises(InputError, "text-classification", "no answers"):
-        own_answers(fine_tune(Recipe.make(content)), rows=4)

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 import yaml
 from click.testing import CliRunner
 from expected import raises
@@ -19,14 +18,11 @@ from transformers import AutoTokenizer
 from ftengine import fine_tune, load_model, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
-from ftengine.data.answer_origin import content_of_input
 from ftengine.engine.base_predictions import ANSWERED_TOGETHER
-from ftengine.engine.model_fit import tokens_checked
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, InputError, RunError, SourceError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
-from ftengine_builtins.readers import TableReader
 from ftengine_builtins.tasks import CausalLM
 
 
@@ -214,14 +210,6 @@ def test_an_output_that_answers_cannot_be_written_in_is_refused_before_a_model_l
     assert [file.name for file in tmp_path.iterdir()] == ["rows.csv"]
 
 
-def test_lines_keep_a_column_that_is_named_like_a_part_of_the_answer(predict):
-    line = json.loads(predict("again.csv", "text,prediction.label\ngoal,by hand\n", "out.jsonl").read_text())
-    assert line["prediction.label"] == "by hand"
-    assert line["prediction"]["label"] == "a"
-    with raises(DataError, "'prediction'"):
-        predict("again.csv", "text,prediction\ngoal,by hand\n", "other.jsonl")
-
-
 @pytest.mark.parametrize(
     ("name", "content", "output", "separator", "marked", "form"),
     [
@@ -242,24 +230,6 @@ def test_a_table_has_the_form_of_the_input(predict, name, content, output, separ
     assert written.decode("utf-8-sig").splitlines()[0].split(separator)[:3] == ["text", "n", "prediction.label"]
     assert predict.report.form.startswith(form)
     assert bool(predict.report.form) == bool(form)
-
-
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_a_table_is_read_back_with_the_separator_it_was_written_with(predict, separator):
-    """Names of labels stand in its header, whatever they hold."""
-    labels = ("Billing, payments", "a;b", "c\td", 'say "no"')
-    written = predict("a.csv", f"text{separator}n\ngoal{separator}1\n", "out.csv", labels)
-    (row,) = TableReader().read(str(written))
-    assert list(row.values)[2:] == ["prediction.label", *(f"prediction.scores.{label}" for label in labels)]
-
-
-def test_a_table_has_a_column_for_each_class_unless_there_are_many(predict):
-    (row,) = csv.DictReader(predict("few.csv", "text\ngoal\n").open())
-    assert row == {"text": "goal", "prediction.label": "a", "prediction.scores.a": "0.5", "prediction.scores.b": "0.5"}
-    many = tuple(f"class {i}" for i in range(51))
-    (row,) = csv.DictReader(predict("many.csv", "text\ngoal\n", "many-out.csv", many).open())
-    assert list(row) == ["text", "prediction.label", "prediction.scores"]
-    assert len(json.loads(row["prediction.scores"])) == 51
 
 
 @pytest.mark.parametrize(
@@ -299,25 +269,6 @@ def test_answers_stand_beside_the_columns_as_the_file_names_them(predict, output
     assert "text" not in first
 
 
-def test_a_column_that_the_run_renames_is_asked_for_by_the_name_in_the_file(predict):
-    with raises(DataError, "rows.csv", "'Body'", "text") as error:
-        predict("rows.csv", "body,Id\ngoal,7\n", columns={"text": "Body", "label": "Category"})
-    assert "Its columns: body, Id. Did you mean 'body'?" in str(error.value)
-    with raises(DataError, "rows.csv:3", "text"):  # the column is there, a value is not
-        predict("rows.csv", 'Body,Id\ngoal,7\n"",8\n', columns={"text": "Body"})
-
-
-def test_a_column_named_like_the_answer_keeps_the_name_that_the_run_gives_it(predict):
-    written = predict("rows.csv", "prediction,Id\ngoal,7\n", "out.jsonl", columns={"text": "prediction"})
-    (line,) = map(json.loads, written.open())
-    assert (line["text"], line["prediction"]["label"]) == ("goal", "a")
-
-
-def test_malformed_rows_are_left_out_where_the_recipe_says_so(predict):
-    output = predict("rows.csv", "text,id\ngoal,1\na,b,c\n", on_error="skip")
-    assert [row["text"] for row in csv.DictReader(output.open())] == ["goal"]
-
-
 def spoilt(text):
     """Return the first line of a file of answers, and the half of another."""
     first, second, *_ = text.splitlines(keepends=True)
@@ -352,46 +303,3 @@ def test_what_made_answers_stands_beside_them_and_nothing_else_continues_them(pr
     assert lined.read_text() == spoilt(whole)
     written = predict("rows.csv", rows, output, resume=True, made={"run": "moved", "ftengine": "1"})
     assert len(written.read_text().splitlines()) == 3 + (output == "out.csv")
-
-
-def test_the_base_that_answers_is_recorded_and_not_the_one_of_training(label_recipe, tmp_path):
-    run = fine_tune(label_recipe(train__max_steps=1))
-    run.facts.base["config"]["version"] = "5.0.0"
-    (tmp_path / "rows.csv").write_text("text\ngoal\n")
-    for base in (False, True):
-        predict_file(run, tmp_path / "rows.csv", tmp_path / f"{base}.jsonl", base=base)
-        recorded = json.loads((tmp_path / f"{base}.jsonl.origin.json").read_text())["base"]
-        assert recorded["config"]["version"] == transformers.__version__
-
-
-def test_what_made_an_output_that_is_gone_says_nothing_of_the_next(predict, tmp_path):
-    predict("rows.csv", "text\ngoal\nshare\n", "out.jsonl").unlink()
-    written = predict("rows.csv", "text\nball\n", "out.jsonl", resume=True, made={"trained": "other"})
-    assert json.loads((tmp_path / "out.jsonl.origin.json").read_text())["trained"] == "other"
-    assert len(written.read_text().splitlines()) == 1
-
-
-def test_a_file_that_rows_name_belongs_to_them(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"first")
-    rows = [{"image": str(tmp_path / "a.png")}, {"image": {"path": str(tmp_path / "a.png"), "bytes": None}}]
-    task = Registry().build("task", "image-classification", "task")
-    for row in rows:
-        before = content_of_input([row], task)
-        (tmp_path / "a.png").write_bytes(b"other")
-        assert content_of_input([row], task) != before
-        (tmp_path / "a.png").write_bytes(b"first")
-        assert content_of_input([row], task) == before
-
-
-def test_tokens_are_looked_at_wherever_the_embeddings_are_shared():
-    """BART's encoder and decoder look up in modules of their own, which hold the one weight."""
-    sizes = {"d_model": 8, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "encoder_attention_heads": 2}
-    layers = {"decoder_attention_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
-    model = transformers.BartForConditionalGeneration(transformers.BartConfig(vocab_size=20, **sizes, **layers)).eval()
-    processor = SimpleNamespace(convert_ids_to_tokens=lambda token: f"token {token}")
-    loaded = SimpleNamespace(module=model, processor=processor, source="bart")
-    with tokens_checked(loaded, "rows"), raises(SourceError, "token 20"):
-        model(input_ids=torch.tensor([[4, 20]]), decoder_input_ids=torch.tensor([[2]]))
-    with tokens_checked(loaded, "rows"), raises(SourceError, "token 21"):
-        model(input_ids=torch.tensor([[4, 5]]), decoder_input_ids=torch.tensor([[21]]))
-    assert not sum(len(part._forward_pre_hooks) for part in model.modules())

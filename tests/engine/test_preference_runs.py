@@ -9,7 +9,7 @@ import pytest
 import torch
 from expected import raises
 from processes import together, train
-from runs import Heard, curve, interrupt, losses
+from runs import curve, interrupt, losses
 from transformers import AutoModelForCausalLM
 
 from ftengine import Recipe, fine_tune, load_run, plan
@@ -307,19 +307,6 @@ def test_augmenters_are_refused_where_the_reference_knows_rows_as_they_stand(
                 fine_tune(Recipe.make(content))
 
 
-def test_strategies_have_no_dropout_beside_a_preference_unless_the_recipe_sets_it(folder, llama_folder, tmp_path):
-    def dropout(task, strategy):
-        made = recipe(llama_folder, folder, tmp_path / "run", strategy=strategy).resolved()
-        made["task"] = {"name": task}
-        return Experiment.open(Recipe.make(made)).resolved()["strategy"].get("dropout")
-
-    from ftengine.engine.experiment import Experiment
-
-    assert [dropout("preference", {"name": "lora", **own}) for own in ({}, {"dropout": 0.2})] == [0.0, 0.2]
-    assert dropout("causal-lm", {"name": "lora"}) == 0.05
-    assert dropout("preference", {"name": "full"}) is None
-
-
 def test_dropout_of_the_model_itself_beside_a_reference_is_reported(folder, gpt2_folder, llama_folder, tmp_path):
     def told(model, task=None, regularize=(), strategy=None):
         made = recipe(model, folder, tmp_path / "run", task, strategy).resolved()
@@ -332,18 +319,3 @@ def test_dropout_of_the_model_itself_beside_a_reference_is_reported(folder, gpt2
     assert not told(gpt2_folder, regularize=[{"name": "dropout", "p": 0.0}])
     assert not told(gpt2_folder, {"loss": "simpo"})
     assert not told(llama_folder, strategy={"name": "lora", "dropout": 0.2})  # the recipe's own
-
-
-@pytest.mark.slow
-def test_training_tells_of_dropout_beside_a_reference(folder, gpt2_folder, tmp_path):
-    heard = Heard()
-    fine_tune(recipe(gpt2_folder, folder, tmp_path / "run", max_steps=1), listener=heard)
-    assert any("the reference has none" in text for text in heard.said)
-
-
-@pytest.mark.slow
-def test_what_a_pair_begins_with_is_computed_once_where_the_lowest_blocks_are_frozen(folder, llama_folder, tmp_path):
-    strategy = {"name": "lora", "targets": r".*layers\.1\..*_proj"}
-    found = fine_tune(recipe(llama_folder, folder, tmp_path / "run", strategy=strategy, max_steps=None, epochs=2))
-    used = json.loads((found.path / "environment.json").read_text())["fast_paths"]
-    assert used["shared-prefix"]["active"], used

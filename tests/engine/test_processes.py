@@ -95,6 +95,7 @@ def test_two_processes_equal_one(runs, name):
     assert run.evaluation["training"]["n"] == one.evaluation["training"]["n"]
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_mean_of_their_batchnorm_statistics(runs):
     """The mean over a batch is that of the means over its halves; deeper layers read what other statistics scaled."""
     name = "resnet.embedder.embedder.normalization.running_mean"

@@ -41,19 +41,6 @@ def test_resume_without_a_run_begins_one_and_of_a_finished_run_returns_it(chat_r
     assert (run.path / "evaluation.json").stat().st_mtime_ns == written
 
 
-def test_a_run_killed_before_it_could_be_resumed_is_begun_anew(chat_recipe, monkeypatch):
-    def killed(self, name, value):
-        raise KeyboardInterrupt
-
-    recipe = chat_recipe(train__max_steps=2)
-    with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "write_yaml", killed)
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(recipe)
-    assert RunDirectory(recipe.output).path.joinpath("environment.json").is_file()
-    assert fine_tune(recipe).directory.finished
-
-
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_second_run_in_the_same_folder_is_refused(chat_recipe, resume):
     recipe = chat_recipe(train__max_steps=3)
@@ -92,11 +79,6 @@ def unfinished(lost):
     shutil.rmtree(recipe.output)
     shutil.copytree(kept, recipe.output)
     return recipe
-
-
-def test_an_unfinished_run_is_not_overwritten_without_resume(unfinished):
-    with raises(RunError, "--resume"):
-        fine_tune(unfinished)
 
 
 def test_resume_under_another_recipe_names_the_keys(unfinished):

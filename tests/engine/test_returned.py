@@ -1,26 +1,17 @@
 """What a component returns is looked at where the engine takes it; the error names whose it is, the method and both."""
 
-import random
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from accelerate.utils import set_seed
 from expected import raises
 from installed import registry_with
 from torch import nn
 
 from ftengine import api, fine_tune, plan, registry_of
 from ftengine.errors import PluginError, SavedPartDiffers, TrainingError
-from ftengine.evaluation.figures import measure
-from ftengine.evaluation.weights import Weights
-from ftengine.plugins.attribution import is_scalar
-from ftengine.run.recipe import TrainSection
-from ftengine.training.callbacks import Callbacks
 from ftengine.training.optimizer import build_optimizer
-from ftengine.training.optimizer_step import groups_of
 
 INSTALLED = registry_of()
 Classes = INSTALLED.get("task", "text-classification").cls
@@ -152,13 +143,6 @@ class Finishing(api.Regularizer):
         return {"layer": nn.Linear(1, 1)}
 
 
-def test_matches_are_lists_of_names_by_pattern(label_recipe):
-    odd = component(LoRA, matches=lambda self: ["query"])
-    registry = registry_with(odd)
-    with raises(PluginError, "'odd'", "matches()", "a list"):
-        plan(label_recipe(strategy="odd"), measure=False, registry=registry)
-
-
 def test_what_is_not_finite_before_the_first_step_is_no_matter_of_the_learning_rate(label_recipe):
     def prepare(self, loaded):
         LoRA.prepare(self, loaded)
@@ -196,43 +180,6 @@ def test_what_a_strategy_saves_is_no_pickle_and_in_its_folder(label_recipe, save
     assert not (Path(label_recipe().output) / "adapter").exists()
 
 
-class Seeds(api.Callback):
-    """Seed and draw."""
-
-    name = "seeds"
-
-    def on_train_begin(self, event):
-        set_seed(0)
-
-
-def test_a_callback_moves_no_global_generator(label_recipe):
-    callbacks = Callbacks(label_recipe(callbacks=["seeds"]), registry_with(Seeds), api.SilentListener())
-    drawn = []
-    for event in ([], [api.Started(Path("run"), 0, {})]):
-        set_seed(7)
-        for one in event:
-            callbacks.tell(one)
-        drawn.append((random.random(), float(np.random.random()), float(torch.rand(()))))
-    assert drawn[0] == drawn[1]
-
-
-class Heard(api.SilentListener):
-    def __init__(self):
-        self.messages = []
-
-    def message(self, text):
-        self.messages.append(text)
-
-
-def test_an_evaluator_that_takes_long_is_reported_for(label_recipe, monkeypatch):
-    monkeypatch.setattr("ftengine.evaluation.results.LONG", 0.0)
-    heard = Heard()
-    fine_tune(label_recipe(strategy="lora", train__max_steps=1, evaluate=["calibration"]), listener=heard)
-    told = [message for message in heard.messages if "evaluator 'calibration' of ftengine" in message]
-    assert len(told) == 1
-    assert re.search(r"took \d+ s .*100 resamples", told[0])
-
-
 def flat(groups):
     return [parameter for group in groups for parameter in group["params"]]
 
@@ -263,42 +210,7 @@ def test_an_optimizer_is_built_of_the_groups_as_they_are_given(build, told):
         build_optimizer(odd(), groups)
 
 
-class Above(api.Evaluator):
-    """Give a share above one."""
-
-    name = "above"
-    metrics = {"share": api.Metric("share", higher_is_better=True, proportion=True)}  # noqa: RUF012
-
-    def score(self, rows, weights):
-        return {"share": 1.5}
-
-
-def test_a_proportion_lies_between_0_and_1():
-    with raises(PluginError, "'above'", "score()", "1.5"):
-        measure(Above(), {"x": np.ones(8)}, Weights(np.arange(8), 0, 10))
-
-
 def test_what_finish_returns_has_to_be_json(label_recipe):
     recipe = label_recipe(strategy="lora", train__max_steps=1, regularize=[{"name": "finishing"}])
     with raises(PluginError, "on_train_end()", "Linear"):
         fine_tune(recipe, registry=registry_with(Finishing))
-
-
-@pytest.mark.parametrize("number", [3, 0.5, np.int64(3), np.float32(0.5), torch.tensor(3)])
-def test_numbers_of_numpy_and_torch_are_numbers(number):
-    assert is_scalar(number)
-    assert not is_scalar(np.ones(2))
-
-
-def test_groups_that_name_no_decay_have_none_whatever_torch_usually_takes():
-    module = nn.Linear(2, 3)
-    strategy = component(
-        api.Strategy,
-        prepare=lambda *_: None,
-        param_groups=lambda self, module, rate, decay: [
-            {"params": [module.weight], "lr": rate},
-            {"params": [module.bias], "lr": rate, "weight_decay": 0.3},
-        ],
-    )()
-    optimizer = torch.optim.AdamW(groups_of(strategy, module, TrainSection()))
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.3]

@@ -2,13 +2,11 @@
 
 import datetime
 import shutil
-from types import SimpleNamespace
 
 import pytest
-from expected import raises
 from runs import Interrupting, Interruption
 
-from ftengine import fine_tune, load_run, plan
+from ftengine import fine_tune, load_run
 from ftengine.api import Conversation, Message
 from ftengine.chat import render
 from ftengine.chat.template_date import fix_date, template_date
@@ -16,10 +14,8 @@ from ftengine.data.features import features_key
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.proof import exact_run
-from ftengine.errors import NotExportable
 from ftengine.run.records import Environment
 from ftengine.testing.models import byte_level_tokenizer
-from ftengine_builtins.exporters.ollama import default_system
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
 FIRST, NEXT = datetime.date(2026, 2, 28), datetime.date(2026, 3, 1)
@@ -76,14 +72,6 @@ def test_features_depend_on_the_day_where_the_template_writes_it():
         assert len(keys) == others
 
 
-def test_plan_shows_the_day_where_the_template_writes_it(recipe, llama_folder, on):
-    on(FIRST)
-    shown = plan(recipe(), measure=False)
-    assert shown.date == "2026-02-28"
-    assert "28 Feb 2026" in "".join(text for text, _ in shown.examples[0]["pieces"])
-    assert plan(recipe(model__source=str(llama_folder)), measure=False).date is None
-
-
 def prompts(run):
     with run.model() as loaded:
         return run.task.prompt({"prompt": [{"role": "user", "content": "hello"}]}, loaded), loaded.processor
@@ -120,9 +108,3 @@ def test_a_run_keeps_its_day_when_it_goes_on_and_when_it_is_asked(recipe, tmp_pa
     for today, written in ((True, "01 Mar 2026"), (False, "28 Feb 2026")):
         prompt, made = prompts(exact_run(again, today=today))
         assert written in made.decode(prompt.ids)
-
-
-def test_a_modelfile_fixes_no_day():
-    with raises(NotExportable, "date", "gguf"):
-        default_system(SimpleNamespace(processor=processor(), base="a model"))
-    assert default_system(SimpleNamespace(processor=processor(""), base="a model")) == ""

@@ -103,13 +103,6 @@ def test_drawn_answers_do_not_depend_on_batches_or_interruption(predict):
     assert "temperature" in predict("cold.jsonl", "--option", "temperature=0", code=2)
 
 
-@pytest.mark.slow
-def test_a_task_that_writes_nothing_draws_nothing(label_recipe):
-    run = fine_tune(label_recipe(train__max_steps=1, train__epochs=1))
-    with raises(InputError, "'text-classification'", "--samples"):
-        next(run.predict([{"text": "good"}], samples=2))
-
-
 def test_rows_are_made_of_the_best_answers_and_pairs_of_the_best_and_the_worst():
     answers = [{"completion": text} for text in ("bad", "good", " ", "better", "good", "worse", "broken")]
     scores, outcomes = [0.2, 0.6, 1.0, 0.9, 0.6, 0.1, None], [0, 1, 1, 1, 1, 0, 2]
@@ -245,10 +238,3 @@ def test_what_is_no_sampled_answer_is_refused(tmp_path, said):
     (tmp_path / "answers.jsonl").write_text(json.dumps({"prompt": "ask", "prediction": said}) + "\n")
     with raises(DataError, "answers.jsonl:1", "--samples"):
         list(read_samples(tmp_path / "answers.jsonl", {}))
-
-
-def test_a_column_that_the_recipe_renames_stands_under_one_name(tmp_path):
-    file = tmp_path / "answers.jsonl"
-    file.write_text(json.dumps({"q": "Hi", "a": "Yes", "prediction": {"samples": [{"completion": "No"}]}}) + "\n")
-    ((row, _),) = read_samples(file, {"prompt": "q", "completion": "a"})
-    assert row == {"prompt": "Hi", "completion": "Yes"}

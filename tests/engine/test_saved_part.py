@@ -10,17 +10,14 @@ import torch
 from expected import raises
 from installed import registry_with
 from runs import Heard, save_anew
-from transformers import AutoTokenizer
 
 from ftengine import api, fine_tune, load_run
 from ftengine.engine import saved_part
 from ftengine.engine.saved_part import NEW_MODULES
 from ftengine.errors import BaseMismatch, RunError, SavedPartDiffers
 from ftengine.model import copy_into, default_param_groups, read_tensors, save_tensors, trainable
-from ftengine.model.saving import save_processor
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import TrainedPart
-from ftengine_builtins.tasks.text_classification import TextClassification
 
 
 class Biases(api.Strategy):
@@ -286,31 +283,6 @@ def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
     assert seen == [True]
 
 
-class Differences(Biases):
-    """Save what training added, which rounds where it is added again."""
-
-    def prepare(self, loaded):
-        super().prepare(loaded)
-        loaded.module.get_parameter("bert.encoder.layer.0.output.dense.weight").requires_grad_(True)
-        self.began = {name: tensor.detach().clone() for name, tensor in loaded.module.named_parameters()}
-
-    def kept(self, name, tensor):
-        return tensor.detach() * 3 - self.began[name] * 3
-
-    def load(self, loaded, directory):
-        stored = read_tensors(directory / "biases.safetensors")
-        with torch.no_grad():
-            for name, tensor in stored.items():
-                trainable(loaded.module)[name].add_(tensor / 3)
-
-
-@each_precision
-def test_files_that_say_the_same_in_another_way_give_the_tuned_model_back(recipe, precision):
-    heard = Heard()
-    fine_tune(recipe(train__precision=precision), registry=registry(Differences), listener=heard)
-    assert not any("trained tensors differ" in line for line in heard.said)
-
-
 def test_a_tensor_is_lost_where_more_than_rounding_is():
     tuned = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)) / 50
     before = tuned + torch.randn(1 << 20, generator=torch.Generator().manual_seed(1)) * 1e-5
@@ -359,25 +331,3 @@ def test_both_models_are_asked_in_one_precision_and_full_memory_is_reported_as_s
     monkeypatch.setattr(saved_part, "in_float32", failing)
     with raises(raised, str(error)):
         fine_tune(recipe(train__max_steps=1, train__precision="bfloat16"), registry=registry(Reopened))
-
-
-class Noisy(TextClassification):
-    """A loss that draws random numbers, as one of masked tokens does."""
-
-    name = "noisy"
-
-    def loss(self, model, batch, criterion):
-        total, weight = super().loss(model, batch, criterion)
-        return total * (1 + torch.rand(())), weight
-
-
-def test_a_random_loss_draws_the_same_for_both(recipe):
-    fine_tune(recipe(task="noisy", strategy="full", train__max_steps=2), registry=registry_with(Noisy))
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_disk_that_is_full_while_the_tokenizer_is_saved_is_reported(llama_folder, tmp_path):
-    """Of tokenizers, it is a bare Exception."""
-    (tmp_path / "tokenizer.json").symlink_to("/dev/full")
-    with raises(RunError, "No space left"):
-        save_processor(AutoTokenizer.from_pretrained(llama_folder), tmp_path)

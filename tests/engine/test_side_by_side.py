@@ -141,25 +141,3 @@ def test_runs_whose_metric_has_other_options_are_not_set_against_one_another(
     found = differences(paths)
     assert bool(found.tables) == compared
     assert compared or "other options" in found.notes[0]
-
-
-def test_a_run_on_other_examples_leaves_the_difference_of_those_that_share_theirs(runs, label_run):
-    """A, B and C of which B was measured on something else."""
-    other = label_run(1, seed=7)
-    found = differences([runs["steps1"].path, other.path, runs["steps60"].path])
-    (table,) = found.tables
-    (alone,) = differences([runs["steps1"].path, runs["steps60"].path]).tables
-    assert table.rows[0][1:] == alone.rows[0][1:]
-    assert "steps60" in table.title
-    assert "▲ better" in table.rows[0][-1]
-    assert "of no other run here" in found.notes[0]
-
-
-def test_a_run_that_lost_its_predictions_is_reported_without_differences(runs, tmp_path):
-    lost = copytree(runs["steps60"].path, tmp_path / "lost")
-    (lost / "predictions" / "test-tuned.parquet").unlink()
-    page = tmp_path / "both.html"
-    report(runs["steps1"].path, lost, "--output", page)
-    text = page.read_text(encoding="utf-8")
-    assert "The differences between these runs cannot be computed" in text
-    assert json.loads((lost / "verdict.json").read_text())["headline"].split(":")[0] in text

@@ -16,7 +16,6 @@ from ftengine import fine_tune
 from ftengine.api import SilentListener
 from ftengine.data.encoding import EncodedSplit
 from ftengine.data.mixed import SOURCE
-from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import DataError, InputError, RecipeError
@@ -145,15 +144,6 @@ def test_a_source_of_which_nothing_is_held_out_is_reported(two, tmp_path):
     assert "its share of what is held out" in table.caption
 
 
-def test_how_a_source_is_spelt_makes_no_other_content(two, chat_file, monkeypatch):
-    monkeypatch.chdir(chat_file.parent)
-    contents = [
-        prepared(two(first={"source": source})).encoded["train"].content
-        for source in (str(chat_file), f"./{chat_file.name}")
-    ]
-    assert contents[0] == contents[1]
-
-
 def test_rounds_of_a_source_and_epochs_have_random_numbers_of_their_own(two, monkeypatch):
     train = prepared(two({"weight": 1}, {"weight": 3}, data__validation=None)).encoded["train"]
     seeds, make = set(), np.random.default_rng
@@ -161,20 +151,6 @@ def test_rounds_of_a_source_and_epochs_have_random_numbers_of_their_own(two, mon
     for epoch in range(3):
         train.epoch(8, 5, epoch)
     assert len({make(seed).random() for seed in seeds}) == len(seeds) > 4
-
-
-def test_data_sets_of_one_file_are_sources_of_their_own(two, tmp_path):
-    for name in "ab":
-        write_rows(tmp_path / f"{name}.jsonl", [{"instruction": f"{name}{n}?", "output": "So."} for n in range(4)])
-    info = tmp_path / "dataset_info.json"
-    info.write_text(json.dumps({name: {"file_name": f"{name}.jsonl"} for name in "ab"}))
-    sets = [{"source": str(info), "reader": {"name": "llamafactory", "dataset": name}} for name in "ab"]
-    data = prepared(two(data__train=sets, data__validation=0.25))
-    rows = data.splits.train
-    assert len({rows.where(n) for n in range(len(rows))}) == len(rows) == 6
-    assert [one.source.endswith(f"dataset {name})") for one, name in zip(rows.sources, "ab", strict=True)] == [True] * 2
-    with raises(RecipeError, "named twice"):
-        two(data__train=[sets[0], sets[0]])
 
 
 @pytest.mark.parametrize(
@@ -194,11 +170,6 @@ def test_what_is_wrong_with_sources_is_one_error(build_chat_recipe, train, facts
         build_chat_recipe(data__train=train)
 
 
-def test_weights_and_balanced_sampling_exclude_each_other(two):
-    with raises(RecipeError, "balanced"):
-        two({"weight": 1}, {"weight": 1}, train__sampling="balanced")
-
-
 def test_what_is_wrong_in_one_source_names_it(two, tmp_path, chat_file):
     with raises(InputError, "nothere.jsonl"):
         prepared(two(second={"source": "nothere.jsonl"}))
@@ -216,14 +187,6 @@ def test_what_is_wrong_in_one_source_names_it(two, tmp_path, chat_file):
     nothing = write_rows(tmp_path / "nothing.jsonl", untrained)
     with raises(DataError, "nothing.jsonl"):
         prepared(two(second={"source": nothing}, data__validation=None))
-
-
-def test_a_column_of_the_name_is_no_slice_where_there_is_one_source(build_chat_recipe, tmp_path):
-    rows = [{"prompt": f"Why {n}?", "completion": "So.", SOURCE: "ab"[n % 2]} for n in range(20)]
-    train = write_rows(tmp_path / "one.jsonl", rows)
-    data = prepared(build_chat_recipe(data__train=train, data__near_duplicates=None, output=str(tmp_path / "run")))
-    assert [list(one.slices) for one in evaluation_plan(data).sets()] == [[]]
-    assert SOURCE in data.audit.encoded["train"]["unread"]
 
 
 def test_columns_and_a_reader_of_one_source_are_its_own(two, tmp_path):

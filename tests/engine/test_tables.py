@@ -1,6 +1,5 @@
 """Whole runs: what evaluation.json says, against figures made by hand from the run's tables of predictions."""
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -8,18 +7,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 from expected import raises
 from installed import registry_with
 from pydantic import Field
 from rows import WORDS, write_rows
 from scipy import stats
 from sklearn.metrics import matthews_corrcoef
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.proportion import proportion_confint
 
 from ftengine import Recipe, api, fine_tune, load_run
 from ftengine.api import Evaluator, Metric
-from ftengine.cli import main
 from ftengine.errors import InputError, RunError
 from ftengine.run.records import Verdict
 
@@ -134,50 +131,6 @@ def test_the_pair_is_tested_by_mcnemar_on_distinct_examples(run, tables):
     assert [run.evaluation["difference"][name]["test"] for name in ("accuracy", "macro_f1")] == ["mcnemar", "t"]
 
 
-def test_disturbed_input_is_tested_by_mcnemar_on_distinct_examples(run, tables):
-    changed = pq.read_table(run.path / "predictions" / "robustness-0-tuned.parquet").to_pandas()
-    changed["right"] = changed["label"] == changed["predicted"]
-    clean, noisy = (table.groupby("group")["right"].first() for table in (tables[1], changed))
-    lost, won = int((clean & ~noisy).sum()), int((~clean & noisy).sum())
-    (probe,) = run.evaluation["probes"]
-    assert lost != won
-    against = probe["against"]["accuracy"]
-    assert (against["p"], against["test"]) == (pytest.approx(stats.binomtest(lost, lost + won).pvalue), "mcnemar")
-
-
-def test_gaps_of_slices_are_newcombes_and_agree_with_fishers_test(run, tables):
-    """Every group counts in them: not only the half whose hash fits a signed number."""
-    table, report = tables[1], run.evaluation["slices"]["region"]
-    assert report["metric"] == "accuracy"
-    judged = [one for one in report["slices"] if not one["small"]]
-    assert sorted(one["value"] for one in judged) == list("abc")
-    assert [one["gap"]["high"] for one in judged] == sorted(one["gap"]["high"] for one in judged)
-    for one in judged:
-        inside = table["slice.region"] == one["value"]
-        sides = [table[mask] for mask in (inside, ~inside)]
-        gap = sides[0]["right"].mean() - sides[1]["right"].mean()
-        assert one["gap"]["value"] == pytest.approx(gap)
-        trials = [len(side) ** 2 / (side.groupby("group").size() ** 2).sum() for side in sides]
-        wins = [side["right"].mean() * n for side, n in zip(sides, trials, strict=True)]
-        level = 0.05 / len(judged)  # the intervals of a column hold for all of its slices at once
-        expected = confint_proportions_2indep(wins[0], trials[0], wins[1], trials[1], method="newcomb", alpha=level)
-        width = expected[1] - expected[0]
-        assert (one["gap"]["low"], one["gap"]["high"]) == pytest.approx(expected, abs=0.12 * width)
-        fisher = stats.fisher_exact([[round(w), round(n - w)] for w, n in zip(wins, trials, strict=True)]).pvalue
-        assert (one["gap"]["p"] < 0.01) == (fisher < 0.01)
-    assert report["worst"] == "c"
-    assert next(one for one in report["slices"] if one["value"] == "once")["small"]
-
-
-def test_what_is_declared_of_metrics_stands_with_the_figures(run):
-    metrics = run.evaluation["metrics"]
-    assert metrics.keys() >= run.evaluation["tuned"].keys()
-    assert metrics["accuracy"]["evaluator"] == "classification"
-    assert metrics["accuracy"]["higher_is_better"] is metrics["accuracy"]["proportion"] is True
-    titles = [display["title"] for display in run.evaluation["displays"]["tuned"]]
-    assert {"Confusion matrix", "Reliability diagram"} <= set(titles)
-
-
 def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, registry, no_weights):
     before = run.evaluation
     found = load_run(run.path, registry=registry).evaluate(evaluators=["matthews", "calibration"])
@@ -213,14 +166,6 @@ def test_nothing_is_added_to_a_run_that_cannot_be_judged(run, registry, tmp_path
     with raises(RunError, "audit.json"):
         load_run(copy, registry=registry).evaluate(evaluators=["matthews"])
     assert (copy / "evaluation.json").read_bytes() == before
-
-
-def test_the_command_adds_evaluators(run):
-    line = ["evaluate", str(run.path), "--evaluators", "classification, calibration", "--json"]
-    result = CliRunner().invoke(main, line, catch_exceptions=False)
-    assert json.loads(result.stdout)["tuned"]["accuracy"] == run.evaluation["tuned"]["accuracy"]
-    assert "verdict.json and report.html were written anew" in result.stderr
-    assert run.verdict.headline[:40] in CliRunner().invoke(main, line[:-1]).stdout
 
 
 def test_answers_are_kept_where_they_were_asked_for(chat_recipe, registry):

@@ -2,20 +2,16 @@
 
 import json
 import signal
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from expected import raises
 
 from ftengine import fine_tune, load_run
 from ftengine.cli import chat as command
 from ftengine.cli import main
 from ftengine.engine.chat import Chat
-from ftengine.errors import InputError
 from ftengine.text import printable
 from ftengine_builtins.tasks.causal_lm import CausalLM
-from ftengine_builtins.tasks.text_classification import TextClassification
 
 FIRST, SECOND = "the printer does not start (7)", "my screen is very slow (8) please help"
 
@@ -76,13 +72,6 @@ def test_from_a_pipe_each_line_is_a_turn_of_one_conversation(run, conversation, 
     assert asked == [[FIRST], [*before, SECOND]]
 
 
-def test_what_a_pipe_says_is_no_command(run, asked):
-    result = typed(run, "/quit", "/reset")
-    assert result.exit_code == 0, result.output
-    assert [one[-1] for one in asked] == ["/quit", "/reset"]
-    assert len(asked[1]) > 1  # the conversation goes on
-
-
 def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, conversation, asked, monkeypatch, capsys):
     lines = iter(["/both", FIRST, "/tuned", SECOND, "/help", "/bsae", "/reset", FIRST, "/quit", "never asked"])
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
@@ -95,13 +84,6 @@ def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, con
     assert asked == [[FIRST], [FIRST], [FIRST, first, SECOND], [FIRST]]
     assert "no command /bsae" in told
     assert set(command.COMMANDS) <= set(told.split())
-
-
-def test_an_answer_comes_in_pieces(run, conversation):
-    pieces = []
-    with Chat(run, {"max_new_tokens": 12}) as chat:
-        assert chat.answer(FIRST, "tuned", pieces.append) == "".join(pieces) == conversation["tuned"][0]
-    assert len(pieces) > 2
 
 
 class Pressed(Chat):
@@ -152,11 +134,6 @@ def test_a_line_that_is_too_long_ends_a_pipe_with_an_error_once_the_others_are_a
     assert asked[-1] == [FIRST]
     assert "line 1: " in result.stderr
     assert "1 of 2 lines" in result.stderr
-
-
-def test_a_task_that_writes_nothing_is_refused():
-    with raises(InputError, "'text-classification'", "ftengine predict"):
-        Chat(SimpleNamespace(task=TextClassification()))
 
 
 def test_without_a_template_each_line_is_continued_by_itself(build_chat_recipe, tmp_path):

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from expected import raises
 from rows import write_rows
 
 from ftengine import fine_tune, load_run
@@ -16,9 +15,8 @@ from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.proof import exact_run
 from ftengine.engine.variants import variants
 from ftengine.engine.verify import verify_run
-from ftengine.errors import InputError
 from ftengine.evaluation.asked import questions
-from ftengine.evaluation.rounding import NOISE, TYPES, claimed_type, coarser
+from ftengine.evaluation.rounding import claimed_type
 from ftengine.model.generation import answer_scores
 
 
@@ -389,23 +387,3 @@ def test_without_log_probabilities_a_few_answers_that_differ_are_not_enough(worl
 )
 def test_a_models_name_claims_its_weights(name, kind):
     assert claimed_type(name) == kind
-
-
-def test_types_go_from_fine_to_coarse():
-    assert coarser("q4_0", "q5_0")
-    assert not coarser("f16", "q8_0")
-    assert [*NOISE] == [*TYPES[: len(NOISE)]]
-    assert sorted(NOISE.values()) == [*NOISE.values()]
-
-
-def test_an_unknown_type_is_refused(world):
-    with raises(InputError, "'q3'", "q4_0"):
-        verify_run(world.run, Server(world, world.tuned), rows=32, weights="q3")
-
-
-def test_a_type_in_the_models_name_is_what_its_weights_explain(world):
-    server = Server(world, world.tuned, noise=0.04)
-    server.model = "support-f16"
-    found = verify_run(world.run, server, rows=32)
-    assert (found.weights, found.claimed_by, found.noise) == ("f16", "name", NOISE["f16"])
-    assert found.served == "other"  # noise of 8 bits

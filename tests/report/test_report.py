@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 from click.testing import CliRunner
-from report_samples import HOSTILE, METRICS, change, everything, figure, sound, write_run
+from report_samples import HOSTILE, METRICS, everything, figure, sound, write_run
 from rich.console import Console
 
 from ftengine.api import Finding
 from ftengine.cli import main
-from ftengine.cli.figures import show_figures, show_slices
+from ftengine.cli.figures import show_figures
 from ftengine.report.write import verdict_of, write_report
 from ftengine.run.records import RunRecords
 
@@ -153,34 +153,6 @@ def test_a_slice_is_called_behind_only_beyond_chance(tmp_path):
     assert "▼ worse than" not in write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
 
 
-def test_no_dash_stands_without_its_reason(tmp_path):
-    files = everything()
-    evaluation = files["evaluation"]
-    evaluation["tuned"]["perplexity"] = {"value": None, "low": None, "high": None, "n": 3}
-    rows = [["a", None, "0.9 (0.8 to 1.0)"], ["b", 2, "0.8 (0.7 to 0.9)"]]
-    evaluation["displays"]["tuned"].append({"title": "Labels", "columns": ["label", "n", "recall"], "rows": rows})
-    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
-    dashes = [match.start() for match in re.finditer(r">\s*–\s*<", text)]
-    assert len(dashes) > 5
-    for start in dashes:
-        caption = text[text.rfind("<table", 0, start) : start].partition("</caption>")[0]
-        assert re.match(r'>\s*–<span class="ends">\w', text[start:]) or "A dash marks a" in caption
-    assert '<td class="num"><span class="value">0.9</span><span class="ends">(0.8 to 1.0)</span></td>' in text
-
-
-def test_what_a_fresh_head_guesses_is_not_drawn(tmp_path):
-    files = sound()
-    files["facts"]["new_modules"] = ["classifier"]
-    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
-    assert ("Confusion matrix, tuned model" in text, "Confusion matrix, base model" in text) == (True, False)
-
-
-def test_the_training_loss_has_a_smoothed_line_over_it(pages):
-    chart = pages["sound"].split('<p class="title">Losses</p>')[1].split("</figure>")[0]
-    assert "the same, smoothed" in chart
-    assert "The smoothed line is the mean of 11 neighbouring steps" in chart
-
-
 # The command
 
 
@@ -188,21 +160,6 @@ def call(*args, code=0):
     result = CliRunner().invoke(main, [str(arg) for arg in args], prog_name="ftengine")
     assert result.exit_code == code, result.output
     return result
-
-
-def test_a_column_without_a_metric_is_left_out_and_others_count_what_they_leave_out(tmp_path):
-    files = sound()
-    one = {"examples": 40, "small": False, "gap": None}
-    one |= {side: {"accuracy": files["evaluation"][side]["accuracy"]} for side in ("base", "tuned", "difference")}
-    column = {"worst": None, "base_gap": None, "slices": [{"value": "mail", **one}]}
-    files["evaluation"]["slices"] = {
-        "channel": {**column, "metric": "accuracy", "left_out": 1234},
-        "unmeasured": {**column, "metric": None, "left_out": 0},
-    }
-    text = Page(write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")).text
-    assert "By channel" in text
-    assert "By unmeasured" not in text
-    assert "1,234 examples with other values are in no slice." in text
 
 
 def test_the_command_writes_the_page_and_names_it(tmp_path):
@@ -238,10 +195,6 @@ def test_what_cannot_be_reported_is_one_line(tmp_path):
     assert "--output FILE" in both.stderr
 
 
-def test_no_header_of_a_table_is_empty(pages):
-    assert not [page for page in pages.values() if re.search(r"<th[^>]*>\s*</th>", page)]
-
-
 def test_personal_data_is_masked_in_the_page(tmp_path):
     content = everything()
     email, phone = "jane.doe@mail.example.org", "212-555-0123"
@@ -269,23 +222,6 @@ def test_a_figure_has_the_same_digits_on_the_page_in_the_verdict_and_in_the_term
     assert ("Accuracy 93 %" in headline, "+28.0 points" in headline) == (True, True)
 
 
-def test_a_p_value_is_one_number_on_the_page_in_the_verdict_and_in_the_terminal(tmp_path, capsys):
-    files = sound()
-    gaps = {"short": change(-0.25, 0.16, None), "long": change(0.25, 0.16, None)}
-    slices = [
-        {"value": name, "examples": 60, "small": False, "base": {"accuracy": figure(0.5)}, "tuned": {"accuracy": own}}
-        | {"difference": {"accuracy": change(0.1)}, "gap": gaps[name] | {"p": 0.0013, "p_adjusted": 0.0052241}}
-        for name, own in (("short", figure(0.5)), ("long", figure(0.75)))
-    ]
-    column = {"metric": "accuracy", "slices": slices, "worst": "short", "left_out": 0}
-    files["evaluation"]["slices"] = {"len": column | {"base_gap": None}}
-    run = write_run(tmp_path / "run", files)
-    page = Page(write_report([run]).read_text(encoding="utf-8")).text
-    assert page.count("adjusted p = 0.0052") == 3  # in the verdict and beside each slice
-    show_slices(Console(width=120), RunRecords.read(run).evaluation)
-    assert "0.0052" in capsys.readouterr().out.split("short")[1].split("\n")[0]
-
-
 def test_figures_without_an_interval_or_at_zero_say_what_that_means(tmp_path, capsys):
     files = sound()
     none = {"low": None, "high": None}
@@ -307,72 +243,8 @@ def test_figures_without_an_interval_or_at_zero_say_what_that_means(tmp_path, ca
         assert "too few" not in text
 
 
-def test_few_examples_are_not_headed_as_if_they_had_intervals(tmp_path, capsys):
-    files = sound()
-    for side in ("base", "tuned"):
-        files["evaluation"][side] = {"accuracy": {"value": 0.5, "low": None, "high": None, "n": 4}}
-    files["evaluation"]["difference"] = {}
-    show_figures(Console(width=160), RunRecords.read(write_run(tmp_path / "run", files)).evaluation)
-    assert "(4 distinct examples), too few for intervals:" in capsys.readouterr().out
-
-
-def test_metrics_of_other_numbers_of_examples_say_so(tmp_path, pages):
-    files = sound()
-    for side in ("base", "tuned"):
-        files["evaluation"][side]["macro_f1"] = figure(0.7, n=1024)
-    page = Page(write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")).text
-    assert "400 distinct examples; n says of how many each metric is" in page
-    assert (page.count("n = 400"), page.count("n = 1,024")) == (2, 1)
-    assert "n = 400" not in Page(pages["sound"]).text
-
-
 def test_findings_link_to_sections_by_their_titles(pages):
     assert re.findall(r">see ([A-Z][^<]+)</a>", pages["everything"])
     assert set(re.findall(r">see ([^<]+)</a>", pages["everything"])) <= set(
         re.findall(r'<h2 id="[^"]*">([^<]+)</h2>', pages["everything"])
     )
-
-
-def test_facts_and_plugins_are_reported_in_words(tmp_path):
-    files = sound()
-    builtins = {"name": "builtins", "distribution": "ftengine", "version": "0.1.0", "target": "x:Y", "status": "loaded"}
-    other = {"name": "own", "distribution": "ftengine-own", "version": "2.0", "target": "own", "status": "blocked"}
-    files["environment"]["plugins"] = [builtins, other]
-    files["evaluation"]["details"]["tuned"]["calibration"]["after"] = {"ece_by_chance": 0.02}
-    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
-    assert "<bdi>ftengine 0.1.0 (builtins)\nftengine-own 2.0 (own), blocked</bdi>" in text
-    table = text.split("Further details</h2>")[1].split("</section>")[0]
-    assert "baseline" not in table
-    assert "after, ece by chance" in table
-    for told in ("business", "accuracy 0.35, macro F1 0.35", "business, to 138 of 400 examples"):
-        assert re.search(rf"<td[^>]*>(<[^>]*>)*{told}<", table), told
-
-
-def test_what_is_wanted_is_reported_once(tmp_path):
-    files = everything()
-    item = {"place": "a:1", "shown": [["Goal!", False], ["sport", True]], "base_right": False, "tuned_right": True}
-    item |= {"base_score": None, "tuned_score": None}
-    item |= {"base": {"label": "sport", "predicted": "film"}, "tuned": {"label": "sport", "predicted": "sport"}}
-    files["examples"] = {"evaluator": "classification", "improved": [item], "worse": []}
-    page = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
-    assert '<span class="tag">reference</span> <bdi>sport</bdi>' in page
-    assert '<span class="tag">label</span>' not in page
-
-
-def test_anybodys_calibration_metric_gets_label_chart_and_link_as_the_built_in_one_does(tmp_path):
-    files = sound()
-    evaluation = files["evaluation"]
-    drift = {"label": "confidence drift", "kind": "calibration", "evaluator": "own", "meaning": "How far it drifts."}
-    evaluation["metrics"] = METRICS | {"drift": drift}
-    for side, value in (("base", 0.3), ("tuned", 0.2)):
-        evaluation[side]["drift"] = figure(value)
-        lines = [{"name": "mine", "points": [[0, 0], [1, value]]}]
-        evaluation["displays"][side] = [{"title": "Drift", "x_label": "x", "y_label": "y", "lines": lines}]
-    evaluation["difference"]["drift"] = change(-0.1)
-    text = write_report([write_run(tmp_path / "run", files)]).read_text(encoding="utf-8")
-    page = Page(text)
-    assert "confidence drift is +0.200" in page.text
-    assert "<dt>confidence drift</dt><dd>How far it drifts.</dd>" in text
-    assert ">see In detail</a>" in text
-    assert text.count('<p class="title">Drift</p>') == 1  # base and tuned model in one chart
-    assert "Reliability diagram" not in page.text

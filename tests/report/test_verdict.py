@@ -4,8 +4,7 @@ import pytest
 from report_samples import METRICS, baseline, change, everything, figure, write_run
 from verdicts import alarms, found, losses, put, reached
 
-from ftengine.api import AuditedData, Difference
-from ftengine.evaluation import got_worse
+from ftengine.api import AuditedData
 from ftengine.report.verdict import judge
 from ftengine.run.records import RunRecords
 from ftengine_builtins.audits import Leaks
@@ -241,14 +240,6 @@ def test_figures_are_of_the_rows_that_do_not_leak_and_the_others_are_reported(ve
     assert not any("0.990" in text or "99 %" in text for text in (said.headline, found(said, "data", "note")[0].text))
 
 
-def test_a_class_that_is_never_answered_leads_the_headline(verdict):
-    leak = {"between": ["train", "test"], "count": 0, "near": 5, "dropped": 0, "rows": 5, "places": [], "text": "5"}
-    told = verdict(put("evaluation.details.tuned.classification.baseline", missing()),
-                   put("audit.facts.leaks", [leak]))  # fmt: skip
-    assert (told.level, [one.source for one in told.lead]) == ("alarm", ["unanswered-classes", "better-than-base"])
-    assert [one.level for one in found(told, "data")] == ["note"]
-
-
 def test_alarms_of_audits_are_alarms_of_the_run(verdict):
     finding = {"kind": "licence", "level": "alarm", "text": "No licence.", "source": "anybody"}
     told = verdict(put("audit.findings", [finding, finding | {"level": "note"}]))
@@ -313,15 +304,6 @@ def test_where_nearly_all_examples_are_behind_the_others_are_the_exception(verdi
     assert usual.text.startswith("Where channel is not “s0” (90 of 1,890 examples), accuracy is better by 0.30 (95 % ")
 
 
-def test_slices_stand_in_the_order_of_how_surely_they_are_behind(verdict):
-    told = found(verdict(sliced(-0.2, -0.4, -0.3, 0.3)), "slices")
-    assert [f.figures["value"] for f in told] == ["s1", "s2", "s0"]
-
-
-def test_a_gap_within_chance_is_not_mentioned(verdict):
-    assert not found(verdict(sliced(-0.3, 0.3, p=0.2)), "slices")
-
-
 @pytest.mark.parametrize("kind", ["robustness", "forgetting", "memorisation", "refusal"])
 def test_every_probe_that_went_wrong_is_reported(tmp_path, registry, kind):
     files = everything()
@@ -343,13 +325,6 @@ def test_what_got_worse_is_reported_after_correction_over_all_metrics(verdict):
 
     assert [f.figures["metric"] for f in found(verdict(many(0.003)), "worse")] == ["m0"]
     assert not found(verdict(many(0.04)), "worse")
-
-
-def test_what_got_worse_among_many_measures_is_beyond_chance_for_all():
-    """0.0015 for 40 measures is 0.06."""
-    changes = {i: Difference(-0.08, -0.11, -0.05, p, better=False) for i, p in enumerate([0.0015] + [0.9] * 39)}
-    assert got_worse(changes) == {}
-    assert got_worse(dict(list(changes.items())[:30])) == {0: pytest.approx(0.045)}
 
 
 def calibrated(name, declared, value, **facts):
@@ -442,12 +417,3 @@ def test_rare_classes_explain_why_always_the_frequent_one_is_answered(verdict):
         put("recipe.task.class_weights", None),
     )
     assert [one.source for one in told.lead] == ["unanswered-classes", "constant-answer"]
-
-
-def test_a_note_leads_no_good_news(verdict):
-    told = verdict(losses((0.6, 0.6), (0.5, 0.5), (0.4, 0.4), (0.3, 0.3), (0.2, 0.2)))
-    assert [(one.source, one.level) for one in told.findings[:2]] == [
-        ("better-than-base", "good"),
-        ("learning-curve", "note"),
-    ]
-    assert (told.level, told.headline) == ("good", told.quality.text)

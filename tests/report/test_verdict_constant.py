@@ -242,16 +242,6 @@ def test_a_loss_that_rose_and_came_down_to_little_is_not_why_a_model_is_of_no_us
     assert "unstable" in verdict(rose(0.01), *ranked(0.48, 0.76, seen=0.75)).headline  # nothing is known of guessing
 
 
-def test_scores_that_tell_labels_are_not_called_mismatched(verdict):
-    """Of few positive examples, the best constant answer is hard to beat, and nothing is wrong with the labels."""
-    stuck = steps(*np.linspace(2.5, 1, 50), *[1] * 50)
-    blamed = [
-        "belong together" in "".join(one.text for one in verdict(stuck, *ranked(low, high)).findings)
-        for low, high in ((0.77, 1.0), (0.4, 0.9))
-    ]
-    assert blamed == [False, True]
-
-
 @pytest.mark.parametrize(
     ("low", "level", "expected"),
     [(0.8, 0.48, "note"), (0.45, 0.48, "alarm"), (0.8, 0.52, "note"), (0.45, 0.52, "alarm"), (0.8, 0.6, "alarm")],
@@ -279,27 +269,6 @@ def test_a_rare_class_is_no_cause_where_scores_tell_nothing(verdict):
     told = verdict(counts, weights, *ranked(0.45, 0.55, **rare))
     assert told.headline.startswith("Check that each label belongs to its text")
     assert [one.explained_by for one in found(told, "classes")] == ["constant-answer"]
-
-
-def test_nothing_is_called_worse_than_the_guesses_of_a_fresh_head(verdict):
-    fresh = put("facts.new_modules", ["classifier"])
-    assert [f.figures["metric"] for f in found(verdict(*ranked(0.413, 0.511)), "worse")] == ["auc"]
-    assert not found(verdict(*ranked(0.413, 0.511), fresh), "worse")
-
-
-def test_of_several_labels_the_thresholds_that_the_run_keeps_are_advised(verdict):
-    kept = put("facts.calibration", {"thresholds": {"a": 0.2}, "rows": 400})
-    (one,) = found(verdict(confused((300, 0, 0), (49, 1, 0), (50, 0, 3)), kept), "classes")
-    assert one.text.startswith("Predict with --calibrated")
-
-
-@pytest.mark.parametrize(("counts", "advised"), [((285, 5, 10), True), ((100, 100, 100), False)])
-def test_rare_is_what_training_has_few_of_whatever_is_held_out(verdict, counts, advised):
-    labels = {"kind": "single", "names": LABELS, "counts": list(counts)}
-    rows = confused((100, 0, 0), (100, 0, 0), (0, 0, 100))  # a third of what is held out, and never answered
-    unset = put("recipe.task.class_weights", None)
-    (one,) = found(verdict(rows, put("facts.labels", labels), unset), "classes")
-    assert ("train.sampling or task.class_weights" in one.text) == advised
 
 
 def test_a_tuned_model_below_what_length_alone_reaches_is_no_alarm_and_a_fresh_head_is(verdict):

@@ -26,11 +26,6 @@ def test_cut_texts_lead_where_the_model_knows_no_more_than_the_kept_parts(verdic
     assert not [one for one in judged.findings if one.source == "cut-texts"]
 
 
-def test_of_cut_examples_whose_cost_is_not_known_there_is_a_note(verdict):
-    (one,) = found(verdict(put("audit.encoded.train.truncated", 1000)), "data")
-    assert (one.source, one.level, one.figures["truncated"]) == ("cut-examples", "note", 1000)
-
-
 def leak(between, count):
     of = {"between": between, "count": count, "near": 0, "dropped": 0, "rows": count, "places": []}
     return put("audit.facts.leaks", [{**of, "text": f"{count} of 400 rows repeat"}])
@@ -138,24 +133,6 @@ def test_spellings_of_one_label_lead_where_they_are_confused(verdict, confused, 
     assert (judged.lead[0] == one) == (level == "alarm")
 
 
-def test_spellings_of_several_labels_count_together(verdict):
-    def spelt(files):
-        for pair in (("business", "politics"), ("business", "sports")):
-            figures = {"spellings": dict.fromkeys(pair, 500)}
-            audit_finding("label-spellings", kind="labels", level="note", figures=figures)(files)
-        cells = [[80, 10, 10], [0, 100, 0], [0, 0, 200]]
-        files["evaluation"]["details"]["tuned"]["classification"]["confusion"] = cells
-
-    (one,) = [one for one in verdict(spelt).findings if one.source == "label-spellings"]
-    assert (one.level, one.figures["confused"], one.figures["total"]) == ("alarm", 20, 400)
-
-
-def test_spellings_whose_confusion_is_not_known_are_a_note(verdict):
-    names = audit_finding("label-spellings", kind="labels", level="note", figures={"spellings": {"a": 5, "A": 9}})
-    (one,) = found(verdict(names), "labels")
-    assert (one.source, one.level) == ("label-spellings", "note")
-
-
 @pytest.mark.parametrize(("accuracy", "level"), [(0.5, "alarm"), (0.93, None)])
 def test_an_unread_column_leads_where_the_model_tells_less(verdict, accuracy, level):
     told = {"column": "channel", "told": 0.95, "low": 0.92, "split": "test"}
@@ -196,13 +173,6 @@ def test_the_unread_text_leads_where_the_model_tells_less(verdict, accuracy, lev
                      audit_finding("unread-columns", figures=told, brief="read column `description`"),
                      put("evaluation.tuned.accuracy", figure(accuracy)))  # fmt: skip
     assert (judged.lead[0].figures.get("column") == "description") == (level == "alarm")
-
-
-def test_an_unread_text_that_may_have_been_written_of_the_label_stays_a_note(verdict):
-    figures = {"column": "explanation", "told": 1.0, "low": 0.99, "constant": 0.3, "words": 0.3, "text": True}
-    judged = verdict(audit_finding("unread-columns", level="note", brief="", figures=figures),
-                     put("evaluation.tuned.accuracy", figure(0.5)))  # fmt: skip
-    assert [finding.level for finding in judged.findings if finding.source == "unread-columns"] != ["alarm"]
 
 
 @pytest.mark.parametrize("source", ["unread-groups", "labels-by-column"])

@@ -1,19 +1,17 @@
 """A verdict is made from the files of a run and anybody's rules; its figures have the digits that they support."""
 
-import json
-
 import pytest
 from click.testing import CliRunner
 from expected import raises
-from report_samples import LABELS, everything, sound, write_run
+from report_samples import everything, sound, write_run
 
 from ftengine import load_run
-from ftengine.api import Estimate, Finding, Metric, Rule
+from ftengine.api import Estimate, Finding, Rule
 from ftengine.cli import main
 from ftengine.errors import PluginError, RunError
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
-from ftengine.report.write import conclude, runs_in, verdict_of, write_report
+from ftengine.report.write import conclude, verdict_of, write_report
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import RunRecords, Verdict
 from ftengine.text import figures
@@ -92,15 +90,6 @@ def test_a_damaged_or_older_file_is_one_error_that_names_file_and_field(tmp_path
         RunRecords.read(write_run(tmp_path / "run", files))
 
 
-def test_records_are_read_as_they_were_written(tmp_path):
-    run = write_run(tmp_path / "run", everything())
-    records = RunRecords.read(run)
-    for record in (records.environment, records.audit, records.training, records.evaluation, records.examples):
-        record.write(RunDirectory(run))
-    assert json.dumps(RunRecords.read(run).evaluation.to_json()) == json.dumps(records.evaluation.to_json())
-    assert records.trained.labels.names == LABELS
-
-
 @pytest.mark.parametrize(
     ("value", "half", "text"),
     [
@@ -112,28 +101,6 @@ def test_records_are_read_as_they_were_written(tmp_path):
 )
 def test_figures_have_the_digits_that_their_interval_supports(value, half, text):
     assert figures.with_interval(Estimate(value, value - half, value + half, 100)) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.5, "0.500"), (1234.5, "1,234"), (float("nan"), "–"), (-0.0001, "0.000")]
-)
-def test_figures_without_an_interval_have_three_digits(value, text):
-    assert figures.with_interval(Estimate(value, None, None, 100)) == text
-
-
-def test_what_has_no_interval_says_why():
-    metrics = {"a": Metric("A", interval=False, fallback="b"), "b": Metric("B")}
-    both = {name: Estimate(0.1, None, None, n) for name, n in (("a", 100), ("b", 3))}
-    assert figures.no_interval("a", metrics, both) == "no interval (see B)"
-    assert figures.no_interval("b", metrics, both) == "too few examples to tell"
-
-
-def test_finished_runs_of_a_folder_come_in_the_order_of_their_numbers(tmp_path):
-    for name in ("run10", "run9", "²", "unfinished"):
-        (tmp_path / name / "adapter").mkdir(parents=True)
-        if name != "unfinished":
-            (tmp_path / name / "evaluation.json").touch()
-    assert [path.name for path in runs_in(tmp_path)] == ["run9", "run10", "²"]
 
 
 class Cause(Rule):

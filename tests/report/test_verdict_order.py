@@ -106,11 +106,3 @@ def test_a_warm_up_of_all_steps_leads_where_more_training_would_pay(verdict, war
         1000 if warmup == 1000 else None
     ]
     assert (leading(told) == ("learning-curve", "alarm")) == (warmup == 1000)
-
-
-def test_outliers_among_numbers_are_no_unstable_training(verdict):
-    peaks = steps(*np.interp(np.arange(100), (0, 30, 60, 99), (2.0, 9.0, 0.5, 0.4)))
-    outliers = {"kind": "labels", "level": "note", "text": "Look.", "source": "number-targets",
-                "figures": {"median": 1.0, "least": 0.0, "most": 90.0, "share": 0.7}}  # fmt: skip
-    told = [verdict(peaks, put("audit.findings", findings)) for findings in ([], [outliers])]
-    assert [any("peak" in one.figures for one in result.findings) for result in told] == [True, False]

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from report_samples import change, figure
 
-from ftengine.testing import check_evaluator
 from ftengine_builtins.evaluators import Preferences
-from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs, pairs_to_show
+from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs
 
 
 def rows(n=40, seed=0, **columns):
@@ -34,14 +33,6 @@ def _estimate(values, trials=None):
     from ftengine.api import Estimate
 
     return [Estimate(float(x), None, None, 4) for x in values(np.ones((1, 4)))[0]]
-
-
-def test_a_pair_without_a_margin_counts_half():
-    some = rows(4, margin=[1.0, 0.0, -1.0, 2.0], chosen_logp=[-1.0, -2, -3, -4], rejected_logp=[-2.0, -1, -3, -9])
-    found = Preferences().score(some, np.array([1.0, 1, 1, 1]))
-    assert found["preference_accuracy"] == 2.5 / 4
-    assert found["ranking_accuracy"] == 2.5 / 4
-    assert np.isnan(Preferences().score_examples(some).right[1])
 
 
 class Run:
@@ -107,11 +98,6 @@ def test_answers_that_became_longer_or_shorter_are_reported(words, said):
     assert [said in one.text for one in found] == ([] if said is None else [True])
 
 
-def test_the_evaluator_keeps_what_the_engine_relies_on():
-    some = rows(12)
-    check_evaluator(Preferences, [{name: column[i].item() for name, column in some.items()} for i in range(12)])
-
-
 def pairs(value, half, seen, **more):
     """Return changes: preferences of which so large a share is told rightly, with half of the interval."""
 
@@ -153,12 +139,3 @@ def test_exchanged_answers_and_preferences_that_nothing_tells_lead_the_verdict(v
     assert [one.figures.get(key) for one in found] == (["test"] if key else [])
     assert (told.findings[0].source == "swapped-pairs") == (level is not None)
     assert [one.level for one in found] == ([level] if level else [])
-
-
-def test_pairs_that_would_show_a_share_are_as_a_power_calculation_says():
-    from statsmodels.stats.power import NormalIndPower
-
-    half = 1.96 * 0.5 / 150**0.5
-    for share in (0.55, 0.58):
-        wanted = NormalIndPower(ddof=0).solve_power((share - 0.5) / 0.5, power=0.8, alpha=0.05, ratio=0)
-        assert pairs_to_show(150, (0.52 - half, 0.52 + half), share) == pytest.approx(wanted, rel=0.05)

@@ -117,22 +117,12 @@ def test_a_base_whose_scores_run_the_other_way_in_training_leads(verdict, seen, 
     assert any(one.explained_by == "opposite-scores" for one in told.findings) == named
 
 
-def test_numbers_elsewhere_than_those_of_training_stay_a_note(verdict):
-    told = verdict(shift(source="misplaced-labels", figures={"split": "test", "median": 3.0}), *behind(0.55, 0.41))
-    assert [one.level for one in told.findings if one.source == "misplaced-labels"] == ["note"]
-
-
 def test_exchanged_sides_lead_where_no_gain_shows_that_they_are_not(verdict):
     cause = shift(source="exchanged-roles", level="alarm", explains=EXPLAINED, figures={"split": "test", "auc": 0.1})
     told = verdict(
         cause, *behind(0.93, 0.03), put("evaluation.difference.accuracy", change(0.01, half=0.05, better=None))
     )
     assert (told.findings[0].source, told.findings[0].level) == ("exchanged-roles", "alarm")
-
-
-def test_another_task_in_test_stays_a_note(verdict):
-    told = verdict(shift(source="exchanged-roles", figures={"split": "test", "auc": 0.1}), *behind(0.55, 0.41))
-    assert [one.level for one in told.findings if one.source == "exchanged-roles"] == ["note"]
 
 
 def confused(cells):
@@ -184,13 +174,6 @@ def test_a_relabelling_has_to_explain_all_classes(verdict, cells, swapped):
     assert result.findings[0].source == ("swapped-classes" if swapped else "validation-and-test")
 
 
-def test_swapped_classes_of_the_audit_are_not_repeated(verdict):
-    cause = {"kind": "splits", "level": "alarm", "text": "Swapped.", "source": "misplaced-labels",
-             "figures": {"split": "test", "swapped": []}, "explains": EXPLAINED}  # fmt: skip
-    result = verdict(put("audit.findings", [cause]), confused(SWAPPED), *behind(0.4, 0.5))
-    assert [one.source for one in result.findings if one.kind == "splits"] == ["misplaced-labels"]
-
-
 @pytest.mark.parametrize(("accuracy", "alarm"), [(0.4, True), (0.93, False)])
 def test_labels_answered_far_worse_than_in_validation(verdict, accuracy, alarm):
     """By what a label's loss is; that of validation may be weighted, so training rows are compared as well."""
@@ -220,26 +203,6 @@ def test_how_texts_were_written_leads_before_words_that_follow_from_it(verdict, 
         put("audit.findings", both if source == "surface-features" else [shift_finding]), *behind(0.55, 0.41)
     )
     assert (result.findings[0].source, result.findings[0].level) == (source, "alarm")
-
-
-def test_other_topics_lead_before_how_texts_were_written(verdict):
-    written = {"kind": "splits", "level": "note", "text": "No punctuation.", "source": "surface-features",
-               "figures": {"split": "test", "what": "texts"}}  # fmt: skip
-    topics = {
-        **written,
-        "source": "split-shift",
-        "figures": {"split": "test", "auc": 1.0, "training_words": ["acting"]},
-    }
-    result = verdict(put("audit.findings", [topics, written]), *behind(0.55, 0.41))
-    assert (result.findings[0].source, result.findings[0].level) == ("split-shift", "alarm")
-    assert [one.level for one in result.findings if one.source == "surface-features"] == ["note"]
-
-
-def test_a_cue_leads_before_a_test_split_that_is_far_worse_than_validation(verdict):
-    cue = shift(level="alarm", explains=EXPLAINED, figures={"split": "test", "cues": ["ref"]})
-    result = verdict(cue, put("evaluation.tuned.nll", figure(3.0)), *behind(0.4, 0.5))
-    assert result.findings[0].source == "split-shift"
-    assert any(one.source == "validation-and-test" and one.explained_by == "split-shift" for one in result.findings)
 
 
 @pytest.mark.parametrize("noise", [True, False])

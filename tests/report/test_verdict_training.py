@@ -23,14 +23,6 @@ def test_what_counts_as_over_fitting(verdict, points, level):
     assert [f.level for f in told if f.source == "over-fitted-weights"] == ([level] if level else [])
 
 
-def test_the_gap_to_training_examples_is_newcombes(verdict):
-    told = verdict(
-        put("evaluation.tuned.accuracy", figure(0.7)), put("evaluation.training.tuned.accuracy", figure(1.0, 0))
-    )
-    (gap,) = found(told, "over-fitting", "alarm")
-    assert [gap.figures["gap"][key] for key in ("value", "low", "high")] == pytest.approx([0.3, 0.27, 0.33])
-
-
 LATE = put("training.best_step", 20)
 """A change: the kept weights are not those of the lowest validation loss."""
 
@@ -67,15 +59,6 @@ def test_a_gap_that_the_base_has_as_well_is_no_over_fitting(verdict):
     (told,) = found(verdict(*held, change_of, learnt, LATE), "over-fitting", "alarm")
     assert told.text.endswith(", and was 0.100 (95 % interval 0.058 to 0.142) for the base.")
     assert told.figures["grown"]["low"] > 0.1
-
-
-def test_what_a_base_without_a_gap_scatters_by_explains_none(verdict):
-    """A fresh head guesses, on few examples: the difference of both gaps would be chance where the gap is not."""
-    held = put("evaluation.base.accuracy", figure(0.5, 0.1)), put("evaluation.tuned.accuracy", figure(0.78, 0.08))
-    learnt = on_training("accuracy", figure(0.5, 0.14), figure(1.0, 0.02), change(0.5, 0.14))
-    (told,) = found(verdict(*held, learnt, LATE), "over-fitting", "alarm")
-    assert told.text.endswith("the gap is 0.22 (95 % interval 0.14 to 0.30).")
-    assert told.figures["grown"] is None
 
 
 @pytest.mark.parametrize(
@@ -174,21 +157,6 @@ def course(*levels, noise=0.02, count=100):
 )
 def test_what_the_training_loss_says_where_no_figure_shows_learning(verdict, curve, said):
     assert learning(verdict(steps(*curve), not_learned)) == said
-
-
-def test_paired_figures_decide_before_the_training_loss(verdict):
-    """Of training examples where nothing is held out, or of the same validation examples each time."""
-    flat = steps(*course(0.69, 0.69))
-    learnt = put("evaluation.training.difference", {"accuracy": change(0.3)})
-    assert learning(verdict(flat, not_learned, learnt)) == []
-    assert learning(verdict(losses(*((0.69 - x / 50, None) for x in range(5))), flat_but_validated)) == []
-
-
-def flat_but_validated(files):
-    for i, line in enumerate(one for one in files["metrics"] if "loss" in one):
-        line["loss"] = 0.69 + 0.02 * (i % 2)
-    files["evaluation"]["difference"] = {"accuracy": change(0.0, better=None)}
-    files["evaluation"]["training"]["difference"] = {"accuracy": change(0.0, better=None)}
 
 
 @pytest.mark.parametrize(("last", "said"), [(0.20, True), (0.27, True), (0.295, False), (0.31, False)])
@@ -311,36 +279,6 @@ def test_a_rise_in_the_first_steps_is_known_where_the_error_of_the_mean_is(verdi
     metric = next(iter(figures))
     told = verdict(steps(*curve), reached(metric=metric, figures=figures))
     assert [text.startswith(said) for _, text in learning(told)] == [True]
-
-
-@pytest.mark.parametrize("long", [(5, 7, 8, 40), (0, 1, 2, 40)])
-def test_long_texts_that_came_early_are_no_rise(verdict, long):
-    """Long texts have low losses a token, and many tokens."""
-    batches = [(0.9, 1200) if i in long else (3.0, 100) for i in range(60)]
-    losses = [loss - i / 100 + 0.4 * (i % 2) for i, (loss, _) in enumerate(batches)]
-    tokens = [count for _, count in batches]
-    assert learning(verdict(steps(*losses, tokens=tokens), not_learned)) == [("note", "Train longer")]
-    rises = [loss + i / 10 for i, loss in enumerate(losses)]
-    told = learning(verdict(steps(*rises, tokens=tokens), not_learned))
-    assert told == [("alarm", "Lower the learning rate (0.0002, to 2e-05)")]
-
-
-def test_what_is_behind_within_the_first_pass_is_not_learnt_by_heart(verdict):
-    """Fewer epochs than a part of one there are not: the rest of the examples is to be trained on."""
-
-    def gap(examples):
-        def spoil(files):
-            files["evaluation"]["tuned"]["accuracy"] = figure(0.7)
-            for line in files["metrics"]:
-                line |= {"examples": examples} if "loss" in line else {}
-
-        return spoil
-
-    levels = [
-        [one.level for one in found(verdict(gap(examples)), "over-fitting") if one.source == "generalisation-gap"]
-        for examples in (8, 32)
-    ]
-    assert levels == [["note"], ["alarm"]]
 
 
 @pytest.mark.parametrize(
