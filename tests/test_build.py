@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from expected import raises
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "csrc"))
@@ -95,12 +94,6 @@ def test_what_is_asked_for_and_cannot_be_built_fails(tools, variable, tool):
         Plan({variable: "1"})
 
 
-@pytest.mark.parametrize("variable", ["FTENGINE_CPU", "FTENGINE_CUDA"])
-def test_other_values_are_refused(tools, variable):
-    with raises(BuildError, f"{variable}=yes"):
-        Plan({variable: "yes"})
-
-
 def test_what_is_switched_off_is_left_out_and_recorded(tools, tmp_path):
     plan = Plan({"FTENGINE_CPU": "0", "FTENGINE_CUDA": "0"})
     assert plan.parts == {}
@@ -111,12 +104,6 @@ def test_what_is_switched_off_is_left_out_and_recorded(tools, tmp_path):
     assert not stale.exists()
     record = json.loads((tmp_path / builder.RECORD).read_text("utf-8"))
     assert record["left_out"] == {"cpu": "FTENGINE_CPU=0", "cuda": "FTENGINE_CUDA=0"}
-
-
-def test_what_cmake_could_not_build_is_left_out_and_recorded(tools):
-    cpu = {**FACTS["cpu"], "unknown": ["avx512bf16"]}
-    record = Plan({}).record(facts(cpu=cpu, files=["cpu", "cuda"]))
-    assert set(record["left_out"]) == {"avx512bf16 kernels", "_native"}
 
 
 def test_architectures_that_nvcc_does_not_know_are_left_out_and_recorded(tools, monkeypatch):
@@ -149,37 +136,7 @@ def wanted(monkeypatch):
     return ask
 
 
-def test_what_is_installed_is_used_and_not_fetched(wanted):
-    assert wanted() == set()
-    assert wanted(programs=False) == {"cmake", "ninja"}
-
-
-def test_torch_is_fetched_to_compile_where_none_is_installed(wanted):
-    assert wanted(torch=False) == {"torch"}
-    assert backend.get_requires_for_build_editable() == ["torch>=2.10"]
-
-
-def test_nothing_is_fetched_where_nothing_will_be_compiled(wanted, monkeypatch):
-    assert wanted(compiler=False, torch=False, programs=False) == set()
-    monkeypatch.setenv("FTENGINE_CPU", "0")
-    monkeypatch.setattr(backend, "find_nvcc", missing)
-    assert wanted(torch=False, programs=False) == set()
-    monkeypatch.setenv("FTENGINE_CUDA", "0")
-    assert wanted(torch=False, programs=False) == set()
-
-
-def test_torch_is_asked_for_before_anything_refuses_to_go_on_without_it(wanted, monkeypatch):
-    monkeypatch.setenv("FTENGINE_CPU", "1")
-    assert wanted(torch=False) == {"torch"}
-
-
 # Tools
-
-
-def test_torch_is_found_beside_python_where_the_path_holds_build_requirements_alone(monkeypatch):
-    """As pip isolates builds."""
-    monkeypatch.setattr(sys, "path", [])
-    assert toolchain.find_torch()[1] == str(torch.__version__)
 
 
 def test_an_older_torch_is_not_compiled_against(monkeypatch, tmp_path):
@@ -189,11 +146,6 @@ def test_an_older_torch_is_not_compiled_against(monkeypatch, tmp_path):
     monkeypatch.setattr(toolchain.site, "getsitepackages", list)
     with raises(Unavailable, "2.9.1", "2.10"):
         toolchain.find_torch()
-
-
-def test_a_compiler_that_is_named_and_absent_is_not_replaced_by_another():
-    with raises(Unavailable, "CXX=/nonexistent"):
-        toolchain.find_compiler({"CXX": "/nonexistent"})
 
 
 def test_a_compiler_that_fails_is_reported_with_what_it_says(tmp_path):
@@ -258,29 +210,6 @@ def test_a_failing_compiler_stops_the_build_with_what_to_do(project, tmp_path):
     (tmp_path / "x.cpp").write_text("no C++\n")
     with raises(BuildError, "FTENGINE_CPU=0"):
         project()
-
-
-def test_a_number_of_compilers_that_is_none_is_named(tools):
-    with raises(BuildError, "MAX_JOBS=many"):
-        builder.run_cmake(Path(), Path(), {"MAX_JOBS": "many"}, {})
-
-
-def commands(name):
-    """Return the compilers' calls of this environment's build whose source is in csrc/`name`."""
-    file = builder.BUILD / "compile_commands.json"
-    if not file.is_file():
-        pytest.skip("nothing was compiled here")
-    calls = json.loads(file.read_text("utf-8"))
-    return {Path(call["file"]): call["command"].split() for call in calls if Path(call["file"]).parent.name == name}
-
-
-def test_instructions_of_one_source_are_allowed_to_no_other():
-    """A baseline kernel with one AVX instruction would crash the processors it is there for."""
-    calls = commands("cpu")
-    assert {"baseline", "ops"} <= {source.stem for source in calls}
-    for source, call in calls.items():
-        assert source.stem.startswith("avx") == any(flag.startswith("-m") for flag in call), source
-        assert not {"-fopenmp", "-ffast-math", "-march=native"} & set(call)
 
 
 SPILLS = """

@@ -188,56 +188,6 @@ def test_a_task_takes_what_its_members_ask_for(members: dict[str, object], argum
     offered(api.Task, **members)  # whatever is given
 
 
-class Others:
-    """What somebody else wrote, who knows nothing of components."""
-
-    def detail(self) -> None: ...
-
-    def criterions(self) -> None: ...
-
-
-def test_methods_of_its_own_are_an_authors_business() -> None:
-    extra = {"pull": lambda self: None, "_penality": lambda self: None, "saved": lambda self: None}
-    offered(api.Regularizer, penalty=lambda self, model, batch, loss: None, **extra)
-    offered(api.Evaluator, Others, counted=lambda self: None, loader=lambda self: None)
-
-
-@pytest.mark.parametrize(
-    ("base", "name", "member"),
-    [
-        (api.Evaluator, "score_resample", staticmethod(lambda rows, weights: None)),
-        (api.Evaluator, "colums", frozenset({"x"})),
-        (api.Evaluator, "proportions", {"a": 1}),
-        (api.Evaluator, "columns", lambda self: frozenset()),
-        (api.Evaluator, "trials", classmethod(lambda cls: {})),
-        (api.Task, "recognise", lambda self, columns, rows: None),
-        (api.ReferenceTask, "reference", lambda self: frozenset()),
-    ],
-)
-def test_what_is_no_method_is_looked_at_too(base: type[api.Component], name: str, member: object) -> None:
-    with pytest.raises(PluginError) as refused:
-        offered(base, **{name: member})
-    assert name in str(refused.value)
-
-
-def test_what_a_mixin_writes_overrides() -> None:
-    class Details(api.Component):
-        def details(self, rows: object, estimate: object) -> None: ...
-
-    class Mixed(api.Evaluator, Details):
-        name = "mixed"
-
-    class Both(api.Callback, api.Regularizer):
-        name = "both"
-
-    assert not api.overrides(Mixed, "details")  # the contract's comes first
-    assert api.overrides(type("Turned", (Details, api.Evaluator), {}), "details")
-    assert not api.overrides(Both, "view_command")
-    assert not api.overrides(api.GenerativeTask, "prompt")  # which it brings
-    assert api.overrides(api.InBatchTask, "loss")
-    assert not api.overrides(api.Strategy, "prompt")
-
-
 @pytest.mark.parametrize(
     ("base", "name", "missing"),
     [
@@ -332,11 +282,6 @@ def rebuilt(source: str) -> Iterator[str]:
 
 def test_engine_asks_overrides_and_builds_by_factories() -> None:
     assert {file: list(rebuilt(text)) for file, text in ENGINE.items() if any(rebuilt(text))} == {}
-
-
-@pytest.mark.parametrize("source", ["type(a)(a.config)", "type(self.a)(self.a.config)", "type(a).mix is not Base.mix"])
-def test_a_planted_copy_is_caught(source: str) -> None:
-    assert list(rebuilt(source))
 
 
 # Rooms keep their private names.

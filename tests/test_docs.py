@@ -5,7 +5,6 @@ import json
 import re
 import sys
 from typing import get_args
-from xml.etree import ElementTree
 
 import click
 import docs_contract
@@ -114,18 +113,6 @@ def test_what_a_document_types_works(desk, document, monkeypatch, tmp_path):
         run_block(block, tmp_path if block.file else desk)
 
 
-def test_what_the_readme_types_is_understood(desk, monkeypatch):
-    """What it does is seen in `make test-slow`, which trains the README's model."""
-    monkeypatch.chdir(desk)
-    for command in COMMANDS.values():
-        monkeypatch.setattr(command, "callback", lambda *_, **__: None)
-    for block in blocks(README, "python"):
-        compile(block.text, block.place, "exec")
-    for command in (one for block in blocks(README, "console") for one in commands(block)):
-        if not command.startswith("python "):
-            run_command(command, desk)
-
-
 @pytest.mark.slow
 def test_what_the_readme_types_works(smollm2_gguf, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -160,15 +147,6 @@ def test_the_adapter_opens_in_peft_as_the_readme_says(desk, llama_folder, monkey
     exec(compile(block.text.replace(BASE, str(llama_folder)), block.place, "exec"), names)
     tuned = names["model"]
     assert any(parameter.abs().max() > 0 for name, parameter in tuned.named_parameters() if "lora_B" in name)
-
-
-def test_the_readmes_picture_is_drawn_of_a_run(desk, monkeypatch):
-    monkeypatch.chdir(desk)
-    run_command("python examples/chat/picture.py runs/support picture.svg", desk)
-    for picture in (desk / "picture.svg", ROOT / "docs" / "demo.svg"):
-        assert picture.stat().st_size < 60_000
-        drawn = ElementTree.parse(picture).getroot()
-        assert len([part for part in drawn.iter() if "marker" in part.get("class", "")]) == 4  # two metrics, two models
 
 
 # Recipes and data
@@ -277,22 +255,6 @@ def test_the_page_of_components_has_every_option_with_what_it_does(tmp_path):
             assert [row for row in made[heading].rows if not row[-1]] == []
 
 
-def test_the_table_of_augmenters_says_what_each_changes():
-    for name, kind, _ in table(AUGMENTERS, "Augmenters").rows:
-        assert kind == f"{Registry().get('augmenter', code(name)[0]).cls.modality}s"
-
-
-ARROWS = {"↑": True, "↓": False, "": None}
-
-
-def test_every_metric_is_documented_with_its_direction():
-    for name, _, metrics in table(EVALUATION, "Evaluators").rows:
-        (evaluator,) = code(name)
-        directions = {metric: ARROWS[arrow] for metric, arrow in re.findall(r"`(\w+)`(?: ([↑↓]))?", metrics)}
-        metrics = Registry().get("evaluator", evaluator).cls.metrics
-        assert directions == {name: metric.higher_is_better for name, metric in metrics.items()}
-
-
 def test_every_task_is_documented_with_its_evaluators():
     kinds = {"one label": "single", "several labels": "multi", "numbers": "regression"}
     from ftengine_builtins.tasks.labelled import EVALUATORS
@@ -399,11 +361,6 @@ def test_fields_inside_are_documented_too(desk, document, heading, name, file):
     assert set(value) <= set(code(row[1]))
 
 
-def test_every_fact_of_the_audit_is_documented(desk):
-    audit = json.loads((desk / "runs" / "support" / "audit.json").read_text())
-    assert table(DATA, "`facts`").names() == list(audit["facts"])
-
-
 def test_every_file_of_a_checkpoint_is_documented(desk):
     text = TEXTS[RUNS].partition("## `checkpoints/`")[2].partition("\n#")[0]
     places = [path for path in (desk / "runs" / "support" / "checkpoints").rglob("*") if path.is_file()]
@@ -460,11 +417,6 @@ def test_commands_and_options_that_a_document_names_exist(document):
         assert options <= long_options(known[name]) | EVERYWHERE, call
     alone = {text.split()[0].partition("=")[0] for text in code(prose(TEXTS[document])) if text.startswith("--")}
     assert alone <= EVERYWHERE.union(*map(long_options, COMMANDS.values()))
-
-
-def test_every_command_is_shown_in_use():
-    calls = [call for document in TEXTS for call in mentioned(document)]
-    assert [name for name in COMMANDS if not any(f"{call} ".startswith(f"{name} ") for call in calls)] == []
 
 
 # Everything else

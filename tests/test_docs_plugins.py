@@ -6,7 +6,6 @@ The order of calls has tests of its own: test_docs_lifecycle.py.
 import importlib
 import inspect
 import json
-import pydoc
 import re
 import shlex
 import subprocess
@@ -20,15 +19,12 @@ import pytest
 import torch
 import yaml
 from docs_commands import DOCS, README, ROOT, blocks, code, pretend_installed, prose, run_block, table, tables
-from expected import raises
 from test_imports import PUBLIC
 
 import ftengine
 from ftengine import Recipe, api, equivalence, fine_tune, hookimpl, load_run, registry_of, testing
-from ftengine.api import LoadRequest
 from ftengine.cli.plugins_check import COMMAND, QUIET, RUN, SOUND
-from ftengine.errors import RecipeError
-from ftengine.model import Criterion, read_tensors, save_model
+from ftengine.model import Criterion, read_tensors
 from ftengine.plugins import hookspecs
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
 from ftengine.testing.checks import names_of_checks
@@ -97,28 +93,6 @@ def test_the_tutorials_broken_strategy_fails_as_it_says():
     exec(compile(block.text.replace(last, "parameter.requires_grad_(False)"), block.place, "exec"), names)
     failed = [found.check for found in testing.check_results(names["BitfitStrategy"]) if found.outcome == "failed"]
     assert failed == ["something_trains"]
-
-
-def test_the_distribution_is_the_tutorials_package(newcomer):
-    from ftengine.cli.plugins_new import distribution
-
-    package = ROOT / "plugins" / "ftengine-bitfit"
-    (block,) = [block for block in blocks(TUTORIAL, "python") if block.file]
-    assert (ROOT / "plugins" / block.file).read_text("utf-8") == block.text
-    init = "ftengine_bitfit/__init__.py"
-    assert (package / init).read_text("utf-8") == distribution("bitfit", [("strategy", "bitfit")])[init]
-    assert blocks(TUTORIAL, "toml")[0].text in (package / "pyproject.toml").read_text("utf-8")
-
-
-def test_the_tutorial_tells_the_files_that_are_written(newcomer):
-    from ftengine.cli.plugins_new import distribution
-
-    written = {str(path) for path in distribution("bitfit", [("strategy", "bitfit")])}
-    assert set(table(TUTORIAL, "Begin").names()) == written
-    entry_point, hook = blocks(TUTORIAL, "toml")[0].text, blocks(TUTORIAL, "python")[0].text
-    files = distribution("bitfit", [("strategy", "bitfit")])
-    assert entry_point in files["pyproject.toml"]
-    assert hook.strip() in files["ftengine_bitfit/__init__.py"]
 
 
 # Kinds
@@ -220,32 +194,6 @@ def test_the_examples_train_together(bert_folder, tmp_path, capsys):
     assert "has" in printed
 
 
-def test_the_example_of_a_loader_loads(tmp_path):
-    one, cls = testing.fixture("causal-lm").load(), EXAMPLES["Shared"][1]
-    save_model(one.module, one.processor, tmp_path / "small")
-    request = LoadRequest("shared://small", "causal-lm")
-    testing.check_loader(lambda: cls(cls.Config(folder=str(tmp_path))), request)
-
-
-def test_the_example_of_a_reader_reads(tmp_path):
-    (tmp_path / "tickets.log").write_text("[bug] it stops\n[wish] it could sing\n")
-    rows = [{"label": "bug", "text": "it stops"}, {"label": "wish", "text": "it could sing"}]
-    testing.check_reader(EXAMPLES["TicketLog"][1], str(tmp_path / "tickets.log"), rows)
-
-
-def test_the_loss_of_a_third_party_is_the_example_of_a_task():
-    shown = blocks(ROOT / "docs" / "preferences.md", "python")
-    assert (SHOWN / "hinge.py").read_text("utf-8") in [block.text for block in shown]
-
-
-@pytest.mark.parametrize("name", ["Matthews", "Apart"])
-def test_the_example_of_an_evaluator_refuses_several_labels(name):
-    evaluator = EXAMPLES[name][1]()
-    evaluator.set_labels("a-task", api.Labels("single", ("a", "b")))
-    with raises(RecipeError, "a-task"):
-        evaluator.set_labels("a-task", api.Labels("multi", ("a", "b")))
-
-
 def test_the_documented_details_are_a_table_a_chart_and_a_baseline():
     import numpy as np
 
@@ -299,10 +247,6 @@ def test_the_page_of_tolerances_has_every_constant(tmp_path):
 def test_types_in_public_signatures_are_public():
     known = {name for module in docs_contract.PUBLIC for name in importlib.import_module(module).__all__}
     assert docs_contract.hidden_types(known) == {}
-
-
-def test_help_on_a_batch_is_its_own():
-    assert "leading dimension" in pydoc.plain(pydoc.render_doc(api.Batch))
 
 
 # Checks

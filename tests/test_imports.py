@@ -322,20 +322,6 @@ def test_benchmarks_need_only_torch() -> None:
     assert list(bench_faults(imports_of(PLUGINS[BENCH], beside=ENGINE))) == []
 
 
-@pytest.mark.parametrize(
-    ("module", "source", "faults"),
-    [
-        ("kernels", "import numpy", 1),
-        ("kernels", "import click", 1),
-        ("command", "import click", 0),
-        ("kernels", "from ftengine.model import count", 1),
-        ("kernels", "from ftengine.ops import lowrank_linear\ndef later():\n    import peft", 0),
-    ],
-)
-def test_what_a_benchmark_loads_beyond_torch_is_caught(module: str, source: str, faults: int) -> None:
-    assert len(list(bench_faults(imports_of({f"{BENCH}.{module}": source}, beside=ENGINE)))) == faults
-
-
 NEWER = {
     *("typing.LiteralString", "typing.Never", "typing.NotRequired", "typing.Required", "typing.Self", "typing.Unpack"),
     *("typing.assert_never", "typing.assert_type", "typing.override", "enum.StrEnum", "datetime.UTC", "tomllib"),
@@ -439,24 +425,6 @@ def test_a_planted_import_the_wrong_way_is_caught(module: str, source: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("module", "source"),
-    [
-        ("ftengine.plugins.hookspecs", "if TYPE_CHECKING:\n    from ftengine.run.directory import RunDirectory"),
-        ("ftengine.data.batching", "from .encoding import encode"),
-        ("ftengine.engine.fine_tune", "from ftengine import __version__\nfrom ftengine.data import batching"),
-        ("ftengine.ops.lowrank", "import math\nimport torch\nfrom ftengine.ops import reference\nfrom . import schema"),
-    ],
-)
-def test_an_import_the_right_way_passes(module: str, source: str) -> None:
-    assert list(engine_faults(imports_of({module: source}, beside=ENGINE), OFFERED)) == []
-
-
-def test_a_planted_circle_is_caught() -> None:
-    planted = {"ftengine.data": "import ftengine.training", "ftengine.training": "import ftengine.data"}
-    assert set(circle(imports_of(planted))) == {"data", "training"}
-
-
-@pytest.mark.parametrize(
     "source",
     [
         "from ftengine.engine import fine_tune",
@@ -474,37 +442,3 @@ def test_a_planted_circle_is_caught() -> None:
 def test_a_planted_import_behind_the_public_names_is_caught(source: str) -> None:
     planted = imports_of({"ftengine_mine.strategy": source}, beside=ENGINE)
     assert len(list(plugin_faults(planted, OFFERED, {"ftengine_mine"}))) == 1
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "from ftengine import Recipe, __version__, api, hookimpl",
-        "from ftengine_builtins.strategies import LoRA",
-        "import ftengine.ops\nfrom ftengine.ops.reference import lowrank_linear",
-        "from __future__ import annotations\nimport torch\nfrom . import layers\nfrom .layers import Layer",
-    ],
-)
-def test_public_names_are_open_to_plugins(source: str) -> None:
-    planted = imports_of({"ftengine_mine.strategy": source}, beside=ENGINE)
-    assert list(plugin_faults(planted, OFFERED, {"ftengine_mine"})) == []
-
-
-@pytest.mark.parametrize(
-    ("source", "chains"),
-    [
-        ("import torch", 1),
-        ("from torch.nn import functional", 1),
-        ("from safetensors.torch import load_file", 1),
-        ("try:\n    import transformers\nexcept ImportError:\n    pass", 1),
-        ("class Late:\n    import datasets", 1),
-        ("import ftengine.middle", 1),
-        ("from ftengine.middle import name", 1),
-        ("if TYPE_CHECKING:\n    import torch", 0),
-        ("def later():\n    import torch", 0),
-        ("import torchless, safetensors", 0),
-    ],
-)
-def test_a_planted_heavy_import_is_caught(source: str, chains: int) -> None:
-    planted = {"ftengine.cli.__init__": source, "ftengine.middle.__init__": "import torch", "ftengine.middle.leaf": ""}
-    assert len(heavy_loads(imports_of(planted), "ftengine.cli.__init__")) == chains

@@ -197,7 +197,6 @@ def test_a_pipe_is_no_file(here, what):
 
 LOOPS = {
     "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "squares": "{% set n = namespace(x=3) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
     "random text": "{{ lipsum(n=99999999) }}",
 }
 

@@ -24,12 +24,6 @@ def test_overrides_reach_nested_keys_and_keep_the_original():
     assert SMALL["strategy"] == "lora"
 
 
-def test_a_way_to_split_may_stand_alone():
-    assert Recipe.make(SMALL, ["data.split=stratified"]).data.split.by == "stratified"
-    split = Recipe.make(SMALL, ["data.split=group", "data.split.column=era"]).data.split
-    assert (split.by, split.column) == ("group", "era")
-
-
 def test_resolved_recipe_reads_back_as_itself():
     recipe = Recipe.make(SMALL)
     assert Recipe.make(recipe.resolved()) == recipe
@@ -110,17 +104,6 @@ def test_keys_of_other_tools_are_answered_with_ours(key, said):
 def test_names_that_people_know_from_elsewhere_are_answered_with_ours(kind, name, said):
     with raises(UnknownName, said):
         Registry().get(kind, name)
-
-
-def test_a_component_may_stand_without_a_list():
-    assert Recipe.make(SMALL, ["evaluate=x"]).evaluate == [{"name": "x"}]
-    assert Recipe.make(SMALL, ["augment={name: x, p: 1}"]).augment == [{"name": "x", "p": 1}]
-
-
-def test_a_key_is_not_taken_for_an_option_of_other_components():
-    with pytest.raises(RecipeError) as error:
-        Registry().build("strategy", {"name": "prompt", "lora_alpha": 1}, "strategy")
-    assert "Did you mean" not in str(error.value)
 
 
 def test_every_key_of_another_tool_leads_to_a_key_that_there_is():
@@ -231,10 +214,3 @@ def test_wrong_values_are_reported_with_their_key(override, given):
     content = {"model": {"source": "m"}, "task": "t", "data": {"train": "d"}, "strategy": "s"}
     with raises(RecipeError, f"recipe: key '{override.partition('=')[0]}': ", given):
         Recipe.make(content, [override])
-
-
-def test_an_error_names_what_was_set_beside_the_file(tmp_path):
-    file = tmp_path / "recipe.yaml"
-    file.write_text("model: {source: m}\ntask: causal-lm\ndata: {train: t.jsonl}\nstrategy: lora\n")
-    with raises(RecipeError, "recipe.yaml", "--set train.epochs=none"):
-        Recipe.read(file, ["train.epochs=none"])

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from expected import raises
 
 from ftengine import Recipe, fine_tune
 from ftengine.errors import RunError
@@ -75,11 +74,3 @@ def test_another_layout_is_refused_by_file_and_field(finished, tmp_path, file, c
     assert file in str(error.value)
     assert told in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_an_unfinished_run_is_refused(finished, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    (run / "evaluation.json").unlink()
-    with raises(RunError, "evaluation.json"):
-        RunRecords.read(run)

@@ -55,12 +55,6 @@ def test_a_lock_keeps_other_processes_out_and_dies_with_its_own(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_in_the_way_is_refused(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with raises(RunError, "a file"):
-        RunDirectory(tmp_path / "file" / "run").require_free()
-
-
 def test_a_failed_folder_leaves_the_older_one(tmp_path):
     target = tmp_path / "trained"
     write_folder(target, lambda folder: (folder / "a").write_text("old"))
@@ -114,8 +108,3 @@ def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, umask):
         os.umask(before)
     assert (folder / "x.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_a_last_line_that_is_no_step_is_left_out_too(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"loss": 1.0}')
-    assert [line["step"] for line in RunDirectory(tmp_path).metrics()] == [1]
