@@ -319,7 +319,7 @@ def _refusal(ready: ReadyTask, further: FurtherExamples) -> PlannedProbe:
 
 
 def _serving(ready: ReadyTask, probe: str, options: Mapping[str, Any]) -> Evaluator:
-    """Build the one evaluator that serves a probe, and check that the task writes the answers that it reads."""
+    """Build the evaluator with the trait `probe` for a probe, and check that the task writes the answers it reads."""
     key, classes = f"evaluation.{probe}", {entry.name: entry.cls for entry in ready.registry.entries("evaluator")}
     serving = [name for name, cls in classes.items() if cls.traits.probe == probe]
     if len(serving) != 1:

@@ -352,7 +352,9 @@ def _require_predictions(task: Task, method: str, returned: Any, count: int, key
             raise contract_error(task, method, prediction, "a list of mappings")
         if missing := keys - prediction.keys():
             had = f"a mapping with {', '.join(map(repr, prediction)) or 'no key'}"
-            raise PluginError(f"{named(task)}: {method}() returned {had}; it declares {listed(missing)} too.")
+            raise PluginError(
+                f"{named(task)}: {method}() returned {had}, without {listed(missing)}, which it declares."
+            )
         for key, value in prediction.items():
             if isinstance(value[0] if isinstance(value, list) and value else value, Tensor):
                 raise PluginError(

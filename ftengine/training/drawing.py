@@ -123,7 +123,7 @@ class Drawing:
             every[of::ranks] = part
         draws = self._task.learn_from(every)
         if not isinstance(draws, Draws) or not draws.examples:
-            raise contract_error(self._task, "learn_from", draws, "Draws with an example at least")
+            raise contract_error(self._task, "learn_from", draws, "Draws with at least one example")
         self._tell_idle(draws.idle, step)
         seconds = {"seconds_draw": drew - started, "seconds_score": time.monotonic() - drew}
         figures = {**draws.figures, **{name: round(value, 4) for name, value in seconds.items()}}

@@ -29,8 +29,8 @@ BLOCK = 512
 class RankingConfig(api.Config):
     """Options of evaluators of rankings."""
 
-    k: int = Field(10, ge=1, description="ranks that nDCG and MRR look at")
-    recall: list[int] = Field([1, 5, 10, 100], min_length=1, description="ranks that recall looks at")
+    k: int = Field(10, ge=1, description="value of k for nDCG@k and MRR@k")
+    recall: list[int] = Field([1, 5, 10, 100], min_length=1, description="values of k for recall@k")
 
 
 def declared(k: int, recall: Sequence[int], *, relative: bool = False) -> dict[str, Metric]:

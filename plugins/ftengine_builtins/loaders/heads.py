@@ -53,8 +53,8 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
         )
     if head == HEADLESS and config.is_encoder_decoder:
         raise SourceError(
-            f"{source!r} is a {config.model_type} model, an encoder-decoder, which has no usual "
-            "vector for a text. Use an encoder (MiniLM, BERT, …) or a decoder (Llama, Qwen, …)."
+            f"{source!r} is a {config.model_type} model, an encoder-decoder, for which no "
+            "way to pool a text's vector is defined. Use an encoder (MiniLM, BERT, …) or a decoder (Llama, Qwen, …)."
         )
     masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping and not config.is_encoder_decoder
     if head == "causal-lm" and masked and getattr(config, "is_decoder", None) is False:

@@ -1,4 +1,4 @@
-"""Learning from rewards of answers that the model draws: GRPO and its like."""
+"""On-policy learning from rewards of answers that the model draws: GRPO and related losses."""
 
 from __future__ import annotations
 

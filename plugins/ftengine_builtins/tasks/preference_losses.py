@@ -40,7 +40,7 @@ class Pairs:
 
     @property
     def gap(self) -> Tensor:
-        """Δ."""
+        """(n,) Δ: how much more the chosen answer gained on the reference than the rejected one."""
         return (self.chosen - self.reference_chosen) - (self.rejected - self.reference_rejected)
 
     @property
