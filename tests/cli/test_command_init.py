@@ -273,7 +273,7 @@ def test_several_sources_are_listed_with_weights_to_uncomment(ftengine, tmp_path
         ([i % 3 for i in range(20)], "auto"),
     ],
 )
-def test_numbers_as_labels_are_seen(ftengine, tmp_path, monkeypatch, values, kind):
+def test_numbers_as_labels_are_recognised(ftengine, tmp_path, monkeypatch, values, kind):
     monkeypatch.chdir(tmp_path)
     rows = [{"text": f"a text {i}", "label": value} for i, value in enumerate(values)]
     ftengine("init", "--data", write(tmp_path, "a.jsonl", rows), "--model", "some/encoder", "--all-keys")

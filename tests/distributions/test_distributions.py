@@ -58,7 +58,7 @@ def test_an_installation_leaves_nothing_beside_the_sources(name, site, sources):
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_a_wrong_requirement_would_be_seen(name):
+def test_a_wrong_requirement_is_detected(name):
     """Requirements are not installed here, so they are compared with what there is."""
     import packaging.requirements
 

@@ -105,7 +105,7 @@ def test_an_interrupted_search_comes_to_what_a_whole_one_does(content, tmp_path,
     assert calls[2].output == calls[3].output
 
 
-def test_further_trials_are_told_to_follow_a_look_at_the_test_split(content, looks, tmp_path):
+def test_further_trials_report_that_the_test_split_was_measured_before(content, looks, tmp_path):
     from ftengine_optuna.space import parse
 
     content["train"]["learning_rate"] = 1e-7  # hardly trains, so that any other is better
@@ -117,7 +117,7 @@ def test_further_trials_are_told_to_follow_a_look_at_the_test_split(content, loo
     assert "optimistic" in found.statement
 
 
-def test_a_trial_that_fails_is_told_and_the_others_go_on(content, tmp_path, monkeypatch):
+def test_a_failed_trial_is_reported_and_the_others_go_on(content, tmp_path, monkeypatch):
     from ftengine_optuna import search
 
     train, calls, heard = search.fine_tune, [], Heard()

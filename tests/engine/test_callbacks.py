@@ -125,7 +125,7 @@ class Gradients(Callback):
         self.seen.append((event.step, event.norm, grads))
 
 
-def test_gradients_are_seen_clipped_and_before_they_are_dropped(content):
+def test_callbacks_get_clipped_gradients_before_they_are_dropped(content):
     registry, limit = registry_with(Gradients), 0.01
     train = {"max_steps": 2, "batch_size": 2, "accumulate": 2, "max_grad_norm": limit, "precision": "float32"}
     Gradients.seen.clear()

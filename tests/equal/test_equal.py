@@ -110,7 +110,7 @@ def test_a_run_over_shared_prefixes_goes_on_to_the_same_bits(tmp_path):
         for fault in FAULTS
     ],
 )
-def test_a_planted_fault_is_seen(run, fault):
+def test_a_planted_fault_is_detected(run, fault):
     dimension, (plain, other) = DIMENSIONS[fault.dimension], ways(fault.dimension, fault.cell)
     one, two = run(plain, fault.cell), run(other, fault.cell, fault)
     apart, _ = (same_bits if dimension.exact else roundings)(one, two)
@@ -139,7 +139,7 @@ SEEN_IN_BFLOAT16 = [fault for fault in FAULTS if fault.plant in (mean_of_means, 
         for fault in SEEN_IN_BFLOAT16
     ],
 )
-def test_in_bfloat16_a_planted_fault_is_seen(run, fault):
+def test_in_bfloat16_a_planted_fault_is_detected(run, fault):
     cell, (plain, other) = fault.cell, ways(fault.dimension, fault.cell)
     half = Cell(cell.strategy, cell.architecture, cell.dropout, "bfloat16")
     assert ratio(run(plain, cell), run(plain, half), run(other, half, fault))[0] > RATIO

@@ -75,5 +75,5 @@ def test_two_processes_over_shared_prefixes_equal_one_over_rows(folder, cell, pa
 
 
 @pytest.mark.parametrize("fault", OF_PROCESSES)
-def test_a_planted_fault_is_seen(folder, fault):
+def test_a_planted_fault_is_detected(folder, fault):
     assert roundings(read(folder, f"{PLANTED}-one"), read(folder, f"{PLANTED}-{fault}"))[0] > 2 * ROUNDINGS

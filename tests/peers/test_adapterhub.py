@@ -149,6 +149,6 @@ def test_we_open_the_librarys_adapter_with_equal_outputs(workplace, kind: str, n
     assert_same(outputs(workplace, kind, loaded), load_file(folder / "outputs.safetensors"))
 
 
-def test_every_model_that_is_said_to_open_there_was_opened():
+def test_every_model_documented_to_open_there_was_opened():
     types = {fresh(kind).config.model_type for kind in (*KINDS, *OTHERS)}
     assert types == MODEL_TYPES

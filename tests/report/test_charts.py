@@ -92,7 +92,7 @@ def test_the_ticks_of_an_axis_differ_from_one_another_and_hold_what_is_reported(
     assert all(step == pytest.approx(steps[0], rel=1e-2) for step in steps)
 
 
-def test_a_chart_tells_what_is_seen_and_has_its_numbers():
+def test_a_chart_has_a_description_and_its_numbers():
     html = draw(
         chart(("a", [(0, 0.5), (1, 0.25), (2, 0.75)]), ("b", [(2, 3)]), title="Losses", mark=(1, "kept: step 1"))
     )

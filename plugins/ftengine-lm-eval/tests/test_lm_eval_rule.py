@@ -43,7 +43,7 @@ def test_what_is_within_chance_for_all_metrics_together_is_a_note():
     assert among.figures["quiz acc"]["p_adjusted"] == pytest.approx(0.2)
 
 
-def test_what_was_not_tested_is_not_said_to_be_chance():
+def test_an_untested_change_is_not_called_chance():
     (finding,) = judged(bleu=change(-3.0, None, None))
     assert finding.level == "note"
     assert "without a test" in finding.text

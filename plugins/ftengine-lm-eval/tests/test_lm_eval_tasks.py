@@ -106,7 +106,7 @@ def test_a_place_without_files_is_refused(tmp_path):
         check_names([f"{tmp_path}/"])
 
 
-def test_data_that_cannot_be_read_is_told_in_one_line(folder):
+def test_data_that_cannot_be_read_is_reported_in_one_line(folder):
     (folder / "rows.jsonl").write_text("{broken\n", encoding="utf-8")
     with raises(DataError, "mine.yaml") as raised:
         load_tasks([task(folder)])

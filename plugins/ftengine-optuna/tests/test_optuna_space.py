@@ -57,7 +57,7 @@ def test_what_is_no_range_is_refused(key, text, message):
     assert "\n" not in str(raised.value)
 
 
-def test_values_lie_in_their_range_and_are_told_whole():
+def test_values_lie_in_their_range_and_are_shown_in_full():
     space = [parse("train.learning_rate", "1.23456e-5..1e-3:log", ""), parse("strategy.rank", "2..64:log", "")]
     space.append(parse("train.schedule", "cosine,linear", ""))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -72,7 +72,7 @@ def test_values_lie_in_their_range_and_are_told_whole():
         assert [one.of(trial.params) for one in space] == [rate, rank, schedule]
 
 
-def test_what_is_searched_where_nothing_is_said():
+def test_the_default_search_space():
     dimensions = default_space(recipe(rank=8), registry_of().get("strategy", "lora").cls.Config)
     assert [(one.key, one.low, one.high, one.log) for one in dimensions] == [
         ("train.learning_rate", 2e-5, 2e-3, True),

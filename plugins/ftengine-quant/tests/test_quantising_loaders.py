@@ -197,7 +197,7 @@ def test_the_fingerprint_is_that_of_the_weights_before(make, folders):
 
 
 @pytest.mark.parametrize(("options", "runs"), [({}, False), ({"trust_remote_code": True}, True)])
-def test_code_that_the_reader_runs_is_told(make, folders, options, runs):
+def test_code_that_the_reader_runs_is_reported(make, folders, options, runs):
     loader = make(loader={"name": "transformers", **options})
     assert (loader.runs_code(folders["llama"]) is not None) == runs
 

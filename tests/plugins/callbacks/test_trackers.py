@@ -55,7 +55,7 @@ def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path):
     assert scalars(tmp_path)["loss"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
-def test_the_recipe_is_told_flat_and_once(tmp_path):
+def test_the_recipe_is_logged_flat_and_once(tmp_path):
     told(tmp_path, Failed(tmp_path, 0, ValueError()))
     told(tmp_path, Failed(tmp_path, 1, ValueError()), begun=1)
     (file,) = (tmp_path / "trackers").rglob("hparams.yml")

@@ -32,7 +32,7 @@ def test_a_reference_is_compared_word_by_word(scored, said, verbatim, prefix, ru
 
 
 @pytest.mark.parametrize("reference", [None, "", " \n"])
-def test_without_a_reference_nothing_is_said(scored, reference):
+def test_without_a_reference_there_is_no_finding(scored, reference):
     found = of(scored, [("some answer", reference)] * 5)
     assert all(math.isnan(score) for score in found.scores.values())
     assert found.details()[0] == {"references": 0, "reference_words": None}

@@ -240,7 +240,7 @@ def test_a_third_partys_eight_bits_resume(content, tmp_path, monkeypatch):
         (NoOptimizer, "'no-optimizer'"),
     ],
 )
-def test_what_is_wrong_with_an_optimizer_is_said(content, cls, message):
+def test_a_wrong_optimizer_is_reported(content, cls, message):
     content["train"]["optimizer"] = cls.name
     with raises(PluginError, message):
         fine_tune(Recipe.make(content), registry=plugin_of(cls))

@@ -159,7 +159,7 @@ def test_torchvisions_blocks_are_known() -> None:
 
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
-def test_a_model_nobody_has_seen_trains_with_named_places(placement: str) -> None:
+def test_an_unknown_model_trains_with_named_places(placement: str) -> None:
     base = logits(opened("opt").module)
     # fc2 reads what is wider than its output, so that parallel can only stand beside the attention.
     places = {"attention": OPT_PLACES["attention"]} if placement == "parallel" else OPT_PLACES
@@ -173,7 +173,7 @@ def test_a_model_nobody_has_seen_trains_with_named_places(placement: str) -> Non
     assert not torch.equal(logits(loaded.module), base)
 
 
-def test_an_unknown_model_is_told_what_to_name() -> None:
+def test_an_unknown_model_is_refused_with_modules_to_name() -> None:
     with raises(NoMatch, "OPTForCausalLM", "strategy.places=", "fc2"):
         prepared("opt")
 

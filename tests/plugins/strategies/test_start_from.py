@@ -11,6 +11,6 @@ from ftengine_builtins.strategies.prompt import Prompt
 
 
 @pytest.mark.parametrize("config", [AdapterConfig, LoRAConfig, Prefix.Config, Prompt.Config])
-def test_a_folder_that_is_not_there_is_told_by_its_key(config, tmp_path) -> None:
+def test_a_missing_folder_is_reported_with_its_key(config, tmp_path) -> None:
     with raises(RunError, "strategy.start_from", "adapter_config.json"):
         config(start_from=str(tmp_path / "nowhere"))

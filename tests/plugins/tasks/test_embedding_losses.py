@@ -73,7 +73,7 @@ def test_false_negatives_are_left_out(change, masked):
     assert value(InBatchNegatives(), x)[0] == pytest.approx(in_batch(s, keep), rel=1e-12)
 
 
-def test_texts_of_a_label_are_told_from_those_of_other_labels():
+def test_texts_of_a_label_are_separated_from_those_of_other_labels():
     labels = [1, 1, 1, 2, 2, 3]
     x = made("anchor", label_id=np.array(labels))
     s, wanted = np.exp(cosines(x["anchor"], x["anchor"]) / 0.2), []

@@ -153,7 +153,7 @@ def test_a_plugin_adds_a_loss(loaded):
         wrong.learn(loaded.module, wrong.collate(features, loaded.processor))
 
 
-def test_a_task_with_a_member_of_on_policy_tasks_is_told_its_base():
+def test_a_task_with_a_member_of_on_policy_tasks_must_derive_from_their_base():
     """A draw() of a task that is no OnPolicyTask would never be called."""
 
     class Draws(CausalLM):
