@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from report_samples import figure
 from verdicts import put
 
 ROWS = 160
@@ -151,3 +152,10 @@ def test_an_update_without_effect_names_what_limits_it(verdict, change, strategy
 def test_a_weight_decay_that_takes_the_weights_leads(verdict, decay, leads):
     told = verdict(put("recipe.train.weight_decay", decay))
     assert (told.findings[0].source == "unusual-settings") == leads
+
+
+def test_rows_that_hold_most_errors_lead_before_a_test_split_that_is_far_worse_than_validation(verdict):
+    answers = classes(wrong_in([value == "2024-02" for value in EXPORT]))
+    told = verdict(table({"export": EXPORT}, answers), unread("export"), put("evaluation.tuned.loss", figure(3.0)))
+    assert told.findings[0].source == "error-groups"
+    assert any(one.source == "validation-and-test" and one.explained_by for one in told.findings)

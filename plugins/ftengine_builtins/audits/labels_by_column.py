@@ -51,7 +51,9 @@ it; and standard errors that it may be."""
 OTHERWISE, ALIKE = 1e-6, 0.2
 """Probability by chance up to which a value's numbers are of another distribution, and the distance (Kolmogorov &
 Smirnov) up to which they are of the same one once they are converted."""
-EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse", "slices", "data")
+EXPLAINS = (
+    "quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse", "slices", "rows", "data",
+)  # fmt: skip
 
 
 class LabelsByColumn(Audit):

@@ -210,7 +210,9 @@ def _of_shift(data: AuditedData, split: str, shift: Shift) -> Finding:
     return Finding(kind="splits", level="note", text=text, brief=brief, figures=figures)
 
 
-EXPLAINED = ("quality", "over-fitting", "learning", "classes", "calibration", "worse", "slices", "labels", "splits")
+EXPLAINED = (
+    "quality", "over-fitting", "learning", "classes", "calibration", "worse", "slices", "rows", "labels", "splits",
+)  # fmt: skip
 """What follows where a split is not of one source with training, or its labels are not those of its rows."""
 
 

@@ -20,7 +20,7 @@ MOST_ROWS, FEWEST_ROWS = 1_000, 40
 SHUFFLES = 999
 """Random orders of errors. A group is named where its errors are further from the others' than those of any group in
 any of these orders (p = 0.001 over all groups at once; Westfall & Young 1993, Resampling-Based Multiple Testing)."""
-MOST_WRONG, TIMES, OF_ALL = 0.5, 4.0, 0.5
+MOST_WRONG, TIMES, OF_ALL = 0.5, 3.0, 0.5
 """Share of a group's rows that is wrong, how many times that of other rows, and the group's share of all errors, from
 which these rows are of another kind, not only harder."""
 OFF = 1.0
@@ -28,7 +28,7 @@ OFF = 1.0
 LOSSES = 3.0
 """The loss of a group's tokens over that of others, from which its texts are of another kind: topics differ by up to
 twice."""
-EXPLAINS = ("quality", "learning", "classes", "over-fitting", "labels", "calibration", "worse")
+EXPLAINS = ("quality", "learning", "classes", "over-fitting", "labels", "calibration", "worse", "slices", "splits")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class ErrorGroups(Rule):
     """
 
     name = "error-groups"
-    order = 9
+    order = 10
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         names = {run.evaluation.split: f"{run.evaluation.split} rows", "training": "training rows"}
@@ -156,7 +156,7 @@ def _worst(errors: Errors, groups: list[Group], rows: str) -> Finding | None:
         text = f"{capitalized(brief)}. Their content or their labels may differ in kind from the others'."
         figures = {"where": group.what, "rows": n, "others": others, "error": inside, "error_of_others": outside}
         return Finding(
-            kind="slices",
+            kind="rows",
             level="alarm" if alarm else "note",
             text=text if alarm else f"Errors are more frequent in {where}: {fact}.",
             brief=brief,
