@@ -111,7 +111,7 @@ class InferencePath(FastPath):
 
     @abstractmethod
     def suits(self, model: nn.Module) -> bool:
-        """Say whether a model may predict in this way; of a divided model all processes ask."""
+        """Say whether a model may predict in this way; for a sharded model, all processes call it."""
 
     def around_prediction(self, model: nn.Module, batch: Batch) -> AbstractContextManager[None]:
         """Hold while a task predicts a batch (`Task.predict`), without gradients."""

@@ -111,7 +111,7 @@ class OnPolicyTask(GenerativeTask):
         """Begin what scoring needs, such as a process; raise RecipeError where it cannot be. Called before training."""
 
     def code_files(self) -> Sequence[Path]:
-        """Return the files of code, beside installed plugins, by which it scores; a run's record has their hashes."""
+        """Return the files of code, besides installed plugins, that scores depend on; a run records their hashes."""
         return ()
 
     def advice(self, rows: Sequence[Example], loaded: LoadedModel) -> Iterable[str]:

@@ -82,8 +82,8 @@ class Endpoint:
         if len(names) != 1:
             few = ", ".join(map(self._client.shown, names[:MODELS_SHOWN]))
             raise InputError(
-                f"{self.url} lists {f'{len(names)} models: {few}' if names else 'no model of its own'}. Name the one "
-                "to ask with --model NAME, as the server calls it (of `transformers serve`, the folder)."
+                f"{self.url} lists {f'{len(names)} models: {few}' if names else 'no model of its own'}. Choose one "
+                "with --model NAME, by the server's name for it (for `transformers serve`, its folder)."
             )
         return names[0]
 

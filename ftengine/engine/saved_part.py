@@ -224,8 +224,8 @@ def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
         )
     if rounded:
         model.experiment.listener.message(
-            f"{who} saves in half precision: opened again, outputs differ by {number(rounded)} of their size from the "
-            "tuned model's, which the figures are of"
+            f"{who} saves in half precision: opened again, outputs differ by {number(rounded)} of their size from "
+            "those of the tuned model, which was measured"
         )
 
 

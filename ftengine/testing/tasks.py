@@ -59,7 +59,7 @@ def check_task(
 
 @dataclass
 class TaskChecks(Checks):
-    """Checks of a task on rows of one shape; what is computed is skipped where there is no model."""
+    """Checks of a task on rows of one shape; without a model, checks that compute are skipped."""
 
     make: Callable[[], api.Task]
     processor: Any

@@ -1,7 +1,7 @@
-"""Layouts of chat data: from a row as another tool wrote it to one with `messages`, as OpenAI and TRL have them.
+"""Layouts of chat data: converting other tools' rows to rows with `messages`, as OpenAI and TRL have them.
 
-A layout is a function that returns a row without the columns that it read and with `messages` in their place. A row
-that is in none of these layouts is returned as it is.
+A layout is a function that returns a row with `messages` in place of the columns that it read. A row in none of these
+layouts is returned unchanged.
 """
 
 from __future__ import annotations

@@ -32,10 +32,10 @@ class OneSided:
 
     Args:
         label, other: the two classes.
-        rows: numbers of the rows labelled `label` that look like `other`, and more so than 0.3 of its own rows do, the
-            surest first. Of relabelled rows, as many do as of its own rows: 0.7 (ABOVE), or fewer.
+        rows: numbers of the rows labelled `label` that look more like `other` than 0.3 of its own rows do, the most
+            confident first. About 0.7 (ABOVE) of relabelled rows do.
         n: rows labelled `label`.
-        mirror, mirror_n: the same of `other`: how many rows, and of how many.
+        mirror, mirror_n: the same for `other`: number of such rows, and of its rows.
         share, low, high: share of the rows labelled `label` that belong to `other`, with its 95 % interval (Wilson).
     """
 

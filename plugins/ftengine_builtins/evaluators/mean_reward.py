@@ -54,7 +54,7 @@ class MeanReward(WeightedEvaluator, CodeEvaluator):
     def set_labels(self, task, labels):
         """Refuse to be used without a reward."""
         if not self.config.rewards:
-            raise RecipeError(f"evaluator {self.name!r} needs rewards: set its option rewards as that of task grpo.")
+            raise RecipeError(f"evaluator {self.name!r} needs rewards: set its option `rewards` like task grpo's.")
 
     def runs_code(self) -> str | None:
         return self._rewards.runs_code()
