@@ -48,13 +48,16 @@ class Draws:
     """What a step learns from.
 
     Args:
-        examples: the answers of all processes, as features for `collate`, in an order that is the same on each.
+        examples: the answers of all processes that teach something, as features for `collate`, in an order that is the
+            same on each; one at least.
+        idle_weight: what the other answers add to the loss's weight; they are not computed.
         figures: numbers by name, for the step's line of metrics.jsonl.
         records: JSON values, a mapping an answer, for draws.jsonl.
         idle: why nothing can be learnt from any of the answers; "" where something can.
     """
 
     examples: Sequence[Features]
+    idle_weight: float = 0.0
     figures: Mapping[str, float] = field(default_factory=dict)
     records: Sequence[Mapping[str, Any]] = ()
     idle: str = ""

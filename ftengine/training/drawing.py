@@ -34,14 +34,16 @@ IDLE_STEPS = 5
 class Examples:
     """Drawn answers as examples, with the members that `EncodedSplit` has too.
 
-    `members` are all of them, longest first.
+    `members` are all of them, longest first. `repeats` is the weight of all answers of the step, those that are not
+    computed included, divided by that of the examples.
     """
 
-    def __init__(self, task: Task, processor: Any, features: Sequence[Features]) -> None:
+    def __init__(self, task: Task, processor: Any, features: Sequence[Features], idle_weight: float) -> None:
         self._task, self._processor, self._features = task, processor, features
         self.lengths = np.array([example.length for example in features])
         self.weights = np.array([example.weight for example in features])
         self.members = by_length(self.lengths)
+        self.repeats = 1 + idle_weight / (float(self.weights.sum()) or 1.0)
 
     def batch(self, members: np.ndarray, epoch: int | None = None) -> Batch:
         """Collate some examples."""
@@ -128,7 +130,7 @@ class Drawing:
         seconds = {"seconds_draw": drew - started, "seconds_score": time.monotonic() - drew}
         figures = {**draws.figures, **{name: round(value, 4) for name, value in seconds.items()}}
         records = [self._record(record, step + 1) for record in draws.records[:RECORDED_ANSWERS]]
-        examples = Examples(self._task, train.processor, draws.examples)
+        examples = Examples(self._task, train.processor, draws.examples, draws.idle_weight)
         return Drawn(examples, figures, records if step % self._every == 0 else [])
 
     def record(self, drawn: Drawn) -> None:

@@ -159,7 +159,7 @@ class OptimizerStep:
         accelerator, epoch, learnt = self.accelerator, progress.epoch, self._learnt
         totals = zeros(5 + len(self._by_source.names) + learnt.count, accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
-        paths = self.setup.fast_paths
+        paths, repeats = self.setup.fast_paths, train.repeats if isinstance(train, Examples) else 1.0
         fewer = paths.compute_fewer_tokens
         mine = batches_in_step(
             members,
@@ -189,6 +189,7 @@ class OptimizerStep:
             with accelerator.autocast():
                 with self._around(chosen, batch, regularizers.criterion):
                     loss_sum, weight = compute()
+                weight = weight * repeats
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is later divided by the weight of the whole effective batch, hence the factor.
             added = 0.0 if penalty is None else penalty * weight

@@ -87,10 +87,9 @@ def ours(models, options):
             answers.append(DrawnAnswer(prompt, "", ids, "", ends, scored=Scored((reward,), reward), **known))
         groups.append(answers)
     draws = task.learn_from(groups)
-    assert [example.weight > 0 for example in draws.examples].count(True) in (4, 8)
-    total, weight, _, _ = task.learn(policy, task.collate(draws.examples, tokenizer))
-    gradients = torch.autograd.grad(total / weight, list(policy.parameters()))
-    return [record["advantage"] for record in draws.records], total / weight, gradients
+    total, computed, _, _ = task.learn(policy, task.collate(draws.examples, tokenizer))
+    loss = total / (computed + draws.idle_weight)
+    return [record["advantage"] for record in draws.records], loss, torch.autograd.grad(loss, [*policy.parameters()])
 
 
 def theirs(models, name, options, folder):

@@ -10,7 +10,7 @@ from ftengine.run.evaluation_result import EvaluationResult
 from ftengine.testing.runs import stored_runs
 from ftengine_builtins.rules import DrawnRewards, LearningCurve, OverFitting
 
-SOUND = {"reward": 0.5, "zero_spread": 0.25, "entropy": 2.0, "cut_off": 0.0, "failed": 0.0, "examples": 64}
+SOUND = {"reward": 0.5, "zero_spread": 0.25, "entropy": 2.0, "cut_off": 0.0, "failed": 0.0, "answers": 64}
 
 
 def run(last=None, reward=None, verifier=None, **figures):

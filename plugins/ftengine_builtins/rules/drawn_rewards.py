@@ -52,7 +52,7 @@ class DrawnRewards(Rule):
         if (cut := _mean(last, "cut_off")) >= CUT:
             brief = f"raise task.max_new_tokens: {percent(cut)} of the answers were cut off in the last steps"
             yield _finding("note", brief, {"cut_off": cut})
-        failed = sum(line["failed"] for line in lines) / sum(line["examples"] for line in lines)
+        failed = sum(line["failed"] for line in lines) / sum(line["answers"] for line in lines)
         if failed >= FAILING:
             brief = f"correct the reward: it failed at {percent(failed)} of the answers (draws.jsonl has the errors)"
             yield _finding("note", brief, {"failed": failed})

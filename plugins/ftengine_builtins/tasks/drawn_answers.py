@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,18 +50,31 @@ class DrawnAnswer:
     reference: list[float] | None = None
     scored: Scored | None = None
 
-    def features(self, advantage: float, weight: float, *, trains: bool = True) -> Features:
-        """Return the answer as an example; with `trains` False none of its tokens is trained on."""
-        inputs = example(self.prompt, self.ids, advantage, trains=trains)
+    @property
+    def total(self) -> float:
+        """The sum of its rewards; nan where there is none."""
+        return math.nan if self.scored is None or self.scored.total is None else self.scored.total
+
+    def record(self, advantage: float, names: Sequence[str]) -> dict[str, Any]:
+        """Return its line of draws.jsonl; `names` are those of the rewards."""
+        rewards = dict(zip(names, self.scored.rewards if self.scored else (), strict=False))
+        error = {"error": self.scored.error} if self.scored and self.scored.error else {}
+        total = self.scored.total if self.scored else None
+        figures = {"reward": total, "advantage": advantage, "tokens": len(self.ids), "ended": self.ended}
+        return {"prompt": self.asked, "answer": self.text, "rewards": rewards, **figures, **error}
+
+    def features(self, advantage: float, weight: float) -> Features:
+        """Return the answer as an example."""
+        inputs = example(self.prompt, self.ids, advantage)
         for key, values in zip(LOGPS, (self.drawn, self.reference), strict=True):
             if values is not None:
                 inputs[key] = [0.0] * len(self.prompt) + values
-        return Features(inputs, len(self.prompt) + len(self.ids), weight if trains else 0.0, not self.ended)
+        return Features(inputs, len(self.prompt) + len(self.ids), weight, not self.ended)
 
 
-def example(prompt: Sequence[int], ids: Sequence[int], advantage: float, *, trains: bool = True) -> dict[str, Any]:
+def example(prompt: Sequence[int], ids: Sequence[int], advantage: float) -> dict[str, Any]:
     """Return the inputs of a prompt with an answer."""
-    labels = [IGNORED] * len(prompt) + (list(ids) if trains else [IGNORED] * len(ids))
+    labels = [IGNORED] * len(prompt) + list(ids)
     return {"input_ids": [*prompt, *ids], "labels": labels, "advantage": advantage}
 
 
@@ -125,3 +139,31 @@ def log_probabilities(
         lengths = [len(one.ids) for one in some]
         values += [part.tolist() for part in (-losses).split(lengths)]
     return values
+
+
+def reward_figures(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Return the figures of a step's answers, by prompt, and of their rewards (prompts, answers), nan without one."""
+    answers = [one for group in scored for one in group]
+    known = rewards[~rewards.isnan()]
+    stds = [group[~group.isnan()].std().item() for group in rewards if int((~group.isnan()).sum()) > 1]
+    figures = {
+        "reward": known.mean().item() if len(known) else math.nan,
+        "reward_std": sum(stds) / len(stds) if stds else math.nan,
+        "zero_spread": sum(not std for std in stds) / len(stds) if stds else 1.0,
+        "answer_tokens": sum(len(one.ids) for one in answers) / len(answers),
+        "cut_off": sum(not one.ended for one in answers) / len(answers),
+        "answers": len(answers),
+        "failed": sum(math.isnan(one.total) for one in answers),
+    }
+    for i, name in enumerate(names if len(names) > 1 else ()):
+        own = [x for one in answers if one.scored and (x := one.scored.rewards[i]) is not None]
+        figures[f"reward/{name}"] = sum(own) / len(own) if own else math.nan
+    return figures
+
+
+def why_idle(rewards: Tensor) -> str:
+    """Return why rewards teach nothing."""
+    values = sorted({round(x, 6) for x in rewards[~rewards.isnan()].tolist()})
+    if len(values) == 1:
+        return f"every answer got the reward {values[0]:g}, so none is better than another"
+    return "all answers to a prompt got the same reward, so none is better than another"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -42,7 +41,9 @@ from ftengine_builtins.tasks.drawn_answers import (
     draw_answers,
     example,
     log_probabilities,
+    reward_figures,
     step_seed,
+    why_idle,
 )
 from ftengine_builtins.tasks.generative import CausalLMOptions, LanguageTask, pieces_of
 from ftengine_builtins.tasks.language_rows import Asked
@@ -282,46 +283,25 @@ class GRPO(OnPolicyTask, LanguageTask):
         """Return answers with advantages, figures of their rewards, and records of both."""
         import torch
 
-        rewards = torch.tensor([[_total(one) for one in group] for group in scored], dtype=torch.float64)
+        rewards = torch.tensor([[one.total for one in group] for group in scored], dtype=torch.float64)
         penalised = rewards
         if self.policy_loss.penalises_reward and self.uses_reference:
             gaps = [[sum(one.drawn or ()) - sum(one.reference or ()) for one in group] for group in scored]
             penalised = rewards - self.policy_loss.beta * torch.tensor(gaps, dtype=torch.float64)
         advantages = self.policy_loss.advantages(penalised).tolist()
-        examples, records, longest = [], [], self.config.max_new_tokens
+        examples, records, weights = list[Features](), list[dict[str, Any]](), list[float]()
         for group, own in zip(scored, advantages, strict=True):
             for one, advantage in zip(group, own, strict=True):
-                weight = self.policy_loss.weight(len(one.ids), longest)
                 trains = one.ended or self._trains_truncated
-                examples.append(one.features(advantage, weight, trains=trains))
-                records.append(self._record(one, advantage))
-        learns = self.uses_reference or any(map(any, advantages))
-        return Draws(examples, self._figures(scored, rewards), records, "" if learns else _why_idle(rewards))
-
-    def _record(self, one: DrawnAnswer, advantage: float) -> dict[str, Any]:
-        rewards = dict(zip(self._rewards.names, one.scored.rewards if one.scored else (), strict=False))
-        error = {"error": one.scored.error} if one.scored and one.scored.error else {}
-        total = one.scored.total if one.scored else None
-        figures = {"reward": total, "advantage": advantage, "tokens": len(one.ids), "ended": one.ended}
-        return {"prompt": one.asked, "answer": one.text, "rewards": rewards, **figures, **error}
-
-    def _figures(self, scored: Sequence[list[DrawnAnswer]], rewards: Tensor) -> dict[str, float]:
-        answers = [one for group in scored for one in group]
-        known = rewards[~rewards.isnan()]
-        stds = [group[~group.isnan()].std().item() for group in rewards if int((~group.isnan()).sum()) > 1]
-        figures = {
-            "reward": known.mean().item() if len(known) else math.nan,
-            "reward_std": sum(stds) / len(stds) if stds else math.nan,
-            "zero_spread": sum(not std for std in stds) / len(stds) if stds else 1.0,
-            "answer_tokens": sum(len(one.ids) for one in answers) / len(answers),
-            "cut_off": sum(not one.ended for one in answers) / len(answers),
-            "failed": float(sum(one.scored is None or one.scored.total is None for one in answers)),
-        }
-        if len(self._rewards.names) > 1:
-            for i, name in enumerate(self._rewards.names):
-                own = [x for one in answers if one.scored and (x := one.scored.rewards[i]) is not None]
-                figures[f"reward/{name}"] = sum(own) / len(own) if own else math.nan
-        return figures
+                tokens = len(one.ids) if trains else 0
+                weights.append(self.policy_loss.weight(tokens, self.config.max_new_tokens))
+                if trains and (advantage or self.uses_reference):
+                    examples.append(one.features(advantage, weights[-1]))
+                records.append(one.record(advantage, self._rewards.names))
+        why = "" if examples else why_idle(rewards)
+        examples = examples or [scored[0][0].features(0.0, weights[0])]  # a step takes one
+        idle_weight = sum(weights) - sum(example.weight for example in examples)
+        return Draws(examples, idle_weight, reward_figures(scored, rewards, self._rewards.names), records, why)
 
     def learn(self, model: nn.Module, batch: Batch) -> tuple[Tensor, float, list[Tensor], int]:
         """Return (sum of losses, its weight, sums of entropy and others, number of tokens)."""
@@ -387,14 +367,3 @@ class GRPO(OnPolicyTask, LanguageTask):
         asked = [self._asked(row, loaded.processor).prompt for row in rows]
         arguments = [self._rewards.arguments(row, own_answer(row)) for row in rows]
         yield from self._rewards.faults(list(zip(asked, arguments, strict=True)))
-
-
-def _total(one: DrawnAnswer) -> float:
-    return math.nan if one.scored is None or one.scored.total is None else one.scored.total
-
-
-def _why_idle(rewards: Tensor) -> str:
-    values = sorted({round(x, 6) for x in rewards[~rewards.isnan()].tolist()})
-    if len(values) == 1:
-        return f"every answer got the reward {values[0]:g}, so none is better than another"
-    return "all answers to a prompt got the same reward, so none is better than another"

@@ -1,5 +1,7 @@
 """Task grpo: prompts in every layout, tokens that are trained on, what drawn answers become, and its door."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,24 @@ def test_truncated_answers_can_be_left_out_of_the_loss_and_stay_in_the_mean(load
         draws = made.learn_from([group])
         assert [record["advantage"] for record in draws.records] == pytest.approx([2**-0.5, -(2**-0.5)], abs=1e-3)
         _, weight, _, tokens = made.learn(loaded.module, made.collate(draws.examples, loaded.processor))
-        assert (weight, tokens) == (2, 2 if masked else 6)
+        assert (weight + draws.idle_weight, tokens) == (2, 2 if masked else 6)
+
+
+def test_answers_that_teach_nothing_are_not_computed_and_count_in_the_weight(loaded):
+    """Those of a prompt without spread, and those without a reward; all are if the loss has a reference."""
+    answers = [DrawnAnswer([5], "", [7, 2], "", True, [-1.0, -1.0], [-1.0, -1.0]) for _ in range(3)]
+    rewards = [[1.0, 1.0, 1.0], [0.0, 1.0, None]]
+    groups = [
+        [replace(one, scored=Scored((reward,), reward)) for one, reward in zip(answers, own, strict=True)]
+        for own in rewards
+    ]
+    for beta, computed in ((0.0, 2), (0.1, 6)):
+        for loss, weight in (("grpo", 6), ("dapo", 12), ("dr-grpo", 24)):
+            draws = task(loss=loss, beta=beta, num_generations=3).learn_from(groups)
+            assert len(draws.examples) == computed
+            assert draws.idle_weight + sum(example.weight for example in draws.examples) == weight
+    idle = task(num_generations=3).learn_from(groups[:1])
+    assert (len(idle.examples), idle.idle_weight, idle.idle != "") == (1, 2, True)
 
 
 def test_draws_depend_on_seed_step_prompt_and_number_alone(loaded):
