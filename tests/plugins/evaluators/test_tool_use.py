@@ -107,7 +107,7 @@ def test_a_model_is_asked_where_a_row_calls_tools_last(tokenizer, family):
     later = [{"role": "user", "content": "Thanks."}, {"role": "assistant", "content": "Yours."}]
     for calls, upto in ((True, 1), (False, 5)):
         row = {"messages": [{"role": "user", "content": "Weather?"}, called, *closing, *later]}
-        asked = CausalLM()._ask(row, tokenizer, calls=calls)
+        asked = CausalLM().asked(row, tokenizer, calls=calls)
         assert (len(asked.messages), asked.calls is not None) == (upto, calls)
     assert ToolUse().generation["calls"]
 
