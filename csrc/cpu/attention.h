@@ -15,6 +15,7 @@ constexpr int kTileVectors = W == 16 ? 4 : 2;              // of 16, 8 or 4 colu
 constexpr int64_t kAttentionUnit = 16;                     // keys and depths are multiples of this in copies
 constexpr int64_t kProductSteps = 32;                      // long sums are sums of sums
 constexpr int64_t kScores = 1 << 16, kMostQueryRows = 64;  // of a block, as far as it has more than kTileRows rows
+constexpr int64_t kFewRows = 16, kFewKeys = 128;           // of queries and groups that are computed without copies
 static_assert(kAttentionUnit % kTileRows == 0 && kAttentionUnit % W == 0);
 
 // Where an operand's element (row, step) lies.
@@ -196,10 +197,119 @@ FTENGINE_INLINE float softmax(float* scores, int64_t keys, int64_t begin, int64_
   return highest + __builtin_logf(*sum);
 }
 
+// Scores of kRows rows of queries, (kRows, of.depth) in fp32, against keys begin <= key < end, which are read where they
+// lie, four at a time; row by row, `length` apart.
+template <int kRows, class T>
+void few_scores(const Head<T>& of, const float* q, int64_t begin, int64_t end, float* scores) {
+  const Attention<T>& call = of.call;
+  const int64_t* token = call.keys + of.sequence.first_key;
+  const T* k = call.k + of.head * call.k_stride[1];
+  const int64_t whole = call.depth / W * W;
+  for (int64_t key = begin; key < end; key += 4) {
+    const T* rows[4];
+    for (int i = 0; i < 4; ++i) rows[i] = k + token[least(key + i, end - 1)] * call.k_stride[0];
+    Vector sums[kRows][4];
+    const auto step = [&](int64_t d, auto lanes) FTENGINE_LAMBDA {
+      Vector columns[4];
+      FTENGINE_UNROLL
+      for (int i = 0; i < 4; ++i) columns[i] = load(rows[i] + d, lanes);
+      FTENGINE_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        const Vector query = Vector::load(q + r * of.depth + d);
+        FTENGINE_UNROLL
+        for (int i = 0; i < 4; ++i) sums[r][i] = fma(columns[i], query, sums[r][i]);
+      }
+    };
+    for (int64_t d = 0; d < whole; d += W) step(d, Full{});
+    if (whole < call.depth) step(whole, static_cast<int>(call.depth - whole));
+    for (int r = 0; r < kRows; ++r) {
+      float four[4] = {0, 0, 0, 0};
+      add_sums(sums[r], four);
+      for (int i = 0; i < 4; ++i) scores[r * of.length + key + i] = four[i];
+    }
+  }
+}
+
+// out (kRows, of.depth) = weights (kRows, keys) v of keys begin <= key < end; long sums are sums of sums.
+template <int kRows, class T>
+void few_sums(const Head<T>& of, const float* weights, int64_t begin, int64_t end, float* out) {
+  const Attention<T>& call = of.call;
+  const int64_t* token = call.keys + of.sequence.first_key;
+  const T* v = call.v + of.head * call.v_stride[1];
+  for (int64_t first = begin; first < end; first += kFewKeys) {
+    const int64_t last = least(first + kFewKeys, end);
+    const auto strip = [&](int64_t d, auto vectors, auto lanes) FTENGINE_LAMBDA {
+      constexpr int kVectors = decltype(vectors)::value;
+      Vector sums[kRows][kVectors];
+      for (int64_t key = first; key < last; ++key) {
+        const T* row = v + token[key] * call.v_stride[0] + d;
+        Vector columns[kVectors];
+        FTENGINE_UNROLL
+        for (int j = 0; j < kVectors; ++j) columns[j] = load(row + j * W, lanes);
+        FTENGINE_UNROLL
+        for (int r = 0; r < kRows; ++r) {
+          const Vector weight(weights[r * of.length + key]);
+          FTENGINE_UNROLL
+          for (int j = 0; j < kVectors; ++j) sums[r][j] = fma(weight, columns[j], sums[r][j]);
+        }
+      }
+      for (int r = 0; r < kRows; ++r) {
+        for (int j = 0; j < kVectors; ++j) {
+          float* to = out + r * of.depth + d + j * W;
+          (first == begin ? sums[r][j] : add(sums[r][j], Vector::load(to))).store(to);
+        }
+      }
+    };
+    int64_t d = 0;
+    for (; d + kTileVectors * W <= call.depth; d += kTileVectors * W) strip(d, Count<kTileVectors>{}, Full{});
+    for (; d + W <= call.depth; d += W) strip(d, Count<1>{}, Full{});
+    if (d < call.depth) strip(d, Count<1>{}, static_cast<int>(call.depth - d));
+  }
+}
+
+// Of a sequence with few queries, as when answers grow by a token: no key is copied.
+template <class T>
+void attend_few(const Head<T>& of) {
+  const Attention<T>& call = of.call;
+  const int64_t rows = of.sequence.queries * call.groups, keys = of.sequence.keys, depth = of.depth;
+  const int64_t from = of.begin_of(0) / 4 * 4;  // scores are written four at a time
+  Room room(rows * (of.length + 2 * depth));
+  float *scores = room.take(rows * of.length), *q = room.take(rows * depth), *out = room.take(rows * depth);
+  for (int64_t row = 0; row < rows; ++row) {
+    copy_wide(call.q + of.token(0, row) * call.q_stride[0] + of.head_of(row) * call.q_stride[1], call.depth, call.scale,
+              q + row * depth, depth);
+  }
+  const auto some = [&](int64_t row, auto count) FTENGINE_LAMBDA {
+    constexpr int kRows = decltype(count)::value;
+    float sums[kRows];
+    few_scores<kRows>(of, q + row * depth, from, keys, scores + row * of.length);
+    for (int i = 0; i < kRows; ++i) {
+      const int64_t query = (row + i) / call.groups;
+      call.lse[of.token(0, row + i) * call.heads * call.groups + of.head_of(row + i)] = softmax(
+          scores + (row + i) * of.length + from, keys - from, of.begin_of(query) - from, of.end_of(query) - from,
+          sums + i);
+    }
+    few_sums<kRows>(of, scores + row * of.length, from, keys, out + row * depth);
+    for (int i = 0; i < kRows; ++i) {
+      T* to = call.out + (of.token(0, row + i) * call.heads * call.groups + of.head_of(row + i)) * call.depth;
+      for (int64_t d = 0; d < call.depth; ++d) round_to(out[(row + i) * depth + d] / sums[i], to + d);
+    }
+  };
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) some(row, Count<4>{});
+  for (; row + 3 <= rows; row += 3) some(row, Count<3>{});
+  for (; row + 2 <= rows; row += 2) some(row, Count<2>{});
+  for (; row < rows; ++row) some(row, Count<1>{});
+}
+
 template <class T>
 void attend(int64_t begin, int64_t end, const Attention<T>& call) {
   for (int64_t item = begin; item < end; ++item) {
     const Head<T> of(call, item);
+    if (of.sequence.queries * call.groups <= kFewRows) {
+      attend_few(of);
+      continue;
+    }
     const int64_t depth = of.depth, length = of.length, rows = of.block_rows;
     Room room(3 * length * depth + rows * (length + 2 * depth + 1));
     float *k = room.take(length * depth), *v = room.take(length * depth), *across = room.take(length * depth);
