@@ -24,6 +24,7 @@ PUBLIC = (
     "ftengine",
     "ftengine.api",
     "ftengine.chat",
+    "ftengine.generation",
     "ftengine.data",
     "ftengine.equivalence",
     "ftengine.errors",
@@ -192,7 +193,7 @@ def tolerances_page() -> str:
 def hidden_types(known: set[str]) -> dict[str, str]:
     """Return types of ours that signatures of api, model and testing name and that nobody can import, with where."""
     found: dict[str, str] = {}
-    rooms = ("api", "chat", "identity", "model", "testing")
+    rooms = ("api", "chat", "generation", "identity", "model", "testing")
     for module in (importlib.import_module(f"ftengine.{room}") for room in rooms):
         for name in module.__all__:
             thing = getattr(module, name)

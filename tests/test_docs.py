@@ -278,7 +278,7 @@ def test_every_kind_of_finding_is_documented():
 
 
 def test_every_option_of_a_prediction_is_documented_with_its_default():
-    from ftengine.model.generation import GenerationOptions
+    from ftengine.generation import GenerationOptions
 
     assert told(table(COMMANDS_PAGE, "Predicting")) == defaults(GenerationOptions)
 

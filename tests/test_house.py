@@ -14,7 +14,20 @@ SOURCES = sorted(
 )
 
 ROOMS = {
-    *("api", "chat", "cli", "data", "engine", "equivalence", "evaluation", "identity", "model", "ops", "parallel"),
+    *(
+        "api",
+        "chat",
+        "cli",
+        "data",
+        "engine",
+        "equivalence",
+        "evaluation",
+        "generation",
+        "identity",
+        "model",
+        "ops",
+        "parallel",
+    ),
     *("plugins", "report", "run", "testing", "text", "training"),
 }
 FILES = {"__init__.py", "__main__.py", "_native.pyi", "build.json", "errors.py", "py.typed"}

@@ -12,7 +12,7 @@ from ftengine.api.display import Display, Finding, Level, Line, LineChart, Matri
 from ftengine.api.evaluator import Evaluator, EvaluatorTraits
 from ftengine.api.evaluator_sorts import CodeEvaluator, FittedEvaluator, IntervalEvaluator, ModelEvaluator
 from ftengine.api.exporter import Exported, Exporter, ExportSource, Runtime
-from ftengine.api.fast_path import FastPath, FastPathTraits, InferencePath, TrainingContext
+from ftengine.api.fast_path import Decoder, FastPath, FastPathTraits, InferencePath, TrainingContext
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader, Provenance
 from ftengine.api.metric import Baseline, Difference, Estimate, Estimator, ExampleScores, Metric, Rows, Test
@@ -60,6 +60,7 @@ __all__ = [
     "Config",
     "Conversation",
     "DataError",
+    "Decoder",
     "Difference",
     "Display",
     "DrawRequest",

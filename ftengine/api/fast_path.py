@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ftengine.api.component import Component
 from ftengine.api.optimizer import ShardingTraits
@@ -102,6 +102,28 @@ class FastPath(Component):
         return None
 
 
+class Decoder(Protocol):
+    """Computes the next token of sequences that grow, whose keys and values it keeps.
+
+    A sequence is a number. What is appended is computed by the next `compute`, for all sequences at once.
+    """
+
+    def fork(self, sequence: int, length: int) -> int:
+        """Return a new sequence that begins with the first `length` tokens of another, computed or only appended.
+
+        With length 0 it is empty, whatever the other is.
+        """
+
+    def append(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Append tokens to a sequence, once before each `compute`."""
+
+    def compute(self) -> torch.Tensor:
+        """Return (sequences, vocabulary) logits behind the last token of each that was appended to, in that order."""
+
+    def free(self, sequence: int) -> None:
+        """Forget a sequence; what others share with it stays."""
+
+
 class InferencePath(FastPath):
     """A fast path by which models predict and answer as well, in every run, whatever `train.fast_paths` says.
 
@@ -121,10 +143,17 @@ class InferencePath(FastPath):
         """Return how many tokens of a batch a model computes in `around_prediction`; None: all, and padding."""
         return None
 
-    def generation_inputs(self, model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> Mapping[str, Any]:
-        """Return what a decoder's `generate` is given in place of prompts; nothing where that is not quicker.
+    def around_generation(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Hold while a model generates, in evaluation mode and without gradients."""
+        return nullcontext()
 
-        Args:
-            ids, mask: (B, T), padded on the left.
-        """
-        return {}
+    def decoder(self, model: nn.Module) -> AbstractContextManager[Decoder] | None:
+        """Return what computes a decoder model's answers token by token; None where this path does not."""
+        return None
+
+    def probe_result(self, model: nn.Module) -> Any:
+        """Return what was found out about a model, as JSON, for later runs of the same; None: nothing."""
+        return None
+
+    def restore_probe_result(self, model: nn.Module, result: Any) -> None:
+        """Take what `probe_result` returned of the same model in an earlier run."""

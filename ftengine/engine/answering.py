@@ -19,7 +19,7 @@ from ftengine.engine.model_fit import tokens_checked
 from ftengine.engine.prepared_data import LabelledTask, ReadyTask, check_inputs, inferring, ready_task
 from ftengine.errors import InputError
 from ftengine.evaluation.finite import require_finite_answers
-from ftengine.model.generation import sampling
+from ftengine.generation import sampling
 from ftengine.parallel.device import Device
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.run.recipe import Recipe

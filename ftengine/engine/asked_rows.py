@@ -15,7 +15,7 @@ from ftengine.data.rows import DataRows
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.errors import DataError
-from ftengine.model import GenerationOptions
+from ftengine.generation import GenerationOptions
 from ftengine.text import counted
 
 EXAMINED = 1000

@@ -13,7 +13,7 @@ from ftengine.chat import has_template
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import inferring
 from ftengine.errors import DataError, InputError
-from ftengine.model.generation import streaming
+from ftengine.generation import streaming
 
 Side = Literal["tuned", "base"]
 

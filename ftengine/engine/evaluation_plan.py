@@ -47,7 +47,7 @@ from ftengine.evaluation.plan import (
 )
 from ftengine.evaluation.results import bind
 from ftengine.evaluation.slices import require_column
-from ftengine.model.generation import sampling
+from ftengine.generation import sampling
 from ftengine.parallel.device import processes
 from ftengine.run.recipe import FurtherExamples
 from ftengine.training.steps import Steps, plan_steps

@@ -22,8 +22,7 @@ from ftengine.errors import InputError
 from ftengine.evaluation.asked import questions, scored
 from ftengine.evaluation.intervals import percentile_interval
 from ftengine.evaluation.weights import Weights
-from ftengine.model import log_probabilities
-from ftengine.model.generation import sampling
+from ftengine.generation import log_probabilities, sampling
 
 RESAMPLES = 1000
 

@@ -35,8 +35,8 @@ from ftengine.evaluation.asked import (
 from ftengine.evaluation.divergence import divergences
 from ftengine.evaluation.likeness import ROW, Likeness, likeness
 from ftengine.evaluation.prompt_faults import token_fault
+from ftengine.generation import settings_faults
 from ftengine.model import evaluating
-from ftengine.model.generation_settings import settings_faults
 from ftengine.parallel.device import to_device
 from ftengine.run.export import Proof
 from ftengine.text import number, one_line

@@ -12,8 +12,7 @@ import transformers
 
 from ftengine.api import LoadedModel, Prompt, Runtime
 from ftengine.equivalence import log_probability_distance
-from ftengine.model import GenerationOptions, generate, log_probabilities
-from ftengine.model.generation import answer_scores, generate_ended
+from ftengine.generation import GenerationOptions, answer_scores, generate, generate_ended, log_probabilities
 
 TOGETHER = 8
 """Prompts that are answered in one batch."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ftengine.api import LoadedModel
 from ftengine.evaluation.asked import Question, complete_text
-from ftengine.model.generation import next_log_probabilities
+from ftengine.generation import next_log_probabilities
 
 CANDIDATES = 2000
 """Of the likeliest tokens, among which the one is looked for that a text goes on with."""

@@ -1,4 +1,4 @@
-"""Models: trainable parameters, saving and loading weights, computing losses, generating.
+"""Models: trainable parameters, saving and loading weights, computing losses.
 
 Everything here is open to plugins. Names are imported when first used: code that only needs tokens does not import
 torch.
@@ -10,14 +10,6 @@ from ftengine import lazy_attributes
 
 if TYPE_CHECKING:
     from ftengine.model.criterion import Criterion
-    from ftengine.model.generation import (
-        GenerationOptions,
-        complete,
-        generate,
-        log_probabilities,
-        made_to_fit,
-    )
-    from ftengine.model.generation_settings import measured_settings
     from ftengine.model.modes import drops, evaluating, has_running_statistics, seeded, widen
     from ftengine.model.norms import GatedBlock, RMSNorm, gated_block_of, rms_norm_of
     from ftengine.model.parameters import (
@@ -48,8 +40,6 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ftengine.model.criterion": "Criterion",
-    "ftengine.model.generation_settings": "measured_settings",
-    "ftengine.model.generation": "GenerationOptions complete generate log_probabilities made_to_fit",
     "ftengine.model.modes": "drops evaluating has_running_statistics seeded widen",
     "ftengine.model.norms": "GatedBlock RMSNorm gated_block_of rms_norm_of",
     "ftengine.model.parameters": "count decayed default_param_groups parameter_sizes state_tensors trainable",

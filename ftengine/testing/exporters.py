@@ -20,7 +20,8 @@ from ftengine.engine.artifact import opened_by, source_of_artifact
 from ftengine.equivalence import log_probability_distance
 from ftengine.errors import InputError, NoRuntime, NotExportable
 from ftengine.evaluation.asked import Question, as_runtime, questions, scored
-from ftengine.model import log_probabilities, save_model
+from ftengine.generation import log_probabilities
+from ftengine.model import save_model
 from ftengine.model.saving import save_part
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.testing.checks import Checks, run_checks, skip

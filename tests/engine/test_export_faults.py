@@ -17,7 +17,7 @@ from ftengine.engine.export import export_run
 from ftengine.errors import ExportDiffers
 from ftengine.evaluation.asked import Question
 from ftengine.evaluation.divergence import divergences
-from ftengine.model.generation_settings import measured_settings, settings_faults
+from ftengine.generation import measured_settings, settings_faults
 from ftengine.testing.exporters import exported_run
 from ftengine_builtins.exporters import GgufExporter, TransformersExporter, gguf
 from ftengine_builtins.exporters.ollama import Modelfile, modelfile, require_measured

@@ -18,7 +18,7 @@ from ftengine.cli import main
 from ftengine.cli.page import print_json
 from ftengine.errors import RunError, TrainingError
 from ftengine.evaluation.finite import require_finite_answers, require_finite_weights
-from ftengine.model import GenerationOptions, generate
+from ftengine.generation import GenerationOptions, generate
 from ftengine.parallel.sharding import not_finite
 from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory

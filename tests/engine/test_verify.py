@@ -19,7 +19,7 @@ from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.proof import exact_run
 from ftengine.engine.variants import find_fault
 from ftengine.evaluation.asked import questions
-from ftengine.model import log_probabilities
+from ftengine.generation import log_probabilities
 
 
 @pytest.fixture(scope="module")

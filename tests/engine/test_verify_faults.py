@@ -17,7 +17,7 @@ from ftengine.engine.variants import variants
 from ftengine.engine.verify import verify_run
 from ftengine.evaluation.asked import questions
 from ftengine.evaluation.rounding import claimed_type
-from ftengine.model.generation import answer_scores
+from ftengine.generation import answer_scores
 
 
 class Server:

@@ -20,7 +20,8 @@ from pydantic import Field
 from ftengine.api import Config, Exported, Exporter, ExportSource, Runtime
 from ftengine.equivalence import distance
 from ftengine.errors import ExportDiffers, NoRuntime, NotExportable, json_of_file
-from ftengine.model import measured_settings, read_tensors, save_model
+from ftengine.generation import measured_settings
+from ftengine.model import read_tensors, save_model
 from ftengine.text import number
 from ftengine_builtins.exporters import gguf_tokenizer
 from ftengine_builtins.exporters.llama_cpp import served

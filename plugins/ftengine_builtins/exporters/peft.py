@@ -74,7 +74,7 @@ class PeftExporter(Exporter):
 
 def _as_measured(settings: Any, source: ExportSource) -> Any:
     """Return the base's generation settings with the measured ones: end tokens, greedy decoding, …"""
-    from ftengine.model import measured_settings
+    from ftengine.generation import measured_settings
 
     measured = measured_settings(settings.to_dict(), source.generation)
     if source.stop:

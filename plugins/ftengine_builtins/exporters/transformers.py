@@ -81,7 +81,7 @@ class TransformersExporter(Exporter):
 
 def write_generation(file: Path, source: ExportSource) -> None:
     """Write the measured generation settings with all end tokens."""
-    from ftengine.model import measured_settings
+    from ftengine.generation import measured_settings
 
     settings = {**measured_settings(read(file), source.generation), "eos_token_id": _one_or_all(source.stop)}
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

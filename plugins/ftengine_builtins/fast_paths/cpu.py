@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from ftengine.api import InferencePath, LoadedModel, TrainingContext
 from ftengine.errors import RecipeError
 from ftengine.ops import active_backend
 
@@ -17,6 +19,33 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 Forward = Callable[..., Any]
 """A module's `forward`, with the module as its first argument."""
+
+
+class CpuKernels(InferencePath):
+    """A fast path that has parts of a model on a CPU computed by compiled operations, also while it generates."""
+
+    counted: ClassVar[str]
+    """What is computed so, as plans name it."""
+
+    @abstractmethod
+    def replaced(self, model: nn.Module) -> AbstractContextManager[int]:
+        """Have parts of a model computed by compiled operations for a while; yields how many."""
+
+    def check_device(self, device: torch.device) -> None:
+        require_kernels(self.name, device)
+
+    @contextmanager
+    def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
+        with self.replaced(loaded.module) as count:
+            yield {self.counted: count} if count else None
+
+    def suits(self, model: nn.Module) -> bool:
+        weight = next(model.parameters(), None)
+        on_cpu = weight is not None and weight.device.type == "cpu" and weight.dtype in DTYPES
+        return on_cpu and active_backend("cpu")[0] == "compiled"
+
+    def around_generation(self, model: nn.Module) -> AbstractContextManager[Any]:
+        return self.replaced(model) if self.suits(model) else nullcontext()
 
 
 def require_kernels(name: str, device: torch.device) -> None:

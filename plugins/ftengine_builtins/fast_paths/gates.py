@@ -1,36 +1,30 @@
-"""Gated blocks of a model that trains on a CPU: the gate's activation and product by one compiled operation."""
+"""Gated blocks of a model on a CPU: the gate's activation and product by one compiled operation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ftengine.api import FastPath, LoadedModel, TrainingContext
 from ftengine.model import gated_block_of
 from ftengine.ops.elementwise import silu_mul
-from ftengine_builtins.fast_paths.cpu import DTYPES, Forward, other_forwards, require_kernels
+from ftengine_builtins.fast_paths.cpu import DTYPES, CpuKernels, Forward, other_forwards
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where an activation has what wants to see it called."""
 
 
-class CpuGates(FastPath):
+class CpuGates(CpuKernels):
     """Gated blocks on a CPU: silu(gate) * up by one compiled operation (SwiGLU, Shazeer 2020, arXiv:2002.05202)."""
 
     name = "cpu-gates"
+    counted = "gated blocks"
 
-    def check_device(self, device: torch.device) -> None:
-        require_kernels(self.name, device)
-
-    @contextmanager
-    def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        with other_forwards(loaded.module, _forward_of) as blocks:
-            yield {"gated blocks": blocks} if blocks else None
+    def replaced(self, model: nn.Module) -> AbstractContextManager[int]:
+        return other_forwards(model, _forward_of)
 
 
 def _forward_of(module: nn.Module) -> Forward | None:

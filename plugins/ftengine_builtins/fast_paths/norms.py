@@ -1,32 +1,25 @@
-"""RMS norms of a model that trains on a CPU, each computed by one compiled operation."""
+"""RMS norms of a model on a CPU, computed by one compiled operation wherever a module is just that."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ftengine.api import FastPath, LoadedModel, TrainingContext
 from ftengine.model import RMSNorm, rms_norm_of
 from ftengine.ops.elementwise import rms_norm
-from ftengine_builtins.fast_paths.cpu import DTYPES, Forward, other_forwards, require_kernels
+from ftengine_builtins.fast_paths.cpu import DTYPES, CpuKernels, Forward, other_forwards
 
 
-class CpuNorms(FastPath):
+class CpuNorms(CpuKernels):
     """RMS norms on a CPU by one compiled operation each (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
     name = "cpu-norms"
+    counted = "RMS norms"
 
-    def check_device(self, device: torch.device) -> None:
-        require_kernels(self.name, device)
-
-    @contextmanager
-    def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        with other_forwards(loaded.module, _forward_of) as norms:
-            yield {"RMS norms": norms} if norms else None
+    def replaced(self, model: nn.Module) -> AbstractContextManager[int]:
+        return other_forwards(model, _forward_of)
 
 
 def _forward_of(module: nn.Module) -> Forward | None:

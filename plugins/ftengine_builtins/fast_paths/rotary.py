@@ -1,45 +1,43 @@
-"""Rotary embeddings of a model that trains on a CPU, by one compiled operation each."""
+"""Rotary embeddings of a model on a CPU, by one compiled operation each."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ftengine.api import FastPath, FastPathTraits, LoadedModel, TrainingContext
+from ftengine.api import FastPathTraits
 from ftengine.equivalence import REORDERED, distance
 from ftengine.ops.elementwise import rotate
-from ftengine_builtins.fast_paths.cpu import DTYPES, require_kernels
+from ftengine_builtins.fast_paths.cpu import DTYPES, CpuKernels
 
 FUNCTION = "apply_rotary_pos_emb"
 """What a module of transformers calls with queries, keys, cosines and sines; each file of theirs has its own."""
 
 
-class CpuRotary(FastPath):
+class CpuRotary(CpuKernels):
     """Rotary embeddings on a CPU by one compiled operation each (Su et al. 2021, arXiv:2104.09864)."""
 
     name = "cpu-rotary"
     traits = FastPathTraits(supports_sharding=True)
-
-    def check_device(self, device: torch.device) -> None:
-        require_kernels(self.name, device)
+    counted = "attention layers"
 
     @contextmanager
-    def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
+    def replaced(self, model: nn.Module) -> Iterator[int]:
         """Replace the function that attention's forward uses; other models of the same files use it as well."""
         layers = 0
         with ExitStack() as stack:
-            for module in loaded.module.modules():
+            for module in model.modules():
                 forward = inspect.unwrap(type(module).forward)
                 names: dict[str, Any] = getattr(forward, "__globals__", {})
                 if FUNCTION in getattr(getattr(forward, "__code__", None), "co_names", ()) and FUNCTION in names:
                     layers += stack.enter_context(_replaced(names))
-            yield {"attention layers": layers} if layers else None
+            yield layers
 
 
 _replaced_by: dict[int, tuple[Callable[..., Any], int]] = {}

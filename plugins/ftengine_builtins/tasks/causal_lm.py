@@ -25,8 +25,8 @@ from ftengine.chat.answers import OPENED, read_calls, reads_calls
 from ftengine.chat.turn_ends import end_turn
 from ftengine.chat.turns import Written, answers, write
 from ftengine.errors import DataError, RecipeError
+from ftengine.generation import GenerationOptions, generate, made_to_fit
 from ftengine.model import Criterion
-from ftengine.model.generation import GenerationOptions, generate, made_to_fit
 from ftengine.model.tokens import (
     IGNORED,
     LONG_TEXT,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from ftengine.api import Batch, Config, Features, GenerativeTask, Prediction
+from ftengine.generation import GenerationOptions
 from ftengine.model import Criterion
-from ftengine.model.generation import GenerationOptions
 from ftengine.model.tokens import IGNORED, stack_tokens
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pydantic import Field
 from ftengine.api import Batch, Config, Example, Features, LoadedModel, Prediction, TaskTraits, View
 from ftengine.chat import stop_tokens
 from ftengine.errors import DataError
-from ftengine.model.generation import GenerationOptions, generate
+from ftengine.generation import GenerationOptions, generate
 from ftengine.model.tokens import IGNORED, full_length, length_limit, missing_end, part_within, tokenize, unknown_in
 from ftengine_builtins.tasks.generative import LanguageTask
 from ftengine_builtins.tasks.language_rows import check_columns, read_text, recognise_pairs

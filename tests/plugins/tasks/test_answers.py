@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_t5
 
 from ftengine.api import LoadedModel, LoadRequest
-from ftengine.model.generation import GenerationOptions, made_to_fit
+from ftengine.generation import GenerationOptions, made_to_fit
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.seq2seq_lm import Seq2SeqLM

@@ -11,9 +11,10 @@ from ftengine.api import LoadedModel, Prompt
 from ftengine.chat import stop_tokens, turn_ends
 from ftengine.errors import DataError, InputError
 from ftengine.evaluation.asked import questions
-from ftengine.model.generation import GenerationOptions, generate
+from ftengine.generation import GenerationOptions, draw_answers, generate
+from ftengine.generation import answers as generation
 from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix
-from ftengine_builtins.fast_paths.shared_prefix.sharing import sharing_prefixes
+from ftengine_builtins.fast_paths.shared_prefix.sharing import sharing_prefixes, supports_answering
 from ftengine_builtins.strategies.prefix import Prefix
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 
@@ -108,30 +109,39 @@ PROMPTS = [[*range(10, 50), *own] for own in ([1, 2, 3], [4], [5, 6, 7, 8, 9, 3,
 
 
 @pytest.mark.parametrize(
-    ("make", "once"),
+    "make",
     [
-        (lambda: decoder(LlamaConfig), True),
-        (lambda: decoder(GPT2Config), True),  # learned positions
-        (lambda: decoder(GPTNeoXConfig), True),
-        (lambda: decoder(MistralConfig, sliding_window=9), False),  # padding would count
-        (lambda: prefixed(LlamaConfig), False),  # stands in front
+        lambda: decoder(LlamaConfig),
+        lambda: decoder(Qwen3Config),
+        lambda: decoder(GPT2Config),  # learned positions
+        lambda: decoder(GPTNeoXConfig),
+        lambda: decoder(MistralConfig, sliding_window=9),
+        lambda: prefixed(LlamaConfig),  # virtual tokens in front
     ],
     ids=["Llama", "GPT-2", "GPT-NeoX", "sliding window", "virtual tokens"],
 )
-def test_what_prompts_begin_with_alike_is_read_once_and_answers_stay(make, once):
-    loaded, read, options = make(), [], GenerationOptions(max_new_tokens=12)
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "seed": 3}], ids=["likeliest", "drawn"])
+def test_answers_in_slots_are_those_of_transformers_and_each_prompt_is_read_once(make, options, monkeypatch):
+    loaded, read, asked = make(), [], GenerationOptions(max_new_tokens=12, **options)
+    prompts, samples = [*PROMPTS, *PROMPTS[:2]], [0] * len(PROMPTS) + [1, 2]
+    expected = draw_answers(loaded, prompts, asked, [96], samples)
     loaded.inference_paths = (SharedPrefix(),)
-    begun = generate(loaded, PROMPTS, options, [])  # and the model has been checked
+    assert supports_answering(loaded.module)
     count = lambda module, args, inputs: read.append((*args, inputs.get("input_ids"))[0].numel())  # noqa: E731
     handle = loaded.module.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
     with sharing_prefixes(loaded.module):  # as where answers are shown while it trains
-        assert generate(loaded, PROMPTS, options, []) == begun
+        found = draw_answers(loaded, prompts, asked, [96], samples)
     handle.remove()
-    padded = max(map(len, PROMPTS)) * len(PROMPTS) + 11 * len(PROMPTS)
-    assert (sum(read) == padded - 39 * (len(PROMPTS) - 1)) == once
-    loaded.inference_paths = ()
-    assert generate(loaded, PROMPTS, options, []) == begun
-    assert len({tuple(answer) for answer in begun}) >= 3
+    assert [(x.tokens, x.ended_by) for x in found] == [(x.tokens, x.ended_by) for x in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.log_probabilities == pytest.approx(other.log_probabilities, abs=1e-3)
+    unique = {tuple(prompt) for prompt in prompts}
+    new = sum(len(x.tokens) + (x.ended_by is not None) - 1 for x in found)
+    assert sum(read) == sum(map(len, unique)) - 40 * (len(unique) - 1) + new
+    assert len({tuple(x.tokens) for x in found}) >= 3
+    for slots in (1, 2):
+        monkeypatch.setattr(generation, "SLOTS", slots)
+        assert [x.tokens for x in draw_answers(loaded, prompts, asked, [96], samples)] == [x.tokens for x in expected]
 
 
 @pytest.mark.parametrize("where", ["tokenizer", "generation config", "chat template"])

@@ -6,20 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ftengine.api import Batch, FastPathTraits, InferencePath, LoadedModel, TrainingContext
+from ftengine.api import Batch, Decoder, FastPathTraits, InferencePath, LoadedModel, TrainingContext
 from ftengine.model.packing import in_one_row
 from ftengine_builtins.fast_paths.frozen_prefix import FrozenPrefix, frozen_blocks
 from ftengine_builtins.fast_paths.shared_prefix.sharing import (
     WORTH,
     Calls,
+    answering,
     prefix_tree_of,
     sharing_prefixes,
+    supports_answering,
     supports_prefix_sharing,
     worth_of,
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 REQUIRES_GRADIENT = "make_inputs_require_grads"
 """The hook of transformers' that has embeddings require a gradient, for checkpointed layers."""
@@ -83,10 +85,8 @@ class SharedPrefix(InferencePath):
     def predicted_tokens(self, model: nn.Module, batch: Batch) -> int | None:
         return None if _several_inputs(batch) else _predicted_tokens(model, batch)
 
-    def generation_inputs(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Mapping[str, Any]:
-        from ftengine_builtins.fast_paths.shared_prefix.prompts import prefill_prefix
-
-        return prefill_prefix(model, ids, mask)
+    def decoder(self, model: nn.Module) -> AbstractContextManager[Decoder] | None:
+        return answering(model) if supports_answering(model) else None
 
     def _worth(self, batch: Batch) -> float:
         assert self._calls is not None

@@ -23,6 +23,7 @@ from ftengine.model.probing import probed
 from ftengine.model.token_loss import states_of
 from ftengine.ops.attention import has_kernel
 from ftengine_builtins.fast_paths.shared_prefix.attention import by_kernel, by_torch, compiled
+from ftengine_builtins.fast_paths.shared_prefix.decoder import DecoderState, PoolDecoder
 from ftengine_builtins.fast_paths.shared_prefix.tree import PrefixTree
 
 ATTENTION = "ftengine_shared_prefix"
@@ -127,12 +128,23 @@ class _Mask:
     calls: Calls
 
 
+@dataclass(frozen=True)
+class _Growing:
+    """What a layer's attention is given as its mask where answers grow."""
+
+    state: DecoderState
+    window: int | None
+
+
 def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """Return (1, N, heads, D): transformers' attention over a prefix tree, or torch's attention for another mask."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if isinstance(attention_mask, _Growing):
+        state, window = attention_mask.state, attention_mask.window
+        return state.attend(module, query, key, value, window, **kwargs), None
     if not isinstance(attention_mask, _Mask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     attention_mask.calls.attention += 1
@@ -181,7 +193,7 @@ def sharing_prefixes(model: Any) -> Iterator[Calls]:
     names = list(inspect.signature(type(stack).forward).parameters)[1:]
 
     def begin(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if called is not stack:  # a copy of the model, hooks and all
+        if called is not stack or key in _answering:  # a copy of the model, hooks and all
             return None
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         asked = {name: getattr(stack.config, name, None) for name in CONFIGURED if given.get(name) is None}
@@ -227,11 +239,38 @@ def _mask(**given: Any) -> Any:
     from transformers.masking_utils import sdpa_mask
 
     key = id(given["config"])
-    if key not in _current:
+    if key not in _current and key not in _answering:
         return sdpa_mask(**given)
     if given.get("use_vmap"):
         raise ValueError("a mask of the model's own is neither causal nor a sliding window")
+    if key in _answering:
+        return _Growing(_answering[key], given.get("local_size"))
     return _Mask(_current[key][0], given.get("local_size"), _calls[key])
+
+
+_answering: dict[int, DecoderState] = {}
+"""What models that answer compute, by the id of the decoder's config."""
+
+
+@contextmanager
+def answering(model: Any) -> Iterator[PoolDecoder]:
+    """Have a decoder of transformers compute answers that grow, over keys and values that are kept meanwhile.
+
+    The model is called with one row of tokens, (1, N), of all answers, with their positions.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    config = model.get_decoder().config
+    before, key = config._attn_implementation, id(config)
+    AttentionInterface.register(ATTENTION, _attend)
+    AttentionMaskInterface.register(ATTENTION, _mask)
+    state = _answering[key] = DecoderState()
+    config._attn_implementation = ATTENTION
+    try:
+        yield PoolDecoder(model, state)
+    finally:
+        config._attn_implementation = before
+        del _answering[key]
 
 
 def supports_prefix_sharing(model: Any) -> int:
@@ -250,21 +289,64 @@ def _parts(model: Any) -> Any:
 
 
 def _check(model: Any) -> int:
+    batch = _check_rows(model)[1]
+    kept = batch["attention_mask"].bool()
+    try:
+        with probed(model):
+            alone = states_of(model, batch)[kept]
+            with sharing_prefixes(model) as calls:
+                together = states_of(model, batch)[kept]
+    except Exception:  # a model that makes something else of positions or masks fails in any way
+        return 0
+    return calls.attention if row_distances(together, alone).max() <= STATES else 0
+
+
+_grow: WeakKeyDictionary[nn.Module, tuple[Any, bool]] = WeakKeyDictionary()
+"""Of models that were checked: what they were made of then, and whether `answering` computes their logits."""
+
+
+def supports_answering(model: Any) -> bool:
+    """Say whether `answering` computes the logits that a decoder computes of whole rows."""
+    from torch.distributed.tensor import DTensor
+
+    divided = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    if divided or not supports_prefix_sharing(model):
+        return False
+    if _grow.get(model, (None, False))[0] != (parts := _parts(model)):
+        try:
+            with probed(model):
+                _grow[model] = parts, _check_answering(model)
+        except Exception:  # as in `_check`
+            _grow[model] = parts, False
+    return _grow[model][1]
+
+
+def _check_answering(model: Any) -> bool:
+    rows, batch = _check_rows(model)
+    expected = model(**batch).logits[torch.arange(len(rows)), batch["attention_mask"].sum(1) - 1]
+    found, shared = dict[int, Tensor](), CHECKED[0]
+    with answering(model) as decoder:
+        start = decoder.fork(-1, 0)
+        decoder.append(start, rows[0][:shared].tolist())
+        own = [decoder.fork(start, shared) for _ in rows]
+        for place in range(shared, max(map(len, rows))):
+            growing = [i for i, row in enumerate(rows) if len(row) > place]
+            for i in growing:
+                decoder.append(own[i], [int(rows[i][place])])
+            found.update(zip(growing, decoder.compute()[-len(growing) :], strict=True))
+    return bool(row_distances(torch.stack([found[i] for i in range(len(rows))]), expected).max() <= STATES)
+
+
+def _check_rows(model: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Return rows of tokens that begin alike, and the batch of them, padded at its end."""
     device, count = next(model.parameters()).device, model.get_input_embeddings().num_embeddings
     some = torch.randint(count, (sum(CHECKED),), generator=torch.Generator().manual_seed(0)).to(device)
     shared, *own = some.split(CHECKED)
     rows = [torch.cat([shared, x]) for x in own]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    kept = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    batch = {"input_ids": ids, "attention_mask": kept}
-    try:
-        with probed(model):
-            alone = states_of(model, batch)[kept.bool()]
-            with sharing_prefixes(model) as calls:
-                together = states_of(model, batch)[kept.bool()]
-    except Exception:  # a model that makes something else of positions or masks fails in any way
-        return 0
-    return calls.attention if row_distances(together, alone).max() <= STATES else 0
+    ids, mask = (
+        torch.nn.utils.rnn.pad_sequence(x, batch_first=True) for x in (rows, [torch.ones_like(row) for row in rows])
+    )
+    return rows, {"input_ids": ids, "attention_mask": mask}
 
 
 def _is_decoder(model: Any) -> bool:

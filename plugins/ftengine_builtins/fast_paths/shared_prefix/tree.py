@@ -33,6 +33,10 @@ MOST, PARTS = 256, 8
 some eight of all tokens. Each part lists its keys anew, and gradients of all that are listed exist at one time."""
 
 
+Path = tuple[np.ndarray, np.ndarray]
+"""Of a sequence what it reads, and its queries, of which each reads what stands before it and itself, the last ones."""
+
+
 @dataclass(frozen=True)
 class PrefixTree:
     """The tokens of rows, each beginning once.
@@ -92,45 +96,54 @@ class PrefixTree:
             self._cut[make.__name__, asked] = make(*asked)
         return self._cut[make.__name__, asked]
 
-    def _ways(self, asking: int, virtual: int) -> list[tuple[np.ndarray, int]]:
-        """Return the tokens that each row reads, and how many of the last of them are its queries."""
-        front = np.arange(virtual)
-        rows = zip(self.rows, self.new, strict=True)
-        ways = [(np.concatenate([front, row + virtual]), new) for row, new in rows if new]
-        return [*ways, (front[:asking], asking)] if asking else ways
+    def _paths(self, asking: int, virtual: int) -> list[Path]:
+        """Return the path of each row that has new tokens, and of the virtual ones in front."""
+        front, rows = np.arange(virtual), zip(self.rows, self.new, strict=True)
+        paths = [(np.concatenate([front, row + virtual]), row[-new:] + asking) for row, new in rows if new]
+        return [*paths, (front[:asking], front[:asking])] if asking else paths
 
     def _sequences(self, asking: int, virtual: int, window: int | None) -> Sequences:
-        parts, most = list[tuple[np.ndarray, int]](), max(MOST, -(-self.tokens // PARTS))
-        for way, new in self._ways(asking, virtual):
-            for left in range(new, 0, -most):
-                asked, end = min(left, most), len(way) - left + min(left, most)
-                parts.append((way[max(0, end - asked - window + 1 if window else 0) : end], asked))
-        queries = np.concatenate([way[-new:] for way, new in parts]) - virtual + asking
-        sizes = np.array([(new, len(way)) for way, new in parts])
-        made = (np.ascontiguousarray(x) for x in (queries, np.concatenate([way for way, _ in parts]), sizes))
-        return Sequences(*(torch.from_numpy(x).to(self.ids.device) for x in made))
+        return sequences_of(self._paths(asking, virtual), window, self.ids.device)
 
     def _pieces(self, asking: int, virtual: int, window: int | None) -> Pieces:
-        """Cut attention into pieces, with this many virtual queries and keys in front."""
-        device, pieces = self.ids.device, list[Piece]()
-        places, count = np.zeros(asking + self.tokens, dtype=np.int64), 0
-        for group in _grouped(self._ways(asking, virtual)):
-            wide, most = max(new for _, new in group), max(len(way) for way, _ in group)
-            keys, last = np.zeros((len(group), most), dtype=np.int64), np.zeros((len(group), wide), dtype=np.int64)
-            queries = np.zeros_like(last)
-            for i, (way, new) in enumerate(group):
-                keys[i, : len(way)] = way
-                last[i] = len(way) - new + np.minimum(np.arange(wide), new - 1)
-                queries[i] = way[last[i]] - virtual + asking
-                places[queries[i, :new]] = count + i * wide + np.arange(new)
-            count += queries.size
-            column = torch.from_numpy(last)[:, None, :, None]
-            seen = torch.arange(most) <= column
-            if window is not None:
-                seen &= torch.arange(most) > column - window
-            mask = seen.to(device) if wide != most or window is not None else None
-            pieces.append(Piece(torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), mask))
-        return Pieces(pieces, torch.from_numpy(places).to(device))
+        return pieces_of(self._paths(asking, virtual), window, self.ids.device)
+
+
+def sequences_of(paths: Sequence[Path], window: int | None, device: torch.device) -> Sequences:
+    """Return whose keys each query sees, long paths in several parts."""
+    parts, most = list[Path](), max(MOST, -(-sum(len(own) for _, own in paths) // PARTS))
+    for read, own in paths:
+        for first in range(0, len(own), most):
+            asked = own[first : first + most]
+            end = len(read) - len(own) + first + len(asked)
+            parts.append((read[max(0, end - len(asked) - window + 1 if window else 0) : end], asked))
+    sizes = np.array([(len(own), len(read)) for read, own in parts])
+    queries, keys = (np.concatenate(x) for x in ([own for _, own in parts], [read for read, _ in parts]))
+    made = (np.ascontiguousarray(x) for x in (queries, keys, sizes))
+    return Sequences(*(torch.from_numpy(x).to(device) for x in made))
+
+
+def pieces_of(paths: Sequence[Path], window: int | None, device: torch.device) -> Pieces:
+    """Cut attention into pieces of paths of like size."""
+    pieces, places, count = list[Piece](), np.zeros(sum(len(own) for _, own in paths), dtype=np.int64), 0
+    for group in _grouped(paths):
+        wide, most = max(len(own) for _, own in group), max(len(read) for read, _ in group)
+        keys, last = np.zeros((len(group), most), dtype=np.int64), np.zeros((len(group), wide), dtype=np.int64)
+        queries = np.zeros_like(last)
+        for i, (read, own) in enumerate(group):
+            repeated = np.minimum(np.arange(wide), len(own) - 1)
+            keys[i, : len(read)] = read
+            last[i] = len(read) - len(own) + repeated
+            queries[i] = own[repeated]
+            places[own] = count + i * wide + np.arange(len(own))
+        count += queries.size
+        column = torch.from_numpy(last)[:, None, :, None]
+        seen = torch.arange(most) <= column
+        if window is not None:
+            seen &= torch.arange(most) > column - window
+        mask = seen.to(device) if wide != most or window is not None else None
+        pieces.append(Piece(torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), mask))
+    return Pieces(pieces, torch.from_numpy(places).to(device))
 
 
 def _shared(one: np.ndarray, other: np.ndarray) -> int:
@@ -141,13 +154,14 @@ def _shared(one: np.ndarray, other: np.ndarray) -> int:
     return shared if shared >= SHORTEST else 0
 
 
-def _grouped(paths: list[tuple[np.ndarray, int]]) -> Iterator[list[tuple[np.ndarray, int]]]:
-    """Group paths of similar size; those without a shared token need no mask and are kept separate."""
+def _grouped(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Put paths of like size together; those that are new from their first token on apart, which need no mask."""
     for first in (True, False):
-        group, needed = list[tuple[np.ndarray, int]](), 0
-        for path in sorted((x for x in paths if (len(x[0]) == x[1]) is first), key=lambda x: (x[1], len(x[0]))):
-            own = path[1] * len(path[0])
-            computed = (len(group) + 1) * path[1] * max(len(x) for x, _ in (*group, path))
+        group, needed = list[Path](), 0
+        some = (path for path in paths if (len(path[0]) == len(path[1])) is first)
+        for path in sorted(some, key=lambda x: (len(x[1]), len(x[0]))):
+            own = len(path[1]) * len(path[0])
+            computed = (len(group) + 1) * len(path[1]) * max(len(x) for x, _ in (*group, path))
             if group and computed > WASTE * (needed + own) + CALL:
                 yield group
                 group, needed = [], 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ftengine.model.generation import GenerationOptions
+from ftengine.generation.options import GenerationOptions
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 """Settings that are read where tokens are drawn."""
@@ -38,6 +38,12 @@ OTHERS = ("transformers_version", "cache", "use_cache", "output_", "return_", "_
 """Beginnings of the names of settings that change no answer."""
 ENDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 """Settings that are compared for themselves: end tokens, and those of prompts."""
+
+
+def own_settings(module: Any) -> dict[str, Any]:
+    """Return the generation settings of a model, those of sampling left out, that change what it answers."""
+    config = getattr(module, "generation_config", None)
+    return {} if config is None else _changing({**config.to_dict(), "do_sample": False})
 
 
 def measured_settings(own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,25 @@
+"""Generation: answers of a model to prompts, their options, and log-probabilities of answers.
+
+Everything here is open to plugins. Names are imported when first used: what only reads options needs no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from ftengine import lazy_attributes
+
+if TYPE_CHECKING:
+    from ftengine.generation.answers import complete, draw_answers, generate, generate_ended, made_to_fit, streaming
+    from ftengine.generation.options import GenerationOptions, sampling
+    from ftengine.generation.sampler import Answer
+    from ftengine.generation.scores import answer_scores, log_probabilities, next_log_probabilities
+    from ftengine.generation.settings import measured_settings, settings_faults
+
+_HOMES = {
+    "ftengine.generation.answers": "complete draw_answers generate generate_ended made_to_fit streaming",
+    "ftengine.generation.options": "GenerationOptions sampling",
+    "ftengine.generation.sampler": "Answer",
+    "ftengine.generation.scores": "answer_scores log_probabilities next_log_probabilities",
+    "ftengine.generation.settings": "measured_settings settings_faults",
+}
+
+__all__, __getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

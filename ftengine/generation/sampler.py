@@ -1,0 +1,203 @@
+"""Choosing the next token of answers from their logits: the likeliest one, or one that is drawn.
+
+What is drawn is a function of the seed, the prompt, the answer's number and the position: other answers of the batch,
+their order and their number do not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ftengine.errors import TrainingError
+from ftengine.generation.options import GenerationOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 256
+"""Numbers of a row that are reduced together; the likeliest of a block is found before the likeliest block's token."""
+
+
+@dataclass
+class Answer:
+    """What a model answered to a prompt.
+
+    Args:
+        tokens: the new tokens, without the one that ended the answer.
+        ended_by: the token that ended it; None where it reached the longest length.
+        log_probabilities: of each token under the distribution that it was drawn from, that of `ended_by` included;
+            empty where the likeliest tokens were taken.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    ended_by: int | None = None
+    log_probabilities: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Growing:
+    """An answer that is being made.
+
+    Args:
+        prompt: token ids.
+        random: draws one number a token; None where the likeliest is taken.
+    """
+
+    prompt: Sequence[int]
+    random: np.random.Generator | None
+    answer: Answer = field(default_factory=Answer)
+
+    def ended(self, tokens: Sequence[int], stop: Sequence[int]) -> Answer:
+        """Return the answer of what transformers made: `tokens` up to the first of `stop`."""
+        length = next((i for i, token in enumerate(tokens) if token in stop), None)
+        scores = self.answer.log_probabilities[: None if length is None else length + 1]
+        return Answer(list(tokens[:length]), None if length is None else tokens[length], scores)
+
+
+class Sampler:
+    """Chooses one token a row.
+
+    Args:
+        options: temperature and top_p; the seed, or None for one that torch's generator draws.
+        own: the model's own generation settings (`processors_of`).
+    """
+
+    def __init__(self, options: GenerationOptions, own: Mapping[str, Any] | None = None) -> None:
+        import torch
+
+        self._options, self._processors = options, processors_of(own or {})
+        self._seed = options.seed
+        if options.temperature and options.seed is None:
+            self._seed = int(torch.randint(2**62, ()))
+
+    def begin(self, prompt: Sequence[int], sample: int) -> Growing:
+        """Return an empty answer, the one of number `sample` to a prompt."""
+        drawn = self._options.temperature > 0
+        return Growing(prompt, np.random.default_rng([self._seed, sample, *prompt]) if drawn else None)
+
+    def choose(self, logits: Tensor, growing: Sequence[Growing]) -> list[int]:
+        """Return the next token of each answer, and add its log-probability to those that are drawn.
+
+        Args:
+            logits: (answers, vocabulary) of the next token.
+
+        Raises:
+            TrainingError: logits are NaN, or infinite where they are largest.
+        """
+        import torch
+
+        for process in self._processors:
+            rows = zip(logits.split(1), growing, strict=True)
+            logits = torch.cat([process(_ids(one, row.device), row) for row, one in rows])
+        return self._choose(logits, growing)
+
+    def processor(self, growing: Sequence[Growing]) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return a processor for transformers' `generate`, behind those of the model: all tokens but one are out."""
+        import torch
+
+        def process(tokens: Tensor, logits: Tensor) -> Tensor:
+            chosen = torch.tensor(self._choose(logits, growing), device=logits.device)
+            return torch.full_like(logits, -torch.inf).scatter(-1, chosen[:, None], 0.0)
+
+        return process
+
+    def _choose(self, logits: Tensor, growing: Sequence[Growing]) -> list[int]:
+        import torch
+        from transformers import TopPLogitsWarper
+
+        if not self._options.temperature:
+            return _likeliest(logits).tolist()
+        logits = logits.float() / self._options.temperature
+        if self._options.top_p < 1:
+            logits = TopPLogitsWarper(self._options.top_p)(None, logits)
+        numbers = [one.random.random() for one in growing if one.random is not None]
+        tokens, scores = _draw(logits, torch.tensor(numbers, dtype=torch.float64, device=logits.device))
+        for one, score in zip(growing, scores.tolist(), strict=True):
+            one.answer.log_probabilities.append(score)
+        return tokens.tolist()
+
+
+def _ids(growing: Growing, device: Any) -> Tensor:
+    import torch
+
+    return torch.tensor([[*growing.prompt, *growing.answer.tokens]], device=device)
+
+
+def _blocks(x: Tensor, filler: float) -> Tensor:
+    """Return (rows, blocks, BLOCK) of (rows, numbers), filled up at the end."""
+    import torch
+
+    missing = -x.shape[-1] % BLOCK
+    return (torch.nn.functional.pad(x, (0, missing), value=filler) if missing else x).unflatten(-1, (-1, BLOCK))
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """Return (rows,) the first of the likeliest tokens (TrainingError: there is none)."""
+    import torch
+
+    blocks = _blocks(logits, -torch.inf)
+    highest = blocks.amax(-1)
+    require_finite(highest.amax(-1))
+    block = highest.argmax(-1)
+    return block * BLOCK + blocks[torch.arange(len(blocks), device=block.device), block].argmax(-1)
+
+
+def _draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (rows,) tokens by the inverse of the distribution at numbers from 0 to 1, and their log-probabilities.
+
+    Args:
+        logits: (rows, vocabulary) in float32; -infinity where a token is ruled out.
+        numbers: (rows,) in float64.
+    """
+    import torch
+
+    highest = logits.amax(-1, keepdim=True)
+    require_finite(highest)
+    blocks = _blocks((logits - highest).exp_(), 0.0)
+    reached = blocks.sum(-1).double().cumsum(-1)
+    total = reached[:, -1]
+    target, rows = (numbers * total)[:, None], torch.arange(len(blocks), device=blocks.device)
+    block = (reached > target).int().argmax(-1)
+    before = reached[rows, block] - blocks[rows, block].sum(-1).double()
+    within = blocks[rows, block].double()
+    inside = (before[:, None] + within.cumsum(-1) > target) & (within > 0)
+    # Rounding may leave the block's end below the target: then its last token that can be drawn is meant.
+    last = BLOCK - 1 - (within > 0).int().flip(-1).argmax(-1)
+    token = torch.where(inside.any(-1), inside.int().argmax(-1), last)
+    return block * BLOCK + token, (within[rows, token] / total).log()
+
+
+def require_finite(highest: Tensor) -> None:
+    """Raise TrainingError where a row's highest logit is NaN or infinite; others may be ruled out by -infinity."""
+    if not bool(highest.isfinite().all()):
+        raise TrainingError(
+            "the model's logits are not finite, so that it has no likeliest token. Compute in float32 "
+            "(train.precision; predict --precision float32), or look at the base model and at what training did to it."
+        )
+
+
+def processors_of(settings: Mapping[str, Any]) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """Return transformers' processors for a model's own settings, in the order of `generate`.
+
+    Each is called with (1, length) token ids, prompt included, and (1, vocabulary) logits.
+    """
+    from transformers import (
+        NoRepeatNGramLogitsProcessor,
+        RepetitionPenaltyLogitsProcessor,
+        SuppressTokensLogitsProcessor,
+    )
+
+    made = {
+        "repetition_penalty": RepetitionPenaltyLogitsProcessor,
+        "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+        "suppress_tokens": SuppressTokensLogitsProcessor,
+    }
+    return [make(settings[name]) for name, make in made.items() if settings.get(name)]
+
+
+PROCESSED = ("repetition_penalty", "no_repeat_ngram_size", "suppress_tokens")
+"""Settings of a model that `processors_of` knows."""
