@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ftengine.ops.autograd import apply
 from ftengine.ops.eligibility import why_ineligible
 from ftengine.ops.precision import without_autocast
 from ftengine.ops.schemas import define
@@ -57,7 +58,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: floa
         scale: factor of the scores.
         window: how many keys back a query sees, itself included; 0: all.
     """
-    return _Attention.apply(q, k, v, sequences.queries, sequences.keys, sequences.sizes, scale, window)
+    return apply(_Attention, q, k, v, sequences.queries, sequences.keys, sequences.sizes, scale, window)
 
 
 def has_kernel(device: torch.device) -> bool:

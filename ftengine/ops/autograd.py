@@ -21,6 +21,18 @@ from ftengine.ops.schemas import OPERATORS, REFERENCE
 Gradients = tuple[Tensor | None, ...]
 
 
+class _NoContext:
+    """What a forward is given in place of autograd's context: nothing is kept."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep nothing."""
+
+
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """Return what a function's `apply` returns; without gradients by its forward alone, some 15 us sooner."""
+    return function.apply(*args) if torch.is_grad_enabled() else function.forward(_NoContext(), *args)
+
+
 def operators(rank: int, columns: Iterable[int], *large: Tensor) -> SimpleNamespace:
     """Return the operators to call: the dispatcher's, or the reference's if a large operand is not eligible."""
     for x in large:

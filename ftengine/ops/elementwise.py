@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ftengine.ops.autograd import apply
 from ftengine.ops.dropout import LEVELS, dropout_level
 from ftengine.ops.eligibility import why_ineligible
 from ftengine.ops.philox import keep_mask
@@ -46,7 +47,7 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     Returns:
         (..., L) in x's dtype.
     """
-    return _RMSNorm.apply(x.contiguous(), weight, offset, eps)
+    return apply(_RMSNorm, x.contiguous(), weight, offset, eps)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -97,7 +98,7 @@ class _Dropout(torch.autograd.Function):
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """Return gate ∘ σ(gate) ∘ up, of two tensors of one shape and dtype."""
-    return _SiLUMul.apply(gate.contiguous(), up.contiguous())
+    return apply(_SiLUMul, gate.contiguous(), up.contiguous())
 
 
 class _SiLUMul(torch.autograd.Function):
@@ -123,7 +124,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         (B, heads, L, D), in memory as (B, L, heads, D).
     """
-    return _Rotate.apply(x, cos.contiguous(), sin.contiguous(), False)
+    return apply(_Rotate, x, cos.contiguous(), sin.contiguous(), False)
 
 
 class _Rotate(torch.autograd.Function):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ftengine.ops.autograd import LowRankAdd, LowRankGroup, LowRankLinear, operators
+from ftengine.ops.autograd import LowRankAdd, LowRankGroup, LowRankLinear, apply, operators
 from ftengine.ops.dropout import draw_seed, quantise_dropout
 from ftengine.ops.eligibility import MAX_RANK
 from ftengine.ops.precision import autocast_enabled, compute_dtype, without_autocast
@@ -52,7 +52,7 @@ def lowrank_linear(
     p, seed = _dropout(x, p, seed)
     if diagonal is not None:
         b = _times(b, diagonal)
-    return LowRankLinear.apply(x, weight, bias, a, b, scale, p, seed)
+    return apply(LowRankLinear, x, weight, bias, a, b, scale, p, seed)
 
 
 def lowrank_linears(
@@ -99,8 +99,8 @@ def lowrank_linears(
         # Kernels take them one by one, but for one of rank 0; of one seed they have one mask.
         seed = draw_seed(x.device) if p and seed is None else seed
         layers = zip(weights, biases, a, b, scales, strict=True)
-        return tuple(LowRankLinear.apply(x, *layer, p, seed) for layer in layers)
-    return LowRankGroup.apply(x, list(scales), p, seed, *weights, *biases, *a, *b)
+        return tuple(apply(LowRankLinear, x, *layer, p, seed) for layer in layers)
+    return apply(LowRankGroup, x, list(scales), p, seed, *weights, *biases, *a, *b)
 
 
 def lowrank_add(
@@ -140,7 +140,7 @@ def lowrank_add(
     x = _computed(x)
     if diagonal is not None:
         b = _times(b, diagonal)
-    return LowRankAdd.apply(y, x, a, b, scale, p, seed)
+    return apply(LowRankAdd, y, x, a, b, scale, p, seed)
 
 
 @torch.no_grad()
