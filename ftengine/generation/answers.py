@@ -193,9 +193,9 @@ def complete(
 def made_to_fit(
     loaded: LoadedModel, prompts: Sequence[list[int]], options: GenerationOptions
 ) -> tuple[list[list[int]], GenerationOptions]:
-    """Return prompts and options that a decoder has room for, so that a long row does not end an evaluation.
+    """Shorten prompts and options to the model's limit, so that a long row does not end an evaluation.
 
-    At most half of what the model reads is generated; a prompt that leaves less room loses its beginning.
+    At most half of the limit is generated; a prompt that leaves less room loses its beginning.
     """
     if loaded.max_length is None:
         return list(prompts), options

@@ -70,9 +70,8 @@ class Sampler:
         import torch
 
         self._options, self._processors = options, processors_of(own or {})
-        self._seed = options.seed
-        if options.temperature and options.seed is None:
-            self._seed = int(torch.randint(2**62, ()))
+        given = options.seed
+        self._seed = int(torch.randint(2**62, ())) if given is None and options.temperature else given or 0
 
     def begin(self, prompt: Sequence[int], sample: int) -> Growing:
         """Return an empty answer, the one of number `sample` to a prompt."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftengine.api import Batch, DrawRequest, Features, LoadedModel
+from ftengine.generation import generate_ended
 from ftengine.model import IGNORED, Criterion, GenerationOptions
-from ftengine.model.generation import generate_ended
 from ftengine.model.tokens import stack_tokens
 from ftengine_builtins.rewards import Scored
 

@@ -27,7 +27,8 @@ from ftengine.api import (
 )
 from ftengine.chat import read_answer, stop_tokens
 from ftengine.errors import DataError, TrainingError, column_names, did_you_mean
-from ftengine.model import IGNORED, GenerationOptions, made_to_fit
+from ftengine.generation import GenerationOptions, made_to_fit
+from ftengine.model import IGNORED
 from ftengine_builtins.layouts import COLUMNS
 from ftengine_builtins.rewards import RewardConfig, Rewards
 from ftengine_builtins.tasks import language_rows
