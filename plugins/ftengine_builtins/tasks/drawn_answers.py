@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftengine.api import Batch, DrawRequest, Features, LoadedModel
-from ftengine.generation import generate_ended
-from ftengine.model import IGNORED, Criterion, GenerationOptions
+from ftengine.generation import GenerationOptions, generate_ended
+from ftengine.model import IGNORED, Criterion
 from ftengine.model.tokens import stack_tokens
 from ftengine_builtins.rewards import Scored
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ftengine.model import TokenLoss
 
-DRAWN_TOGETHER = 64
-"""Most answers that are drawn in one batch."""
 LOGPS = "drawn_logps", "reference_logps"
 """Keys of a batch for log-probabilities of tokens when they were drawn, and of the model before training."""
 
@@ -104,10 +102,7 @@ def draw_answers(
 ) -> list[list[tuple[list[int], int | None]]]:
     """Draw several answers to each prompt: their tokens, and the one of `stop` that ended them, or None."""
     repeated = [prompt for prompt in prompts for _ in range(each)]
-    samples, answers = [*range(each)] * len(prompts), list[tuple[list[int], int | None]]()
-    for start in range(0, len(repeated), DRAWN_TOGETHER):
-        some = slice(start, start + DRAWN_TOGETHER)
-        answers += generate_ended(loaded, repeated[some], options, stop, samples[some])
+    answers = generate_ended(loaded, repeated, options, stop, [*range(each)] * len(prompts))
     return [answers[start : start + each] for start in range(0, len(answers), each)]
 
 
