@@ -376,6 +376,14 @@ void attend_backward(int64_t begin, int64_t end, const Attention<T>& call) {
         const int64_t seen = of.begin_of(query) - from, unseen = of.end_of(query) - from;
         for (int64_t i = 0; i < seen; ++i) p[i] = ds[i] = 0;
         for (int64_t i = seen; i < unseen; ++i) p[i] = exp_of(p[i] > lse ? 0 : p[i] - lse);
+        if (of.sequence.queries * call.groups <= kFewRows) {  // scores were summed in another order
+          Sum weights_of_row;
+          by_blocks(seen, unseen, [&](int64_t i, int n) FTENGINE_LAMBDA {
+            add(weights_of_row, n, [=](int j) FTENGINE_LAMBDA { return p[i + j]; });
+          });
+          const float factor = 1.0f / weights_of_row.total();
+          for (int64_t i = seen; i < unseen; ++i) p[i] *= factor;
+        }
         Sum products;
         by_blocks(seen, unseen, [&](int64_t i, int n) FTENGINE_LAMBDA {
           add(products, n, [=](int j) FTENGINE_LAMBDA { return p[i + j] * ds[i + j]; });

@@ -194,5 +194,6 @@ def _answers(
 ) -> list[dict[str, Any]]:
     if samples is None:
         return list(task.infer(loaded, rows, options))
-    of = [task.infer(loaded, rows, {**(options or {}), "sample": k}) for k in range(samples)]
-    return [{SAMPLES: list(answers)} for answers in zip(*of, strict=True)]
+    repeated = [row for row in rows for _ in range(samples)]
+    answers = task.infer(loaded, repeated, {**(options or {}), "sample": [*range(samples)] * len(rows)})
+    return [{SAMPLES: list(answers[start : start + samples])} for start in range(0, len(repeated), samples)]

@@ -43,9 +43,9 @@ TOGETHER = 32
 """Examples at most that a model reads together, or train.batch_size where that is more, as far as they have no more
 tokens than a batch of the longest, unless the recipe says how many: a product of few tokens waits for its weights."""
 
-ANSWERED_TOGETHER = 16
-"""Examples at least that a model answers together, unless the recipe says how many: each step reads all weights, for
-one token as for many."""
+ANSWERED_TOGETHER = 128
+"""Examples at least whose answers are asked for together, unless the recipe says how many: how many of them grow at one
+time is the generator's choice."""
 
 Name = tuple[str, str]
 """The name of a set, and which of its outputs: `READ` or `ANSWERED`; of a benchmark, `ASKED`."""

@@ -14,9 +14,6 @@ from ftengine.api import LoadedModel, Prompt, Runtime
 from ftengine.equivalence import log_probability_distance
 from ftengine.generation import GenerationOptions, answer_scores, generate, generate_ended, log_probabilities
 
-TOGETHER = 8
-"""Prompts that are answered in one batch."""
-
 
 @dataclass(frozen=True)
 class Question:
@@ -43,12 +40,10 @@ def questions(
 ) -> list[Question]:
     """Let the tuned model answer prompts, greedily or with the options `drawn`; tokens in `stop` end an answer."""
     options, answered = GenerationOptions.read({"max_new_tokens": max_new_tokens, **(drawn or {})}), list[Question]()
-    for start in range(0, len(prompts), TOGETHER):
-        some = prompts[start : start + TOGETHER]
-        answers = generate_ended(loaded, [p.ids for p in some], options, stop)
-        for prompt, (answer, end) in zip(some, answers, strict=True):
-            text = loaded.processor.decode(answer, skip_special_tokens=True)
-            answered.append(Question(prompt, (*answer, *(() if end is None else (end,))), text, end is not None))
+    answers = generate_ended(loaded, [prompt.ids for prompt in prompts], options, stop) if prompts else []
+    for prompt, (answer, end) in zip(prompts, answers, strict=True):
+        text = loaded.processor.decode(answer, skip_special_tokens=True)
+        answered.append(Question(prompt, (*answer, *(() if end is None else (end,))), text, end is not None))
     return answered
 
 

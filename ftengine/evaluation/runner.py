@@ -234,12 +234,22 @@ class EvalRunner:
             rows, parts = [of.split.example(member) for member in chosen], of.split.parts(chosen)
             with torch.no_grad(), self.accelerator.autocast():
                 answers = self._generated(rows, of.options, parts)
-                drawn = [self._generated(rows, {**sampled, "sample": k}, parts) for k in range(times)]
+                drawn = self._drawn(rows, sampled, parts, times) if times else []
             if not counts:
                 continue
             for i, (member, answer) in enumerate(zip(chosen, answers, strict=True)):
-                several = {SAMPLES: [draw[i]["completion"] for draw in drawn]} if drawn else {}
+                several = {SAMPLES: drawn[i]} if drawn else {}
                 yield int(member), {**answer, **several}
+
+    def _drawn(
+        self, rows: Sequence[Example], options: Mapping[str, Any], parts: Mapping[str, Any], times: int
+    ) -> list[list[str]]:
+        """Return several answers to each row, drawn together, so that each prompt is read once."""
+        repeated = [row for row in rows for _ in range(times)]
+        of_parts = {key: [part for part in own for _ in range(times)] for key, own in parts.items()}
+        answers = self._generated(repeated, {**options, "sample": [*range(times)] * len(rows)}, of_parts)
+        texts = [answer["completion"] for answer in answers]
+        return [texts[start : start + times] for start in range(0, len(texts), times)]
 
     def _generated(
         self, rows: Sequence[Example], options: Mapping[str, Any], parts: Mapping[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from ftengine.errors import InputError, did_you_mean
 
@@ -26,11 +26,15 @@ class GenerationOptions(BaseModel):
         ge=0,
         description="random seed of sampling; equal prompts get equal draws; null draws differently every time",
     )
-    sample: int | None = Field(
+    sample: NonNegativeInt | list[NonNegativeInt] | None = Field(
         None,
-        ge=0,
-        description="number of the answer, from 0, if several are drawn for a prompt; null for a single answer",
+        description="number of the answer, from 0, if several are drawn for a prompt, or of each row's answer; null "
+        "for a single answer",
     )
+
+    def numbers(self, answers: int) -> list[int]:
+        """Return the number of each of so many answers."""
+        return self.sample if isinstance(self.sample, list) else [self.sample or 0] * answers
 
     @classmethod
     def read(cls, options: Mapping[str, Any] | None) -> Self:

@@ -237,7 +237,7 @@ class CausalLM(LanguageTask):
         self, loaded: LoadedModel, queries: Sequence[Asked], prompts: Sequence[list[int]], chosen: GenerationOptions
     ) -> list[tuple[str, str, str, bool]]:
         """Return for each prompt a thought, a text, the calls in it, and whether the text ended by itself."""
-        processor, samples, written = loaded.processor, [chosen.sample or 0] * len(queries), []
+        processor, samples, written = loaded.processor, chosen.numbers(len(queries)), []
         for query, ids in zip(
             queries, generate(loaded, prompts, chosen, stop_tokens(loaded), samples) if queries else [], strict=True
         ):

@@ -242,8 +242,9 @@ class GRPO(OnPolicyTask, LanguageTask):
         asked = [self._asked(row, loaded.processor, loaded.max_length) for row in request.rows]
         seed = step_seed(request.seed, request.step)
         options = GenerationOptions(max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed)
-        ids = [query.ids for query in asked]
-        drawn = draw_answers(loaded, ids, config.num_generations, options, stop_tokens(loaded))
+        drawn = draw_answers(
+            loaded, [query.ids for query in asked], config.num_generations, options, stop_tokens(loaded)
+        )
         answers = [
             self._answer(query, tokens, end, loaded.processor)
             for query, group in zip(asked, drawn, strict=True)

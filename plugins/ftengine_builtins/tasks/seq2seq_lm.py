@@ -145,7 +145,7 @@ class Seq2SeqLM(LanguageTask):
     ) -> list[tuple[str, bool]]:
         """Return a text for each example, and whether it ended by itself."""
         prompts = [self._prompt(row, loaded.processor, loaded.max_length).inputs["input_ids"] for row in examples]
-        samples = [options.sample or 0] * len(prompts)
+        samples = options.numbers(len(prompts))
         answers = generate(loaded, prompts, options, stop_tokens(loaded), samples) if prompts else []
         decode = loaded.processor.decode
         return [(decode(ids, skip_special_tokens=True), len(ids) < options.max_new_tokens) for ids in answers]
