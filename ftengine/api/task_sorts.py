@@ -33,8 +33,9 @@ class GenerativeTask(Task):
     ) -> list[Prediction]:
         """Generate text, one mapping with the keys of `generates` per row; options as of `infer`.
 
-        Where several answers to a row are drawn, it is there as often, and option `sample` has the number of each
-        answer, from 0. For a task that writes `parts`, `parts` has for each row the number of the example to answer, None: all of the row.
+        Where several answers to a row are drawn, the row is there as often, and option `sample` has the number of each
+        answer, from 0. For a task that writes `parts`, `parts` has for each row the number of the example to answer,
+        None: all of the row.
 
         Evaluators read the texts, and the report shows some: "prompt", "completion" (what the model wrote) and
         "reference" (the row's answer, None where it has none), if the first two are among `generates`.
