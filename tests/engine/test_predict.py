@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from ftengine import fine_tune, load_model, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
-from ftengine.engine.base_predictions import ANSWERED_TOGETHER
+from ftengine.engine import answering
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, InputError, RunError, SourceError
 from ftengine.plugins.registry import Registry
@@ -86,12 +86,13 @@ def sizes(monkeypatch):
     return asked
 
 
-def test_rows_are_answered_together_whatever_the_training_batch_is(chat_recipe, sizes):
+def test_rows_are_answered_together_whatever_the_training_batch_is(chat_recipe, sizes, monkeypatch):
+    monkeypatch.setattr(answering, "ANSWERED_TOGETHER", 16)
     run = fine_tune(chat_recipe(train__max_steps=1, train__batch_size=2))
     rows = [{"prompt": f"the printer {i} does not start" + " today" * (i % 3)} for i in range(20)]
     asked = {"options": {"max_new_tokens": 5}}
     answers = list(run.predict(rows, **asked))
-    assert sizes.of == [ANSWERED_TOGETHER, 4]
+    assert sizes.of == [16, 4]
     assert list(run.predict(rows, batch_size=2, **asked)) == answers
     sizes.of, sizes.limit = [], 5
     assert list(run.predict(rows, **asked)) == answers  # as many as fit

@@ -112,7 +112,6 @@ PROMPTS = [[*range(10, 50), *own] for own in ([1, 2, 3], [4], [5, 6, 7, 8, 9, 3,
     "make",
     [
         lambda: decoder(LlamaConfig),
-        lambda: decoder(Qwen3Config),
         lambda: decoder(GPT2Config),  # learned positions
         lambda: decoder(GPTNeoXConfig),
         lambda: decoder(MistralConfig, sliding_window=9),
