@@ -165,7 +165,7 @@ def _draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     within = blocks[rows, block].double()
     inside = (before[:, None] + within.cumsum(-1) > target) & (within > 0)
     # Rounding may leave the block's end below the target: then its last token that can be drawn is meant.
-    last = BLOCK - 1 - (within > 0).int().flip(-1).argmax(-1)
+    last = (within > 0).cumsum(-1).argmax(-1)
     token = torch.where(inside.any(-1), inside.int().argmax(-1), last)
     return block * BLOCK + token, (within[rows, token] / total).log()
 
