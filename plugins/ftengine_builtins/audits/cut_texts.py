@@ -98,6 +98,6 @@ def _finding(
         level="alarm" if figures["low"] >= ALARM else "note",
         text=text,
         brief=f"{lead}: {cut}, and the decisive part is lost",
-        explains=("quality", "learning", "classes", "labels", "over-fitting", "calibration", "worse", "slices"),
+        explains=("quality", "learning", "rows", "classes", "labels", "over-fitting", "calibration", "worse", "slices"),
         figures=dict(figures),
     )

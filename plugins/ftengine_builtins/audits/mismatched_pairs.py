@@ -26,7 +26,7 @@ NEARER, SHARED = 0.1, 0.25
 and how much at least: pairs of texts in two styles, a question and its answer, share fewer."""
 IN_ORDER, OTHERWISE = 0.98, 0.8
 """Share of neighbours that stand in alphabetical order in a sorted column, and at most in one that is not."""
-EXPLAINED = ("quality", "learning", "over-fitting", "worse")
+EXPLAINED = ("quality", "learning", "rows", "over-fitting", "worse")
 
 
 class MismatchedPairs(Audit):

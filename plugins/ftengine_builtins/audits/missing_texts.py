@@ -67,7 +67,7 @@ def _finding(data: AuditedData, by_split: dict[str, list[int]], texts: dict[str,
         level="alarm" if found.least >= ALARM else "note",
         text=f"{capitalized(lead)} (e.g. {found.places[0]}), which tells the model nothing.",
         brief=lead,
-        explains=("quality", "learning", "labels", "classes", "over-fitting"),
+        explains=("quality", "learning", "rows", "labels", "classes", "over-fitting"),
         figures={"placeholders": found.counts, "rows": {x: len(y) for x, y in data.splits.items()}, "texts": texts},
         places=found.places,
     )

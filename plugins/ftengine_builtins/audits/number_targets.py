@@ -85,7 +85,7 @@ def _of_code(
         level="alarm" if written and share >= MOST else "note",
         text=f"{capitalized(brief)}. {then}",
         brief=brief,
-        explains=("quality", "learning", "over-fitting", "worse"),
+        explains=("quality", "learning", "rows", "over-fitting", "worse"),
         figures={"code": code, "count": len(found), "rows": len(values), "share": share},
         places=places,
     )
@@ -113,7 +113,7 @@ def _of_percents(
         level="alarm" if sure else "note",
         text=f"{capitalized(brief)}.{told}",
         brief=brief,
-        explains=("quality", "learning", "over-fitting", "worse"),
+        explains=("quality", "learning", "rows", "over-fitting", "worse"),
         figures=figures,
         places=places,
     )
@@ -135,7 +135,7 @@ def _of_lost_points(
         level="alarm",
         text=f"{capitalized(brief)}.",
         brief=brief,
-        explains=("quality", "learning", "over-fitting", "worse"),
+        explains=("quality", "learning", "rows", "over-fitting", "worse"),
         figures=figures,
         places=places,
     )

@@ -46,7 +46,7 @@ class OneAnswer(Audit):
             level="alarm" if alarm else "note",
             text=text,
             brief=lead,
-            explains=("quality", "learning", "labels", "over-fitting", "memorisation", "worse"),
+            explains=("quality", "learning", "rows", "labels", "over-fitting", "memorisation", "worse"),
             figures={"share": share, "low": share_within(count, total)[0], "distinct": len(kinds), "answers": total},
             places=(rows.where(first),),
         )

@@ -69,7 +69,7 @@ class EqualAnswers(Audit):
             level="alarm" if alarm else "note",
             text=f"{capitalized(brief)}, e.g. {places[0]}.",
             brief=brief,
-            explains=("quality", "learning", "over-fitting") if alarm else (),
+            explains=("quality", "learning", "rows", "over-fitting") if alarm else (),
             figures={"equal": len(places), "pairs": pairs, "share": share},
             places=tuple(places[:SHOWN_PLACES]),
         )
@@ -94,7 +94,9 @@ class ContraryPreferences(Audit):
         alarm = share >= ALARM
         brief = f"agree on one judgement: {counted(clash.texts, 'comparison is', 'comparisons are')} in the data both "
         brief += f"ways round ({clash.rows:,} rows)"
-        level, explains = ("alarm", ("quality", "labels", "learning", "over-fitting")) if alarm else ("note", ())
+        level, explains = (
+            ("alarm", ("quality", "labels", "learning", "rows", "over-fitting")) if alarm else ("note", ())
+        )
         yield Finding(
             kind="labels", level=level, text=text, brief=brief, explains=explains, figures=figures, places=clash.places
         )

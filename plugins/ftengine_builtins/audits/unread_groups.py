@@ -42,7 +42,18 @@ MANY, TOPIC = 10, 0.5
 """Rows that a value has on average, and how much more of the values words predict than the most frequent value of each
 label is, at the interval's near end and as a share of what is possible: from both, texts are about the value, which is
 a finer label and no group."""
-EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse", "slices", "data")
+EXPLAINS = (
+    "quality",
+    "learning",
+    "rows",
+    "labels",
+    "classes",
+    "over-fitting",
+    "calibration",
+    "worse",
+    "slices",
+    "data",
+)
 
 
 class UnreadGroups(Audit):

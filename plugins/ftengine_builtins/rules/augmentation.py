@@ -38,6 +38,6 @@ class AugmentedTraining(Rule):
             level="alarm",
             text=f"{capitalized(brief)}. The model has learnt the augmented ones instead.",
             brief=brief,
-            explains=("quality", "calibration", "classes", "over-fitting", "learning", "worse", "labels"),
+            explains=("quality", "calibration", "classes", "over-fitting", "learning", "rows", "worse", "labels"),
             figures={"augmenters": names, "as_they_stand": plain, "changed": changed},
         )

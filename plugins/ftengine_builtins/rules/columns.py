@@ -15,7 +15,7 @@ BEHIND = 0.05
 NEARLY_ALL = 0.97
 """Accuracy from which it is said that one phrase tells the label: below, the model answers by something else."""
 
-EXPLAINS = ("quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse")
+EXPLAINS = ("quality", "learning", "rows", "labels", "classes", "over-fitting", "calibration", "worse")
 
 
 class UnreadColumnsTell(Rule):

@@ -151,7 +151,7 @@ class LabelSpellingsConfused(Rule):
             level="alarm" if costs else "note",
             text=f"{lead[:1].upper()}{lead[1:]}, which counts as an error. {noticed[0].text.partition(': ')[2]}",
             brief=lead,
-            explains=("quality", "learning", "classes", "labels", "over-fitting", "calibration", "worse"),
+            explains=("quality", "learning", "rows", "classes", "labels", "over-fitting", "calibration", "worse"),
             figures={"spellings": spellings, "confused": confused, "errors": errors, "total": total},
         )
 
