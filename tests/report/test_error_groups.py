@@ -99,6 +99,13 @@ def test_words_lengths_numbers_dates_and_places_divide_rows_as_well(verdict, wha
     assert words[what] in finding.figures["where"]
 
 
+def test_what_tells_nearly_the_same_rows_is_named_as_well(verdict):
+    other = [("x" if value == "2024-02" else "y") if i % 40 else "y" for i, value in enumerate(EXPORT)]
+    answers = classes(wrong_in([value == "2024-02" for value in EXPORT], 1.0, 0.0))
+    told = verdict(table({"export": EXPORT, "maker": other}, answers), unread("export", "maker"))
+    assert "`maker` is “x”" in found(told)[0].brief
+
+
 def test_errors_at_random_lie_nowhere(verdict):
     rng, texts = random.Random(5), [" ".join(random.Random(i).choices("abcdefghijkl", k=5)) for i in range(ROWS)]
     for seed in range(8):

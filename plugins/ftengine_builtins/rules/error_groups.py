@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ MOST_WRONG, TIMES, OF_ALL = 0.5, 3.0, 0.5
 which these rows are of another kind, not only harder."""
 OFF = 1.0
 """How far numbers of a group are off on average, in standard deviations of the targets, to be of another kind."""
+NEARLY = 0.7
+"""Share of the rows of two groups that both have, from which the other one may be what tells them."""
 LOSSES = 3.0
 """The loss of a group's tokens over that of others, from which its texts are of another kind: topics differ by up to
 twice."""
@@ -143,7 +145,7 @@ def _worst(errors: Errors, groups: list[Group], rows: str) -> Finding | None:
     for group, alarm in [*((group, True) for group in of_another_kind[:1]), *((group, False) for group in unread[:1])]:
         inside, outside = (float(errors.of[side].mean()) for side in (group.of, ~group.of))
         n, others = int(group.of.sum()), int((~group.of).sum())
-        where = f"{rows} where {group.what}"
+        where = f"{rows} where {group.what}{_or_else(group, of_another_kind if alarm else unread)}"
         if errors.what == "losses":
             fact = f"the loss of a token is {number(inside, 2)} ({n:,} rows), of other rows {number(outside, 2)}"
         elif errors.what == "numbers":
@@ -164,6 +166,13 @@ def _worst(errors: Errors, groups: list[Group], rows: str) -> Finding | None:
             figures=figures,
         )
     return None
+
+
+def _or_else(group: Group, others: Sequence[Group]) -> str:
+    """Return " or …" for the next group of nearly the same rows, which may be what they have in common; else ""."""
+    near = (x for x in others if x is not group and (x.of & group.of).sum() >= NEARLY * (x.of | group.of).sum())
+    other = next(near, None)
+    return "" if other is None else f" (or {other.what})"
 
 
 def _is_of_another_kind(errors: Errors, group: Group) -> bool:
