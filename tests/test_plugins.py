@@ -224,3 +224,20 @@ def test_a_blocked_plugin_is_not_even_imported(monkeypatch, tmp_path):
     plugins = make_plugin_manager()
     plugins.raise_if_broken()
     assert plugins.origins["ftengine-thing:thing"].status == "blocked"
+
+
+def test_a_component_that_forgets_its_base_class_is_reported():
+    class Forgetful(Strategy):
+        """Forget."""
+
+        name = "forgetful"
+
+        def __init__(self, config=None):
+            pass
+
+        def prepare(self, loaded):
+            pass
+
+    plugin = types.SimpleNamespace(ftengine_strategies=hookimpl(lambda: [Forgetful], specname="ftengine_strategies"))
+    with raises(PluginError, "'forgetful'", "super().__init__(config)"):
+        registry_of({"forgetful": plugin}).build("strategy", "forgetful", "strategy")

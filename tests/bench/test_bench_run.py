@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from expected import raises
 
 from ftengine.errors import InputError
 from ftengine_bench import layers, machine
+from ftengine_bench.__main__ import main
 from ftengine_bench.kernels import measure_kernels, prepare
 from ftengine_bench.layers import PROVIDERS, SCALE, Layer, Shape
 from ftengine_bench.report import Report
@@ -187,3 +189,13 @@ sys.exit(__main__.main(["kernels", *arguments, "--json", {str(tmp_path / "a.json
     assert "lowrank_shrink" in done.stdout
     assert "measuring layers: 2/2" in done.stderr
     assert Report.read(tmp_path / "a.json").rows
+
+
+def test_without_click_compare_fails_with_1(report, tmp_path, capsys):
+    measured = [replace(row, provider="compiled") for row in report.rows]
+    replace(report, rows=measured).write(tmp_path / "a.json")
+    slower = [replace(row, overhead=2 * row.overhead) for row in measured]
+    replace(report, rows=slower).write(tmp_path / "b.json")
+    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--fail-over", "5%"]) == 1
+    assert "2.000 times" in capsys.readouterr().err

@@ -292,3 +292,11 @@ def replaced(value, path, new):
 def test_a_malformed_answer_is_one_error_of_the_endpoint(place, value, fact):
     with served(None, answer=lambda body: replaced(ANSWER, place, value)) as (_, url), raises(InputError, url, fact):
         Endpoint(url, "m", **LIMITS).answer(ASKED, 4)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"NaN", b"[" * 10**5, b'{"a": %s}' % (b"1" * 5000), b'{"choices": NaN}', b"\xff"]
+)
+def test_what_is_no_json_is_one_error_of_the_endpoint(body):
+    with raw_server(lambda: [http(b"200 OK", body)]) as url, raises(InputError, url):
+        Endpoint(url, "m", **LIMITS).answer(ASKED, 4)

@@ -11,6 +11,8 @@ from expected import golden
 from runs import start_commands_here
 
 from ftengine import load_run
+from ftengine.cli.compare import parse_strategies
+from ftengine.errors import InputError
 
 STRATEGIES = "full,{name: lora, rank: 2, train.learning_rate: 0.02}"
 LORA = "lora rank=2 train.learning_rate=0.02"
@@ -49,27 +51,6 @@ def test_golden_table_has_a_line_for_each_and_for_the_base(compared):
     assert "full: train: 2" in result.stderr
 
 
-def test_figures_are_those_of_the_runs(ftengine, recipe, compared):
-    folder = compared[1]
-    content = json.loads((folder / "comparison.json").read_text())
-    for row, name in zip(content["strategies"], ("full", "lora-rank=2-train.learning_rate=0.02"), strict=True):
-        run = load_run(folder / name)
-        training = run.directory.read_json("training.json")
-        assert row["run"] == str(folder / name)
-        assert row["quality"] == run.evaluation["tuned"]["loss"]
-        assert row["trainable_parameters"] == training["trainable_parameters"]
-        assert row["peak_memory_bytes"] == training["peak_memory_bytes"] > 0
-        assert row["disk_bytes"] == sum(file.stat().st_size for file in run.trained.glob("*.safetensors"))
-        assert 0 < row["step_seconds"] < training["seconds"]
-        assert content["base"] == run.evaluation["base"]["loss"]
-    full, lora = content["strategies"]
-    assert full["disk_bytes"] > lora["disk_bytes"]
-    assert full["trainable_parameters"] > lora["trainable_parameters"]
-    (difference,) = content["differences"]
-    assert difference["value"] == pytest.approx(full["quality"]["value"] - lora["quality"]["value"])
-    assert difference["p_adjusted"] == difference["p"]
-
-
 def test_finished_runs_are_taken_as_they_are(ftengine, recipe, compared, no_process):
     result = compare(ftengine, recipe, compared[1], "--json")
     content = json.loads(result.stdout)
@@ -105,6 +86,14 @@ def test_unknown_strategies_and_torchrun_are_refused(ftengine, recipe, tmp_path,
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "without torchrun" in ftengine("compare", recipe, "--strategies", "full,lora", *args, code=2).stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_list_of_strategies_is_yaml():
+    assert parse_strategies("full, lora") == ["full", "lora"]
+    assert parse_strategies("lora,{name: lora, rank: 2}") == ["lora", {"name": "lora", "rank": 2}]
+    for text in ("full,{name: lora", "2020-13-45"):
+        with pytest.raises(InputError):
+            parse_strategies(text)
 
 
 def test_the_folder_of_a_comparison_has_a_report_of_all_its_runs(ftengine, compared):

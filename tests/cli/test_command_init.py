@@ -8,6 +8,7 @@ import yaml
 from cli_samples import ENTRY, strategy
 
 from ftengine import Recipe
+from ftengine.data.read import read_rows
 from ftengine.plugins.registry import Registry
 from ftengine_builtins.tasks.recognising import recognise_text
 
@@ -43,6 +44,14 @@ def test_a_chosen_component_comes_with_its_options(ftengine, tmp_path, kind):
         assert written["name"] == entry.name
         assert entry.cls.Config(**{k: v for k, v in written.items() if k != "name"}) == entry.cls.Config()
         assert [option for option in entry.cls.Config.model_fields if option not in written] == []
+
+
+def test_the_rows_of_a_query_are_proposed_to_stay_together(ftengine, tmp_path):
+    rows = [{"query": f"what is {i}", "document": f"it is {j}", "label": int(i == j)} for i in range(4) for j in (i, 9)]
+    (tmp_path / "judged.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ftengine("init", tmp_path / "recipe.yaml", "--data", tmp_path / "judged.jsonl")
+    data = Recipe.read(tmp_path / "recipe.yaml").data
+    assert (data.split.by, data.split.column, data.columns["text"]) == ("group", "text", "query")
 
 
 @pytest.mark.parametrize(
@@ -211,6 +220,16 @@ def test_of_several_columns_that_may_be_the_label_none_is_taken(names):
     assert repr(second) in found.note
 
 
+def test_columns_that_may_each_be_the_label_are_named(ftengine, tmp_path, monkeypatch):
+    rows = [{"ward": CLASSES["ward"](i), "summary": f"Admitted, bed {i}.", "days": i * 0.37} for i in range(60)]
+    columns, said = labelled_by(ftengine, tmp_path, monkeypatch, rows)
+    assert columns == {"text": "summary"}
+    refused = ftengine("init", "rows.jsonl", "--force", code=2).stderr
+    write(tmp_path, "texts.jsonl", [{"text": row.pop("summary"), **row} for row in rows])
+    taken = ftengine("init", "texts.jsonl", "--force").stderr  # texts alone may be continued
+    assert all("'ward' and 'days'" in text for text in (said, refused, taken))
+
+
 def test_a_column_of_lists_of_labels_is_taken_for_them(ftengine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lists = ("us;money", "us", "tech;money", "tech;us")
@@ -294,14 +313,6 @@ def test_a_folder_of_images_gives_a_recipe_with_their_augmenters_alone(ftengine,
     assert proposed == {name for name, modality in augmenters.items() if modality in (None, "image")}
 
 
-def test_the_learning_rate_fits_the_strategy(ftengine, tmp_path):
-    rates = {}
-    for name in ("lora", "full", "adapter", "prompt", "prefix"):
-        ftengine("init", tmp_path / f"{name}.yaml", "--strategy", name)
-        rates[name] = Recipe.read(tmp_path / f"{name}.yaml").train.learning_rate
-    assert rates == {"lora": 5e-4, "full": 2e-5, "adapter": 1e-3, "prompt": 1e-2, "prefix": 3e-3}
-
-
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -359,6 +370,15 @@ def test_few_rows_are_passed_over_more_often(ftengine, tmp_path, rows, epochs):
     assert Recipe.read(file).train.epochs == epochs
     assert (f"train.epochs is set to {epochs}, as there are {rows:,} rows;" in said) == (epochs > 3)
     assert ("default: 3" in file.read_text()) == (epochs > 3)
+
+
+def test_a_text_file_whose_lines_have_tabs_may_be_a_table(ftengine, tmp_path, monkeypatch):
+    """As Excel saves "Unicode Text"."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.txt").write_bytes("prompt\tcompletion\r\nHello\tHi\r\n".encode("utf-16"))
+    assert "If it is a table" in ftengine("init", "--data", "rows.txt").stderr
+    (row,) = read_rows("rows.txt", reader={"name": "csv", "separator": "\t"})
+    assert row == {"prompt": "Hello", "completion": "Hi"}
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,14 @@ def test_instructions_in_the_data_that_nothing_reads_are_reported(chat_plan):
     assert finding["places"] == ["rows.jsonl:1"]
 
 
+def test_weights_that_are_read_are_no_finding(chat_plan):
+    plan = chat_plan(conversations(answer={"weight": 1}, name="x"))
+    assert found_by(plan, "unread-keys") == []
+    assert plan["data"]["encoded"]["train"]["unread"] == {"name": "rows.jsonl:1"}
+    rows = conversations()[:4] + conversations(answer={"weight": 0})[4:]
+    assert chat_plan(rows)["data"]["encoded"]["train"]["untrained_rows"] == 4
+
+
 def test_the_longest_example_is_one_number(ftengine, tmp_path, monkeypatch):
     """Of prompt and completion the longer counts, in the table of splits as in that of lengths."""
     monkeypatch.chdir(tmp_path)

@@ -92,6 +92,15 @@ def test_what_is_frozen_is_counted_by_pattern(counted):
     )
 
 
+def test_the_page_says_what_trains_and_what_is_new(counted):
+    text = counted(ROBERTA | BASE, lora(8, ["query"]), task="text-classification", text=True)
+    for expected in (
+        "trains", "739,586 of 124,793,090 parameters (0.59 %)", "592,130 in classifier",
+        "query matches 12 modules", "147,456 train",
+    ):  # fmt: skip
+        assert expected in text
+
+
 @pytest.mark.parametrize(
     ("config", "strategy", "task", "message"),
     [
@@ -129,3 +138,7 @@ def test_all_ways_to_plan_count_alike_what_the_weights_bring(ftengine, bert_fold
     assert list(only["new_modules"]) == short["model"]["new_modules"] == whole["model"]["new_modules"] == ["classifier"]
     trained = only["trainable_parameters"]
     assert trained == short["model"]["trainable_parameters"] == whole["model"]["trainable_parameters"]
+
+
+def test_a_whole_plan_takes_labels_from_the_data(ftengine, recipe):
+    assert "--labels goes with --parameters-only" in ftengine("plan", recipe, "--labels", 3, code=2).stderr

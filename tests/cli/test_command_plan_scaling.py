@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from expected import raises
 
+from ftengine.errors import InputError
 from ftengine.parallel.scaling import Scale, advice, bandwidth_of, communication, sizes_up_to
 
 GB = 10**9
@@ -23,6 +25,12 @@ def test_gradients_travel_a_ring_and_hide_behind_the_backward_pass():
 )
 def test_a_bandwidth_is_in_bits_or_bytes(text, expected):
     assert bandwidth_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["400", "400 Gigabit", "0Gb/s", "-1Gb/s", "fast", "400Gb"])
+def test_another_bandwidth_is_refused(text):
+    with raises(InputError, f"--bandwidth '{text}'"):
+        bandwidth_of(text)
 
 
 def test_what_limits_is_reported_with_what_would_change_it():

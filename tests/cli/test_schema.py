@@ -171,33 +171,6 @@ def test_schema_and_options_agree(entry):
     agree()
 
 
-def refusal(recipe):
-    """Return what is said against a recipe; "" where it is sound."""
-    try:
-        Recipe.make(recipe)
-    except RecipeError as error:
-        return str(error)
-    return ""
-
-
-TOGETHER = ("no meaning", "needs", "leave some", "splits nothing", "set data.test to null")
-"""What recipes say of keys that contradict each other, which the schema does not know."""
-
-
-@pytest.mark.parametrize("section", ["train", "data", "evaluation", "model"])
-def test_schema_and_recipe_agree_on_sections(section):
-    names = Recipe.model_fields[section].annotation.model_fields
-
-    @settings(max_examples=60, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
-    @given(st.dictionaries(st.sampled_from([*names, "unknown"]), VALUES, max_size=2))
-    def agree(keys):
-        recipe = {**SMALLEST, section: {**SMALLEST.get(section, {}), **keys}}
-        said = refusal(recipe) if accepted(recipe) else ""
-        assert not said or any(words in said for words in TOGETHER), keys
-
-    agree()
-
-
 def test_a_plugins_component_is_in_it(ftengine, distribution):
     distribution(strategy(), ENTRY)
     found = json.loads(ftengine("schema").stdout)

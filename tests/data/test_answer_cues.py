@@ -154,3 +154,8 @@ def test_another_task_in_test_is_a_note_that_names_no_split(found, train, test):
     findings = found("exchanged-roles", TalkTask(), train, test)
     assert [(one.level, "exchanged" in one.figures) for one in findings] in ([("note", False)], [])
     assert findings or train[0]["completion"].startswith(("Take", "It is", "Perhaps", "Most", "Try"))
+
+
+def test_where_the_assistant_alone_asks_in_all_splits_is_a_note(found):
+    (finding,) = found("exchanged-roles", TalkTask(), talks(80, 1, swapped=True), talks(50, 2, swapped=True))
+    assert (finding.kind, finding.level) == ("data", "note")

@@ -12,7 +12,7 @@ from ftengine.api import Finding, Matrix, View
 from ftengine.run.directory import RunDirectory
 from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
-from ftengine.text import find_personal
+from ftengine.text import find_personal, redact, redact_json, redact_pieces
 from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.texts import is_garbled
@@ -253,6 +253,16 @@ def test_labels_are_redacted_where_figures_are_written(tmp_path):
     Verdict(headline=finding.text, level="alarm", findings=(finding,)).write(run)
     written = [(run.path / name).read_text() for name in ("evaluation.json", "verdict.json")]
     assert all("j…rg" in text and EMAIL not in text for text in written)
+
+
+def test_values_are_redacted_wherever_they_stand():
+    assert redact(f"to {EMAIL}, card 4111 1111 1111 1111.") == "to j…rg, card 4…11."
+    assert redact("call 2024-05-31") == "call 2024-05-31"
+    assert redact("from JANE. DOE @ mail. example. org on", [EMAIL]) == "from J…rg on"
+    pieces = [("to jane", False), ("O", True), ("##.doe@mail.", False), ("O", True), ("example.org!", False)]
+    assert redact_pieces(pieces, [EMAIL]) == [("to j…rg", False), ("O", True), ("", False), ("O", True), ("!", False)]
+    labels = {EMAIL: 0.5, "john@x.org": 0.25, "other": [EMAIL, None, 3]}
+    assert redact_json(labels) == {"j…rg": 0.5, "j…rg (2)": 0.25, "other": ["j…rg", None, 3]}
 
 
 @pytest.mark.parametrize(("lists", "separator"), [

@@ -1,6 +1,5 @@
 """Features kept on disk: the same as those that are made anew, and made anew where anything may be another."""
 
-import importlib
 import json
 from types import SimpleNamespace
 
@@ -125,15 +124,3 @@ def test_features_of_code_that_may_change_unseen_are_not_kept(processor):
         assert key(value) is None
     assert None not in (one := [key(TokenLoss(ahead)) for ahead in (0, 1, 1)])
     assert one[0] != one[1] == one[2]
-
-
-def test_features_of_tasks_of_other_packages_are_made_anew(processor, tmp_path, monkeypatch):
-    """What they read beside their own files is not known."""
-    for name, text in (
-        ("basis", "from ftengine_builtins.tasks.causal_lm import CausalLM\nclass Basis(CausalLM): pass\n"),
-        ("above", "from basis import Basis\nclass Above(Basis): pass\n"),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    assert features_key("a", importlib.import_module("above").Above(), processor, 64) is None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import subprocess
 
+import pyarrow as pa
 import pytest
 from expected import raises
+from pyarrow import parquet
 
 from ftengine.data import files
 from ftengine.data.read import read_rows
@@ -75,6 +77,15 @@ def test_a_folder_of_files_is_one_source_by_name(tmp_path):
     rows = read_rows(source)
     assert [row["text"] for row in rows] == ["a", "b", "c"]
     assert [rows.where(i) for i in range(3)] == [f"{source}/a.csv:2", f"{source}/a.csv:3", f"{source}/b.csv:2"]
+
+
+def test_a_folder_of_parquet_files_is_one_source(tmp_path):
+    for name, texts in (("b", ["c"]), ("a", ["a", "b"])):
+        parquet.write_table(pa.table({"text": texts}), tmp_path / f"{name}.parquet")
+    assert [row["text"] for row in read_rows(str(tmp_path))] == ["a", "b", "c"]
+    parquet.write_table(pa.table({"text": [1]}), tmp_path / "c.parquet")
+    with raises(DataError, "c.parquet", "text (int64)"):
+        read_rows(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ def test_a_subfolder_is_a_label(folder):
     assert rows.select([2]).where(0) == "photos/dog/3.webp"
 
 
+def test_images_beside_subfolders_are_refused(folder):
+    (folder / "lost.png").write_bytes(PNG)
+    assert "1 image beside its subfolders, 'lost.png' first" in fails("photos")
+
+
 def test_files_that_are_no_images_end_the_command_or_are_counted(folder):
     (folder / "dog" / "notes.txt").write_text("x")
     assert "photos/dog/notes.txt: " in fails("photos")
@@ -63,6 +68,11 @@ def test_a_folder_without_images_says_what_it_found(tmp_path):
     (tmp_path / "notes.md").write_text("x")
     assert "holds no images (.bmp .gif" in fails(tmp_path)
     assert "its first file is 'notes.md'" in fails(tmp_path)
+
+
+def test_a_circle_of_links_is_an_error(folder):
+    (folder / "cat" / "again").symlink_to(folder)
+    assert "photos cannot be listed" in fails("photos")
 
 
 # Paths

@@ -108,6 +108,12 @@ def test_raters_who_are_more_generous_are_a_note(misplaced, more):
     assert (finding.level, finding.figures["grade"]) == ("note", more)
 
 
+def test_labels_that_fit_by_chance_alone_are_named(misplaced):
+    (finding,) = misplaced(topical(150, 1), shuffled(topical(80, 2)))
+    assert finding.figures["right"] < 0.4 < finding.figures["training"]
+    assert finding.figures["chance"] == pytest.approx(finding.figures["right"], abs=0.15)
+
+
 @pytest.mark.parametrize(
     ("change", "unit"),
     [(lambda x: 100 * x, (100, 0)), (lambda x: 20 * x, (20, 0)), (lambda x: 1.8 * x + 32, (1.8, 32)),
@@ -174,6 +180,22 @@ def acts(count, seed):
 @pytest.mark.parametrize("make", [twins, loose_twins, acts])
 def test_labels_predicted_by_neighbouring_rows_are_not_misplaced(misplaced, make):
     assert misplaced(make(120, 1), None) == []
+
+
+def against(count, seed, share):
+    """Return rows of two labels with a word that goes with the label in a share of them."""
+    rng, rows = random.Random(seed), []
+    for i in range(count):
+        label = rng.randrange(2)
+        cue = ("good", "bad")[label if rng.random() < share else 1 - label]
+        words = " ".join(f"word{rng.randrange(60)}" for _ in range(6))
+        rows.append({"text": f"{words} {cue} row{seed}x{i}", "label": "ab"[label]})
+    return rows
+
+
+def test_classes_are_not_swapped_where_words_mislead_by_design(misplaced):
+    assert all("swapped" not in one.figures for one in misplaced(against(300, 1, 0.9), against(150, 2, 0.3)))
+    assert "swapped" in misplaced(against(300, 1, 0.9), against(150, 2, 0.1))[0].figures
 
 
 SOUND = {

@@ -6,7 +6,6 @@ import json
 import random
 from itertools import combinations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,18 +76,6 @@ def test_short_texts_that_differ_in_a_word_or_sign_are_no_duplicates(write, one,
     assert near_texts(write, [one, other])[0] == set()
 
 
-def test_long_texts_are_compared_by_the_words_they_share(write):
-    words = sentence(random.Random(0), 20)
-    two, four = [*words], [*words]
-    two[3], two[9] = "changed", "twice"  # 18 of 22
-    four[:4] = ["four", "words", "are", "others"]  # 16 of 24
-    texts = [" ".join(x) for x in (words, two, four)]
-    assert near_texts(write, texts)[0] == {(0, 1)}
-    assert near_texts(write, texts, 0.9, "b.jsonl")[0] == set()
-    assert near_texts(write, texts, 0.6, "c.jsonl")[0] == {(0, 1), (0, 2), (1, 2)}
-    assert similarity(texts[0], texts[1]) == pytest.approx(18 / 22)
-
-
 @settings(deadline=None, max_examples=8)
 @given(st.integers(0, 10**6))
 def test_no_pair_below_the_threshold_is_reported_and_hardly_one_above_is_missed(tmp_path_factory, seed):
@@ -147,16 +134,6 @@ def test_rows_of_a_few_sentences_are_found_or_reported_whatever_their_share(writ
     groups = near.groups[distinct.of["train"]]
     found = sum(len(part) - len(set(part)) for part in (groups[:one], groups[one:]))
     assert found + near.boilerplate >= 198
-
-
-def test_the_order_of_a_file_changes_no_group(write):
-    rng = random.Random(3)
-    texts = [" ".join(sentence(rng, 25)) for _ in range(50)]
-    texts += [" ".join([*text.split()[:-2], "new", "end"]) for text in texts[:20]]
-    one = near_texts(write, texts)[1]
-    other = near_texts(write, texts[::-1], name="b.jsonl")[1]
-    assert np.array_equal(one.groups, other.groups)
-    assert np.array_equal(one.pairs, other.pairs)
 
 
 @pytest.mark.parametrize(

@@ -120,19 +120,6 @@ def test_each_fold_has_its_share_of_each_source(write, label_task, by):
     assert tested == [{"large.jsonl": 24, "small.jsonl": 4}] * 5
 
 
-def test_stratified_splits_follow_the_task_targets(write, label_task):
-    rows = [{"text": f"t{i}", "label": "rare" if i % 10 == 0 else "often"} for i in range(200)]
-    source = write("a.jsonl", lines(rows))
-    for seed in range(5):
-        section = DataSection(train=source, validation=0.1, test=0.2, split={"by": "stratified"})
-        found = held(make_splits(section, label_task, seed), "label")
-        assert [Counter(found[name]) for name in found] == [
-            {"often": 126, "rare": 14},
-            {"often": 18, "rare": 2},
-            {"often": 36, "rare": 4},
-        ]
-
-
 def test_there_must_be_labels_to_stratify_by(write, label_task, text_task):
     source = write("a.jsonl", lines({"text": f"t{i}"} for i in range(9)))
     section = DataSection(train=source, split={"by": "stratified"})
@@ -157,17 +144,6 @@ def test_rows_of_one_group_stay_together(write, text_task):
     assert sum(len(set(values)) for values in found.values()) == 20
     other = make_splits(section, text_task, 1)
     assert held(other, "patient") != found
-
-
-def test_groups_that_share_a_duplicate_stay_together_too(write, text_task):
-    rows = [{"text": f"t{i}", "g": i // 2} for i in range(40)] + [{"text": "t0", "g": 19}]
-    source = write("a.jsonl", lines(rows))
-    for seed in range(10):
-        section = DataSection(train=source, validation=0.3, split={"by": "group", "column": "g"})
-        splits = make_splits(section, text_task, seed)
-        sides = [{row["g"] for row in rows} for rows in splits.mapping().values()]
-        assert any({0, 19} <= side for side in sides)
-        assert splits.audited().facts["leaks"] == []
 
 
 def test_a_column_to_go_by_must_be_there_and_filled(write, text_task):

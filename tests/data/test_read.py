@@ -13,8 +13,6 @@ import datasets
 import pyarrow as pa
 import pytest
 from expected import raises
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pyarrow import parquet
 from runs import Forked
 
@@ -87,32 +85,6 @@ def test_a_column_may_change_its_type_and_appear_late(write):
     rows = read_rows(write("mixed.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
     assert rows.columns == ["text", "late"]
     assert list(rows) == [{"late": None, **line} for line in lines]
-
-
-def test_nested_messages_come_back_exactly(write):
-    messages = [
-        {"role": "user", "content": "hi"},
-        {"role": "assistant", "content": None, "tool_calls": [{"arguments": {"city": "Ulm", "days": 2}}]},
-        {"role": "user", "content": [{"type": "text", "text": "a"}, 3, "b"]},
-    ]
-    rows = read_rows(write("chat.jsonl", json.dumps({"messages": messages}) + "\n" + '{"messages": []}'))
-    assert rows[0]["messages"] == messages
-    assert rows[1]["messages"] == []
-
-
-cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=5)
-
-
-@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=6), st.sampled_from(["csv", "tsv"]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_cell_comes_back_as_text_or_none(tmp_path, pairs, kind):
-    import csv
-
-    path = tmp_path / f"cells.{kind}"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter={"csv": ",", "tsv": "\t"}[kind], quoting=csv.QUOTE_ALL)
-        writer.writerows([("a", "b"), *pairs])
-    assert list(read_rows(str(path))) == [{"a": a or None, "b": b or None} for a, b in pairs]
 
 
 def test_a_carriage_return_alone_is_named_with_what_to_do(write):
@@ -233,6 +205,10 @@ def test_what_makes_the_rest_unreadable_is_never_skipped(write, on_error, name, 
     assert "data.on_error" not in message
 
 
+def test_utf_16_that_is_damaged_is_named_with_its_line(write):
+    assert "wide.csv:2" in fails(write("wide.csv", "text,label\na,b\n".encode("utf-16")[:-1]))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -282,6 +258,10 @@ def test_an_unknown_column_is_reported_with_those_of_the_file(write):
     message = fails(write("data.csv", "body,label\na,x\n"), columns={"text": "boody"})
     assert "data.columns.text" in message
     assert "'body'" in message
+
+
+def test_a_renamed_column_does_not_hide_another(write):
+    assert "has a column 'label' beside 'body'" in fails(write("d.csv", "body,label\na,x\n"), columns={"label": "body"})
 
 
 def test_selected_rows_keep_their_places(write):

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftengine.data.partition import partition
-from ftengine.data.row_hashes import identities
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection, SplitSection
@@ -77,15 +76,6 @@ def test_a_large_group_does_not_swell_a_small_fraction():
 
 def test_the_smallest_group_is_held_out_where_all_are_too_large():
     assert list(partition(digest([7, 7, 7, 3, 3, 7]), {"validation": 0.1})["validation"]) == [3, 4]
-
-
-def test_identities_are_equal_where_the_task_says_so(write, text_task, row_task):
-    from ftengine.data.read import read_rows
-
-    rows = read_rows(write("a.jsonl", lines([{"text": "a", "n": 1}, {"n": 2, "text": "a"}, {"text": "b", "n": 1}])))
-    assert len(set(identities(rows, text_task, 0))) == 2
-    assert len(set(identities(rows, row_task, 0))) == 3
-    assert set(identities(rows, row_task, 0)).isdisjoint(identities(rows, row_task, 1))
 
 
 def test_a_split_depends_on_seed_and_content_alone(write, text_task):
@@ -155,6 +145,13 @@ def test_a_group_in_two_files_is_a_leak(write, text_task):
         make_splits(section, text_task, 0)
     with raises(DataError, "doctor", "data.group"):
         make_splits(section.model_copy(update={"group": "doctor"}), text_task, 0)
+
+
+def test_rows_are_grouped_by_one_column():
+    for split, column in (({"by": "group", "column": "patient"}, "patient"), ({"by": "time", "column": "day"}, "ward")):
+        assert DataSection(train="a.jsonl", split=split, group=column).group_column == column
+    with raises(ValueError, "'ward'", "'patient'"):
+        DataSection(train="a.jsonl", split={"by": "group", "column": "patient"}, group="ward")
 
 
 def test_too_few_distinct_examples_are_reported(write, text_task):

@@ -36,6 +36,16 @@ class AnsweredTask(Task):
         return language_rows.view(row, all_trained=False)
 
 
+@partly
+class TaggedTask(Task):
+    """Each word has a tag."""
+
+    name = "tagged"
+
+    def view(self, row):
+        return View(row["words"], row["tags"], True, [" ".join(row["words"])], row["words"])
+
+
 @pytest.fixture
 def found(write, audit):
     """Audit a training and a test file; return what the audit finds."""
@@ -118,6 +128,12 @@ def tagged(count, seed, first):
         tags = ["B-LOC" if word in PLACES and not (first and i) else "O" for i, word in enumerate(words)]
         rows.append({"words": words, "tags": tags})
     return rows
+
+
+def test_words_that_are_tagged_in_the_first_place_only_are_an_alarm(found):
+    (one,) = found(TaggedTask(), tagged(120, 1, first=True), tagged(50, 2, first=False))
+    assert (one.level, one.figures["what"], one.figures["features"][0]["training"]) == ("alarm", "tagged words", 1)
+    assert found(TaggedTask(), tagged(120, 1, first=False), tagged(50, 2, first=False)) == []
 
 
 @partly

@@ -189,6 +189,14 @@ def test_numbers_that_are_merely_larger_are_left_alone(unread, nord):
     assert unread(LabelsByColumn, in_clinics(nord)) == []
 
 
+@pytest.mark.parametrize(("factor", "spread"), [(13, 0.0), (8.3, 0.0), (24, 2.0)])  # the last's median is unsure
+def test_a_ratio_that_is_no_unit_is_a_note(unread, factor, spread):
+    (found,) = unread(LabelsByColumn, in_clinics(lambda row: factor * row["label"], spread=spread))
+    assert found.level == "note"
+    assert "factor" not in found.figures
+    assert max(found.figures["ratio"], 1 / found.figures["ratio"]) > 5
+
+
 def described(rows, description):
     return [{"text": f"CASE-{i * 7919 % 9973}", "label": row["label"], "description": description(row, i)}
             for i, row in enumerate(rows)]  # fmt: skip

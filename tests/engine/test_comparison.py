@@ -238,6 +238,22 @@ def test_the_statement_says_when_nothing_is_supported():
     assert "  a and b: too few examples to tell" in few
 
 
+def test_strategies_that_would_see_different_parts_of_long_examples_are_refused(chat_recipe, tmp_path):
+    """A prompt takes room in the model's input, so that its examples would be cut shorter than those of others."""
+    rows = [{"prompt": "why", "completion": "because " * (200 if i == 5 else 3) + str(i)} for i in range(20)]
+    file = tmp_path / "long.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with raises(InputError, "task.max_length="):
+        checked(chat_recipe(data__train=str(file)), ["full", "prompt"])
+    assert not (tmp_path / "run").exists()
+    checked(chat_recipe(data__train=str(file), task={"name": "causal-lm", "max_length": 64}), ["full", "prompt"])
+
+
+def test_a_model_that_cannot_checkpoint_is_refused_before_anything_trains(chat_recipe):
+    with raises(RecipeError, "prefix: ", "train.gradient_checkpointing"):
+        checked(chat_recipe(train__gradient_checkpointing=True), ["full", "prefix"])
+
+
 def test_a_metric_that_these_labels_do_not_give_is_refused_before_training(label_recipe):
     with raises(InputError, "subset_accuracy", "macro_f1") as error:
         checked(label_recipe(), ["full", "lora"], "subset_accuracy")

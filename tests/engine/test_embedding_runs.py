@@ -67,6 +67,14 @@ def test_base_and_tuned_model_rank_one_corpus(run):
     assert 0 <= found["tuned"]["recall_at_1"]["low"] < found["tuned"]["recall_at_1"]["high"] <= 1
 
 
+def test_without_its_library_an_encoder_is_written_and_reported_unverified(run, folder, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
+    made = export_run(run, SentenceTransformersExporter(), folder / "served")
+    assert made.proof is None
+    assert "pip install sentence-transformers" in made.unproven
+    assert made.files.keys() >= {"modules.json", "config_sentence_transformers.json", "model.safetensors"}
+
+
 def rewritten(name, **settings):
     """Set keys of a JSON file, or take the last item out of one that is a list."""
 
@@ -170,3 +178,12 @@ def test_a_reranker_has_one_output_and_is_measured_by_query(judged, bert_folder,
     assert found["recall_at_5"]["value"] == 1  # of three documents
     (answer,) = run.predict([{"text": "a red fox", "document": "a fox"}])
     assert 0 < answer["scores"]["relevant"] < 1
+
+
+def test_labels_of_a_reranker_are_1_and_0(judged, bert_folder, tmp_path, no_weights):
+    rows = [json.loads(line) for line in judged.read_text().splitlines()]
+    for label, fact in ((1, "every"), (0, "1 nowhere"), (3, "3")):
+        file = tmp_path / f"{label}.jsonl"
+        file.write_text("\n".join(json.dumps({**row, "label": label}) for row in rows))
+        with raises(DataError, fact):
+            fine_tune(reranker(bert_folder, tmp_path / f"run-{label}", file))

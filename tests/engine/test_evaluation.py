@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from measuring_plugin import with_plugin
-from rows import WORDS, sentences, write_rows
+from rows import sentences, write_rows
 
 from ftengine import Recipe, fine_tune, load_run
-from ftengine.evaluation.examples import SHOWN
 
 
 @pytest.fixture(scope="module")
@@ -85,38 +84,6 @@ def test_forgetting_is_measured_on_some_of_the_general_examples(sliced_run):
     assert probe["examples"] == 25
     assert probe["data"].endswith("general.jsonl")
     assert set(probe["tuned"]) == set(probe["base"]) == set(probe["difference"])
-
-
-def test_a_sample_of_training_is_measured_too(sliced_run):
-    training = sliced_run.evaluation["training"]
-    encoded = sliced_run.directory.read_json("audit.json")["encoded"]
-    assert training["n"] == 50 > encoded["validation" if "test" not in encoded else "test"]["examples"]
-    judged = training["judged"]
-    assert judged["evaluator"] == "classification"
-    right = [right for _, right, _ in judged["rows"]]
-    assert np.mean(right) == pytest.approx(training["tuned"]["accuracy"]["value"])
-    change = training["tuned"]["accuracy"]["value"] - training["base"]["accuracy"]["value"]
-    assert training["difference"]["accuracy"]["value"] == pytest.approx(change)
-    for gap, side in (("gap", "tuned"), ("base_gap", "base")):
-        lead = training[side]["accuracy"]["value"] - sliced_run.evaluation[side]["accuracy"]["value"]
-        assert training[gap]["accuracy"]["value"] == pytest.approx(lead)
-        assert training[gap]["accuracy"]["test"] == "newcombe"
-    grown = change - sliced_run.evaluation["difference"]["accuracy"]["value"]
-    assert training["grown"]["accuracy"]["value"] == pytest.approx(grown)
-
-
-def test_examples_that_changed_most_show_both_answers(sliced_run):
-    content = sliced_run.directory.read_json("examples.json")
-    assert content["evaluator"] == "classification"
-    for key, sign in (("improved", 1), ("worse", -1)):
-        changes = [sign * (item["tuned_score"] - item["base_score"]) for item in content[key]]
-        assert all(change > 0 for change in changes)
-        assert changes == sorted(changes, reverse=True)
-        assert len(changes) <= SHOWN
-    item = content["improved"][0]
-    assert item["place"].partition(".jsonl:")[2].isdigit()
-    assert item["tuned"]["label"] in WORDS
-    assert item["shown"]
 
 
 def test_evaluate_measures_what_training_did(sliced_run):

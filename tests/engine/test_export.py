@@ -7,14 +7,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from expected import raises
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from ftengine import fine_tune, load_run
+from ftengine.cli import main
+from ftengine.engine import proof
 from ftengine.engine.export import export_run
 from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
 from ftengine.evaluation.asked import Question
@@ -23,6 +27,7 @@ from ftengine.testing.exporters import exported_run
 from ftengine_builtins.exporters import (
     GgufExporter,
     PeftExporter,
+    SentenceTransformersExporter,
     TransformersExporter,
     gguf_tokenizer,
 )
@@ -94,6 +99,20 @@ def test_without_its_program_a_format_is_written_and_reported_unverified(run, tm
     assert made.proof is None
     assert "pip install xllamacpp" in made.unproven
     assert made.facts["tensors"] == {"F16": 15, "F32": 5}
+
+
+def test_the_command_says_that_the_proof_was_left_out(served_run, tmp_path):
+    args = ["export", str(served_run), "--to", "gguf", str(tmp_path / "out"), "--no-verify"]
+    result = CliRunner().invoke(main, [*args, "--option", "lora=true", "--json"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["proof"] is None
+    assert "--no-verify" in made["unproven"]
+    assert (made["format"]["name"], made["facts"]["rank"]) == ("gguf", 8)
+    again = CliRunner().invoke(main, args)
+    assert again.exit_code == 2
+    assert "not empty" in again.stderr
+    assert CliRunner().invoke(main, [*args[:4], str(tmp_path / "other"), "--dtype", "Q3"]).exit_code == 2
 
 
 # Sabotage.
@@ -248,6 +267,11 @@ def test_a_trained_part_that_has_changed_is_not_exported(build_chat_recipe, tmp_
 # What is refused before weights are read.
 
 
+def test_a_model_that_writes_text_is_no_encoder(run, tmp_path, no_weights):
+    with raises(NotExportable, "'causal-lm'", "embedding"):
+        export_run(run, SentenceTransformersExporter(), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
@@ -299,3 +323,9 @@ def test_a_decision_is_paired_over_rows():
     assert vague.decision == "undecided"
     assert vague.needed > 4
     assert likeness([0.0] * 6, [0.0] * 6, 0.05).decision == "undecided"
+
+
+def test_a_number_near_zero_is_measured_by_the_size_of_the_others():
+    own = [np.array([x]) for x in (3e-5, 1.0, -1.0)]
+    asked = proof.Asked("test", (), lambda opened: [], own, base=[])
+    assert max(asked.far([x + 1e-3 for x in own], own)) < 2e-3

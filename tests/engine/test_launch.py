@@ -7,6 +7,7 @@ from expected import raises
 from ftengine import fine_tune
 from ftengine.cli import main
 from ftengine.errors import RecipeError
+from ftengine.parallel.device import Device
 from ftengine.parallel.launch import resolve_launch
 
 FSDP2 = {
@@ -58,6 +59,16 @@ def test_settings_of_fsdp_are_honoured_or_refused(chat_recipe, monkeypatch, vari
     assert resolve_launch(chat_recipe()).train.parallel == "fsdp"
     with raises(RecipeError, "train.parallel", "ddp"):
         resolve_launch(chat_recipe(train__parallel="ddp"))
+
+
+def test_precision_is_the_recipes(chat_recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with raises(RecipeError, "bf16", "train.precision"):
+        Device.open(chat_recipe())
+    Device.open(chat_recipe(train__precision="bfloat16"))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    Device.open(chat_recipe())
 
 
 @pytest.mark.parametrize("command", [["predict", "run", "--input", "rows.jsonl"], ["merge", "run", "out"]])

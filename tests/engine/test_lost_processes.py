@@ -8,12 +8,15 @@ import time
 
 import pytest
 import torch.distributed as dist
+from expected import raises
 from hosts import ADDRESSES, CARD, enter, plug, two_hosts
 from processes import launch, start
 from runs import losses
 
 from ftengine import fine_tune, load_run
-from ftengine.parallel.rendezvous import agreed_name
+from ftengine.engine import fine_tune as fine_tuning
+from ftengine.errors import InputError, RunError
+from ftengine.parallel.rendezvous import agreed_name, timeout
 from ftengine.run.directory import RunDirectory
 
 SETTINGS = {"strategy__dropout": 0.0, "train__checkpoint_every": 2, "train__validate_every": 1000}
@@ -262,3 +265,16 @@ def test_processes_agree_on_a_name_and_what_dead_ones_reported_is_not_taken():
     first, again = agree(0.0), agree(0.3)
     assert first[0] == first[1]
     assert again[0] == again[1] not in (None, first[0])
+
+
+def test_a_folder_that_a_host_does_not_share_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(fine_tuning, "NFS_TIMEOUT", 0.0)
+    with raises(RunError, "file system"):
+        fine_tuning.require_seen(RunDirectory(tmp_path))
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "inf", "-1"])
+def test_a_timeout_is_seconds(monkeypatch, given):
+    monkeypatch.setenv("FTENGINE_TIMEOUT", given)
+    with raises(InputError, f"FTENGINE_TIMEOUT is '{given}'"):
+        timeout()

@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from expected import raises
 
 from ftengine import Recipe, fine_tune
+from ftengine.cli import main
 from ftengine.engine.own_answers import divergences, own_answers
 from ftengine.engine.proof import exact_run
+from ftengine.errors import DataError
 
 PROMPTS = 60
 GROUPS = np.repeat(np.arange(500), 8)
@@ -73,6 +77,16 @@ def test_prompts_of_one_group_are_resampled_together(folder, llama_folder, tmp_p
     content["data"] |= {"group": "who"}
     found = own_answers(fine_tune(Recipe.make(content)), rows=PROMPTS).kl
     assert (found.n, found.rows, found.worth) == (PROMPTS // 6, PROMPTS, pytest.approx(PROMPTS / 6))
+
+
+def test_too_few_rows_are_reported_with_what_can_be_done_about_them(run, tmp_path):
+    (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "question", "completion": " a red fox"}) + "\n")
+    with raises(DataError, "--data FILE") as caught:
+        own_answers(run, rows=4, data=str(tmp_path / "one.jsonl"))
+    assert "export" not in str(caught.value)
+    given = ["--to", "transformers", "--data", str(tmp_path / "one.jsonl")]
+    result = CliRunner().invoke(main, ["export", str(run.path), str(tmp_path / "out"), *given])
+    assert (result.exit_code, "--no-verify" in result.stderr) == (2, True)
 
 
 @pytest.mark.slow

@@ -18,31 +18,17 @@ from transformers import AutoTokenizer
 from ftengine import fine_tune, load_model, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
+<<<<<<< HEAD
 from ftengine.engine import answering
+=======
+from ftengine.data.answer_origin import content_of_input
+from ftengine.engine.base_predictions import ANSWERED_TOGETHER
+>>>>>>> 4882a584 (Tests that alone show a refusal are kept; others that repeat what three more show go)
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, InputError, RunError, SourceError
 from ftengine.plugins.registry import Registry
 from ftengine.run.recipe import DataSection
 from ftengine_builtins.tasks import CausalLM
-
-
-def test_a_run_of_rounded_figures_can_answer_in_float32(label_recipe, tmp_path):
-    run = fine_tune(label_recipe(train__max_steps=1, train__precision="bfloat16", model__dtype="bfloat16"))
-    rows = [{"text": f"the {word} was good {word}"} for word in ("film", "goal", "share")]
-    source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def scores(precision, size):
-        asked = [] if precision is None else ["--precision", precision]
-        args = ["predict", str(run.path), "--input", str(source), "--batch-size", str(size), *asked]
-        result = CliRunner().invoke(main, args)
-        return [
-            score for line in result.stdout.splitlines() for score in json.loads(line)["prediction"]["scores"].values()
-        ]
-
-    exact = [score for one in load_run(run.path, precision="float32").predict(rows) for score in one["scores"].values()]
-    assert scores("float32", 1) == pytest.approx(exact, abs=1e-6)
-    assert scores(None, 3) == scores("bfloat16", 3) != pytest.approx(exact, abs=1e-6)
 
 
 def test_answers_of_the_base_do_not_depend_on_what_was_trained(label_recipe):
@@ -270,6 +256,14 @@ def test_answers_stand_beside_the_columns_as_the_file_names_them(predict, output
     assert "text" not in first
 
 
+def test_a_column_that_the_run_renames_is_asked_for_by_the_name_in_the_file(predict):
+    with raises(DataError, "rows.csv", "'Body'", "text") as error:
+        predict("rows.csv", "body,Id\ngoal,7\n", columns={"text": "Body", "label": "Category"})
+    assert "Its columns: body, Id. Did you mean 'body'?" in str(error.value)
+    with raises(DataError, "rows.csv:3", "text"):  # the column is there, a value is not
+        predict("rows.csv", 'Body,Id\ngoal,7\n"",8\n', columns={"text": "Body"})
+
+
 def spoilt(text):
     """Return the first line of a file of answers, and the half of another."""
     first, second, *_ = text.splitlines(keepends=True)
@@ -304,3 +298,15 @@ def test_what_made_answers_stands_beside_them_and_nothing_else_continues_them(pr
     assert lined.read_text() == spoilt(whole)
     written = predict("rows.csv", rows, output, resume=True, made={"run": "moved", "ftengine": "1"})
     assert len(written.read_text().splitlines()) == 3 + (output == "out.csv")
+
+
+def test_a_file_that_rows_name_belongs_to_them(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"first")
+    rows = [{"image": str(tmp_path / "a.png")}, {"image": {"path": str(tmp_path / "a.png"), "bytes": None}}]
+    task = Registry().build("task", "image-classification", "task")
+    for row in rows:
+        before = content_of_input([row], task)
+        (tmp_path / "a.png").write_bytes(b"other")
+        assert content_of_input([row], task) != before
+        (tmp_path / "a.png").write_bytes(b"first")
+        assert content_of_input([row], task) == before

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from expected import raises
@@ -11,6 +12,8 @@ from torch import nn
 
 from ftengine import api, fine_tune, plan, registry_of
 from ftengine.errors import PluginError, SavedPartDiffers, TrainingError
+from ftengine.evaluation.figures import measure
+from ftengine.evaluation.weights import Weights
 from ftengine.training.optimizer import build_optimizer
 
 INSTALLED = registry_of()
@@ -208,6 +211,21 @@ def test_an_optimizer_is_built_of_the_groups_as_they_are_given(build, told):
     odd = component(api.Optimizer, build=lambda self, groups: build(groups))
     with pytest.raises(PluginError, match=f"'odd' .*{told}"):
         build_optimizer(odd(), groups)
+
+
+class Above(api.Evaluator):
+    """Give a share above one."""
+
+    name = "above"
+    metrics = {"share": api.Metric("share", higher_is_better=True, proportion=True)}  # noqa: RUF012
+
+    def score(self, rows, weights):
+        return {"share": 1.5}
+
+
+def test_a_proportion_lies_between_0_and_1():
+    with raises(PluginError, "'above'", "score()", "1.5"):
+        measure(Above(), {"x": np.ones(8)}, Weights(np.arange(8), 0, 10))
 
 
 def test_what_finish_returns_has_to_be_json(label_recipe):

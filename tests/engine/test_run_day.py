@@ -2,8 +2,10 @@
 
 import datetime
 import shutil
+from types import SimpleNamespace
 
 import pytest
+from expected import raises
 from runs import Interrupting, Interruption
 
 from ftengine import fine_tune, load_run
@@ -14,8 +16,10 @@ from ftengine.data.features import features_key
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.engine.proof import exact_run
+from ftengine.errors import NotExportable
 from ftengine.run.records import Environment
 from ftengine.testing.models import byte_level_tokenizer
+from ftengine_builtins.exporters.ollama import default_system
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
 FIRST, NEXT = datetime.date(2026, 2, 28), datetime.date(2026, 3, 1)
@@ -108,3 +112,9 @@ def test_a_run_keeps_its_day_when_it_goes_on_and_when_it_is_asked(recipe, tmp_pa
     for today, written in ((True, "01 Mar 2026"), (False, "28 Feb 2026")):
         prompt, made = prompts(exact_run(again, today=today))
         assert written in made.decode(prompt.ids)
+
+
+def test_a_modelfile_fixes_no_day():
+    with raises(NotExportable, "date", "gguf"):
+        default_system(SimpleNamespace(processor=processor(), base="a model"))
+    assert default_system(SimpleNamespace(processor=processor(""), base="a model")) == ""

@@ -10,12 +10,14 @@ import torch
 from expected import raises
 from installed import registry_with
 from runs import Heard, save_anew
+from transformers import AutoTokenizer
 
 from ftengine import api, fine_tune, load_run
 from ftengine.engine import saved_part
 from ftengine.engine.saved_part import NEW_MODULES
 from ftengine.errors import BaseMismatch, RunError, SavedPartDiffers
 from ftengine.model import copy_into, default_param_groups, read_tensors, save_tensors, trainable
+from ftengine.model.saving import save_processor
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import TrainedPart
 
@@ -331,3 +333,11 @@ def test_both_models_are_asked_in_one_precision_and_full_memory_is_reported_as_s
     monkeypatch.setattr(saved_part, "in_float32", failing)
     with raises(raised, str(error)):
         fine_tune(recipe(train__max_steps=1, train__precision="bfloat16"), registry=registry(Reopened))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_disk_that_is_full_while_the_tokenizer_is_saved_is_reported(llama_folder, tmp_path):
+    """Of tokenizers, it is a bare Exception."""
+    (tmp_path / "tokenizer.json").symlink_to("/dev/full")
+    with raises(RunError, "No space left"):
+        save_processor(AutoTokenizer.from_pretrained(llama_folder), tmp_path)

@@ -1,5 +1,6 @@
 """Whole runs: what evaluation.json says, against figures made by hand from the run's tables of predictions."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from expected import raises
 from installed import registry_with
 from pydantic import Field
@@ -17,6 +19,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from ftengine import Recipe, api, fine_tune, load_run
 from ftengine.api import Evaluator, Metric
+from ftengine.cli import main
 from ftengine.errors import InputError, RunError
 from ftengine.run.records import Verdict
 
@@ -166,6 +169,14 @@ def test_nothing_is_added_to_a_run_that_cannot_be_judged(run, registry, tmp_path
     with raises(RunError, "audit.json"):
         load_run(copy, registry=registry).evaluate(evaluators=["matthews"])
     assert (copy / "evaluation.json").read_bytes() == before
+
+
+def test_the_command_adds_evaluators(run):
+    line = ["evaluate", str(run.path), "--evaluators", "classification, calibration", "--json"]
+    result = CliRunner().invoke(main, line, catch_exceptions=False)
+    assert json.loads(result.stdout)["tuned"]["accuracy"] == run.evaluation["tuned"]["accuracy"]
+    assert "verdict.json and report.html were written anew" in result.stderr
+    assert run.verdict.headline[:40] in CliRunner().invoke(main, line[:-1]).stdout
 
 
 def test_answers_are_kept_where_they_were_asked_for(chat_recipe, registry):

@@ -2,16 +2,20 @@
 
 import json
 import signal
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from expected import raises
 
 from ftengine import fine_tune, load_run
 from ftengine.cli import chat as command
 from ftengine.cli import main
 from ftengine.engine.chat import Chat
+from ftengine.errors import InputError
 from ftengine.text import printable
 from ftengine_builtins.tasks.causal_lm import CausalLM
+from ftengine_builtins.tasks.text_classification import TextClassification
 
 FIRST, SECOND = "the printer does not start (7)", "my screen is very slow (8) please help"
 
@@ -134,6 +138,11 @@ def test_a_line_that_is_too_long_ends_a_pipe_with_an_error_once_the_others_are_a
     assert asked[-1] == [FIRST]
     assert "line 1: " in result.stderr
     assert "1 of 2 lines" in result.stderr
+
+
+def test_a_task_that_writes_nothing_is_refused():
+    with raises(InputError, "'text-classification'", "ftengine predict"):
+        Chat(SimpleNamespace(task=TextClassification()))
 
 
 def test_without_a_template_each_line_is_continued_by_itself(build_chat_recipe, tmp_path):

@@ -153,6 +153,14 @@ def test_an_updates_scale_is_the_cause_only_where_there_is_alpha(run, monkeypatc
     assert ("alpha" in fault.reason) is (options is None)
 
 
+def test_without_log_probabilities_the_quantisation_is_not_reported(run, answers):
+    with served(answers["tuned"].__getitem__, ["400"], logprobs=lambda text: [0.0] * 5) as (server, url):
+        result = CliRunner().invoke(main, ["verify", str(run.path), "--url", url])
+    assert (result.exit_code, "quantisation is unknown" in " ".join(result.stdout.split())) == (0, True)
+    asked = [body for path, _, body in server.seen if path == "/v1/chat/completions"]
+    assert ["logprobs" in body for body in asked] == [True] + [False] * (len(asked) - 1)
+
+
 def test_nobody_at_an_address_is_an_input_error(run):
     with served(str.upper) as (_, url):
         pass

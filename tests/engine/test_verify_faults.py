@@ -16,8 +16,13 @@ from ftengine.engine.proof import exact_run
 from ftengine.engine.variants import variants
 from ftengine.engine.verify import verify_run
 from ftengine.evaluation.asked import questions
+<<<<<<< HEAD
 from ftengine.evaluation.rounding import claimed_type
 from ftengine.generation import answer_scores
+=======
+from ftengine.evaluation.rounding import NOISE, claimed_type
+from ftengine.model.generation import answer_scores
+>>>>>>> 4882a584 (Tests that alone show a refusal are kept; others that repeat what three more show go)
 
 
 class Server:
@@ -387,3 +392,11 @@ def test_without_log_probabilities_a_few_answers_that_differ_are_not_enough(worl
 )
 def test_a_models_name_claims_its_weights(name, kind):
     assert claimed_type(name) == kind
+
+
+def test_a_type_in_the_models_name_is_what_its_weights_explain(world):
+    server = Server(world, world.tuned, noise=0.04)
+    server.model = "support-f16"
+    found = verify_run(world.run, server, rows=32)
+    assert (found.weights, found.claimed_by, found.noise) == ("f16", "name", NOISE["f16"])
+    assert found.served == "other"  # noise of 8 bits

@@ -7,7 +7,7 @@ import pytest
 from partly import partly
 
 from ftengine.api import Evaluator, ExampleScores, Task, View
-from ftengine.evaluation.examples import most_changed, single_examples
+from ftengine.evaluation.examples import most_changed, shortened, single_examples
 from ftengine.evaluation.plan import EvalSet
 from ftengine.evaluation.table import Predictions
 from ftengine.text import redact_pieces
@@ -32,6 +32,13 @@ def test_an_answer_that_became_wrong_has_got_worse_whatever_its_score():
     """The right label may gain, and another one gain more."""
     base, tuned = scores([0.34, 0.34, 0.4, 0.4], [1, 0, 0, 1]), scores([0.64, 0.44, 0.2, 0.3], [0, 1, 1, 0])
     assert most_changed(base, tuned, np.arange(4)) == ([2, 1], [0, 3])
+
+
+def test_long_texts_are_cut_in_their_middle():
+    pieces = shortened([("a" * 3000 + "END", False), ("answer", True)])
+    assert sum(len(text) for text, _ in pieces) <= 640
+    assert pieces[0][0].endswith("END")
+    assert pieces[1] == ["answer", True]
 
 
 def test_personal_data_is_masked_in_examples():

@@ -18,7 +18,6 @@ from ftengine.evaluation.intervals import percentile_interval, score_interval, s
 from ftengine.evaluation.plan import check_evaluators, check_metrics
 from ftengine.evaluation.significance import mcnemar, t_test
 from ftengine.evaluation.weights import Weights
-from ftengine.text import few_groups, too_few
 
 
 class Mean(Evaluator):
@@ -179,17 +178,6 @@ def test_a_gap_of_means_is_welchs_t_test():
 # Differences.
 
 
-@pytest.mark.parametrize(("shift", "better"), [(0.1, True), (-0.1, False), (0.0, None)])
-def test_pairing_finds_a_small_shift_in_noisy_examples(shift, better):
-    x, noise = normal(100), normal(100, 1) * 0.05
-    found = difference(x, x + shift + noise - noise.mean())
-    assert found.value == pytest.approx(shift, abs=1e-12)
-    assert found.better is better
-    # The interval is that of the noise, of which the examples' own spread is no part.
-    expected = stats.ttest_1samp(noise, 0).confidence_interval()
-    assert found.high - found.low == pytest.approx(expected.high - expected.low, rel=0.15)
-
-
 def test_lower_may_be_better_and_neither_may_be():
     class Loss(Mean):
         metrics = {"mean": Metric("loss", higher_is_better=False)}  # noqa: RUF012
@@ -199,32 +187,6 @@ def test_lower_may_be_better_and_neither_may_be():
 
     assert difference(normal(50), normal(50) - 1, Loss).better is True
     assert difference(normal(50), normal(50) - 1 + normal(50, 3) / 9, Neither).better is None
-
-
-def test_a_metric_that_rises_and_falls_with_another_has_its_test():
-    """The exponential of a mean spreads so far to one side that its own test finds nothing."""
-
-    class Both(Mean):
-        metrics = {  # noqa: RUF012
-            "mean": Metric("loss", higher_is_better=False),
-            "power": Metric("perplexity", higher_is_better=False, tested_as="mean"),
-        }
-
-        def score(self, rows, weights):
-            mean = float(weights @ rows["x"] / weights.sum())
-            return {"mean": mean, "power": math.exp(mean)}
-
-    class Apart(Both):
-        metrics = Both.metrics | {"power": Metric("perplexity", higher_is_better=False)}
-
-    def measured(evaluator, x):
-        return measure(evaluator(), {"x": x}, Weights(np.arange(len(x)), 0, 1000))
-
-    base = np.random.default_rng(0).exponential(8, 60)
-    own, shared = (compare(measured(kind, base), measured(kind, base * 0.6)) for kind in (Apart, Both))
-    assert (own["mean"].better, own["power"].better) == (True, None)
-    assert (shared["power"].p, shared["power"].better) == (own["mean"].p, True)
-    assert (shared["power"].value, shared["power"].low) == (own["power"].value, own["power"].low)
 
 
 def test_equal_models_do_not_differ_and_one_example_says_nothing():
@@ -327,20 +289,6 @@ def test_a_gap_within_groups_is_tested_as_paired():
     assert gap_between(*sides).test().p > 0.2
 
 
-def test_unequal_groups_are_worth_fewer_equal_ones():
-    """One group of 100 rows and 20 of five: (Σw)² / Σw² = 200² / (100² + 20 · 5²) = 3.8."""
-    group = np.append(np.zeros(100, dtype=int), 1 + np.repeat(np.arange(20), 5))
-    found = grouped(np.random.default_rng(0).normal(size=200), group)
-    assert (found.n, found.rows, found.size) == (21, 200, pytest.approx(200**2 / (100**2 + 20 * 5**2)))
-    assert found.interval == (None, None)
-    # So they are few, and too few for an interval, although 21 of one size would be neither.
-    one = found.estimate
-    assert (few_groups(one.n, one.worth) != "", too_few(one)) == (True, True)
-    alike = grouped(normal(210), np.repeat(np.arange(21), 10)).estimate
-    assert (few_groups(alike.n, alike.worth), too_few(alike)) == ("", False)
-    assert few_groups(21, None) == ""
-
-
 def test_a_proportion_of_rows_in_groups_has_wilsons_interval_at_its_effective_trials():
     """Rows that are all alike within a group are worth one trial; Student's t with groups less one for the normal."""
     right = np.repeat(np.arange(20) < 15, 8)
@@ -352,20 +300,6 @@ def test_a_proportion_of_rows_in_groups_has_wilsons_interval_at_its_effective_tr
     assert found.interval == pytest.approx(expected, abs=0.02)
     perfect = grouped(np.ones(160), np.repeat(np.arange(20), 8), Share)  # nothing varies: 20 trials
     assert perfect.interval[0] == pytest.approx(1 / (1 + t**2 / 20))
-
-
-def test_errors_in_a_few_groups_do_not_make_rows_independent():
-    """With one error the bootstrap takes 160 rows of 20 groups for independent, and with none for 20 trials."""
-    group, lows = np.repeat(np.arange(20), 8), []
-    for wrong in range(6):  # each in a group of its own
-        right = ~np.isin(np.arange(160), 8 * np.arange(wrong))
-        lows.append(grouped(right, group, Share).interval[0])
-    independent = [stats.binomtest(160 - wrong, 160).proportion_ci(method="wilson").low for wrong in range(6)]
-    assert [low < one - 0.03 for low, one in zip(lows, independent, strict=True)] == [True] * 6
-    assert lows[1] - lows[0] < 0.02
-    # Where groups lie on both sides of the mean, the variance is known: 152 of 160 rows.
-    half = grouped(~np.isin(np.arange(160), 8 * np.arange(8)), group, Share)
-    assert half.interval[0] > 0.88
 
 
 def test_exact_tests_of_independent_rows_give_way_to_groups():

@@ -46,26 +46,6 @@ def said(**prediction):
     return predicted(lambda module, batch: [dict(prediction) for _ in batch["members"]], Split())
 
 
-@pytest.mark.parametrize(
-    ("together", "tokens", "sizes"),
-    [
-        (2, 0, [2, 2, 2, 2, 2]),  # no more than the recipe says
-        (8, 0, [2, 4, 4]),  # as many tokens as the two longest have
-        (3, 0, [2, 3, 3, 2]),
-        (8, 10, [1, 1, 2, 2, 2, 2]),
-    ],
-)
-def test_more_examples_are_read_together_where_they_have_no_more_tokens(together, tokens, sizes):
-    seen = []
-
-    def predict(module, batch):
-        seen.append(len(batch["members"]))
-        return [{"loss": 0.0} for _ in batch["members"]]
-
-    predicted(predict, Split([10, 10, *[5] * 8]), together=together, tokens=tokens)
-    assert seen == sizes
-
-
 @pytest.mark.parametrize("prediction", [{"logits": [0.0, float("nan")]}, {"loss": float("inf")}])
 def test_predictions_that_are_no_numbers_are_refused_with_their_place(prediction):
     key = next(iter(prediction))

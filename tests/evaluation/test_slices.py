@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from ftengine.api import Evaluator, ExampleScores, Metric
@@ -149,21 +148,6 @@ def test_one_slice_of_twenty_that_falls_stays_beyond_chance_after_adjusting(wron
     assert found["better"] is False
     assert found["p_adjusted"] == pytest.approx(20 * found["p"])
     assert found["p_adjusted"] < 1e-3  # the bootstrap alone: at 200 resamples 20 · 2/201
-
-
-def test_slices_are_tested_by_mcnemar_where_the_metric_is_the_share_of_right_answers():
-    exact = stats.binomtest(0, 5).pvalue
-    assert (fallen(5)["p"], fallen(5)["better"]) == (pytest.approx(exact), None)
-    assert fallen(5, evaluator=Mean)["p"] == pytest.approx(exact)  # it is that share, whatever it is called
-
-    class Twice(Mean):
-        def score_resamples(self, rows, weights):
-            return {"mean": 2 * super().score_resamples(rows, weights)["mean"]}
-
-        def score(self, rows, weights):
-            return {"mean": 2 * super().score(rows, weights)["mean"]}
-
-    assert fallen(5, evaluator=Twice)["p"] != pytest.approx(exact)
 
 
 def test_a_metric_without_a_direction_makes_no_slice_worst():

@@ -6,8 +6,6 @@ import threading
 import pytest
 import torch
 from expected import raises
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from ftengine.ops import instruction_sets, reference, use_instruction_set
 from ftengine.ops.philox import keep_mask
@@ -77,22 +75,6 @@ class Problem:
 def test_as_accurate_as_the_reference(instruction_set, shape, dtype, p):
     for factor_dtype, strided in zip(FACTOR_DTYPES, itertools.cycle((p > 0, p == 0)), strict=False):
         Problem(*shape, dtype, factor_dtype, p, strided).check()
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    m=st.integers(0, 150),
-    k=st.integers(1, 300),
-    n=st.integers(1, 300),
-    r=st.integers(1, 40),
-    level=st.integers(0, 65535),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-    factor_dtype=st.sampled_from(FACTOR_DTYPES),
-    strided=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
-def test_any_shape_stride_dtype_and_rank(instruction_set, m, k, n, r, level, dtype, factor_dtype, strided, seed):
-    Problem(m, k, n, r, dtype, factor_dtype, level / 65536, strided, seed).check()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -100,17 +100,6 @@ def test_first_layer_gets_no_input_gradient(layer):
     torch.testing.assert_close((sample.a.grad, sample.b.grad), (da, db))
 
 
-def test_generator_moves_only_with_dropout(layer):
-    sample = layer(20, 16, 12, 3)
-    state = torch.get_rng_state()
-    sample.run(lowrank_linear, 0.0)
-    sample.run(lowrank_linear, 0.1, torch.tensor(4))
-    assert torch.equal(torch.get_rng_state(), state)
-    with_dropout = sample.run(lowrank_linear, 0.5)[0]
-    assert not torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(with_dropout, sample.run(lowrank_linear, 0.5)[0])
-
-
 def test_dropped_elements_count_for_nothing_even_if_infinite(whole_mask):
     p, seed = 0.5, torch.tensor(3)
     x = torch.ones(4, 16)

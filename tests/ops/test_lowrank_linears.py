@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from expected import raises
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -109,3 +110,9 @@ def test_an_output_that_is_not_used_and_an_input_without_gradient():
     alone = lowrank_linear(x.detach(), *(part[1] for part in lists), 0.1, torch.tensor(5))
     torch.testing.assert_close(da, *torch.autograd.grad(alone, lists[2][1], dys[1]))
     assert not db.any()
+
+
+def test_lists_of_other_lengths_are_refused():
+    x, (weights, biases, a, b, scales), _ = group((9,), 40, [(24, 4), (16, 4)], torch.float32)
+    with raises(ValueError, "2 weights", "1 a"):
+        lowrank_linears(x, weights, biases, a[:1], b, scales)

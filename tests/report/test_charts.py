@@ -8,7 +8,7 @@ import pytest
 from report_samples import HOSTILE
 
 from ftengine.api import Line, LineChart, Matrix, Table
-from ftengine.report.charts import by_source, learning_rate, losses, smoothed, trade_off
+from ftengine.report.charts import by_source, learning_rate, losses, trade_off
 from ftengine.report.draw import draw
 from ftengine.report.plot import line_svg
 
@@ -55,18 +55,6 @@ def test_a_drawing_brings_no_style_id_reference_or_script():
     assert "url(" not in svg
     assert not re.search(r"#[0-9a-f]{6}", svg)  # the colours are the page's, light and dark
     assert {"var(--tuned)", "var(--base)", "var(--quiet)"} <= {value for _, value in Elements(svg).attributes}
-
-
-def test_a_smoothed_line_keeps_slopes_takes_noise_away_and_is_left_out_of_a_few_points():
-    slope = [(i, 2.0 - 0.01 * i) for i in range(100)]
-    mean, width = smoothed(slope)
-    assert width == 11
-    assert mean == [pytest.approx(point) for point in slope]
-    noisy = [(x, y + 0.5 * (-1) ** i) for i, (x, y) in enumerate(slope)]
-    assert max(abs(y - true) for (_, y), (_, true) in zip(smoothed(noisy)[0][5:-5], slope[5:-5], strict=True)) < 0.05
-    assert smoothed(slope[:9]) == ([], 0)
-    drawn = losses(noisy, [], [], 100)
-    assert [line.look for line in drawn.lines] == ["faint", "smooth"]
 
 
 @pytest.mark.parametrize(

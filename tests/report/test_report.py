@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 from click.testing import CliRunner
-from report_samples import HOSTILE, METRICS, everything, figure, sound, write_run
+from report_samples import HOSTILE, METRICS, change, everything, figure, sound, write_run
 from rich.console import Console
 
 from ftengine.api import Finding
 from ftengine.cli import main
-from ftengine.cli.figures import show_figures
+from ftengine.cli.figures import show_figures, show_slices
 from ftengine.report.write import verdict_of, write_report
 from ftengine.run.records import RunRecords
 
@@ -220,6 +220,23 @@ def test_a_figure_has_the_same_digits_on_the_page_in_the_verdict_and_in_the_term
         assert set(re.findall(r"0\.28\d*", text)) == {"0.280"}
     headline = verdict_of(run).headline
     assert ("Accuracy 93 %" in headline, "+28.0 points" in headline) == (True, True)
+
+
+def test_a_p_value_is_one_number_on_the_page_in_the_verdict_and_in_the_terminal(tmp_path, capsys):
+    files = sound()
+    gaps = {"short": change(-0.25, 0.16, None), "long": change(0.25, 0.16, None)}
+    slices = [
+        {"value": name, "examples": 60, "small": False, "base": {"accuracy": figure(0.5)}, "tuned": {"accuracy": own}}
+        | {"difference": {"accuracy": change(0.1)}, "gap": gaps[name] | {"p": 0.0013, "p_adjusted": 0.0052241}}
+        for name, own in (("short", figure(0.5)), ("long", figure(0.75)))
+    ]
+    column = {"metric": "accuracy", "slices": slices, "worst": "short", "left_out": 0}
+    files["evaluation"]["slices"] = {"len": column | {"base_gap": None}}
+    run = write_run(tmp_path / "run", files)
+    page = Page(write_report([run]).read_text(encoding="utf-8")).text
+    assert page.count("adjusted p = 0.0052") == 3  # in the verdict and beside each slice
+    show_slices(Console(width=120), RunRecords.read(run).evaluation)
+    assert "0.0052" in capsys.readouterr().out.split("short")[1].split("\n")[0]
 
 
 def test_figures_without_an_interval_or_at_zero_say_what_that_means(tmp_path, capsys):

@@ -66,26 +66,6 @@ def test_an_alarm_leads_before_a_note_on_what_would_be_better(verdict):
     assert (told.headline, told.findings[0].source) == ("Accuracy 93 %, base 65 %, but no licence.", "anybody")
 
 
-@pytest.mark.parametrize(("value", "figures"), [(0.79, "R² 0.790, base −1.000"), (None, "Mean squared error 0.2")])
-def test_a_metric_is_shown_by_the_one_that_it_names_where_that_is_defined(verdict, value, figures):
-    def numbers(files):
-        evaluation = files["evaluation"]
-        error = {"label": "mean squared error", "higher_is_better": False, "shown_as": "r2", "evaluator": "regression"}
-        evaluation["metrics"] = {
-            "mse": error,
-            "r2": {"label": "R²", "higher_is_better": True, "evaluator": "regression"},
-        }
-        evaluation |= {"details": {}, "displays": {}, "paired": None, "training": None, "slices": {}}
-        evaluation["base"] = {"mse": figure(2.0), "r2": figure(-1.0)}
-        evaluation["tuned"] = {"mse": figure(0.2), "r2": figure(0.79) | {"value": value}}
-        evaluation["difference"] = {"mse": change(-1.8), "r2": change(1.79)}
-
-    told = verdict(numbers)
-    assert told.headline.startswith(figures)
-    assert ("a difference of +1.790" in told.headline) == (value is not None)
-    assert told.quality.figures["metric"] == "mse"
-
-
 def test_a_metric_that_fell_is_in_the_headline_of_a_run_that_is_better_by_another(verdict):
     told = verdict(
         put("evaluation.metrics.triplets", METRICS["accuracy"] | {"label": "triplet accuracy", "evaluator": "own"}),
@@ -338,17 +318,6 @@ def calibrated(name, declared, value, **facts):
         evaluation["difference"][name] = change(0.1, better=False)
 
     return spoil
-
-
-@pytest.mark.parametrize(
-    ("direction", "value", "level"),
-    [(None, 0.2, "alarm"), (None, 0.1, "note"), (None, -0.2, "note"), (False, 0.2, "alarm"), (None, 0.06, None)],
-)
-def test_anybodys_calibration_metric_gets_the_finding_of_the_built_in_one(verdict, direction, value, level):
-    told = verdict(calibrated("drift", {"label": "confidence drift", "higher_is_better": direction}, value))
-    assert [f.level for f in found(told, "calibration")] == ([level] if level else [])
-    assert all("confidence drift" in f.text for f in found(told, "calibration"))
-    assert not found(told, "worse")  # its change is told by its own rule
 
 
 @pytest.mark.parametrize(

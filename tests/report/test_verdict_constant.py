@@ -137,20 +137,6 @@ def test_a_model_is_measured_by_its_pairs_with_the_constant_answer(verdict):
     assert "against 0.800 by guessing" in told.headline
 
 
-@pytest.mark.parametrize(
-    ("share", "level", "headline"),
-    [(0.4, "good", "Accuracy 93 %, base 65 % (untrained head): better than always answering “business” (40 %), a "),
-     (0.92, "alarm", "Accuracy 93 %, base 65 % (untrained head): not shown to be better than always answering "),
-     (0.95, "alarm", "Check that inputs and answers belong together, or lower the learning rate (0.0002, to ")],
-)  # fmt: skip
-def test_a_fresh_head_is_no_bar(verdict, share, level, headline):
-    figures = put("evaluation.details.tuned.classification.baseline.figures", {"accuracy": share})
-    found = verdict(put("facts.new_modules", ["classifier"]), figures)
-    assert found.level == level
-    assert found.headline.startswith(headline)
-    assert ("better-than-base" in {one.source for one in found.findings}) == (level == "good")
-
-
 def ranked(low, high, passes=2, guess=0.5, seen=None, level=0.6, **told):
     """Return changes: a model that is no better than a constant answer, with a ranking of some interval.
 
@@ -269,14 +255,3 @@ def test_a_rare_class_is_no_cause_where_scores_tell_nothing(verdict):
     told = verdict(counts, weights, *ranked(0.45, 0.55, **rare))
     assert told.headline.startswith("Check that each label belongs to its text")
     assert [one.explained_by for one in found(told, "classes")] == ["constant-answer"]
-
-
-def test_a_tuned_model_below_what_length_alone_reaches_is_no_alarm_and_a_fresh_head_is(verdict):
-    below = {"gains": {"drift": change(-0.2, better=False)}, "figures": {"drift": 0.7}}
-    way, fresh = {"way": "preferring the longer answer"}, put("facts.new_modules", ["classifier"])
-    levels = [[verdict(reached(**below, **own), *more).level for own in ({}, way)] for more in ((), (fresh,))]
-    assert levels == [["alarm", "note"], ["alarm", "alarm"]]
-    few = {"gains": {"drift": change(0.02, 0.08, better=None)}, "figures": {"drift": 0.5}}  # may be 10 points better
-    assert [verdict(reached(**few, **own), fresh).level for own in ({}, way)] == ["alarm", "note"]
-    told = [one for one in verdict(reached(**below, **way)).findings if one.source == "constant-answer"]
-    assert [(one.level, "preferring the longer answer" in one.text) for one in told] == [("note", True)]

@@ -26,6 +26,11 @@ def test_cut_texts_lead_where_the_model_knows_no_more_than_the_kept_parts(verdic
     assert not [one for one in judged.findings if one.source == "cut-texts"]
 
 
+def test_of_cut_examples_whose_cost_is_not_known_there_is_a_note(verdict):
+    (one,) = found(verdict(put("audit.encoded.train.truncated", 1000)), "data")
+    assert (one.source, one.level, one.figures["truncated"]) == ("cut-examples", "note", 1000)
+
+
 def leak(between, count):
     of = {"between": between, "count": count, "near": 0, "dropped": 0, "rows": count, "places": []}
     return put("audit.facts.leaks", [{**of, "text": f"{count} of 400 rows repeat"}])

@@ -1,13 +1,9 @@
 """What a verdict says of training: too little, none, or over-fitted."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from report_samples import change, figure
 from verdicts import found, losses, put, reached, steps
-
-from ftengine_builtins.rules import rates
 
 
 @pytest.mark.parametrize(
@@ -279,20 +275,3 @@ def test_a_rise_in_the_first_steps_is_known_where_the_error_of_the_mean_is(verdi
     metric = next(iter(figures))
     told = verdict(steps(*curve), reached(metric=metric, figures=figures))
     assert [text.startswith(said) for _, text in learning(told)] == [True]
-
-
-@pytest.mark.parametrize(
-    ("strategy", "rate", "lower", "raised"),
-    [
-        ("lora", 5e-4, 5e-5, 5e-3),
-        ("lora", 0.3, 5e-4, 3.0),
-        ("lora", 0.001, 1e-4, 0.01),
-        ("lora", 1e-7, 1e-8, 5e-4),
-        ("lora", 1e-5, 1e-6, 5e-4),
-        ("of nobody", 1e-3, 1e-4, 1e-2),
-    ],
-)
-def test_another_rate_goes_towards_the_strategys_usual_one(strategy, rate, lower, raised):
-    recipe = SimpleNamespace(strategy={"name": strategy}, train=SimpleNamespace(learning_rate=rate))
-    run = SimpleNamespace(recipe=recipe)
-    assert (rates.lower_rate(run), rates.raised_rate(run)) == (pytest.approx(lower), pytest.approx(raised))

@@ -14,7 +14,7 @@ from spread import Spread
 
 from ftengine import Recipe, fine_tune, plan
 from ftengine.api import Regularizer
-from ftengine.errors import RecipeError
+from ftengine.errors import PluginError, RecipeError
 from ftengine.model import read_tensors
 from ftengine.training.loop import Trainer
 from ftengine.training.regularizing import Attached
@@ -96,6 +96,12 @@ def test_steps_that_a_strategy_cannot_train_for_are_refused_before_weights_are_r
     for command in (fine_tune, partial(plan, measure=False)):
         with raises(RecipeError, "4 steps"):
             command(few, registry=with_spread)
+
+
+def test_what_is_no_regularizer_is_refused(recipe, with_spread, monkeypatch):
+    monkeypatch.setattr(Spread, "regularizer", lambda self, steps: "ema")
+    with raises(PluginError, "'spread'", "regularizer()", "'ema'"):
+        fine_tune(recipe("run", [], strategy="spread"), registry=with_spread)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.api import Labels, LoadedModel
+from ftengine.engine import proof
 from ftengine.engine.export import export_run
 from ftengine.errors import MergeChangedOutputs
 from ftengine.model.target_scale import StandardisedTargets, TargetScale, scale_targets
@@ -175,6 +176,14 @@ def test_a_merge_that_forgets_what_was_trained_is_found_beside_a_large_mean(far,
     monkeypatch.setattr(LoRA, "merge", forgetful)
     with raises(MergeChangedOutputs, "rounding explains at most"):
         load_run(far).merge(tmp_path / "merged")
+
+
+def test_numbers_of_another_model_are_far_apart_beside_a_large_mean():
+    tuned = [np.array([250_000.0 + x]) for x in (-10, 3, 12)]
+    other = [x + 5 for x in tuned]
+    asked = proof.Asked("test", (), lambda opened: [], tuned, base=[], mean=250_000.0)
+    assert min(asked.far(other, tuned)) > 0.01
+    assert max(asked.far([np.float32(x + 0.02) for x in tuned], tuned)) < 1e-3
 
 
 @pytest.mark.slow

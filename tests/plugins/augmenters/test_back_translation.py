@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from expected import raises
+from pydantic import ValidationError
 from tiny import tiny_bert, tiny_t5
 
 from ftengine.errors import SourceError
@@ -94,3 +95,8 @@ def test_what_cannot_translate_is_refused_by_option(t5, tmp_path):
     ]:
         with raises(SourceError, "'back-translation'", message):
             made(*options)
+
+
+def test_beams_and_drawing_exclude_each_other():
+    with raises(ValidationError, "temperature: 0"):
+        BackTranslation.Config(forward="a", backward="b", beams=4)

@@ -4,10 +4,12 @@ import random
 
 import pytest
 import torch
+from expected import raises
 
 from ftengine.api import Labels
+from ftengine.errors import InputError, RecipeError
 from ftengine_builtins.augmenters.mixing import CutMix, Mixup, box_side
-from ftengine_builtins.tasks.image_classification import ImageClassification
+from ftengine_builtins.tasks.image_classification import ImageClassification, ImageClassificationConfig
 
 
 class Drawn:
@@ -106,3 +108,17 @@ def test_labels_are_soft_also_in_batches_that_are_not_mixed_or_mixed_before(task
     assert result["pixel_values"] is batch["pixel_values"]
     cut = CutMix(CutMix.Config())
     assert torch.allclose(cut.mix(result, task, random.Random(0))["labels"].sum(1), torch.ones(2))
+
+
+def test_numbers_are_not_mixed_by_area():
+    task = ImageClassification(ImageClassificationConfig(kind="regression"))
+    task.labels = Labels("regression", ("label",))
+    Mixup().check_mix(task)
+    with raises(RecipeError, "cutmix"):
+        CutMix().check_mix(task)
+
+
+def test_a_batch_without_images_is_refused(task):
+    augmenter = Mixup()
+    with raises(InputError, "images"):
+        augmenter.mix({"input_ids": torch.zeros(2, 3), "labels": torch.tensor([0, 1])}, task, random.Random(0))

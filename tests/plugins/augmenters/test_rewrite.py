@@ -46,16 +46,6 @@ def test_what_the_model_reads_is_changed_and_what_it_answers_is_not(task, row, e
     assert row == before
 
 
-def test_of_a_conversation_all_but_the_assistant_is_changed():
-    turns = [("system", "be kind"), ("user", "hi"), ("assistant", "hello"), ("user", "and you?"), ("assistant", "fine")]
-    row = {"messages": [{"role": role, "content": content, "id": i} for i, (role, content) in enumerate(turns)]}
-    before = copy.deepcopy(row)
-    changed = rewritten(CausalLM(), row, str.upper)["messages"]
-    assert [m["content"] for m in changed] == ["BE KIND", "HI", "hello", "AND YOU?", "fine"]
-    assert [m["id"] for m in changed] == list(range(5))
-    assert row == before
-
-
 @pytest.mark.parametrize("change", [lambda w: "", lambda w: " ", lambda w: "a b", lambda w: w + " "])
 def test_a_change_that_empties_or_splits_a_word_is_not_made(change):
     row = {"tokens": ["Anna", "sleeps"], "tags": ["B-PER", "O"]}

@@ -130,18 +130,6 @@ def test_as_many_letters_are_replaced_as_asked_for_and_by_neighbours(rate):
     assert within(len(hits), sum(c in near for c in text), rate)
 
 
-def test_every_kind_of_slip_does_what_it_says():
-    def typed(kind, text="abcdef"):
-        return augmented(Keyboard(Keyboard.Config(rate=1, kinds=[kind])), text, 0)
-
-    assert typed("swap") == "badcfe"
-    assert typed("drop", "ab 1") == " 1"
-    inserted = typed("insert")
-    assert inserted[1::2] == "abcdef"
-    assert len(inserted) == 12
-    assert typed("drop") == "abcdef"  # nothing would be left
-
-
 # ocr
 
 

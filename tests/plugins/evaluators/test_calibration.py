@@ -11,7 +11,7 @@ from sklearn import metrics
 from ftengine.api import Labels
 from ftengine.errors import PluginError, RecipeError
 from ftengine.testing import rows_of
-from ftengine_builtins.evaluators.calibration import AFTER, Calibration, fit_temperature
+from ftengine_builtins.evaluators.calibration import Calibration, fit_temperature
 
 
 def drawn(n, classes=4, temperature=1.0, seed=0):
@@ -61,21 +61,6 @@ def test_figures_equal_scikit_learns_and_a_plain_computation(scored, classes):
         assert values["overconfidence"] == pytest.approx(over)
 
 
-def test_reliability_bins_hold_every_example_once(scored):
-    logits, labels = drawn(500, temperature=3)
-    facts, displays = scored(bound(bins=10), predictions(logits, labels)).details()
-    bins = facts["bins"]
-    assert sum(row["n"] for row in bins) == 500
-    assert [row["low"] for row in bins] == pytest.approx(np.arange(10) / 10)
-    assert all(row["low"] <= row["confidence"] <= row["high"] for row in bins if row["n"])
-    assert all(row["confidence"] is row["accuracy"] is None for row in bins if not row["n"])
-    total = sum(row["n"] * abs(row["accuracy"] - row["confidence"]) for row in bins if row["n"])
-    assert facts["ece"] == pytest.approx(total / 500)
-    assert facts.keys() == {"ece", "ece_by_chance", "bins"}
-    (line,) = displays["Reliability diagram"].lines
-    assert line.points == tuple((row["confidence"], row["accuracy"]) for row in bins if row["n"])
-
-
 def test_wrong_confidence_is_found_whatever_the_estimate(scored):
     logits, labels = drawn(4000, temperature=4)
     scores = scored(bound(), predictions(logits, labels)).scores
@@ -94,18 +79,6 @@ def test_the_temperature_is_found_and_makes_the_likelihood_stationary(classes, t
     # At the best 1/T the expected logit of the true label is the mean of those that are there.
     expected = (softmax(logits / found, axis=1) * logits).sum(axis=1).mean()
     assert expected == pytest.approx(logits[np.arange(800), labels].mean(), abs=1e-5 * np.abs(logits).max())
-
-
-def test_temperature_mends_what_a_temperature_broke(scored):
-    logits, labels = drawn(2000, temperature=3)
-    found = scored(bound(validation=drawn(2000, temperature=3, seed=1)), predictions(logits, labels))
-    facts, displays = found.details()
-    assert facts["temperature"] == pytest.approx(3, rel=0.1)
-    assert found.scores[AFTER] == pytest.approx(plain_ece(logits / facts["temperature"], labels))
-    assert found.scores[AFTER] < found.scores["ece"] / 3
-    assert facts["after"]["ece"] == found.scores[AFTER]
-    assert found.evaluator.metrics.keys() == found.scores.keys()
-    assert [line.name for line in displays["Reliability diagram"].lines] == ["as it answers", "with temperature"]
 
 
 @pytest.mark.parametrize(

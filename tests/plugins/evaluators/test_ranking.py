@@ -9,6 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from ftengine.errors import DataError, InputError
+from ftengine.testing.evaluators import check_evaluator
 from ftengine_builtins.evaluators import Reranking, Retrieval, Similarity, Triplets
 from ftengine_builtins.tasks.embedding_rows import id_of
 
@@ -170,6 +171,18 @@ def test_what_varies_by_rounding_alone_has_no_correlation(constant, value):
         rows = {"similarity": DRAW.normal(size=n), "score": DRAW.normal(size=n)}
         found = Similarity().score({**rows, constant: np.full(n, value)}, np.ones(n))
         assert np.isnan([found["pearson"], found["spearman"]]).all()
+
+
+@pytest.mark.parametrize(
+    ("cls", "rows"),
+    [
+        (Retrieval, predictions()),
+        (Triplets, [{**row, "negative_vector": DRAW.normal(size=D).tolist()} for row in predictions()]),
+        (Similarity, [{"similarity": float(x), "score": float(y)} for x, y in DRAW.normal(size=(12, 2))]),
+    ],
+)
+def test_evaluators_conform(cls, rows):
+    check_evaluator(cls, rows)
 
 
 def test_lists_of_several_rows_of_a_query_are_one_list_in_which_a_document_stands_once():

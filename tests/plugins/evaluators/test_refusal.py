@@ -4,6 +4,7 @@ import math
 
 import pytest
 from expected import raises
+from pydantic import ValidationError
 
 from ftengine.errors import DataError
 from ftengine_builtins.evaluators.refusal import Refusal
@@ -48,6 +49,12 @@ def test_the_users_phrases_replace_the_others_and_are_no_patterns(scored):
     assert of(scored, rows, phrases=["nein"]).scores["refusal_rate"] == pytest.approx(1 / 3)
     assert of(scored, rows, phrases=[".*"]).scores["refusal_rate"] == 0
     assert of(scored, [("x" * 300 + " nein", "refuse")], phrases=["nein"], within=None).scores["refusal_rate"] == 1
+
+
+@pytest.mark.parametrize("phrases", [[], [" "], ["no", ""]])
+def test_phrases_that_would_match_everything_are_refused(phrases):
+    with pytest.raises(ValidationError):
+        Refusal.Config(phrases=phrases)
 
 
 @pytest.mark.parametrize("value", ["Refuse", "yes", 1, ""])

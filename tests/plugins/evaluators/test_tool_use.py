@@ -15,6 +15,7 @@ from ftengine.evaluation.figures import measure
 from ftengine.evaluation.weights import Weights
 from ftengine.testing.models import byte_level_tokenizer
 from ftengine_builtins.evaluators import ToolUse
+from ftengine_builtins.evaluators.tool_use import same_calls
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
 ASKED = Message("user", "Weather?")
@@ -165,3 +166,12 @@ def test_figures_are_shares_with_trials_and_right_answers():
     assert (found["right_call"].n, found["no_call_when_none_due"].n) == (8, 3)  # of 12 examples
     twice = Weights(np.repeat(np.arange(len(kept) // 2), 2), 0, 100)
     assert measure(evaluator, rows, twice)["right_call"].n == 4
+
+
+def test_true_is_not_one():
+    def calls(value):
+        return [{"name": "f", "arguments": {"a": value}}]
+
+    assert same_calls(calls([1, {"b": 2.0}]), calls([1.0, {"b": 2}]))
+    assert not same_calls(calls(True), calls(1))
+    assert same_calls(calls(True) + calls(1), calls(1) + calls(True))

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ftengine.errors import DataError, RecipeError
 from ftengine.evaluation.plan import how_sampled
+from ftengine.testing import check_results
 from ftengine_builtins.evaluators import Verifier
 from ftengine_builtins.evaluators.verifier import pass_at_k
 from ftengine_builtins.scoring_process import file_of, files_with
@@ -176,6 +177,20 @@ def test_the_code_of_a_function_is_all_that_its_imports_reach(tmp_path, monkeypa
     target = f"{folder}/{place}:right" if place.endswith(".py") else f"{place}:right"
     reached = files_with(file_of(target), target)
     assert {str(one.relative_to(folder)) for one in reached} == set(found)
+
+
+def test_a_file_of_code_that_cannot_be_read_ends_nothing(tmp_path):
+    assert files_with(tmp_path / "gone.py", f"{tmp_path / 'gone.py'}:right") == []  # there is nothing to hash
+    (tmp_path / "nul.py").write_text("\0")
+    with raises(RecipeError, "nul.py", "no Python"):
+        verifier(f"{tmp_path / 'nul.py'}:right").check_row({})
+
+
+def test_it_conforms(tmp_path):
+    (tmp_path / "score.py").write_text("def right(answer):\n    return 'fox' in answer\n")
+    results = check_results(Verifier, options={"function": f"{tmp_path / 'score.py'}:right", "samples": 2})
+    assert [(one.check, one.reason) for one in results if one.outcome == "failed"] == []
+    assert any(one.outcome == "passed" for one in results)
 
 
 def test_evaluators_that_read_the_same_answers_ask_for_the_same(function):

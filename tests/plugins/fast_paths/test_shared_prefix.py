@@ -268,6 +268,13 @@ def recipe_of(tmp_path, train, **more):
     }
 
 
+def test_noise_on_embeddings_is_each_rows_own(tmp_path):
+    recipe = recipe_of(tmp_path, {}, regularize=["neftune"])
+    fine_tune(Recipe.make(recipe))  # neftune refuses to train without a place for its noise
+    steps = [json.loads(line) for line in Path(tmp_path, "run", "metrics.jsonl").read_text().splitlines()]
+    assert all(x["computed_tokens"] >= x["tokens"] for x in steps if "computed_tokens" in x)
+
+
 def test_a_run_says_how_many_tokens_it_computed(tmp_path):
     recipe = recipe_of(tmp_path, {"fast_paths": ["shared-prefix"]})
     share = plan(Recipe.make(recipe)).estimate["computed_share"]

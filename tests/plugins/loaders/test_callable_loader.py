@@ -10,7 +10,7 @@ import torch
 from expected import raises
 
 from ftengine.api import Labels, LoadRequest
-from ftengine.errors import SourceError
+from ftengine.errors import DataError, SourceError
 from ftengine_builtins.loaders.callable import CallableLoader
 
 LABELS = Labels("single", ("no", "yes"))
@@ -149,3 +149,8 @@ def test_wrong_sources_are_refused(code, source, message) -> None:
     with raises(SourceError, message) as caught:
         load("", source=source)
     assert "\n" not in str(caught.value)
+
+
+def test_errors_meant_for_the_user_pass_through(code) -> None:
+    with raises(DataError, "my own words"):
+        load("complaining")

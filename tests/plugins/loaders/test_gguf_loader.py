@@ -137,6 +137,12 @@ def test_other_content_is_refused(tmp_path, content, message) -> None:
             attempt(str(file))
 
 
+def test_split_file_is_refused(write_gguf, llama_folder, tmp_path) -> None:
+    file = write_gguf(llama_folder, tmp_path / "model-00001-of-00003.gguf", split_count=3)
+    with raises(SourceError, "3 parts", "--merge"):
+        GgufLoader().check_source(str(file))
+
+
 def test_unknown_architecture_is_refused(tiny_gguf, tmp_path) -> None:
     file = tmp_path / "other.gguf"
     file.write_bytes(tiny_gguf.read_bytes().replace(b"llama", b"lloma"))

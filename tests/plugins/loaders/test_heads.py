@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from tiny import word_piece_tokenizer
 from transformers import BertConfig, BertForMaskedLM, BertModel, RobertaConfig, RobertaForMaskedLM
 
 from ftengine.api import Labels, LoadedModel, LoadRequest
+from ftengine.errors import SourceError
 from ftengine_builtins.loaders.transformers import TransformersLoader
 
 THREE = Labels("single", ("sport", "tech", "trade"))
@@ -158,3 +160,9 @@ def test_tags_in_another_order_get_their_own_outputs(bert_folder, tmp_path):
     with torch.no_grad():
         a, b = (x.module.eval()(**inputs).logits for x in (first, again))
     assert torch.equal(a[..., [1, 2, 0]], b)
+
+
+def test_a_folder_of_timm_is_sent_to_its_own_loader(tmp_path):
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
+    with raises(SourceError, "timm://resnet18"):
+        TransformersLoader().check_source(str(tmp_path))

@@ -17,8 +17,6 @@ from tiny import tiny_gpt2
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    RobertaConfig,
-    RobertaForMaskedLM,
 )
 
 from ftengine.api import Labels, LoadRequest
@@ -108,17 +106,6 @@ def test_longest_input_is_the_smaller_of_model_and_tokenizer(llama) -> None:
     assert load(llama).max_length == 100
 
 
-def test_longest_input_of_roberta_leaves_out_its_two_padding_positions(llama_folder, tmp_path) -> None:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
-    config = RobertaConfig(vocab_size=400, max_position_embeddings=66, pad_token_id=1, **sizes)
-    RobertaForMaskedLM(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(tmp_path)
-    loaded = load(tmp_path, "sequence-classification", SENTIMENT)
-    assert loaded.max_length == 64
-    loaded.module(torch.full((1, 64), 7))  # and 64 tokens do fit
-    assert loaded.module.config.pad_token_id == 1  # positions are counted from it
-
-
 def test_missing_pad_token_becomes_eos_in_tokenizer_and_config(tmp_path) -> None:
     loaded = load(tiny_gpt2(tmp_path, pad_token=None), "sequence-classification", SENTIMENT)
     assert loaded.processor.pad_token == loaded.processor.eos_token == "<|im_end|>"
@@ -153,6 +140,13 @@ def test_pickled_weights_are_never_read(llama, name, monkeypatch) -> None:
     with raises(SourceError, name, "safetensors"):
         TransformersLoader().check_source(str(llama))
     with raises(SourceError, "safetensors"):
+        load(llama)
+
+
+def test_pickle_named_in_the_config_is_not_read(llama) -> None:
+    torch.save({}, llama / "other.bin")
+    edit(llama / "config.json", transformers_weights="other.bin")
+    with raises(SourceError, "other.bin"):
         load(llama)
 
 
@@ -316,3 +310,9 @@ def test_a_hub_model_that_does_not_come_says_why(monkeypatch, error, expected) -
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with raises(SourceError, "'my_modle'", expected):
         TransformersLoader(TransformersLoader.Config(revision="v9")).check_source("my_modle")
+
+
+def test_revision_of_a_folder_is_refused(llama_folder) -> None:
+    loader = TransformersLoader(TransformersLoader.Config(revision="main"))
+    with raises(SourceError, "revision"):
+        loader.check_source(str(llama_folder))

@@ -102,6 +102,12 @@ def test_other_labels_get_a_fresh_head(library, base, labels):
     assert logits(again).shape == (4, len(labels.names))
 
 
+def test_a_dtype_reaches_parameters_and_not_statistics(library, source):
+    loaded = load(library, source, weights="random", dtype="bfloat16")
+    assert {p.dtype for p in loaded.module.parameters()} == {torch.bfloat16}
+    assert torch.bfloat16 not in {b.dtype for b in loaded.module.buffers()}
+
+
 def test_the_library_s_own_weights_are_asked_for_by_name_alone(library, source, base, monkeypatch):
     first, folder = base
     asked = []
@@ -119,7 +125,27 @@ def test_the_library_s_own_weights_are_asked_for_by_name_alone(library, source, 
     assert again.new_modules == first.new_modules
 
 
+def test_downloads_of_torchvision_are_read_as_weights_only(monkeypatch):
+    models = pytest.importorskip("torchvision.models")
+    seen = {}
+
+    def get(self, **options):
+        seen.update(options)
+        return {}
+
+    monkeypatch.setattr(models.ResNet18_Weights, "get_state_dict", get)
+    loader("torchvision").downloaded("resnet18")
+    assert seen["weights_only"] is True
+
+
 # What is refused
+
+
+def test_an_architecture_alone_says_where_its_weights_may_come_from(library, source, tmp_path, monkeypatch):
+    (tmp_path / "adapter_config.json").write_text("{}")  # in the working directory, which is not asked about
+    monkeypatch.chdir(tmp_path)
+    with raises(SourceError, f"name: {library}, weights: …"):
+        loader(library).check_source(source)
 
 
 def test_pickles_and_missing_files_are_refused_before_anything_is_built(library, source, tmp_path):
@@ -169,6 +195,19 @@ def test_a_malformed_config_is_a_source_error(library, altered, entries, skeleto
         load(library, altered(**{k.replace("CONFIG", key): v for k, v in entries.items()}), skeleton=skeleton)
 
 
+def test_a_size_that_contradicts_the_folder_s_is_refused(library, altered):
+    folder = altered(model_args={"img_size": 32})
+    with raises(SourceError, "img_size 32", "model.loader.image_size is 64"):
+        loader(library, image_size=64).check_source(folder)
+    loader(library, image_size=32).check_source(folder)
+
+
+def test_a_folder_takes_no_other_weights(library, base):
+    _, folder = base
+    with raises(SourceError, "own weights"):
+        loader(library, weights="random").check_source(str(folder))
+
+
 @pytest.mark.parametrize("name", LOADERS)
 def test_a_library_that_is_not_installed_is_named(name, monkeypatch):
     monkeypatch.setattr("ftengine_builtins.loaders.vision.find_spec", lambda name: None)
@@ -212,18 +251,6 @@ def test_images_are_prepared_as_torchvision_does():
     models = pytest.importorskip("torchvision.models")
     image, found = pixels(loader("torchvision", weights="random").load_processor("torchvision://resnet18"))
     assert torch.equal(found[0], models.ResNet18_Weights.DEFAULT.transforms()(image))
-
-
-def test_timm_reads_what_was_written(base, library):
-    timm = pytest.importorskip("timm")
-    if library != "timm":
-        pytest.skip("a folder of torchvision")
-    first, folder = base
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    probe = ImageClassification().probe_batch(first)["pixel_values"]
-    with torch.no_grad():
-        assert torch.equal(again(probe), first.module.eval()(probe))
-    assert json.loads((folder / "config.json").read_text())["label_names"] == ["a", "b", "c"]
 
 
 # A whole run

@@ -4,7 +4,7 @@ import pytest
 from expected import raises
 from torch import nn
 
-from ftengine.api import Regularizer
+from ftengine.api import LoadedModel, Regularizer
 from ftengine.errors import RecipeError
 from ftengine.training.regularizing import Attached
 from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop
@@ -93,6 +93,13 @@ def test_numbers_have_no_distribution(make, cls):
     case = make("classes", kind="regression")
     with raises(RecipeError, "regression"):
         cls().attach(case.loaded, case.task)
+
+
+def test_what_is_not_there_is_refused():
+    loaded = LoadedModel(nn.Sequential(nn.Linear(2, 2)), None, "here", "none", pretrained=frozenset({"0.weight"}))
+    for cls, words in ((Dropout, "finds no dropout"), (Neftune, "has none")):
+        with raises(RecipeError, words):
+            cls().attach(loaded, None)
 
 
 def test_mixout_spares_the_output_head_and_what_is_new(make):

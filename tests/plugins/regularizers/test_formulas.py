@@ -14,7 +14,7 @@ from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop, binar
 from ftengine_builtins.regularizers.dropout import Dropout
 from ftengine_builtins.regularizers.ema import Ema
 from ftengine_builtins.regularizers.l2_sp import L2SP
-from ftengine_builtins.regularizers.mixout import kept_neurons, mixed
+from ftengine_builtins.regularizers.mixout import Mixout, kept_neurons, mixed
 from ftengine_builtins.regularizers.neftune import Neftune
 from ftengine_builtins.regularizers.wise_ft import WiseFT
 
@@ -195,6 +195,16 @@ def test_mixout_swaps_all_that_goes_out_from_a_neuron_or_channel(layer, x):
     assert 0 < drawn.sum() < 12
     dropped = layer(x * drawn.reshape(1, 12, *(1 for _ in x.shape[2:])) / 0.5)
     torch.testing.assert_close(torch.func.functional_call(layer, {"weight": mix}, (x,)), dropped)
+
+
+def test_an_error_inside_a_mixed_layer_leaves_its_weight(make):
+    case = make("classes")
+    layer = case.module.bert.encoder.layer[0].intermediate.dense
+    weight = layer.weight
+    build(Mixout).attach(case.loaded, case.task)
+    with pytest.raises(RuntimeError):
+        layer(torch.ones(3, 5))
+    assert layer.weight is weight
 
 
 # neftune

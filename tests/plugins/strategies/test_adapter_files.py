@@ -9,7 +9,7 @@ import pytest
 import torch
 from adapter_models import logits, opened, prepared, shake
 from expected import raises
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RunError
@@ -81,20 +81,6 @@ def test_config_is_adapterhubs_preset(tmp_path) -> None:
     assert isinstance(config["scaling"], float)
 
 
-def test_a_trained_head_goes_into_the_heads_files(tmp_path) -> None:
-    folder = saved("distilbert", tmp_path)
-    assert set(load_file(folder / "model_head.safetensors")) == {
-        f"{layer}.{tensor}" for layer in ("classifier", "pre_classifier") for tensor in ("weight", "bias")
-    }
-    content = json.loads((folder / "head_config.json").read_text())
-    assert (content["config"], content["name"], content["num_labels"]) == (None, None, 3)
-    assert content["model_class"] == "DistilBertForSequenceClassification"
-    assert sorted(path.name for path in saved("gpt2", tmp_path / "lm").iterdir()) == [
-        "adapter.safetensors",
-        "adapter_config.json",
-    ]
-
-
 def test_a_new_module_within_the_base_is_kept_in_a_file_of_its_own(tmp_path) -> None:
     def model(**options) -> tuple[Adapter, LoadedModel]:
         loaded, strategy = opened("bert"), Adapter(AdapterConfig(**options))
@@ -135,6 +121,17 @@ def test_training_continues_from_an_adapter(tmp_path) -> None:
     again, fresh = prepared("gpt2", **strategy.loading_options())
     again.load(fresh, folder)
     assert all(torch.equal(first[key], tensor) for key, tensor in trainable(fresh.module).items())
+
+
+def test_a_language_models_own_head_may_lie_beside_the_adapter_but_not_another(tmp_path) -> None:
+    folder = saved("llama", tmp_path)
+    strategy, loaded = prepared("llama")
+    head = loaded.module.lm_head.weight.detach().clone()
+    save_file({"lm_head.weight": head}, folder / "model_head.safetensors")
+    strategy.load(loaded, folder)
+    save_file({"lm_head.weight": head + 0.1}, folder / "model_head.safetensors")
+    with raises(BaseMismatch, "lm_head.weight"):
+        strategy.load(loaded, folder)
 
 
 def test_plain_pickles_of_tensors_are_read_and_others_are_not(tmp_path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from adapter_models import batch, bottlenecks, logits, opened, prepared, shake
@@ -11,10 +13,6 @@ from torch import nn
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from ftengine.api import LoadedModel
@@ -57,15 +55,6 @@ def test_other_placements_adapt_the_feed_forward_alone(name: str, placement: str
     assert strategy.matches() == {"output": [PLACES[name]["output"].format(i) for i in (0, 1)]}
 
 
-def test_t5_has_places_in_encoder_and_decoder_and_counts_through() -> None:
-    strategy, _ = prepared("t5", placement="houlsby", sublayers=["attention", "cross", "output"], leave_out=[1, 2])
-    assert strategy.matches() == {
-        "attention": ["encoder.block.0.layer.0.dropout", "decoder.block.1.layer.0.dropout"],
-        "output": ["encoder.block.0.layer.1.dropout", "decoder.block.1.layer.2.dropout"],
-        "cross": ["decoder.block.1.layer.1.dropout"],
-    }
-
-
 def test_a_convolutional_bottleneck_is_a_1x1_convolution_added_to_the_block() -> None:
     _, loaded = prepared("resnet", placement="pfeiffer")
     shake(loaded.module)
@@ -104,25 +93,12 @@ def test_parallel_is_refused_where_a_named_convolution_makes_another_grid(layer:
         strategy.prepare(loaded)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        Qwen3Config(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-                    num_key_value_heads=1, head_dim=8),
-        MixtralConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
-                      num_key_value_heads=1, num_local_experts=2),
-    ],
-    ids=["qwen3", "mixtral"],
-)  # fmt: skip
-def test_relatives_of_llama_need_no_description_of_their_own(config) -> None:
-    model_class = {"qwen3": Qwen3ForCausalLM, "mixtral": MixtralForCausalLM}[config.model_type]
-    loaded = LoadedModel(model_class(config).eval(), None, "memory", "causal-lm")
-    base = logits(loaded.module)
-    Adapter(AdapterConfig(placement="houlsby")).prepare(loaded)
-    assert list(bottlenecks(loaded.module)) == ["model.layers.0.self_attn", "model.layers.0.mlp"]
-    assert torch.equal(logits(loaded.module), base)
-    shake(loaded.module)
-    assert not torch.equal(logits(loaded.module), base)
+def test_a_grid_that_no_stride_gives_is_an_error() -> None:
+    module = nn.ModuleDict({"layer": nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(4, stride=1))})
+    strategy = Adapter(AdapterConfig(placement="parallel", places={"output": "layer"}))
+    strategy.prepare(LoadedModel(module, None, "memory", "image-classification"))
+    with raises(NoMatch, "(2, 8, 9, 9)", "(2, 8, 6, 6)"):
+        module["layer"](torch.randn(2, 8, 9, 9))
 
 
 def test_a_block_with_other_norms_is_not_taken_for_a_known_one() -> None:
@@ -158,6 +134,32 @@ def test_torchvisions_blocks_are_known() -> None:
     assert module["layer1"](torch.randn(2, 3, 5, 7)).shape == (2, 12, 5, 7)
 
 
+class Transposed(nn.Sequential):
+    """A convolution along the words of (batch, words, width)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+def placed(layer: nn.Module) -> nn.Module:
+    module = nn.ModuleDict({"layer": layer})
+    loaded = LoadedModel(module, None, "memory", "image-classification")
+    Adapter(AdapterConfig(places={"output": "layer"}, bottleneck=3)).prepare(loaded)
+    shake(module)
+    return module["layer"].eval()
+
+
+def test_a_part_with_the_adapters_name_is_not_overwritten() -> None:
+    layer = nn.Sequential(OrderedDict(bottleneck=nn.Linear(8, 8)))
+    with raises(NoMatch, "layer"):
+        placed(layer)
+
+
+def test_channels_elsewhere_than_the_last_layer_says_are_an_error() -> None:
+    with raises(NoMatch, "width 8", "(2, 5, 8)"):
+        placed(Transposed(nn.Conv1d(8, 8, 1)))(torch.randn(2, 5, 8))
+
+
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
 def test_an_unknown_model_trains_with_named_places(placement: str) -> None:
     base = logits(opened("opt").module)
@@ -190,6 +192,11 @@ def test_an_unknown_model_is_refused_with_modules_to_name() -> None:
 def test_patterns_that_mean_nothing_are_refused(places, message) -> None:
     with raises(NoMatch, message):
         prepared("opt", places=places)
+
+
+def test_parallel_is_refused_where_the_input_is_wider_than_the_output() -> None:
+    with raises(NoMatch, "fc2'", "24", "16"):
+        prepared("opt", placement="parallel", places={"output": r".*\.fc2"})
 
 
 def test_what_cannot_be_adapted_is_refused() -> None:
@@ -242,6 +249,11 @@ def test_choices_that_the_model_lacks_are_refused(options, message: str) -> None
 def test_options_out_of_range_are_refused(options, message: str) -> None:
     with raises(ValidationError, message):
         AdapterConfig(**options)
+
+
+def test_two_sizes_are_refused() -> None:
+    with raises(RecipeError, "bottleneck 8", "reduction_factor 16"):
+        AdapterConfig(bottleneck=8, reduction_factor=16)
 
 
 def test_a_reduction_factor_by_layer_needs_every_layer() -> None:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from ftengine.api import LoadedModel
-from ftengine.errors import RecipeError, RunError
+from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.model import count, trainable
 from ftengine_builtins.strategies.full import Full
 
@@ -62,12 +62,30 @@ def test_the_dtype_of_the_module_is_saved(llama_folder, load, tmp_path, dtype) -
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype)[6:]
 
 
+def test_a_self_contradicting_generation_config_is_passed_on(llama_folder, load, tmp_path) -> None:
+    loaded = load(llama_folder)
+    loaded.module.generation_config.update(do_sample=False, temperature=0.5, top_p=0.9)
+    with raises(ValueError, "GenerationConfig"):  # what transformers does by itself
+        loaded.module.save_pretrained(tmp_path / "refused")
+    Full().save(loaded, tmp_path)
+    assert loaded.module.generation_config.temperature == 0.5
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert (opened.generation_config.temperature, opened.generation_config.top_p) == (0.5, 0.9)
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
 def test_packed_weights_are_refused(dtype) -> None:
     module = nn.Sequential(nn.Linear(3, 2))
     module[0].weight = nn.Parameter(torch.zeros(2, 3).to(dtype), requires_grad=False)
     with raises(RecipeError, "0.weight", str(dtype)[6:]):
         Full().prepare(LoadedModel(module, None, "memory", "causal-lm"))
+
+
+def test_a_base_without_the_head_is_refused(bert_folder, load) -> None:
+    loaded = load(bert_folder, "sequence-classification")
+    loaded.module.config.num_labels = 3
+    with raises(BaseMismatch, "0 unexpected", "classifier.bias", "classifier.weight"):
+        Full().load(loaded, bert_folder)
 
 
 def test_unreadable_folders_are_errors(llama_folder, load, tmp_path) -> None:

@@ -102,48 +102,6 @@ def test_layers_are_found_from_embeddings_to_head(name, device) -> None:
     assert levels[top] == 4
 
 
-class Activated(nn.BatchNorm1d):
-    """A normalisation with its activation inside, as timm has it."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.act = nn.ReLU()
-
-
-@pytest.mark.parametrize(
-    ("numbered", "expected"),
-    [
-        (lambda: nn.ModuleDict({f"layer{i}": nn.Sequential(nn.Conv2d(2, 2, 1)) for i in (1, 2)}), ["layer1", "layer2"]),
-        (lambda: nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), ["0", "2"]),
-        # A stem of single layers is no stack where there are blocks.
-        (
-            lambda: nn.ModuleDict(
-                {
-                    "stem": nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),
-                    "blocks": nn.Sequential(*(nn.Sequential(nn.Linear(2, 2)) for _ in range(2))),
-                }
-            ),
-            ["blocks.0", "blocks.1"],
-        ),
-        # Nor is a pair of normalisations, whatever without weights they hold.
-        (
-            lambda: nn.ModuleDict(
-                {
-                    "bn1": Activated(2),
-                    "blocks": nn.Sequential(*(nn.Sequential(nn.Linear(2, 2)) for _ in range(2))),
-                    "bn2": Activated(2),
-                }
-            ),
-            ["blocks.0", "blocks.1"],
-        ),
-    ],
-)
-def test_numbers_at_the_end_of_names_make_a_stack_too(numbered, expected) -> None:
-    from ftengine_builtins.strategies.full_levels import block_stacks
-
-    assert block_stacks(numbered()) == [expected]
-
-
 @pytest.mark.parametrize("option", [{"layer_decay": 0.9}, {"unfreeze_every": 3}])
 def test_a_model_without_layers_is_refused(option) -> None:
     loaded = LoadedModel(nn.ModuleDict({"only": nn.Linear(2, 2)}), None, "memory", "some-head")
@@ -242,3 +200,13 @@ def test_a_new_head_trains_though_everything_around_it_is_frozen() -> None:
 def test_a_pattern_that_freezes_nothing_is_an_error(patterns, message) -> None:
     with raises(NoMatch, message):
         prepared("bert", freeze=patterns)
+
+
+def test_a_tied_head_is_said_to_be_tied_and_to_what() -> None:
+    with raises(NoMatch, "'lm_head.weight'", "'transformer.wte.weight'"):
+        prepared("gpt2", freeze=["lm_head"])
+
+
+def test_freezing_everything_is_an_error() -> None:
+    with raises(RecipeError, "nothing to train"):
+        prepared("gpt2", freeze=".*")

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from ftengine.api import LoadedModel
-from ftengine.errors import NotMergeable
+from ftengine.errors import NotMergeable, RunError
 from ftengine_builtins.strategies.full import Full
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 from ftengine_builtins.strategies.lora_layers import lora_layers
@@ -100,3 +100,8 @@ def test_only_plain_float_weights_merge_and_nothing_is_half_merged(numbers, laye
         strategy.merge(loaded)
     assert torch.equal(module[0].weight, before)
     assert len(lora_layers(module)) == 2
+
+
+def test_merging_a_model_without_lora_is_an_error(llama_folder, load) -> None:
+    with raises(RunError, "LoRA"):
+        LoRA().merge(load(llama_folder))

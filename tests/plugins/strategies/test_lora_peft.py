@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from ftengine.api import LoadedModel
-from ftengine.errors import BaseMismatch, RunError
+from ftengine.errors import BaseMismatch, RecipeError, RunError
 from ftengine.model import trainable
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 from ftengine_builtins.strategies.lora_layers import lora_layers
@@ -128,6 +128,28 @@ def test_training_continues_from_pefts_adapter(loaded, numbers, tmp_path) -> Non
     assert losses[-1] < losses[0]
     assert all(not torch.equal(started[name], parameter) for name, parameter in trainable(loaded.module).items())
     opened_by_peft(base, saved(strategy, loaded, tmp_path / "continued"))
+
+
+def test_an_adapter_that_cannot_be_written_is_an_error(llama_folder, load, tmp_path) -> None:
+    loaded = load(llama_folder)
+    with raises(RunError, "cannot write"):
+        prepared(loaded).save(loaded, tmp_path / "missing")
+
+
+def test_all_linear_beside_start_from_is_refused_where_the_adapter_is_on_fewer_layers(
+    llama_folder, load, tmp_path
+) -> None:
+    """A recipe of `ftengine init` says all-linear, and an adapter's file lists layers."""
+    adapters = {}
+    for targets in ("all-linear", ["q_proj", "v_proj"]):
+        loaded = load(llama_folder)
+        adapters[len(targets)] = str(saved(prepared(loaded, targets=targets), loaded, tmp_path / str(len(targets))))
+    every, two = adapters.values()
+    continued = load(llama_folder)
+    prepared(continued, targets="all-linear", start_from=every)
+    assert len(lora_layers(continued.module)) == 14
+    with raises(RecipeError, "strategy.targets", "14 layers", "on 4"):
+        prepared(load(llama_folder), targets="all-linear", start_from=two)
 
 
 def json_of(folder: Path) -> dict:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expected import raises
 from lora_models import prepared
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from ftengine.api import LoadedModel
+from ftengine.errors import BaseMismatch
 from ftengine.model import trainable
 
 LLAMA = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}
@@ -124,6 +126,13 @@ def embedding_adapter(folder: Path, change: Callable[[nn.Module], object] = lamb
         warnings.simplefilter("ignore", UserWarning)
         get_peft_model(module, PeftConfig(target_modules=["embed_tokens"], use_dora=True)).save_pretrained(folder)
     return folder
+
+
+def test_an_embedding_of_another_base_is_refused(tmp_path) -> None:
+    folder = embedding_adapter(tmp_path, lambda module: nn.init.normal_(module.model.embed_tokens.weight))
+    assert any(key.endswith("base_layer.weight") for key in load_file(folder / "adapter_model.safetensors"))
+    with raises(BaseMismatch, "model.embed_tokens"):
+        prepared(CASES["llama with embeddings"].loaded(), start_from=str(folder))
 
 
 def test_adapter_names_inside_keys_are_left_out(tmp_path) -> None:

@@ -6,11 +6,15 @@ import copy
 
 import pytest
 import torch
+from expected import raises
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
+from torch import nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    ResNetConfig,
+    ResNetForImageClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
     T5Config,
@@ -128,6 +132,22 @@ def test_a_pattern_without_a_layer_is_an_error(llama_folder, load, targets, part
     assert all(parameter.requires_grad for parameter in loaded.module.parameters())
 
 
+def test_a_model_without_linear_layers_is_an_error() -> None:
+    loaded = LoadedModel(nn.Sequential(nn.Conv2d(3, 3, 1)), None, "memory", "causal-lm")
+    with raises(NoMatch, "'all-linear'", "Sequential"):
+        ours(loaded, "all-linear")
+
+
+def test_a_model_whose_only_linear_layer_is_its_head_is_told_what_to_name() -> None:
+    module = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    loaded = LoadedModel(module, None, "memory", "image-classification", new_modules=("classifier",))
+    with pytest.raises(NoMatch) as error:
+        ours(loaded, "all-linear")
+    assert "linear layers are named" not in str(error.value)
+    assert str(error.value).endswith("Set strategy.targets=[convolution].")
+    assert ours(loaded, ["convolution"])
+
+
 T5 = T5Config(vocab_size=40, d_model=16, num_layers=1, num_heads=2, d_kv=8, d_ff=24, decoder_start_token_id=0)
 BART = BartConfig(
     vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
@@ -156,3 +176,26 @@ def test_embeddings_whose_weight_encoder_and_decoder_hold_are_never_called(make,
         ids = torch.arange(5, 15).view(1, -1)
         loaded.module(input_ids=ids, labels=ids).loss.backward()
         assert all(p.grad is not None for p in loaded.module.parameters() if p.requires_grad)
+
+
+def test_preparing_twice_is_an_error(llama_folder, load) -> None:
+    loaded = load(llama_folder)
+    ours(loaded, ["q_proj"])
+    with raises(NoMatch, "a LoRA already"):
+        ours(loaded, ["q_proj"])
+
+
+def test_layers_whose_parent_reads_their_weights_are_left_out() -> None:
+    # nn.MultiheadAttention multiplies by out_proj.weight itself: a LoRA there would never be called.
+    module = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "up": nn.Linear(8, 8)})
+    loaded = LoadedModel(module, None, "memory", "causal-lm")
+    with raises(NoMatch, "MultiheadAttention"):
+        ours(loaded, ["out_proj"])
+    assert ours(loaded, "all-linear") == {"up"}
+
+
+def test_layers_with_a_replaced_forward_are_refused() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    module[1].forward = lambda x: x
+    with raises(NoMatch, "'1'", "forward"):
+        ours(LoadedModel(module, None, "memory", "causal-lm"), "all-linear")

@@ -158,6 +158,16 @@ def test_a_config_that_does_not_fit_is_refused(changes, error, message, tmp_path
     assert all(torch.equal(value, before[key]) for key, value in loaded.module.state_dict().items())
 
 
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
+    loaded, strategy = prepared("prompt", "llama")
+    with raises(RunError, "adapter_config.json"):
+        strategy.load(loaded, tmp_path)
+    saved(loaded, strategy, tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").rename(tmp_path / "adapter" / "adapter_model.bin")
+    with raises(RunError, "pickle"):
+        strategy.load(loaded, tmp_path / "adapter")
+
+
 def test_tensors_that_do_not_fit_change_nothing(tmp_path):
     loaded, strategy = prepared("prompt", "bert")
     folder = saved(loaded, strategy, tmp_path / "adapter")
@@ -173,3 +183,10 @@ def test_tensors_that_do_not_fit_change_nothing(tmp_path):
         with pytest.raises(BaseMismatch):
             strategy.load(loaded, folder)
     assert all(torch.equal(value, before[key]) for key, value in trainable(loaded.module).items())
+
+
+def test_a_prefix_of_another_model_is_refused(tmp_path):
+    folder = saved(*prepared("prefix", "gpt2"), tmp_path / "adapter")
+    loaded, strategy = prepared("prefix", "llama")
+    with raises(BaseMismatch, "2 layers and 4 heads", "2, 2 and 16"):
+        strategy.load(loaded, folder)

@@ -11,12 +11,11 @@ from transformers import MambaConfig, MambaForCausalLM, ResNetConfig, ResNetForI
 from virtual_token_models import DECODERS, MODELS, TEXT, answered, build, inputs, logits, ones, padded, tokens, with_
 
 from ftengine.api import LoadedModel
-from ftengine.errors import RecipeError
+from ftengine.errors import InputError, RecipeError
 from ftengine.model import Criterion, trainable
 from ftengine.plugins.registry import Registry
 from ftengine_builtins.tasks.causal_lm import CausalLM
 
-PREFIXED = [*DECODERS, "bert", "roberta", "bert-tokens"]
 BOTH = pytest.mark.parametrize("strategy", ["prompt", "prefix"])
 
 
@@ -65,16 +64,6 @@ def test_generation_with_a_cache_is_generation_without(strategy, name, beams):
     assert not torch.allclose(cached[1][:, 0], base[1][:, 0], atol=1e-4)
 
 
-@over(MODELS, PREFIXED)
-def test_padding_on_the_right_changes_nothing(strategy, name):
-    loaded = with_(strategy, name)
-    ids, mask = padded(tokens(), 4, "right")
-    given = inputs(loaded, ids, mask)
-    alone = {key: value[1:, :4] for key, value in given.items()}
-    together, single = logits(loaded, **given)[1], logits(loaded, **alone)[0]
-    torch.testing.assert_close(together[: len(single)], single)
-
-
 @BOTH
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_the_loss_of_a_task_is_the_plain_cross_entropy_of_labelled_tokens(strategy, name):
@@ -113,3 +102,21 @@ def test_models_without_tokens_or_without_keys_are_refused_untouched(strategy):
         with raises(RecipeError, why):
             Registry().build("strategy", strategy, "strategy").prepare(LoadedModel(module, None, "", "causal-lm"))
         assert trainable(module).keys() == before
+
+
+@BOTH
+def test_a_second_one_and_a_replaced_forward_are_refused(strategy):
+    prepare = Registry().build("strategy", strategy, "strategy").prepare
+    with raises(RecipeError, "already"):
+        prepare(with_(strategy, "gpt2"))
+    loaded = build("gpt2")
+    loaded.module.transformer.forward = loaded.module.transformer.forward
+    with raises(RecipeError, "forward"):
+        prepare(loaded)
+
+
+@BOTH
+def test_a_cache_of_fixed_size_is_refused(strategy):
+    loaded, ids = with_(strategy, "llama"), tokens()
+    with raises(InputError, "cache"):
+        loaded.module.generate(input_ids=ids, attention_mask=ones(ids), max_new_tokens=2, cache_implementation="static")

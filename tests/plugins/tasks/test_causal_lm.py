@@ -252,21 +252,6 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 FOLLOW = [{"role": "user", "content": "And then?"}, {"role": "assistant", "content": "Then wait."}]
 
 
-def test_prompt_and_completion_of_messages_are_a_conversation(llama_tokenizer):
-    """TRL's conversational form; of the assistant only the completion is trained on."""
-    row = {"prompt": [SYSTEM, QUESTION], "completion": [ANSWER]}
-    assert task().encode(row, llama_tokenizer) == task().encode(
-        {"messages": [SYSTEM, QUESTION, ANSWER]}, llama_tokenizer
-    )
-    row = {"prompt": [QUESTION, ANSWER, FOLLOW[0]], "completion": FOLLOW[1:]}
-    features = task().encode(row, llama_tokenizer)
-    assert trained(features, llama_tokenizer) == "Then wait.<|im_end|>"
-    whole = task().encode({"messages": [QUESTION, ANSWER, *FOLLOW]}, llama_tokenizer)
-    assert features.inputs["input_ids"] == whole.inputs["input_ids"]
-    everything = task(train_on="all").encode(row, llama_tokenizer)
-    assert everything.inputs["labels"] == features.inputs["input_ids"]
-
-
 def test_conversations_of_sharegpt_are_read(llama_tokenizer):
     turns = [("system", SYSTEM), ("human", QUESTION), ("gpt", ANSWER)]
     row = {"messages": [{"from": who, "value": message["content"]} for who, message in turns]}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from ftengine.api import LoadRequest
 from ftengine.errors import DataError, InputError, RecipeError, SourceError
 from ftengine.plugins.registry import Registry
+from ftengine.testing import check_task
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.embedding import Embedding, EmbeddingConfig
 from ftengine_builtins.tasks.embedding_rows import recognise_embedding
@@ -42,6 +43,16 @@ def load(bert_folder):
     return load
 
 
+@pytest.mark.parametrize("loss", ["auto", "triplet", "cosine"])
+@pytest.mark.parametrize("rows", ROWS)
+def test_it_conforms(rows, loss, load):
+    try:
+        options = EmbeddingConfig(rows=rows, loss=loss)
+    except ValueError:
+        return  # which are refused is asked below
+    check_task(lambda: Embedding(options), load().processor, ROWS[rows], load)
+
+
 @pytest.mark.parametrize(
     ("rows", "loss", "allowed"),
     [("pairs", "triplet", "in-batch"), ("pairs", "cosine", "in-batch"), ("scored", "in-batch", "cosent")],
@@ -70,6 +81,13 @@ def test_options_that_would_do_nothing_are_refused(options, facts):
     with raises(RecipeError, *facts):
         Registry().build("task", {"name": "embedding", **options}, "task")
     Registry().build("task", {"name": "embedding", **EmbeddingConfig(rows="labelled").model_dump()}, "task")
+
+
+def test_dimensions_that_vectors_do_not_have_are_refused(load):
+    size = load().module.config.hidden_size
+    task(dimensions=[size]).set_model(load(), None)
+    with raises(RecipeError, "task.dimensions", str(size + 1), str(size)):
+        task(dimensions=[8, size + 1]).set_model(load(), None)
 
 
 @pytest.mark.parametrize("folder", ["bert_folder", "llama_folder"])
@@ -141,6 +159,13 @@ def test_labels_without_a_pair_are_refused(labels, facts):
     rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(labels)]
     with raises(DataError, *facts):
         task(rows="labelled").learn_labels({"train": rows})
+
+
+def test_columns_of_another_kind_are_named():
+    with raises(DataError, "positive", "task.rows=labelled"):
+        task().check_columns(["text", "label"])
+    with raises(DataError, "task.same"):
+        task(same="topic").check_columns(["anchor", "positive"])
 
 
 @pytest.mark.parametrize(
@@ -251,6 +276,11 @@ def test_only_the_pooler_may_begin_afresh(bert_folder, tmp_path):
     save_file({k: x for k, x in kept.items() if k != lacking}, folder / "model.safetensors", {"format": "pt"})
     with raises(SourceError, lacking):
         TransformersLoader().load(request)
+
+
+def test_an_encoder_decoder_is_refused(t5_folder):
+    with raises(SourceError, "t5"):
+        TransformersLoader().load_skeleton(LoadRequest(str(t5_folder), "feature-extraction"))
 
 
 def test_files_of_sentence_transformers_have_the_keys_that_all_versions_read(load, tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import image_processor, tiny_resnet, tiny_vit
 
 from ftengine.api import LoadRequest
-from ftengine.errors import DataError
+from ftengine.errors import DataError, SourceError
 from ftengine.model import Criterion
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.image_classification import ImageClassification, ImageClassificationConfig
@@ -117,6 +117,13 @@ def test_what_is_no_image_is_refused(value):
         read_image(value, "image")
 
 
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with raises(DataError, "nope.png"):
+        read_image(str(tmp_path / "nope.png"), "image")
+    with raises(DataError, "IsADirectoryError"):
+        read_image(str(tmp_path), "image")
+
+
 def test_only_formats_of_images_are_read_whatever_the_suffix(tmp_path):
     path = tmp_path / "x.png"
     for kind in ("EPS", "PCX"):
@@ -162,6 +169,12 @@ def test_files_that_are_equal_byte_for_byte_are_duplicates_whatever_their_names(
     a, b, c = (task().view({"image": str(tmp_path / name)}).identity for name in ("a.png", "b.png", "c.png"))
     assert a == b != c
     assert a == image_identity((tmp_path / "a.png").read_bytes())
+
+
+def test_a_tokenizer_is_no_image_processor(bert_folder):
+    processor = TransformersLoader().load_processor(str(bert_folder))
+    with raises(SourceError, "model.loader.processor=image"):
+        task().encode({"image": picture(), "label": "cat"}, processor)
 
 
 # The model

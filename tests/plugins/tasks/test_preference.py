@@ -10,7 +10,7 @@ from ftengine.data.read import read_rows
 from ftengine.errors import DataError
 from ftengine.model import IGNORED
 from ftengine_builtins.preference_layouts import preference
-from ftengine_builtins.tasks import CausalLM, Preference
+from ftengine_builtins.tasks import Preference
 
 ASKED, GOOD, BAD = "How are you?", "I am fine, thank you.", "Go away, you fool!"
 
@@ -77,19 +77,6 @@ def test_every_layout_is_the_same_pair(layout, tokenizer):
     assert (list(view.inputs), both) == ([ASKED], [[GOOD], [BAD]]) or both == [GOOD, BAD]
 
 
-def test_sides_are_written_as_causal_lm_writes_a_completion(tokenizer):
-    found = Preference().encode(LAYOUTS["lists"], tokenizer)
-    for start, text in (("", GOOD), ("rejected_", BAD)):
-        wanted = CausalLM().encode({"prompt": [USER], "completion": [said("assistant", text)]}, tokenizer)
-        for key in ("input_ids", "labels"):
-            ours = found.inputs[f"{start}{key}"]
-            assert ours == wanted.inputs[key][: len(ours)]
-        assert set(wanted.inputs["labels"][len(ours) :]) <= {IGNORED}  # a line break behind the answer
-    shown = Preference().decode_example(found, tokenizer)
-    assert [text.removesuffix("<|im_end|>") for text, trained in shown if trained] == [GOOD, BAD]
-    assert [text.strip() for text, trained in shown if not trained and ":" in text] == ["chosen:", "rejected:"]
-
-
 @pytest.mark.parametrize(
     ("prompt", "wanted"),
     [
@@ -101,6 +88,11 @@ def test_whole_texts_are_divided_where_they_stop_being_alike(prompt, wanted):
     chosen, rejected = wanted
     found = preference({"chosen": prompt + chosen, "rejected": prompt + rejected})
     assert (found["prompt"], found["chosen"], found["rejected"]) == (prompt, chosen, rejected)
+
+
+def test_a_system_message_beside_stands_in_front():
+    found = preference({"system": "Be kind.", **LAYOUTS["axolotl intel"]})
+    assert found["prompt"] == [said("system", "Be kind."), USER]
 
 
 @pytest.mark.parametrize("limit", [12, 24, 40])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,11 @@ from expected import raises
 
 from ftengine import Recipe, fine_tune
 from ftengine.api import LoadRequest
+from ftengine.engine.export import export_run
 from ftengine.errors import DataError, InputError
 from ftengine.model import Criterion
+from ftengine.testing import check_task
+from ftengine_builtins.exporters import SentenceTransformersExporter
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks import Embedding, Reranking
 from ftengine_builtins.tasks.reranking_losses import LOSSES
@@ -25,6 +29,8 @@ LISTS = [
     {"query": ROWS[0]["query"], "positive": TEXTS[:1], "negative": TEXTS[1:]},
     {"query": ROWS[1]["query"], "positive": TEXTS[:2], "negative": TEXTS[2:3]},
 ]
+NUMBERED = [{**row, "negative_1": "one more text", "negative_2": None} for row in ROWS]
+KINDS = {"triplets": ROWS, "lists": LISTS, "numbered": NUMBERED}
 
 
 def task(**options):
@@ -39,6 +45,21 @@ def load(bert_folder):
         return TransformersLoader().load(LoadRequest(str(bert_folder), "sequence-classification", labels, "float32"))
 
     return load
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("rows", KINDS)
+def test_it_conforms(rows, loss, load):
+    make = lambda: Reranking(Reranking.Config(loss=loss))  # noqa: E731
+    check_task(make, load(task().labels).processor, KINDS[rows], load)
+
+
+def test_a_task_that_promises_vectors_has_to_answer_with_them(load):
+    class Promising(Reranking):
+        traits = replace(Reranking.traits, answers_vectors=True)
+
+    with pytest.raises(AssertionError, match=r"^rows_without_an_answer_are_answered: .* \[2, 3\] numbers"):
+        check_task(Promising, load(task().labels).processor, [ROWS[0], NUMBERED[1]], load)
 
 
 def written_out(loss, s, y):
@@ -145,6 +166,16 @@ def test_triplets_and_lists_are_recognised(row, certainty, columns):
         assert "--task reranking" in other.note
 
 
+def test_columns_are_named_with_the_nearest():
+    for columns, facts in (
+        (["query", "positve", "negative"], ["'positive'", "positve"]),
+        (["query", "positive"], ["'negative'", "negative_1"]),
+        (["query", "document", "label"], ["kind: relevance"]),
+    ):
+        with raises(DataError, *facts):
+            task().check_columns(columns)
+
+
 @pytest.fixture(scope="module")
 def run(bert_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reranking")
@@ -188,3 +219,9 @@ def test_scores_of_its_documents_are_answered_in_order(run):
     for nothing in ({}, {"document": []}, {"document": None, "positive": [], "negative": []}):
         with raises(InputError, "document"):
             list(run.predict([{"query": "a", "document": "b"}, {"query": "a", **nothing}]))
+
+
+def test_it_is_exported_with_scores_as_they_are(run, tmp_path):
+    export_run(run, SentenceTransformersExporter(), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["sentence_transformers"]["activation_fn"] == "torch.nn.modules.linear.Identity"

@@ -72,3 +72,12 @@ def test_a_pair_is_two_sequences_that_end_with_their_answers_and_brings_its_marg
 def test_rows_that_prefer_nothing_are_refused(changed, said):
     with raises(DataError, said):
         Reward(Reward.Config(margin="gap")).encode({**PAIR, **changed}, byte_level_tokenizer(pad_token="<|im_end|>"))
+
+
+def test_columns_are_looked_at_first():
+    with raises(DataError, "'gap'"):
+        Reward(Reward.Config(margin="gap")).check_columns(["prompt", "chosen", "rejected"])
+    with raises(DataError, "rejected"):
+        Reward().check_columns(["prompt", "chosen"])
+    with raises(DataError, "`completion`"):
+        Reward().check_input({"prompt": "How are you?"})

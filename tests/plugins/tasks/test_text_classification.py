@@ -1,5 +1,7 @@
 """Labels, losses and answers of classifiers and regressors."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,9 +9,9 @@ from expected import raises
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ftengine.api import Labels, LoadedModel
-from ftengine.errors import DataError
+from ftengine.errors import DataError, RecipeError
 from ftengine.model import Criterion
-from ftengine.testing.models import word_piece_tokenizer
+from ftengine.testing.models import tiny_bert, word_piece_tokenizer
 from ftengine_builtins.tasks.text_classification import TextClassification, TextClassificationConfig
 
 TEXTS = ["The film was wonderful.", "The acting was terrible, and so was the music.", "Neither good nor bad", "Yes."]
@@ -114,6 +116,13 @@ def test_a_label_that_may_be_several_is_refused_until_the_kind_is_given(values):
     assert all(";" not in name for name in labels(values, kind="multi").names)
 
 
+def test_numbers_with_decimal_commas_are_not_taken_for_names():
+    with raises(DataError, "1,762", "1.762", "task.kind=single"):
+        labels(["1,762", "3", "2,5"])
+    assert labels(["1,762", "3", "2,5"], kind="single").names == ("1,762", "2,5", "3")
+    assert labels(["1,762", "3", "many"]).names == ("1,762", "3", "many")
+
+
 @pytest.mark.parametrize("values", [["a", "a"], [3], [], [None, None]])
 def test_fewer_than_two_labels_are_refused(values):
     with raises(DataError, "label"):
@@ -178,21 +187,18 @@ def test_a_text_is_cut_on_the_side_that_is_asked_for(truncate, own):
     assert tokenizer.truncation_side == own  # another task's runs read with it too
 
 
-@pytest.mark.parametrize(
-    ("kind", "dtype", "values"),
-    [
-        ("single", torch.int64, [1, 0, 2, 1]),
-        ("multi", torch.float32, [[0, 1, 0, 1], [1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]),
-        ("regression", torch.float32, [[4.5], [-1.0], [0.25], [3.0]]),
-    ],
-)
-def test_batches_hold_padded_inputs_and_labels(tokenizer, kind, dtype, values):
-    batch = make_batch(task(rows(kind)), kind, tokenizer)
-    expected = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    assert batch.keys() == {*expected.keys(), "labels"}
-    for key in expected:
-        assert torch.equal(batch[key], expected[key])
-    assert (batch["labels"].dtype, batch["labels"].tolist()) == (dtype, values)
+def test_a_saved_tokenizer_cuts_as_the_task_did(tmp_path):
+    model, tokenizer = tiny_bert()
+    bound = task(rows("single"), truncate="left")
+    bound.set_model(LoadedModel(model, tokenizer, "tiny", bound.head), None)
+    tokenizer.save_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).truncation_side == "left"
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["truncation_side"] == "left"
+
+
+def test_more_than_the_model_reads_is_refused(tokenizer):
+    with raises(RecipeError, "max_length 200"):
+        task(rows("single"), max_length=200).encode(rows("single")[0], tokenizer, max_length=128)
 
 
 # Loss, predictions, answers

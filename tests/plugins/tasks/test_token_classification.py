@@ -7,10 +7,10 @@ from expected import raises
 from transformers import AutoTokenizer
 
 from ftengine.api import LoadRequest
-from ftengine.errors import DataError
+from ftengine.errors import DataError, RecipeError
 from ftengine.model import Criterion
 from ftengine.model.token_loss import IGNORED
-from ftengine.model.tokens import find_words
+from ftengine.model.tokens import encode_words, find_words
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks.iob2 import completed, entities, foreign_tag, is_iob2
 from ftengine_builtins.tasks.token_classification import TokenClassification, TokenClassificationConfig
@@ -87,6 +87,21 @@ def test_labels_begin_with_o_and_hold_both_parts_of_every_entity():
 def test_an_entity_that_training_lacks_is_refused():
     with raises(DataError, "'B-ORG'", "validation"):
         task(validation=[{"tokens": ["x"], "tags": ["B-ORG"]}])
+
+
+def test_a_richer_scheme_is_not_taken_for_plain_tags_by_mistake():
+    rows = [{"tokens": ["a", "b", "c"], "tags": ["B-X", "E-X", "O"]}]
+    with raises(DataError, "'E-X'", "IOB2", "task.scheme"):
+        task(rows)
+    assert task(rows, scheme="plain").labels.names == ("O", "B-X", "E-X")
+
+
+def test_numbers_get_their_names():
+    rows = [{"tokens": ["Anna", "runs"], "tags": [1, 0]}]
+    bound = task(rows, names=["O", "B-PER"])
+    assert bound.labels.names == ("O", "B-PER", "I-PER")
+    with raises(DataError, "tag 2", "task.names"):
+        bound.encode({"tokens": ["x"], "tags": [2]}, None)
 
 
 # Rows
@@ -168,6 +183,14 @@ def test_the_first_piece_of_a_word_carries_its_tag(bert_tokenizer):
     assert features.weight == 5
 
 
+def test_a_tokenizer_without_offsets_is_refused():
+    class Slow:
+        is_fast = False
+
+    with raises(RecipeError, "Slow"):
+        encode_words(Slow(), "a", [(0, 1)], 8)
+
+
 # Loss and answers
 
 
@@ -222,3 +245,10 @@ def test_plain_tags_that_look_like_entities_are_spans_of_single_words(bert_folde
         (answer,) = each.infer(loaded, [{"text": "the fox"}])
         assert [(span["start"], span["end"]) for span in answer["spans"]] == [(0, 3), (4, 7)]
         assert {span["label"] for span in answer["spans"]} <= {"B-X", "O"}
+
+
+def test_plan_shows_each_tag_after_its_token(bert_tokenizer):
+    bound = task()
+    shown = bound.decode_example(bound.encode(ROWS[2], bert_tokenizer), bert_tokenizer)
+    assert "".join(text for text, _ in shown) == "[CLS] france B-LOC ! O [SEP] "
+    assert [text for text, trained in shown if trained] == ["B-LOC", "O"]

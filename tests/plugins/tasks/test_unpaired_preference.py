@@ -10,10 +10,11 @@ from expected import raises
 from tiny import byte_level_tokenizer
 
 from ftengine.data.read import read_rows
-from ftengine.errors import DataError
+from ftengine.errors import DataError, RecipeError
 from ftengine.model import IGNORED
 from ftengine.plugins.registry import Registry
-from ftengine_builtins.tasks import Answers, CausalLM, UnpairedPreference
+from ftengine_builtins.evaluators.unpaired import UnpairedPreferences
+from ftengine_builtins.tasks import Answers, CausalLM, Preference, UnpairedPreference
 from ftengine_builtins.tasks.unpaired_losses import KTO
 
 ASKED, TOLD = "How are you?", "I am fine, thank you."
@@ -102,6 +103,14 @@ def test_rows_that_are_wrong_are_refused_in_a_line(row, facts, tokenizer):
     assert list(UnpairedPreference().view(row).inputs) == []
 
 
+def test_columns_and_options_that_do_not_fit_are_refused():
+    with raises(DataError, "label"):
+        UnpairedPreference().check_columns(["prompt", "completion"])
+    assert UnpairedPreference.recognise(["prompt", "completion", "label"], [{**OTHER, "label": "sport"}]) is None
+    with raises(RecipeError, "unpaired-preference"):
+        Preference(Preference.Config(loss="kto"))
+
+
 def test_a_long_prompt_loses_its_beginning_and_never_the_answer(tokenizer):
     row = {**OTHER, "prompt": "w " * 60}
     found = UnpairedPreference().encode(row, tokenizer, max_length=60, following=LAYOUTS["texts"])
@@ -158,3 +167,16 @@ def test_the_baseline_has_no_gradient():
     KTO()(found).sum().backward()
     assert found.mismatched_logp.grad is None
     assert found.logp.grad.abs().min() > 0
+
+
+def test_turns_that_a_template_writes_as_several_sequences_are_refused(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATES["Qwen3"])
+    turns = [{**ANSWER, "content": "Let me ask."}, {"role": "user", "content": "Yes?"}, ANSWER]
+    with raises(DataError, "`completion`", "2 sequences"):
+        UnpairedPreference().encode({"prompt": [USER], "completion": turns, "label": True}, tokenizer)
+
+
+def test_a_figure_of_one_kind_of_answers_rests_on_these():
+    rows = {"logp": [-1.0, -2.0, -3.0], "tokens": [1, 1, 1], "desirable": [True, False, False], "reward": [0.0, 0, 0]}
+    weights = UnpairedPreferences().example_weights({key: np.array(value) for key, value in rows.items()})
+    assert [weights[name].tolist() for name in ("chosen_logp", "rejected_logp")] == [[1, 0, 0], [0, 1, 1]]
