@@ -8,7 +8,7 @@ import pytest
 from expected import raises
 
 from ftengine import hookimpl, registry_of
-from ftengine.api import Config, Evaluator, Strategy, Task
+from ftengine.api import Config, Evaluator, Strategy, Task, TextAugmenter
 from ftengine.errors import PluginError, RecipeError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
 from ftengine.plugins.registry import KINDS, Registry
@@ -224,6 +224,12 @@ def test_a_blocked_plugin_is_not_even_imported(monkeypatch, tmp_path):
     plugins = make_plugin_manager()
     plugins.raise_if_broken()
     assert plugins.origins["ftengine-thing:thing"].status == "blocked"
+
+
+def test_an_augmenter_that_changes_nothing_is_refused_by_the_method_that_its_base_asks_for():
+    unchanging = type("Unchanging", (TextAugmenter,), {"name": "unchanging"})
+    with raises(PluginError, "unchanging", "change"):
+        registry(p=plugin(ftengine_augmenters=[unchanging]))
 
 
 def test_a_component_that_forgets_its_base_class_is_reported():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,8 @@ def smollm2(smollm2_loader, smollm2_gguf) -> LoadedModel:
 def tiny_gguf(llama_folder, tmp_path_factory) -> Path:
     """The tiny Llama as llama.cpp's converter would lay it out, in float32."""
     return write_llama_gguf(llama_folder, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def write_gguf() -> Callable[..., Path]:
+    return write_llama_gguf
