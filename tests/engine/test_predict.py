@@ -18,12 +18,8 @@ from transformers import AutoTokenizer
 from ftengine import fine_tune, load_model, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
-<<<<<<< HEAD
-from ftengine.engine import answering
-=======
 from ftengine.data.answer_origin import content_of_input
-from ftengine.engine.base_predictions import ANSWERED_TOGETHER
->>>>>>> 4882a584 (Tests that alone show a refusal are kept; others that repeat what three more show go)
+from ftengine.engine import answering
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, InputError, RunError, SourceError
 from ftengine.plugins.registry import Registry

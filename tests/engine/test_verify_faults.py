@@ -16,13 +16,8 @@ from ftengine.engine.proof import exact_run
 from ftengine.engine.variants import variants
 from ftengine.engine.verify import verify_run
 from ftengine.evaluation.asked import questions
-<<<<<<< HEAD
-from ftengine.evaluation.rounding import claimed_type
-from ftengine.generation import answer_scores
-=======
 from ftengine.evaluation.rounding import NOISE, claimed_type
-from ftengine.model.generation import answer_scores
->>>>>>> 4882a584 (Tests that alone show a refusal are kept; others that repeat what three more show go)
+from ftengine.generation import answer_scores
 
 
 class Server:

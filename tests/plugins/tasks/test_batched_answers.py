@@ -7,10 +7,9 @@ import torch
 from expected import raises
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, MistralConfig
 
-from ftengine.api import LoadedModel, Prompt
+from ftengine.api import LoadedModel
 from ftengine.chat import stop_tokens, turn_ends
 from ftengine.errors import DataError, InputError
-from ftengine.evaluation.asked import questions
 from ftengine.generation import GenerationOptions, draw_answers, generate
 from ftengine.generation import answers as generation
 from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix
@@ -61,20 +60,6 @@ def test_the_answer_is_the_greedy_one(loaded):
     prompt = "<|im_start|>user\nHow are you?<|im_end|>\n<|im_start|>assistant\n"
     found = answers(loaded, [ROWS[0], ROWS[2]], {"max_new_tokens": 10, "continues": True})
     assert found == [greedy_by_hand(loaded, prompt, 10), greedy_by_hand(loaded, "The quick", 10)]
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_the_token_that_ended_an_answer_is_the_one_that_is_scored(loaded, first):
-    """Whichever place it has among those that could have."""
-    ids = loaded.processor(ROWS[1]["prompt"])["input_ids"]
-    [free] = generate(loaded, [ids], GenerationOptions(max_new_tokens=6), [])
-    end = next(i for i in range(1, 6) if free[i] not in free[:i])
-    unused = next(token for token in range(len(loaded.processor)) if token not in free)
-    stop = [free[end], unused] if first else [unused, free[end]]
-    [asked] = questions(loaded, [Prompt(ids)], 6, stop)
-    assert (list(asked.answer), asked.ended) == (free[: end + 1], True)
-    [cut] = questions(loaded, [Prompt(ids)], end, stop)
-    assert (list(cut.answer), cut.ended) == (free[:end], False)
 
 
 def test_what_an_answer_is_trained_to_end_with_is_the_last_of_what_ends_it(loaded):
@@ -210,24 +195,3 @@ def test_what_is_drawn_depends_on_seed_prompt_and_number_alone(loaded):
         assert answers(loaded, ROWS, options | {"seed": 4}) != together
         every |= set(together)
     assert len(every) > 3 * len(ROWS)
-
-
-def test_tokens_are_drawn_as_often_as_the_model_says(loaded):
-    """By Pearson's test over the likeliest tokens and the rest; top_p leaves the likeliest that reach it."""
-    prompt, options = [5, 6, 7, 8], {"max_new_tokens": 1, "temperature": 2.0, "seed": 0}
-    with torch.no_grad():
-        share = (loaded.module(input_ids=torch.tensor([prompt])).logits[0, -1] / 2).softmax(-1)
-    times = 4000
-
-    def counts(**more):
-        found = generate(loaded, [prompt] * times, GenerationOptions.read(options | more), [], range(times))
-        return torch.tensor([token for [token] in found]).bincount(minlength=len(share))
-
-    order = share.argsort(descending=True)
-    kept = order[:8]
-    wanted = torch.cat([share[kept], 1 - share[kept].sum(0, keepdim=True)]) * times
-    drawn = counts()
-    seen = torch.cat([drawn[kept], times - drawn[kept].sum(0, keepdim=True)])
-    assert float(((seen - wanted) ** 2 / wanted).sum()) < 26.1  # χ² of 8 degrees of freedom, p = 0.001
-    half = int((share[order].cumsum(0) < 0.5).sum()) + 1
-    assert set(counts(top_p=0.5).nonzero()[:, 0].tolist()) == set(order[:half].tolist())
