@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from ftengine.api import Finding, Matrix, View
 from ftengine.run.directory import RunDirectory
@@ -14,6 +15,7 @@ from ftengine.run.evaluation_result import Details, Displays, EvaluationResult
 from ftengine.run.records import Verdict
 from ftengine.text import find_personal, redact, redact_json, redact_pieces
 from ftengine_builtins.audits.conversations import Conversations
+from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.number_targets import NumberTargets
 from ftengine_builtins.audits.texts import is_garbled
 
@@ -274,3 +276,10 @@ def test_lists_that_are_labels_are_named_with_their_separator(write, audit, labe
     file = write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     found = [one for one in audit(label_task, file).findings if one.source == "joined-labels"]
     assert [one.figures["separator"] for one in found] == ([separator] if separator else [])
+
+
+@pytest.mark.parametrize("total", [1, 2, 57, 10**6])
+def test_an_interval_of_a_share_is_wilson_s(total):
+    for count in {0, 1, total // 3, total - 1, total}:
+        expected = binomtest(count, total).proportion_ci(method="wilson")
+        assert share_within(count, total) == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -4,7 +4,9 @@ import json
 import random
 
 import pytest
+from expected import raises
 
+from ftengine.errors import DataError
 from ftengine_builtins.audits.missing_texts import is_placeholder
 from ftengine_builtins.tasks import CausalLM, TextClassification
 
@@ -115,3 +117,8 @@ def test_copies_of_longer_texts_are_leaks_as_before(write, label_task, audit):
     files = {"test": write("b.jsonl", rows(60, 0.5, text, start=900)), "leaks": "warn"}
     result = audit(label_task, write("a.jsonl", rows(200, 0.1, text)), **files)
     assert result.facts["leaks"][0]["one_text"] is None
+
+
+def test_a_refusal_names_the_placeholder_first(write, label_task, audit):
+    with raises(DataError, "30 of them by one text, “N/A”", "Either leave out the rows whose text is only “N/A”"):
+        audit(label_task, write("a.jsonl", rows(200, 0.5)), test=write("b.jsonl", rows(60, 0.5, start=900)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import tempfile
 from contextlib import suppress
@@ -158,3 +159,10 @@ def test_absurd_sizes_are_refused(tiny_gguf, tmp_path, key) -> None:
     loader = GgufLoader()
     with pytest.raises(SourceError):
         loader.load_skeleton(LoadRequest(str(file), "causal-lm"))
+
+
+def test_adapter_beside_the_file_is_not_applied_unasked(tiny_gguf, tmp_path) -> None:
+    file = Path(shutil.copy(tiny_gguf, tmp_path))
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base"}')
+    with raises(SourceError, "some/base"):
+        GgufLoader().check_source(str(file))

@@ -11,6 +11,7 @@ from virtual_token_models import MODELS, TEXT, answered, build, inputs, logits, 
 
 from ftengine.api import LoadedModel
 from ftengine.model import trainable
+from ftengine_builtins.strategies.prompt import Prompt
 
 LANGUAGE = ["gpt2", "llama", "t5", "bart"]
 CLASSIFIERS = [name for name, (*_, head) in MODELS.items() if head == "sequence-classification"]
@@ -64,3 +65,11 @@ def test_a_text_is_repeated_or_cut_to_the_number_of_virtual_tokens():
 
 
 # What is refused, and room
+
+
+def test_virtual_tokens_have_their_own_rate():
+    loaded = with_("prompt", "bert")
+    groups = Prompt(Prompt.Config(lr_ratio=10)).param_groups(loaded.module, 0.5, 0.1)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    expected = {key: 5.0 if key.endswith("prompt_embeddings") else 0.5 for key in trainable(loaded.module)}
+    assert {key: rates[id(parameter)] for key, parameter in trainable(loaded.module).items()} == expected
