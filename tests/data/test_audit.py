@@ -8,7 +8,6 @@ from expected import raises
 
 from ftengine.api import Table
 from ftengine.errors import DataError
-from ftengine.run.directory import RunDirectory
 from ftengine.run.records import AuditResult
 
 
@@ -23,24 +22,6 @@ def labelled(write, name, rows) -> str:
 def told(result: AuditResult, source: str = "") -> list[str]:
     """Return what the audits, or one of them, say that is not in order."""
     return [x.text for x in result.findings if x.level != "good" and (not source or x.source == source)]
-
-
-def test_clean_data_is_reported_clean(write, text_task, audit, tmp_path):
-    result = audit(text_task, write("a.jsonl", texts(f"text {i}" for i in range(50))), validation=0.2, test=0.1)
-    assert told(result) == []
-    assert [finding.text for finding in result.findings] == [
-        "No split holds duplicate or near-duplicate rows.",
-        "No held-out row is in training (50 texts of fewer than 16 words: word for word).",
-    ]
-    assert {name: (split.rows, split.distinct) for name, split in result.splits.items()} == {
-        "train": (35, 35),
-        "validation": (10, 10),
-        "test": (5, 5),
-    }
-    run = RunDirectory(tmp_path / "run")
-    run.create()
-    result.write(run)
-    assert AuditResult.read(run) == result
 
 
 def test_leaks_between_files_are_counted_with_their_places(write, text_task, audit):

@@ -90,14 +90,6 @@ def test_the_head_of_a_message_says_what_its_buffers_take(tmp_path, compression)
     assert total == pytest.approx(table.nbytes, rel=0.01)
 
 
-def test_few_rows_are_unfolded_at_one_time_where_a_dictionary_repeats_large_values(tmp_path, monkeypatch):
-    write_repeated(tmp_path / "r.parquet")
-    monkeypatch.setattr(arrow, "BATCH_BYTES", 100 * WIDTH)
-    sizes_of = [len(batch) for batch in arrow.ParquetReader().read(str(tmp_path / "r.parquet"))]
-    assert sum(sizes_of) == COUNT
-    assert max(sizes_of) <= 250
-
-
 def test_what_is_no_size_is_refused(tmp_path, monkeypatch):
     write_plain(tmp_path / "a.parquet")
     monkeypatch.setenv(sizes.UNFOLDED_VARIABLE, "much")

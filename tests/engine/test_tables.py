@@ -13,7 +13,6 @@ from expected import raises
 from installed import registry_with
 from pydantic import Field
 from rows import WORDS, write_rows
-from scipy import stats
 from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import proportion_confint
 
@@ -122,16 +121,6 @@ def test_accuracy_has_wilsons_interval_of_what_is_distinct(run, tables):
         trials = counts.sum() ** 2 / (counts**2).sum()
         low, high = proportion_confint(found["value"] * trials, trials, method="wilson")
         assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.012)
-
-
-def test_the_pair_is_tested_by_mcnemar_on_distinct_examples(run, tables):
-    first = [table.groupby("group")["right"].first() for table in tables]
-    only_base, only_tuned = int((first[0] & ~first[1]).sum()), int((~first[0] & first[1]).sum())
-    paired = run.evaluation["paired"]
-    assert (paired["only_base"], paired["only_tuned"]) == (only_base, only_tuned)
-    p = stats.binomtest(only_base, only_base + only_tuned).pvalue
-    assert run.evaluation["difference"]["accuracy"]["p"] == paired["p"] == pytest.approx(p)
-    assert [run.evaluation["difference"][name]["test"] for name in ("accuracy", "macro_f1")] == ["mcnemar", "t"]
 
 
 def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, registry, no_weights):

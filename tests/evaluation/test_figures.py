@@ -196,16 +196,6 @@ def test_equal_models_do_not_differ_and_one_example_says_nothing():
     assert figure([3.0]).estimate == Estimate(3.0, None, None, 1)
 
 
-def test_a_detectable_difference_is_the_one_of_the_t_tests_power():
-    """Against the noncentral t distribution: power at the detectable difference is 80 %."""
-    n, found = 60, []
-    for seed in range(20):
-        x = normal(n, seed)
-        found.append(difference(x, x + 0.5 * normal(n, 100 + seed)).detectable)
-    noncentrality = np.mean(found) / (0.5 / np.sqrt(n))
-    assert stats.nct.sf(stats.t.isf(0.025, n - 1), n - 1, noncentrality) == pytest.approx(0.8, abs=0.04)
-
-
 # Tests.
 
 
@@ -300,20 +290,6 @@ def test_a_proportion_of_rows_in_groups_has_wilsons_interval_at_its_effective_tr
     assert found.interval == pytest.approx(expected, abs=0.02)
     perfect = grouped(np.ones(160), np.repeat(np.arange(20), 8), Share)  # nothing varies: 20 trials
     assert perfect.interval[0] == pytest.approx(1 / (1 + t**2 / 20))
-
-
-def test_exact_tests_of_independent_rows_give_way_to_groups():
-    right = np.array([[1] * 12 + [0] * 28, [1] * 20 + [0] * 20])
-    sides = [ExampleScores(side.astype(float), side.astype(float)) for side in right]
-    apart, by_group = (
-        mcnemar(*sides, Weights(groups, 0, 0, duplicates=np.arange(40)))
-        for groups in (np.arange(40), np.arange(40) // 4)
-    )
-    assert apart["p"] == pytest.approx(2 * 0.5**8)
-    assert by_group == {**apart, "p": None}
-    # Of 40 rows in 10 groups, none of which was seen with more than one row, each is its own group.
-    some = [ExampleScores(side.score, np.where(np.arange(40) % 4, np.nan, side.right)) for side in sides]
-    assert mcnemar(*some, Weights(np.arange(40) // 4, 0, 0, duplicates=np.arange(40)))["p"] == 0.5
 
 
 # What is refused.

@@ -5,7 +5,6 @@ import pytest
 from report_samples import baseline, change, figure
 from verdicts import found, losses, put, reached, steps
 
-FALLING = ((0.6, 0.6), (0.5, 0.5), (0.4, 0.4), (0.3, 0.3), (0.2, 0.2))
 MISSED = [[140, 0, 0], [0, 130, 0], [65, 65, 0]]
 
 

@@ -9,14 +9,10 @@ from ftengine.errors import RecipeError
 from ftengine.training.regularizing import Attached
 from ftengine_builtins.regularizers.criteria import LabelSmoothing, RDrop
 from ftengine_builtins.regularizers.dropout import Dropout
-from ftengine_builtins.regularizers.ema import Ema
 from ftengine_builtins.regularizers.l2_sp import L2SP
 from ftengine_builtins.regularizers.mixout import Mixout
 from ftengine_builtins.regularizers.neftune import Neftune
 from ftengine_builtins.regularizers.randomness import NOISY, is_random
-from ftengine_builtins.regularizers.wise_ft import WiseFT
-
-ALL = (Dropout, Ema, L2SP, LabelSmoothing, Mixout, Neftune, RDrop, WiseFT)
 
 
 def hooks(module):

@@ -55,19 +55,6 @@ def test_other_placements_adapt_the_feed_forward_alone(name: str, placement: str
     assert strategy.matches() == {"output": [PLACES[name]["output"].format(i) for i in (0, 1)]}
 
 
-def test_a_convolutional_bottleneck_is_a_1x1_convolution_added_to_the_block() -> None:
-    _, loaded = prepared("resnet", placement="pfeiffer")
-    shake(loaded.module)
-    block, plain = (part.module.resnet.encoder.stages[1].layers[0] for part in (loaded, opened("resnet")))
-    adapter = block.bottleneck
-    down, up = nn.Conv2d(32, 8, 1), nn.Conv2d(8, 32, 1)
-    for convolution, linear in ((down, adapter.down), (up, adapter.up)):
-        convolution.load_state_dict({"weight": linear.weight[..., None, None], "bias": linear.bias})
-    x = torch.randn(2, 16, 6, 6)
-    y = plain(x)
-    torch.testing.assert_close(block(x), y + up(down(y).relu()))
-
-
 @pytest.mark.parametrize("side", [5, 6])
 def test_a_parallel_convolution_reads_the_blocks_input_with_its_stride(side: int) -> None:
     _, loaded = prepared("resnet", placement="parallel")

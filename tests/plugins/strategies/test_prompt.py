@@ -7,14 +7,13 @@ import inspect
 import pytest
 import torch
 from transformers import LlamaForCausalLM
-from virtual_token_models import MODELS, TEXT, answered, build, inputs, logits, ones, tokens, with_
+from virtual_token_models import TEXT, answered, build, inputs, logits, ones, tokens, with_
 
 from ftengine.api import LoadedModel
 from ftengine.model import trainable
 from ftengine_builtins.strategies.prompt import Prompt
 
 LANGUAGE = ["gpt2", "llama", "t5", "bart"]
-CLASSIFIERS = [name for name, (*_, head) in MODELS.items() if head == "sequence-classification"]
 
 
 def text_ids(loaded: LoadedModel) -> torch.Tensor:

@@ -14,7 +14,7 @@ from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from virtual_token_models import MODELS, build, inputs, padded, tokens
+from virtual_token_models import build, inputs, padded, tokens
 
 from ftengine.api import LoadedModel
 from ftengine.errors import BaseMismatch, RecipeError, RunError
@@ -22,15 +22,7 @@ from ftengine.model import trainable
 from ftengine_builtins.strategies.prefix import Prefix
 from ftengine_builtins.strategies.prompt import Prompt
 
-TASK_TYPES = {
-    "causal-lm": "CAUSAL_LM",
-    "seq2seq-lm": "SEQ_2_SEQ_LM",
-    "sequence-classification": "SEQ_CLS",
-    "token-classification": "TOKEN_CLS",
-}
 KINDS = {"prompt": (Prompt, Prompt.Config, PromptTuningConfig), "prefix": (Prefix, Prefix.Config, PrefixTuningConfig)}
-# PEFT 0.21 looks for an argument that transformers has renamed, so its prefixes work on language models alone.
-CASES = [("prompt", name) for name in MODELS] + [("prefix", "gpt2"), ("prefix", "llama")]
 
 
 def prepared(kind: str, name: str, **options) -> tuple[LoadedModel, Prompt | Prefix]:

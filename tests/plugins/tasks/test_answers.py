@@ -30,15 +30,6 @@ def loaded(llama, llama_tokenizer):
     return LoadedModel(llama, llama_tokenizer, "tiny", "causal-lm", max_length=512)
 
 
-def test_the_assistants_last_turn_is_the_reference_and_what_is_before_it_the_prompt(loaded):
-    (answer,) = CausalLM().generate(loaded, [{"messages": TALK}], OPTIONS)
-    assert answer["reference"] == "I am fine."
-    assert answer["prompt"] == "user: Hello\nassistant: Hi.\nuser: How are you?"
-    assert answer["completion"] == CausalLM().infer(loaded, [{"messages": TALK}], OPTIONS)[0]["completion"]
-    assert answer.keys() == CausalLM.generates
-    assert CausalLM().generate(loaded, [{"messages": [*TALK, TALK[2]]}], OPTIONS) == [answer]
-
-
 def test_rows_without_an_answer_have_no_reference(loaded):
     rows = [{"prompt": "Hello"}, {"messages": TALK[:1]}]
     assert [answer["reference"] for answer in CausalLM().generate(loaded, rows, OPTIONS)] == [None, None]
