@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ftengine import api
+from ftengine.api.on_policy import is_on_policy
 from ftengine.api.task_sorts import compares_examples, reference_keys
 from ftengine.data.answer_tables import vector_of
 from ftengine.data.batching import as_numbers
@@ -163,6 +165,19 @@ class TaskChecks(Checks):
         assert same_figure(sums[0], batch_loss), (
             f"the loss of a batch is {batch_loss:.6g}, the sum of its examples' one by one {sums[0]:.6g}: {advice}"
         )
+
+    def drawn_answers_can_be_learnt_from(self) -> None:
+        task, loaded, _ = self._ready()
+        if not is_on_policy(task):
+            skip("it learns from no answers of its model's")
+        request = api.DrawRequest(loaded, self.examples, 0, 0, len(self.examples), nullcontext)
+        with torch.no_grad():
+            drawn, again = (task.draw(request) for _ in "ab")
+        assert equal(drawn, again), "a step draws other answers the second time: draw by (seed, step, prompt)"
+        draws = task.learn_from(task.score(self.examples, drawn))
+        loss, _, sums, _ = task.learn(loaded.module, task.collate(draws.examples, loaded.processor))
+        assert bool(torch.isfinite(loss)), f"the loss of drawn answers is {loss}"
+        assert len(sums) == len(task.token_figures), f"{len(sums)} sums for figures {task.token_figures}"
 
     def another_criterion_changes_the_loss(self) -> None:
         task, loaded, batch = self._ready()

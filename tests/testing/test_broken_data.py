@@ -8,6 +8,7 @@ import os
 import random
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ftengine.api import Audit, Augmenter, FileReader, Finding, Recognised, Row,
 from ftengine.data import text_lines
 from ftengine.model import Criterion
 from ftengine.testing import check_results, check_task, fixture
+from ftengine_builtins.tasks import GRPO
 from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.text_classification import TextClassification
 
@@ -217,9 +219,30 @@ class Strict(Labelled):
         return super().encode(example, processor, max_length=max_length)
 
 
+class Restless(GRPO):
+    """Draws by a state of its own, so that a resumed run would learn from other answers."""
+
+    name = "restless"
+
+    def draw(self, request):
+        return super().draw(replace(request, step=int(torch.randint(2**30, ()))))
+
+
+class Unsummed(GRPO):
+    """Declares a figure that it does not sum."""
+
+    name = "unsummed"
+
+    def learn(self, model, batch):
+        loss, weight, _, tokens = super().learn(model, batch)
+        return loss, weight, [], tokens
+
+
 @pytest.mark.parametrize(
     ("cls", "check"),
     [
+        (Restless, "drawn_answers_can_be_learnt_from"),
+        (Unsummed, "drawn_answers_can_be_learnt_from"),
         (Averaging, "the_criterion_is_what_is_summed"),
         (Dimensional, "the_criterion_is_what_is_summed"),
         (
