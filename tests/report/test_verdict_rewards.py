@@ -10,7 +10,15 @@ from ftengine.run.evaluation_result import EvaluationResult
 from ftengine.testing.runs import stored_runs
 from ftengine_builtins.rules import DrawnRewards, LearningCurve, OverFitting
 
-SOUND = {"reward": 0.5, "zero_spread": 0.25, "entropy": 2.0, "cut_off": 0.0, "failed": 0.0, "answers": 64}
+SOUND = {
+    "reward": 0.5,
+    "zero_spread": 0.25,
+    "entropy": 2.0,
+    "cut_off": 0.0,
+    "failed": 0.0,
+    "answers": 64,
+    "sampler_gap": 0.04,
+}
 
 
 def run(last=None, reward=None, verifier=None, **figures):
@@ -46,6 +54,7 @@ CASES = {
     "no gain": (run(reward=0.01, verifier=-0.2), []),
     "entropy gone": (run(last={"entropy": 0.1}), [("note", "first")]),
     "cut off": (run(last={"cut_off": 0.6}), [("note", "cut_off")]),
+    "drawn by another model": (run(sampler_gap=0.5), [("alarm", "sampler_gap")]),
     "failing": (run(failed=6.0), [("note", "failed")]),
 }
 

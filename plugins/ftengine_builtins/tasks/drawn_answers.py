@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ftengine.api import Batch, DrawRequest, Features, LoadedModel
-from ftengine.generation import GenerationOptions, generate_ended
+from ftengine.generation import Answer, GenerationOptions, draw_answers
 from ftengine.model import IGNORED, Criterion
 from ftengine.model.tokens import stack_tokens
 from ftengine_builtins.rewards import Scored
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from ftengine.model import TokenLoss
 
-LOGPS = "drawn_logps", "reference_logps"
-"""Keys of a batch for log-probabilities of tokens when they were drawn, and of the model before training."""
+LOGPS = "sampled_logps", "drawn_logps", "reference_logps"
+"""Keys of a batch for log-probabilities of tokens by whatever drew them, by the loss's own computation when they were
+drawn, and of the model before training."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class DrawnAnswer:
         ids: the answer's tokens, with the one that ended it where one did.
         text: the answer as a reward sees it.
         ended: whether the model ended it, before it was as long as may be.
-        drawn, reference: log-probabilities of `ids` when they were drawn, and of the model before training; None where
-            the loss does not need them.
+        sampled: log-probabilities of `ids` by what drew them; None where it does not say.
+        drawn, reference: the same by the loss's own computation, and of the model before training; None where the loss
+            does not need them.
         scored: its rewards.
     """
 
@@ -44,6 +46,7 @@ class DrawnAnswer:
     ids: list[int]
     text: str
     ended: bool
+    sampled: list[float] | None = None
     drawn: list[float] | None = None
     reference: list[float] | None = None
     scored: Scored | None = None
@@ -64,7 +67,7 @@ class DrawnAnswer:
     def features(self, advantage: float, weight: float) -> Features:
         """Return the answer as an example."""
         inputs = example(self.prompt, self.ids, advantage)
-        for key, values in zip(LOGPS, (self.drawn, self.reference), strict=True):
+        for key, values in zip(LOGPS, (self.sampled, self.drawn, self.reference), strict=True):
             if values is not None:
                 inputs[key] = [0.0] * len(self.prompt) + values
         return Features(inputs, len(self.prompt) + len(self.ids), weight, not self.ended)
@@ -97,12 +100,12 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(2))
 
 
-def draw_answers(
+def draw_groups(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], each: int, options: GenerationOptions, stop: Sequence[int]
-) -> list[list[tuple[list[int], int | None]]]:
-    """Draw several answers to each prompt: their tokens, and the one of `stop` that ended them, or None."""
+) -> list[list[Answer]]:
+    """Draw several answers to each prompt, which end with one of `stop`."""
     repeated = [prompt for prompt in prompts for _ in range(each)]
-    answers = generate_ended(loaded, repeated, options, stop, [*range(each)] * len(prompts))
+    answers = draw_answers(loaded, repeated, options, stop, [*range(each)] * len(prompts))
     return [answers[start : start + each] for start in range(0, len(answers), each)]
 
 

@@ -27,7 +27,7 @@ from ftengine.api import (
 )
 from ftengine.chat import read_answer, stop_tokens
 from ftengine.errors import DataError, TrainingError, column_names, did_you_mean
-from ftengine.generation import GenerationOptions, made_to_fit
+from ftengine.generation import Answer, GenerationOptions, made_to_fit
 from ftengine.model import IGNORED
 from ftengine_builtins.layouts import COLUMNS
 from ftengine_builtins.rewards import RewardConfig, Rewards
@@ -39,7 +39,7 @@ from ftengine_builtins.tasks.drawn_answers import (
     DrawnAnswer,
     Tempered,
     collated,
-    draw_answers,
+    draw_groups,
     example,
     log_probabilities,
     reward_figures,
@@ -134,7 +134,8 @@ class GRPO(OnPolicyTask, LanguageTask):
         self.uses_reference = self.policy_loss.beta > 0
         in_loss = self.uses_reference and not self.policy_loss.penalises_reward
         clips = self.config.updates_per_draw > 1
-        self.token_figures = ("entropy", *(["kl"] if in_loss else []), *(["clip_ratio"] if clips else []))
+        further = (*(["kl"] if in_loss else []), *(["clip_ratio"] if clips else []))
+        self.token_figures = ("entropy", "sampler_gap", *further)
         self._trains_truncated = not self.config.mask_truncated
         asked = self.config.model_dump(mode="json", include={"rewards", "max_new_tokens", "timeout"})
         self.evaluator_options = {"mean-reward": asked}
@@ -242,13 +243,13 @@ class GRPO(OnPolicyTask, LanguageTask):
         asked = [self._asked(row, loaded.processor, loaded.max_length) for row in request.rows]
         seed = step_seed(request.seed, request.step)
         options = GenerationOptions(max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed)
-        drawn = draw_answers(
+        drawn = draw_groups(
             loaded, [query.ids for query in asked], config.num_generations, options, stop_tokens(loaded)
         )
         answers = [
-            self._answer(query, tokens, end, loaded.processor)
+            self._answer(query, answer, loaded.processor)
             for query, group in zip(asked, drawn, strict=True)
-            for tokens, end in group
+            for answer in group
         ]
         if self._drawn_needed:
             logps = log_probabilities(self._loss, request, answers, config.temperature)
@@ -260,12 +261,14 @@ class GRPO(OnPolicyTask, LanguageTask):
         each = config.num_generations
         return [answers[start : start + each] for start in range(0, len(answers), each)]
 
-    def _answer(self, query: Asked, ids: list[int], end: int | None, processor: Any) -> DrawnAnswer:
+    def _answer(self, query: Asked, answer: Answer, processor: Any) -> DrawnAnswer:
         if query.chat:
-            text = read_answer(processor, ids, opened=query.opened)[1]
+            text = read_answer(processor, answer.tokens, opened=query.opened)[1]
         else:
-            text = processor.decode(ids, skip_special_tokens=True)
-        return DrawnAnswer(query.ids, query.prompt, [*ids, *([] if end is None else [end])], text, end is not None)
+            text = processor.decode(answer.tokens, skip_special_tokens=True)
+        end = [] if answer.ended_by is None else [answer.ended_by]
+        sampled = answer.log_probabilities or None
+        return DrawnAnswer(query.ids, query.prompt, [*answer.tokens, *end], text, bool(end), sampled)
 
     def score(self, rows: Sequence[Example], drawn: Sequence[list[DrawnAnswer]]) -> list[list[DrawnAnswer]]:
         """Score answers (TrainingError: none has a reward, as functions fail at all of them)."""
@@ -313,13 +316,14 @@ class GRPO(OnPolicyTask, LanguageTask):
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         losses, answers = self._loss.each(model, inputs, labels, criterion)
         trained = labels[:, self.ahead :] != IGNORED
-        drawn, reference = (batch[key][:, self.ahead :][trained] if key in batch else None for key in LOGPS)
+        sampled, drawn, reference = (batch[key][:, self.ahead :][trained] if key in batch else None for key in LOGPS)
         drawn = -losses.detach() if drawn is None else drawn
         advantages = batch["advantages"].to(losses.dtype)
         tokens = DrawnTokens(-losses, drawn, answers, advantages, self.config.max_new_tokens, reference)
         total, weight = self._sound_loss(tokens)
         entropies = torch.cat(criterion.entropies)[: len(losses)] if criterion.entropies else losses.detach()
         sums = {"entropy": entropies, "kl": tokens.k3.detach()}
+        sums["sampler_gap"] = torch.zeros_like(drawn) if sampled is None else (sampled - drawn).abs()
         if "clip_ratio" in self.token_figures:
             sums["clip_ratio"] = self.policy_loss.is_clipped(tokens).to(losses.dtype)
         return total, weight, [sums[name].sum() for name in self.token_figures], len(losses)

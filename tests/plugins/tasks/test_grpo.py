@@ -13,11 +13,12 @@ from ftengine import Recipe, plan
 from ftengine.api import DrawRequest, LoadedModel, Task
 from ftengine.cli import main
 from ftengine.errors import DataError, PluginError
+from ftengine.generation import Answer
 from ftengine.plugins.class_validation import fault
 from ftengine.testing.models import tiny_llama
 from ftengine_builtins.rewards import Scored
 from ftengine_builtins.tasks import GRPO, CausalLM, DrawnTokens, PolicyLoss
-from ftengine_builtins.tasks.drawn_answers import DrawnAnswer, draw_answers
+from ftengine_builtins.tasks.drawn_answers import DrawnAnswer, draw_groups
 
 USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 LAYOUTS = {
@@ -97,7 +98,7 @@ def test_truncated_answers_can_be_left_out_of_the_loss_and_stay_in_the_mean(load
 
 def test_answers_that_teach_nothing_are_not_computed_and_count_in_the_weight(loaded):
     """Those of a prompt without spread, and those without a reward; all are if the loss has a reference."""
-    answers = [DrawnAnswer([5], "", [7, 2], "", True, [-1.0, -1.0], [-1.0, -1.0]) for _ in range(3)]
+    answers = [DrawnAnswer([5], "", [7, 2], "", True, *[[-1.0, -1.0]] * 3) for _ in range(3)]
     rewards = [[1.0, 1.0, 1.0], [0.0, 1.0, None]]
     groups = [
         [replace(one, scored=Scored((reward,), reward)) for one, reward in zip(answers, own, strict=True)]
@@ -129,9 +130,9 @@ def test_draws_depend_on_seed_step_prompt_and_number_alone(loaded):
 
 
 def test_answers_end_with_the_token_that_ended_them(loaded, monkeypatch):
-    made = [([7, 8], 2), ([7, 8, 9, 3], None)]
-    monkeypatch.setattr("ftengine_builtins.tasks.drawn_answers.generate_ended", lambda *_: made)
-    assert draw_answers(loaded, [[5]], 2, None, [2]) == [made]
+    made = [Answer([7, 8], 2, [-1.0, -2.0, -3.0]), Answer([7, 8, 9, 3])]
+    monkeypatch.setattr("ftengine_builtins.tasks.drawn_answers.draw_answers", lambda *_: made)
+    assert draw_groups(loaded, [[5]], 2, None, [2]) == [made]
     (group,) = task(num_generations=2).draw(DrawRequest(loaded, [{"prompt": "a"}], 0, 0, 4, lambda: None))
     assert [(one.ids, one.ended) for one in group] == [([7, 8, 2], True), ([7, 8, 9, 3], False)]
 
