@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,10 +60,37 @@ def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | N
 
 
 def gated_block_of(module: nn.Module) -> GatedBlock | None:
-    """Return the children of a gated block of transformers, which has no others; None for other modules."""
+    """Return the children of a gated block of transformers, which has no others; None for other modules.
+
+    Its class's `forward` is called with simple functions in place of the children, and must give the formula's result:
+    blocks of some models scale or clamp what is between.
+    """
     if not type(module).__module__.startswith("transformers.") or module._parameters:
         return None
-    return next((names for names in GATED if module._modules.keys() == set(names)), None)
+    names = next((names for names in GATED if module._modules.keys() == set(names)), None)
+    return names if names is not None and _is_gated(module, names) else None
+
+
+@torch.no_grad()
+def _is_gated(module: nn.Module, names: GatedBlock) -> bool:
+    def gate(x: Tensor) -> Tensor:
+        return 3 * x - 1
+
+    def up(x: Tensor) -> Tensor:
+        return 20 * x.roll(1, -1)
+
+    class Block:
+        """The module with simple functions in place of its children."""
+
+        def __getattr__(self, name: str) -> Any:
+            return {names.down: torch.neg, names.gate: gate, names.up: up}.get(name) or getattr(module, name)
+
+    x = torch.linspace(-30, 30, 64)[None]
+    try:
+        activation: Any = getattr(module, names.activation)
+        return torch.equal(type(module).forward(Block(), x), -(activation(gate(x)) * up(x)))  # type: ignore[arg-type]
+    except Exception:  # it takes something else, and may say so in any way
+        return False
 
 
 def _eps(module: nn.Module) -> float | None:

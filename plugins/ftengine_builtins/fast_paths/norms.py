@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -22,10 +23,19 @@ class CpuNorms(CpuKernels):
         return other_forwards(model, _forward_of)
 
 
+_found: WeakKeyDictionary[nn.Module, tuple[Any, Forward | None]] = WeakKeyDictionary()
+"""By module what it was when it was looked at, and its `forward` by the kernel; None where it is no norm."""
+
+
 def _forward_of(module: nn.Module) -> Forward | None:
     weight = next(iter(module._parameters.values()), None)
-    norm = rms_norm_of(module, DTYPES) if weight is not None and weight.device.type == "cpu" else None
-    return None if norm is None else _forward(type(module).forward, norm)
+    if weight is None or weight.device.type != "cpu":
+        return None
+    state = type(module), weight.dtype, weight.shape
+    if module not in _found or _found[module][0] != state:
+        norm = rms_norm_of(module, DTYPES)
+        _found[module] = state, None if norm is None else _forward(type(module).forward, norm)
+    return _found[module][1]
 
 
 def _forward(original: Forward, norm: RMSNorm) -> Forward:

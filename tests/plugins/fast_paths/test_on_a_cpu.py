@@ -14,6 +14,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
+from ftengine.model.norms import gated_block_of
 from ftengine.ops import active_backend
 from ftengine.testing import training_context
 from ftengine_builtins.fast_paths.dropout import CpuDropout
@@ -203,3 +204,12 @@ def test_rows_that_attend_to_nothing_are_zeros_and_broken_ones_stay_broken():
 def test_other_devices_are_refused(path):
     with pytest.raises(RecipeError, match="computes on cuda"):
         path().check_device(torch.device("cuda"))
+
+
+def test_a_block_that_scales_what_is_between_is_no_gated_block():
+    block = LlamaMLP(LlamaConfig(hidden_size=8, intermediate_size=16))
+    assert gated_block_of(block) is not None
+    scaled = type("Scaled", (type(block),), {"forward": lambda self, x: 2 * type(block).forward(self, x)})
+    scaled.__module__ = type(block).__module__
+    block.__class__ = scaled
+    assert gated_block_of(block) is None
