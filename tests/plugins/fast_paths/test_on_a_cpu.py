@@ -207,7 +207,7 @@ def test_other_devices_are_refused(path):
 
 
 def test_a_block_that_scales_what_is_between_is_no_gated_block():
-    block = LlamaMLP(LlamaConfig(hidden_size=8, intermediate_size=16))
+    block = LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=16))
     assert gated_block_of(block) is not None
     scaled = type("Scaled", (type(block),), {"forward": lambda self, x: 2 * type(block).forward(self, x)})
     scaled.__module__ = type(block).__module__
