@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ftengine.errors import RecipeError
 from ftengine.model import has_running_statistics
@@ -83,3 +85,29 @@ def apply_precision(module: nn.Module, precision: Precision) -> None:
             dtype = torch.float32 if master else precision.frozen
             if parameter.dtype != dtype:
                 parameter.data = parameter.data.to(dtype)
+
+
+def widened_by(layers: Iterable[tuple[str, nn.Module]], run: Callable[[], object]) -> list[str]:
+    """Return the paths of layers that return float32 for a narrower input, in the order in which `run` calls them.
+
+    A following layer with narrower parameters may refuse float32, as layer norms on CPUs do.
+    """
+    widened: dict[str, None] = {}
+
+    def look(path: str, inputs: tuple[Any, ...], output: Any) -> None:
+        narrow = [x for x in inputs if isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16)]
+        if narrow and isinstance(output, Tensor) and output.dtype is torch.float32:
+            widened[path] = None
+
+    handles = [
+        layer.register_forward_hook(lambda _, inputs, output, path=path: look(path, inputs, output))
+        for path, layer in layers
+    ]
+    try:
+        run()
+    except RuntimeError:  # the error that the caller explains
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(widened)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -103,9 +104,9 @@ class FastPathChecks(Checks):
         assert not changed, f"{changed[0]} changed in a run that failed: restore everything in a `finally`"
 
     def predictions_stay_the_same(self) -> None:
-        path, loaded = self.make(), self.load()
+        path, other, loaded = self.make(), self.make(), self.load()
         module = loaded.module.eval()
-        if not (isinstance(path, InferencePath) and path.suits(module)):
+        if not (isinstance(path, InferencePath) and isinstance(other, InferencePath) and path.suits(module)):
             skip("no predictions of this model are made by it")
         before = state_of(loaded)
         with torch.no_grad():
@@ -116,6 +117,9 @@ class FastPathChecks(Checks):
             changed = next((key for key in expected if not close(expected[key], two.get(key))), None)
             assert changed is None, f"it predicts another {changed} of example {i} than the model itself"
         token_count(path, "predicted_tokens", path.predicted_tokens(module, self.batch))
+        result = path.probe_result(module)
+        if result is not None:
+            other.restore_probe_result(module, json.loads(json.dumps(result)))
         moved = differing(before, state_of(loaded))
         assert not moved, f"predicting changes {moved[0]}: restore everything"
 

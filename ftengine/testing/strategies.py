@@ -19,6 +19,7 @@ from ftengine.errors import RecipeError
 from ftengine.model import state_tensors, trainable
 from ftengine.model.modes import hooks
 from ftengine.model.saving import load_part, save_part
+from ftengine.parallel.precision import widened_by
 from ftengine.plugins.attribution import json_mapping
 from ftengine.run.directory import TRAINED
 from ftengine.run.recipe import TrainSection
@@ -31,7 +32,6 @@ from ftengine.testing.values import (
     explained,
     in_bfloat16,
     require_meta,
-    widened_by,
     without_pickles,
     without_values,
 )

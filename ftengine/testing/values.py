@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any
@@ -113,29 +113,3 @@ def _compare(first: Any, other: Any, plain: Callable[[Any, Any], bool]) -> bool:
     if isinstance(first, Features) and isinstance(other, Features):
         return all(_compare(getattr(first, name), getattr(other, name), plain) for name in Features.__slots__)
     return type(first) is type(other) and plain(first, other)
-
-
-def widened_by(layers: Iterable[tuple[str, nn.Module]], run: Callable[[], object]) -> list[str]:
-    """Return the paths of layers that return float32 for a narrower input, in the order in which `run` calls them.
-
-    A following layer with narrower parameters may refuse float32, as layer norms on CPUs do.
-    """
-    widened: dict[str, None] = {}
-
-    def look(path: str, inputs: tuple[Any, ...], output: Any) -> None:
-        narrow = [x for x in inputs if isinstance(x, Tensor) and x.dtype in (torch.bfloat16, torch.float16)]
-        if narrow and isinstance(output, Tensor) and output.dtype is torch.float32:
-            widened[path] = None
-
-    handles = [
-        layer.register_forward_hook(lambda _, inputs, output, path=path: look(path, inputs, output))
-        for path, layer in layers
-    ]
-    try:
-        run()
-    except RuntimeError:  # the error that the caller explains
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return list(widened)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext, override
 from ftengine.equivalence import differing
 from ftengine.errors import PluginError, RecipeError
 from ftengine.model.modes import hooks
+from ftengine.model.probing import visible
 from ftengine.parallel.arithmetic import quick_products
 from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.attribution import cause_in, contract_error, token_count
@@ -30,6 +32,16 @@ NOTHING = "it finds nothing in this model that it could compute"
 
 Replaced = dict[str, Mapping[str, int] | None]
 """For each path, by name, the counts of what it replaces; None if it finds nothing to replace."""
+
+
+class ProbeCache(Protocol):
+    """A record of earlier comparisons of some paths with one model, on one batch, that showed no difference."""
+
+    def was_compared(self, replaced: Replaced) -> bool:
+        """Return whether paths with these counts were compared before."""
+
+    def keep(self, replaced: Replaced) -> None:
+        """Record that paths with these counts were compared."""
 
 
 class FastPaths:
@@ -131,6 +143,7 @@ def choose_fast_paths(
     *,
     named: bool,
     accelerator: Accelerator | None = None,
+    before: ProbeCache | None = None,
 ) -> FastPaths:
     """Return the paths that replace something in a model and compute the same result on a probe batch.
 
@@ -141,6 +154,7 @@ def choose_fast_paths(
         probe, context: the model with its probe batch, and its training context.
         named: whether the recipe names the paths, so that a wrong or useless one is an error.
         accelerator: of several processes, which must decide alike.
+        before: earlier comparisons.
 
     Raises:
         RecipeError, PluginError: a named path does not work here, finds nothing, computes another result, or fails.
@@ -166,7 +180,7 @@ def choose_fast_paths(
     for path in paths:
         if reason := unfit(path, probe.loaded, context.device):
             leave_out(path, reason)
-    fault = compared(remaining, probe, context, replaced, accelerator)
+    fault = _compared_once(remaining, probe, context, replaced, accelerator, before)
     if fault and _drifts(probe, context, accelerator, fails=fault == OWN_FAILS):
         for path in tuple(remaining):
             refuse(path, DRIFTS)
@@ -182,6 +196,29 @@ def choose_fast_paths(
         else:
             leave_out(path, NOTHING)
     return FastPaths(remaining, probe.loaded, context, dict(sorted(used.items())))
+
+
+def _compared_once(
+    paths: Sequence[FastPath],
+    probe: ProbeBatch,
+    context: TrainingContext,
+    replaced: Replaced,
+    accelerator: Accelerator | None,
+    before: ProbeCache | None,
+) -> str:
+    """Return the result of `compared`; skip it if the same paths were compared before and replace the same."""
+    if before is None:
+        return compared(paths, probe, context, replaced, accelerator)
+    counts_by_path, loaded = Replaced(), probe.loaded
+    with suppress(Exception), visible(loaded.module), activated(paths, loaded, _quiet(context)) as counts:
+        counts_by_path.update(counts)  # the comparison reports a path that fails
+    if any(counts_by_path.values()) and before.was_compared(counts_by_path):
+        replaced.update(counts_by_path)
+        return ""
+    fault = compared(paths, probe, context, replaced, accelerator)
+    if not fault and any(replaced.values()):
+        before.keep(replaced)
+    return fault
 
 
 def _drifts(probe: ProbeBatch, context: TrainingContext, accelerator: Accelerator | None, *, fails: bool) -> bool:

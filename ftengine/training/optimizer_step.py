@@ -20,9 +20,12 @@ from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import PluginError, TrainingError
 from ftengine.model import Criterion, default_param_groups, trainable
 from ftengine.parallel.device import to_device
+from ftengine.parallel.precision import widened_by
 from ftengine.parallel.reduction import Reduction
 from ftengine.parallel.sharding import got_gradients, is_sharded, not_finite, whole_norm
 from ftengine.plugins.attribution import contract_error, described, named
+from ftengine.plugins.class_validation import written
+from ftengine.run.own_code import package_of
 from ftengine.run.recipe import TrainSection
 from ftengine.text import number
 from ftengine.training.checkpoint import Progress
@@ -134,7 +137,7 @@ class OptimizerStep:
                     f"the {term} is {value} at step {progress.step + 1}. {self.not_finite(progress.step)}"
                 )
         if progress.step == 0 and weight:
-            self._tell_untouched()
+            self._tell_untouched(members, progress.epoch, examples)
         norm = self._update(weight, progress.step)
         if progress.step == 0 and norm == 0 and loss_sum:
             self._refuse_flat(loss_sum / weight)
@@ -188,7 +191,7 @@ class OptimizerStep:
                 compute = partial(learnt.loss, self.module, batch)
             with accelerator.autocast():
                 with self._around(chosen, batch, regularizers.criterion):
-                    loss_sum, weight = compute()
+                    loss_sum, weight = self._loss(compute)
                 weight = weight * repeats
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is later divided by the weight of the whole effective batch, hence the factor.
@@ -204,6 +207,26 @@ class OptimizerStep:
             sources = self._by_source.sums(chosen, criterion) if counts else [0.0] * len(self._by_source.names)
             totals += stacked(accelerator.device, *sums, *sources, *learnt.sums)
         return totals
+
+    def _loss(self, compute: Callable[[], tuple[Tensor, Tensor | float]]) -> tuple[Tensor, Tensor | float]:
+        """Return the loss of a batch (PluginError: a layer of the strategy returns a wrong dtype)."""
+        try:
+            return compute()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            strategy = self.setup.strategy
+            package = package_of(type(strategy))
+            own = [(path, x) for path, x in self.module.named_modules() if package_of(type(x)) == package]
+            wide = widened_by(own, compute)
+            if not wide:
+                raise
+            layer = type(self.module.get_submodule(wide[-1]))
+            raise PluginError(
+                f"{named(strategy)}: its {layer.__name__} {wide[-1]!r} returns float32 for an input of another dtype, "
+                f"which the model cannot use. Return the input's dtype ({written(layer)}); "
+                "train.precision float32 avoids the error."
+            ) from error
 
     def _computed(self, members: np.ndarray, batch: Batch, examples: EncodedSplit | Examples) -> int:
         """Return how many tokens of a micro-batch are computed, padding included."""
@@ -231,25 +254,43 @@ class OptimizerStep:
             "from the last checkpoint with the same recipe."
         )
 
-    def _tell_untouched(self) -> None:
+    def _tell_untouched(self, members: np.ndarray, epoch: int, examples: EncodedSplit | Examples) -> None:
         """Report trainable parameters that are not part of the computation.
 
         Raises:
+            PluginError: the task's loss has no gradient, or frozen weights have one.
             TrainingError: no trainable parameter is part of the computation.
         """
+        self._refuse_frozen_gradients()
         training = trainable(self.module)
         untouched = [name for name, p in training.items() if p.grad is None]
         if len(untouched) == len(training):
+            if not self._sharded:
+                self._require_gradient(to_device(examples.batch(members[:1], epoch), self.accelerator.device))
             raise TrainingError(
                 f"strategy {self.setup.strategy.name!r} trains {len(training)} tensors, e.g. {untouched[0]}, but none "
-                f"got a gradient in the first step: the model does not use them, or the loss of "
-                f"{named(self.setup.task)} has no gradient (`ftengine plugins check` checks that). Choose other layers."
+                "got a gradient in the first step: the model does not use them. Choose other layers."
             )
         if untouched:
             self.setup.listener.message(
                 f"{len(untouched)} of {len(self.parameters)} trainable tensors got no gradient in the first step and "
                 f"do not change, e.g. {untouched[0]}. This is normal for parts that the task does not use, "
                 "such as a pooler"
+            )
+
+    def _refuse_frozen_gradients(self) -> None:
+        """Raise an error if frozen weights have gradients, which nothing clips, applies or frees.
+
+        Raises:
+            PluginError: the strategy's layers or a regularizer computed them.
+        """
+        own = set(self.parameters)
+        frozen_ones = [n for n, p in self.module.named_parameters() if p not in own and p.grad is not None]
+        if frozen_ones:
+            raise PluginError(
+                f"the first step leaves gradients on {len(frozen_ones)} frozen weights, such as {frozen_ones[0]!r}. "
+                f"The layers of {named(self.setup.strategy)}, or a regularizer, must not compute gradients for frozen "
+                "weights."
             )
 
     def _refuse_flat(self, loss: float) -> None:
@@ -261,6 +302,29 @@ class OptimizerStep:
             f"argmax of the model's output before the loss is computed, or {named(setup.strategy)} multiplies its "
             "trainable tensors by 0. `ftengine plugins check` checks both."
         )
+
+    def _require_gradient(self, batch: Batch) -> None:
+        """Raise PluginError if the model's output has a gradient but the task's loss has none."""
+        had: list[bool] = []
+
+        def look(part: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, (tuple, list)) else output
+            had.append(not torch.is_grad_enabled() or getattr(first, "requires_grad", False))
+
+        parts = [x for x in self.module.modules() if any(p.requires_grad for p in x.parameters(recurse=False))]
+        handles = [part.register_forward_hook(look) for part in parts]
+        try:
+            with self.accelerator.autocast():
+                if on_policy := self._learnt.count > 0:
+                    loss, _ = self._learnt.loss(self.module, batch)
+                else:
+                    loss, _ = loss_of(self.setup.task, self.module, batch, Criterion())
+        finally:
+            for handle in handles:
+                handle.remove()
+        if any(had) and not loss.requires_grad:
+            expected = "a sum of losses that has a gradient: leave out detach(), item() and no_grad()"
+            raise contract_error(self.setup.task, "learn" if on_policy else "loss", loss, expected)
 
     def _update(self, weight: float, step: int) -> float:
         """Divide the gradients by the effective batch's weight, clip and step; return their norm before clipping."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -119,6 +120,21 @@ class ProbeBatch:
         members = list(dict.fromkeys(members))
         batch = to_device(split.batch(np.array(members)), device)
         return cls(loaded, split.task, batch, device, compute, members)
+
+    def content(self) -> list[Any] | None:
+        """Return the content of the batch as JSON, with hashes of tensors; None if it has other values."""
+        content: list[Any] = [list(self._members)]
+        reference = self._batch.get("reference", {})
+        own = {name: value for name, value in self._batch.items() if name != "reference"}
+        for name, value in {**own, **{f"reference.{key}": value for key, value in reference.items()}}.items():
+            if isinstance(value, Tensor):
+                bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+                content.append([name, str(value.dtype), list(value.shape), xxhash.xxh3_128_hexdigest(bits.data)])
+            elif value is None or isinstance(value, (bool, int, float, str)):
+                content.append([name, value])
+            else:
+                return None
+        return content
 
     def fault(self, computation: Computation, *, training: bool) -> str:
         """Return where a computation differs from the model's own, in float32 and in the run's precision; "" if

@@ -12,13 +12,15 @@ from runs import Heard
 from torch import nn
 from torch.nn import functional as F
 
-from ftengine import api, fine_tune, registry_of
+from ftengine import api, fine_tune, plan, registry_of
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import prepare_data
 from ftengine.errors import PluginError, RecipeError, SavedPartDiffers, UnknownName
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import Environment
 from ftengine.training.probe import Outcome, ProbeBatch
+from ftengine_builtins.fast_paths import grouped_layers
+from ftengine_builtins.fast_paths.shared_prefix import sharing
 
 
 class Replacing(api.FastPath):
@@ -86,6 +88,58 @@ def run(recipe, path=Replacing):
     heard, path.entered = Heard(), 0
     directory = RunDirectory(fine_tune(recipe, registry=registry_with(path), listener=heard).path)
     return Environment.read(directory).fast_paths, heard.said
+
+
+@pytest.fixture
+def passes(chat_recipe, tmp_path, monkeypatch):
+    """Plan a recipe with a cache of one's own; return how many passes compared paths, and what was said of them."""
+    monkeypatch.setenv("FTENGINE_CACHE", str(tmp_path / "own"))
+    count, passed = [], ProbeBatch._passed
+    monkeypatch.setattr(ProbeBatch, "_passed", lambda *args, **kwargs: (count.append(1), passed(*args, **kwargs))[1])
+
+    def made(**changes):
+        heard = Heard()
+        count.clear()
+        plan(chat_recipe(**{"evaluation__reuse_base": True, **changes}), listener=heard)
+        return len(count), [text for text in heard.said if "fast path" in text or "without it" in text]
+
+    return made
+
+
+def test_what_was_compared_is_compared_again_only_where_something_is_another(passes):
+    compared, said = passes()
+    assert compared >= 2
+    assert "grouped-layers" in said[-1]
+    assert passes() == (0, said)
+    assert passes(train__learning_rate=0.1) == (0, said)
+    for changes in ({"strategy__rank": 2}, {"seed": 1}, {"train__fast_paths": ["grouped-layers"]}):
+        assert passes(**changes)[0] >= 2
+    assert passes(evaluation__reuse_base=False)[0] >= 2
+
+
+def test_what_differs_is_not_taken_for_compared(passes, monkeypatch):
+    with monkeypatch.context() as patch:
+        right = grouped_layers.lowrank_linears
+        patch.setattr(grouped_layers, "lowrank_linears", lambda *args: [1.005 * y for y in right(*args)])
+        for _ in range(2):
+            compared, said = passes()
+            assert compared >= 3
+            assert "goes on without it" in said[0]
+            assert "grouped-layers" not in said[-1]
+    assert passes()[0] >= 2
+
+
+def test_that_a_model_shares_prefixes_is_probed_once(passes, monkeypatch):
+    checks, check = [], sharing._check
+    asked = ({}, {}, {"train__learning_rate": 0.1}, {"strategy__rank": 2}, {"evaluation__reuse_base": False})
+    monkeypatch.setattr(sharing, "_check", lambda model: (checks.append(1), 0)[1])
+    assert not any("shared-prefix" in passes()[1][-1] for _ in range(2))
+    assert len(checks) == 2  # what does not is asked again
+    monkeypatch.setattr(sharing, "_check", lambda model: (checks.append(1), check(model))[1])
+    for changes, times in zip(asked, (1, 0, 0, 1, 1), strict=True):
+        checks.clear()
+        assert "shared-prefix" in passes(**changes)[1][-1]
+        assert len(checks) == times, changes
 
 
 def test_off_enters_none_and_auto_all(short, tmp_path):

@@ -51,6 +51,11 @@ def own_rate(self, model, learning_rate, weight_decay):
     return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": 0.01}]
 
 
+def detached(self, model, batch, criterion):
+    with torch.no_grad():
+        return Classes.loss(self, model, batch, criterion)
+
+
 def tensors(self, model, batch):
     return [{**one, "scores": torch.tensor(one["scores"])} for one in Classes.predict(self, model, batch)]
 
@@ -82,9 +87,10 @@ CASES = [
         Classes,
         "predict",
         lambda self, model, batch: [{}] * len(batch["labels"]),
-        "with no key;",
+        "with no key",
     ),
     ("task", Classes, "collate", lambda self, *_: None, r"None; it must return a dict of tensors"),
+    ("task", Classes, "loss", detached, r"a float32 tensor of shape \(\); it must return .*a gradient"),
     ("task", Classes, "predict", tensors, r"a float32 tensor of shape \(\d+,\) as 'scores'; .*plain"),
     ("task", Classes, "encode", lambda self, *_, **__: {"weight": 3}, r"of type dict; it must return api\.Features\("),
     ("task", Classes, "encode", lambda self, *_, **__: api.Features({}, "3", 1, False), "whose 'length' is '3'"),
@@ -164,6 +170,36 @@ def test_plan_refuses_the_groups_that_training_refuses(label_recipe):
     registry = registry_with(odd)
     with raises(PluginError, "2 parameters", "classifier.weight"):
         plan(label_recipe(strategy="odd"), registry=registry)
+
+
+class Widened(nn.Module):
+    """A linear layer and a vector behind it, in float32 whatever it is given."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.shift = base, nn.Parameter(torch.zeros(base.out_features, device=base.weight.device))
+
+    def forward(self, x):
+        return self.base(x) + self.shift
+
+
+class Widening(api.Strategy):
+    """Train a vector behind dense layers."""
+
+    name = "widening"
+
+    def prepare(self, loaded):
+        loaded.module.requires_grad_(False)
+        for path in [name for name, _ in loaded.module.named_modules() if name.endswith("output.dense")]:
+            loaded.module.set_submodule(path, Widened(loaded.module.get_submodule(path)))
+
+
+def test_a_layer_that_returns_another_dtype_is_named_with_its_strategy(label_recipe):
+    recipe = label_recipe(strategy="widening", train__precision="bfloat16", train__max_steps=1)
+    with pytest.raises(PluginError) as error:
+        fine_tune(recipe, registry=registry_with(Widening))
+    assert "strategy 'widening' of module" in str(error.value)
+    assert re.search(r"Widened 'bert\.encoder\S+' .*test_returned\.py:\d+", str(error.value)), error.value
 
 
 def pickled(self, loaded, directory):

@@ -1,7 +1,10 @@
 """Runs refuse components whose mathematics are wrong where that is cheaply seen."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from expected import raises
 from installed import registry_with
 
@@ -69,6 +72,34 @@ def test_an_evaluator_that_does_not_weigh_rows_is_refused(score, count):
     require_weighing(scoring(weighted)(), rows, count)
     with raises(PluginError, "evaluator 'odd'", "share"):
         require_weighing(scoring(score)(), rows, count)
+
+
+def test_a_run_refuses_such_an_evaluator_before_it_trains(label_recipe):
+    recipe = label_recipe(strategy="lora", train__max_steps=1, evaluate=[{"name": "odd"}])
+    with raises(PluginError, "evaluator 'odd'", "share"):
+        fine_tune(recipe, registry=registry_with(scoring(UNSOUND["leaves weights aside"])))
+    assert not Path(recipe.output).exists()
+
+
+class Graded(LoRA):
+    """LoRA whose frozen embeddings get a gradient all the same."""
+
+    name = "odd"
+
+    def prepare(self, loaded):
+        super().prepare(loaded)
+        embeddings = loaded.module.get_input_embeddings()
+
+        def fill(module, args, output):
+            module.weight.grad = torch.ones_like(module.weight)
+
+        embeddings.register_forward_hook(fill)
+
+
+def test_gradients_on_frozen_weights_end_the_run_in_its_first_step(label_recipe):
+    recipe = label_recipe(strategy="odd", train__max_steps=1)
+    with raises(PluginError, "strategy 'odd'", "embeddings", "frozen weights"):
+        fine_tune(recipe, registry=registry_with(Graded))
 
 
 class OfNothing(api.Strategy):

@@ -14,6 +14,8 @@ from ftengine_builtins.fast_paths.shared_prefix.sharing import (
     Calls,
     answering,
     prefix_tree_of,
+    probe_result,
+    restore_probe_result,
     sharing_prefixes,
     supports_answering,
     supports_prefix_sharing,
@@ -87,6 +89,12 @@ class SharedPrefix(InferencePath):
 
     def decoder(self, model: nn.Module) -> AbstractContextManager[Decoder] | None:
         return answering(model) if supports_answering(model) else None
+
+    def probe_result(self, model: nn.Module) -> list[Any] | None:
+        return probe_result(model)
+
+    def restore_probe_result(self, model: nn.Module, result: list[Any]) -> None:
+        restore_probe_result(model, result)
 
     def _worth(self, batch: Batch) -> float:
         assert self._calls is not None

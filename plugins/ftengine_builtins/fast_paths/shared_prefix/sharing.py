@@ -284,6 +284,20 @@ def supports_prefix_sharing(model: Any) -> int:
     return _found[model][1]
 
 
+def probe_result(model: Any) -> list[Any] | None:
+    """Return the result of the check of a model that shares prefixes, as JSON."""
+    if model not in _found or _found[model][0] != _parts(model) or not _found[model][1]:
+        return None
+    return [_found[model][1], sorted(_by_torch.get(model.get_decoder(), ()))]
+
+
+def restore_probe_result(model: Any, found: list[Any]) -> None:
+    """Take what `probe_result` returned of the same model in an earlier run, so that it is not checked again."""
+    layers, by_torch = found
+    _found[model] = _parts(model), layers
+    _by_torch.setdefault(model.get_decoder(), set()).update(by_torch)
+
+
 def _parts(model: Any) -> Any:
     return type(model.get_decoder()), sum(1 for _ in model.modules()), sum(1 for _ in model.parameters())
 
