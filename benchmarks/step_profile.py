@@ -100,6 +100,7 @@ def trainer(model: str, words: int, rank: int, precision: str, folder: Path) -> 
             task=data.ready.task,
             strategy=strategy,
             regularizers=[],
+            callbacks=[],
             optimizer=experiment.make_optimizer(),
             schedule=experiment.schedule,
             train=data.encoded["train"],

@@ -282,6 +282,7 @@ def prepare_skeleton(experiment: Experiment, task: Task) -> Skeleton | None:
     if experiment.recipe.train.parallel == "fsdp":
         require_shardable(loaded.module)
     attached = Attached([make() for make in experiment.make_regularizers], loaded, task)
+    attached.require_falling()
     still = tuple(name for name, module in dropping.items() if drops(module))
     attached.detach()
     trained = frozenset(name for name, parameter in original.items() if parameter.requires_grad)

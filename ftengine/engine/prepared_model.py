@@ -122,6 +122,7 @@ class PreparedModel:
                 task=self.data.ready.task,
                 strategy=self.strategy,
                 regularizers=[make() for make in experiment.make_regularizers],
+                callbacks=[callback.name for callback, _ in experiment.callbacks.callbacks],
                 optimizer=experiment.make_optimizer(),
                 schedule=experiment.schedule,
                 train=encoded["train"],

@@ -32,7 +32,7 @@ from ftengine.run.directory import SIDECAR, TRAINED, RunDirectory, flush, write_
 from ftengine.run.environment import versions
 from ftengine.run.records import TrainedPart
 from ftengine.run.seal import require_saved
-from ftengine.text import cut_middle, listed, number, one_line
+from ftengine.text import cut_middle, number, one_line
 from ftengine.training.losses import loss_of
 from ftengine.training.memory import release_memory
 
@@ -215,7 +215,6 @@ def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
     differences = f"{len(lost):,} of {len(tensors):,} trained tensors differ, such as {lost[0]!r}" if lost else ""
     if moved:
         differences += f"{differences and ', and '}{len(moved):,} of {len(frozen):,} frozen ones, such as {moved[0]!r}"
-        differences += f", which {_suspects(model)} may have changed"
     if lost or moved or not difference <= allowed:
         raise SavedPartDiffers(
             f"{who} saved files that do not restore the tuned model: opened on a fresh base, its outputs on {count} "
@@ -231,14 +230,6 @@ def _verify(model: PreparedModel, folder: Path, facts: TrainedPart) -> None:
 
 def _who(model: PreparedModel) -> str:
     return f"strategy {model.strategy.name!r} of {model.experiment.make_strategy.entry.origin}"
-
-
-def _suspects(model: PreparedModel) -> str:
-    """Return what may change frozen tensors while a model trains, besides its strategy."""
-    experiment = model.experiment
-    names = [f"regularizer {make.entry.name!r}" for make in experiment.make_regularizers]
-    names += [f"callback {callback.name!r}" for callback, _ in experiment.callbacks.callbacks]
-    return listed([*names, "the strategy's layers", "the model's own code"], "or")
 
 
 def _open(model: PreparedModel, facts: TrainedPart, folder: Path, new: Mapping[str, Tensor]) -> LoadedModel:

@@ -26,10 +26,12 @@ from ftengine.training.checkpoint import (
 )
 from ftengine.training.cpu import prepare_cpu
 from ftengine.training.drawing import Drawing, Examples
+from ftengine.training.frozen_weights import FrozenWeights
 from ftengine.training.modes import checkpoint_gradients, never_trained, share_statistics
 from ftengine.training.optimizer_step import OptimizerStep
 from ftengine.training.regularizing import Attached, own_regularizers
 from ftengine.training.setup import Setup
+from ftengine.training.unsaved_state import UnsavedState
 from ftengine.training.validation import Validator
 
 SAVE_SECONDS = 600
@@ -56,11 +58,14 @@ class Trainer:
         if self.accelerator.device.type == "cpu":
             prepare_cpu()
         own = own_regularizers(setup.strategy, self.optimizer_step.steps.total)
+        self.frozen = FrozenWeights(setup, brought=bool(own))
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
+        self.regularizers.require_falling()
         self.validation = Validator(setup, self.regularizers)
         task, total = setup.task, self.optimizer_step.steps.total
         self.drawing = Drawing(setup, task, total) if is_on_policy(task) else None
         self._updates = task.updates_per_draw if is_on_policy(task) else 1
+        self.unsaved: UnsavedState | None = None
 
     def resume(self) -> None:
         """Continue from the newest intact checkpoint of the run, or from the start if there is none."""
@@ -68,6 +73,7 @@ class Trainer:
         if newest is not None:
             self.progress, tensors = load_checkpoint(newest, self.module, self.optimizer_step.optimizer)
             self.regularizers.load_state_dict(tensors)
+            self.regularizers.require_restored(tensors)
         begins = (
             f"continuing from the checkpoint of step {self.progress.step:,}" if newest else "there is no checkpoint yet"
         )
@@ -83,7 +89,7 @@ class Trainer:
         """Train to the end of the schedule or until early stopping; regularizers are detached then, or on failure.
 
         Raises:
-            TrainingError: a loss, gradient or trained tensor is not finite.
+            TrainingError: a loss, gradient or trained tensor is not finite, or a frozen tensor has changed.
         """
         progress, total = self.progress, self.optimizer_step.steps.total
         self._began = time.monotonic() - progress.seconds
@@ -98,6 +104,7 @@ class Trainer:
             facts = self.regularizers.on_train_end(self.module, self.validation.losses)
         finally:
             self.regularizers.detach()
+        self.frozen.require_unchanged()
         self.targets.restore()
         trained, parameters = count(self.module)
         return TrainingResult(
@@ -143,10 +150,19 @@ class Trainer:
             **{name: round(value, 2) for name, value in speed.items()},
             "peak_memory_bytes": memory,
         }
+        self._tell_unsaved()
         self.setup.record(Stepped, line)
         counted = {"tokens": tokens} if self.setup.task.modality == "text" else {}
         counts = {"examples": len(members), **counted, "memory": memory}
         self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **counts)
+
+    def _tell_unsaved(self) -> None:
+        """Report, after the first steps, components with changing state that checkpoints do not hold."""
+        if self.unsaved is None:
+            components = {self.setup.strategy: False, **self.regularizers.keeping}
+            self.unsaved = UnsavedState(components, self.optimizer_step.optimizer, self.setup.optimizer, self.module)
+        for message in self.unsaved.look():
+            self.setup.listener.message(message)
 
     def _announce(self) -> None:
         steps, listener = self.optimizer_step.steps, self.setup.listener
@@ -230,6 +246,7 @@ class Trainer:
     def _save(self) -> None:
         progress, setup = self.progress, self.setup
         self._require_finite()
+        self.frozen.require_unchanged()  # rather than hours later, at the end
         progress.seconds = self._seconds()
         if self.accelerator.scaler is not None:
             progress.scaler = self.accelerator.scaler.state_dict()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ftengine.api import Batch, LoadedModel, Regularizer, Strategy, Task, overrides
+from ftengine.api import Batch, Component, LoadedModel, Regularizer, Strategy, Task, overrides
+from ftengine.errors import PluginError
 from ftengine.model import Criterion
 from ftengine.parallel.sharding import is_sharded, require_sharding_support
-from ftengine.plugins.attribution import contract_error, is_scalar, json_mapping
+from ftengine.plugins.attribution import contract_error, is_scalar, json_mapping, named, without
+from ftengine.training.criterion_faults import criterion_fault, outputs_of
 
 
 def own_regularizers(strategy: Strategy, steps: int) -> list[Regularizer]:
@@ -43,6 +45,7 @@ class Attached:
 
     def __init__(self, regularizers: Sequence[Regularizer], loaded: LoadedModel, task: Task) -> None:
         self._loaded, self._task, self._attached = loaded, task, list[Regularizer]()
+        self._criteria = list[tuple[Regularizer, Criterion]]()
         self.criterion = Criterion()
         try:
             for regularizer in regularizers:
@@ -52,9 +55,23 @@ class Attached:
                 regularizer.attach(loaded, task)
             for regularizer in regularizers:
                 self.criterion = regularizer.criterion(self.criterion)
+                self._criteria.append((regularizer, self.criterion))
         except BaseException:
             self.detach()
             raise
+
+    def require_falling(self) -> None:
+        """Raise PluginError if a regularizer's criterion does not fall when labels become likelier."""
+        module, task = self._loaded.module, self._task
+        first = next(module.parameters(), None)
+        device = torch.device("cpu") if first is None or first.is_meta else first.device
+        for regularizer, criterion in self._criteria:
+            fault = ""
+            if overrides(regularizer, "criterion"):
+                with suppress(Exception):  # the logits are invented; the first step reports failures on real ones
+                    fault = criterion_fault(criterion, task.labels, outputs_of(task, module), device)
+            if fault:
+                raise PluginError(f"{named(regularizer)}: its criterion is wrong: {fault}.{without(regularizer)}")
 
     def penalty(self, batch: Batch, loss: Tensor) -> Tensor | None:
         """Return the sum of all penalties on a micro-batch, whose mean loss is `loss`; None if there are none."""
@@ -102,6 +119,26 @@ class Attached:
             own = {key.removeprefix(mark): tensor for key, tensor in tensors.items() if key.startswith(mark)}
             if own or regularizer.state_dict():  # some have no state before their first step
                 regularizer.load_state_dict(own)
+
+    def require_restored(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise PluginError if a regularizer did not restore its state from a checkpoint."""
+        now = self.state_dict()
+        for key, tensor in tensors.items():
+            place, _, name = key.partition("|")
+            own = now.get(key)
+            if own is not None and own.shape == tensor.shape and own.equal(tensor.to(own)):
+                continue
+            regularizer = self._attached[int(place)]
+            raise PluginError(
+                f"{named(regularizer)}: after load_state_dict(), {name!r} of its state_dict() differs from the "
+                "checkpoint, so the resumed run would differ. Restore everything that state_dict() returned."
+                f"{without(regularizer)}"
+            )
+
+    @property
+    def keeping(self) -> dict[Component, bool]:
+        """The attached regularizers, each with whether a checkpoint holds state of it."""
+        return {regularizer: bool(regularizer.state_dict()) for regularizer in self._attached}
 
     def on_train_end(self, module: nn.Module, measure: Callable[[], Mapping[str, float]]) -> list[dict[str, Any]]:
         """Call `on_train_end`, which may change the weights to keep; return the reports for training.json.

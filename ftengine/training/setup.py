@@ -34,6 +34,7 @@ class Setup:
     Args:
         loaded: the model after `strategy.prepare`.
         regularizers: the recipe's regularizers.
+        callbacks: names of the recipe's callbacks.
         general: data on which regularizers may measure forgetting, or None.
         processes: the number with which the run began, which determines the effective batch; it may differ now.
         run: the folder for metrics and checkpoints.
@@ -47,6 +48,7 @@ class Setup:
     task: Task
     strategy: Strategy
     regularizers: Sequence[Regularizer]
+    callbacks: Sequence[str]
     optimizer: Optimizer
     schedule: Schedule
     train: EncodedSplit

@@ -1,9 +1,14 @@
 """Callbacks are told what happens in a run; one that fails is left out, and the run goes on."""
 
+import os
 import re
 import sys
+import threading
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
+import torch
 from expected import raises
 from installed import registry_with
 from runs import Heard, Interrupting, Interruption
@@ -11,7 +16,11 @@ from runs import Heard, Interrupting, Interruption
 from ftengine import Recipe, fine_tune, load_run
 from ftengine.api import Callback, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.errors import TrainingError, UnknownName
+from ftengine.plugins.discovery import make_plugin_manager
+from ftengine.plugins.registry import Registry
 from ftengine.run.directory import RunDirectory
+from ftengine.training.callbacks import Callbacks
+from ftengine.training.model_watch import FIRST, ModelWatch
 
 
 class LogLines(Callback):
@@ -59,6 +68,20 @@ class Leaving(Callback):
         sys.exit(0)
 
 
+class Moving(Callback):
+    """Work in the run's folder, and leave a thread at its end."""
+
+    name = "moving"
+    ended = threading.Event()
+
+    def on_train_begin(self, event):
+        os.chdir(event.run)
+        threading.Thread(target=self.ended.wait, name="uploads", daemon=True).start()
+
+    def on_step_end(self, event):
+        os.chdir(event.run)
+
+
 class Budget(Callback):
     """End the run at the second step."""
 
@@ -69,10 +92,23 @@ class Budget(Callback):
             raise TrainingError("the budget is spent.")
 
 
+class Writer(Callback):
+    """Change a weight, past torch's counting of versions in the first steps."""
+
+    name = "writer"
+    at: ClassVar[int] = 2
+
+    def on_pre_optimizer_step(self, event):
+        if event.step == self.at:
+            weight = next(p for p in event.model.parameters() if p.requires_grad)
+            with torch.no_grad():
+                (weight.data if event.step <= FIRST else weight).add_(1)
+
+
 @pytest.fixture
 def registry():
     Ear.heard.clear()
-    return registry_with(LogLines, Ear, Torn, Leaving, Budget, distribution="callbacks")
+    return registry_with(LogLines, Ear, Torn, Leaving, Moving, Budget, Writer, distribution="callbacks")
 
 
 @pytest.fixture
@@ -135,6 +171,75 @@ def test_callbacks_get_clipped_gradients_before_they_are_dropped(content):
     for (_, norm, grads), line in zip(Gradients.seen, steps, strict=True):
         assert norm == line["grad_norm"] > limit
         assert sum(float(grad.square().sum()) for grad in grads.values()) ** 0.5 == pytest.approx(limit, rel=1e-3)
+
+
+def test_what_a_callback_changes_of_the_process_is_named_once(registry, content):
+    reported, here = Heard(), os.getcwd()
+    fine_tune(Recipe.make({**content, "callbacks": "moving"}), registry=registry, listener=reported)
+    Moving.ended.set()
+    moved, left = [line for line in reported.said if line.startswith("callback 'moving' of callbacks unversioned ")]
+    assert (repr(content["output"]) in moved, "'uploads'" in left, os.getcwd()) == (True, True, here)
+    assert "was started while it ran" in left  # by whomever
+
+
+@dataclass
+class Plain(Callback):
+    """Count events; a dataclass is compared by its fields and has no hash."""
+
+    name = "plain"
+    fails = False
+    events: int = 0
+
+    def on_train_begin(self, event):
+        self.events += 1
+        if self.fails:
+            raise ValueError
+
+
+def test_unhashable_callbacks_are_distinct(content, tmp_path):
+    callbacks = Callbacks(Recipe.make(content), Registry(make_plugin_manager(discover=False)), Heard())
+    sound, torn = Plain(), Plain()
+    torn.fails = True
+    callbacks.callbacks = [(sound, "a"), (torn, "b")]
+    callbacks.tell(Started(tmp_path, 0, {}))
+    assert [id(callback) for callback, _ in callbacks.callbacks] == [id(sound)]
+
+
+@pytest.mark.parametrize("step", [2, FIRST + 2])
+def test_a_callback_that_changes_the_model_ends_the_run(registry, content, monkeypatch, step):
+    monkeypatch.setattr(Writer, "at", step)
+    train = {**content["train"], "max_steps": step}
+    with raises(TrainingError, "'writer'", f"on_pre_optimizer_step() at step {step}"):
+        fine_tune(Recipe.make({**content, "train": train, "callbacks": ["ear", "writer"]}), registry=registry)
+
+
+def test_weights_that_are_no_numbers_are_no_callbacks_change():
+    module = torch.nn.Linear(2, 2)
+    module.weight.data[0, 0] = float("nan")
+    watch = ModelWatch(module)
+    watch.look(1, gradients=False)
+    assert watch.changed() == ""
+
+
+def test_parameters_that_are_not_contiguous_or_complex_are_watched():
+    module = torch.nn.Module()
+    module.wide = torch.nn.Parameter(torch.zeros(1, 2).expand(2**40, 2))  # a copy would take 8 TiB
+    module.wave = torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    watch = ModelWatch(module)
+    for name, change in (("wide", 1.0), ("wave", 1j)):
+        watch.look(1, gradients=False)
+        assert watch.changed() == ""
+        getattr(module, name).data[0] += change
+        assert watch.changed() == name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a second device is needed")
+def test_parameters_of_several_devices_are_watched():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).cuda())
+    watch = ModelWatch(module)
+    watch.look(1, gradients=False)
+    module[1].bias.data += 1
+    assert watch.changed() == "1.bias"
 
 
 def test_a_failure_is_reported_and_raised(registry, content):

@@ -11,7 +11,7 @@ from ftengine.api import LoadRequest, Regularizer
 from ftengine.errors import PluginError
 from ftengine.model import Criterion
 from ftengine.testing import check_task
-from ftengine.testing.regularizers import criterion_fault
+from ftengine.training.criterion_faults import criterion_fault
 from ftengine_builtins.loaders.transformers import TransformersLoader
 from ftengine_builtins.tasks import Preference, PreferenceLoss
 from ftengine_builtins.tasks.causal_lm import CausalLM
