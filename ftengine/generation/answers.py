@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ftengine.errors import DataError, InputError
 from ftengine.generation.options import GenerationOptions
 from ftengine.generation.sampler import PROCESSED, Answer, Sampler
-from ftengine.generation.settings import own_settings
+from ftengine.generation.settings import settings_of
 from ftengine.generation.slots import Slots
 from ftengine.model.tokens import attention_mask, pad
 
@@ -84,6 +84,8 @@ def draw_answers(
     options: GenerationOptions,
     stop: Sequence[int],
     samples: Sequence[int] | None = None,
+    *,
+    own_settings: bool = True,
 ) -> list[Answer]:
     """Answer prompts.
 
@@ -91,6 +93,10 @@ def draw_answers(
     prompt and its number in `samples` (0 where not given), and not on what else is answered. Where an inference path of
     the model computes answers token by token, `SLOTS` of them grow at one time; else transformers' `generate` answers
     `TOGETHER` prompts at a time.
+
+    Args:
+        own_settings: apply the model's own generation settings, such as a repetition penalty, where options say nothing
+            of them; without, answers are drawn from what the model computes, as a loss needs them.
 
     Raises:
         DataError: a prompt leaves no room for its answer.
@@ -107,10 +113,10 @@ def draw_answers(
         raise InputError(f"{type(module).__name__} cannot generate text; it has no `generate` method.")
     encoder_decoder, numbers = is_encoder_decoder(module), list(samples or [0] * len(prompts))
     _require_room(loaded, max(map(len, prompts)), options.max_new_tokens, encoder_decoder=encoder_decoder)
-    own = own_settings(module)
+    own = settings_of(module) if own_settings else {}
     sampler = Sampler(options, own)
     with ExitStack() as stack:
-        for held in (torch.no_grad(), evaluating(module)):
+        for held in (torch.no_grad(), evaluating(module), nullcontext() if own_settings else _plain(module)):
             stack.enter_context(held)
         for path in loaded.inference_paths:
             stack.enter_context(path.around_generation(module))
@@ -123,6 +129,18 @@ def draw_answers(
         decoder = stack.enter_context(opened)
         longest, stops = options.max_new_tokens, frozenset(stop)
         return Slots(decoder, sampler, prompts, numbers, longest, stops, SLOTS, report).answers()
+
+
+@contextmanager
+def _plain(module: Any) -> Iterator[None]:
+    """Have a model generate without settings of its own."""
+    from transformers import GenerationConfig
+
+    before, module.generation_config = module.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        module.generation_config = before
 
 
 def _require_room(loaded: LoadedModel, longest: int, new: int, *, encoder_decoder: bool) -> None:

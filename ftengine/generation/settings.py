@@ -40,7 +40,7 @@ ENDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 """Settings that are compared for themselves: end tokens, and those of prompts."""
 
 
-def own_settings(module: Any) -> dict[str, Any]:
+def settings_of(module: Any) -> dict[str, Any]:
     """Return the generation settings of a model, those of sampling left out, that change what it answers."""
     config = getattr(module, "generation_config", None)
     return {} if config is None else _changing({**config.to_dict(), "do_sample": False})

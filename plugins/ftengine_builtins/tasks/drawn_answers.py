@@ -103,9 +103,9 @@ def step_seed(seed: int, step: int) -> int:
 def draw_groups(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], each: int, options: GenerationOptions, stop: Sequence[int]
 ) -> list[list[Answer]]:
-    """Draw several answers to each prompt, which end with one of `stop`."""
-    repeated = [prompt for prompt in prompts for _ in range(each)]
-    answers = draw_answers(loaded, repeated, options, stop, [*range(each)] * len(prompts))
+    """Draw several answers to each prompt, which end with one of `stop`, from what the model computes."""
+    repeated, numbers = [prompt for prompt in prompts for _ in range(each)], [*range(each)] * len(prompts)
+    answers = draw_answers(loaded, repeated, options, stop, numbers, own_settings=False)
     return [answers[start : start + each] for start in range(0, len(answers), each)]
 
 

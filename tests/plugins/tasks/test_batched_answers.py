@@ -195,3 +195,16 @@ def test_what_is_drawn_depends_on_seed_prompt_and_number_alone(loaded):
         assert answers(loaded, ROWS, options | {"seed": 4}) != together
         every |= set(together)
     assert len(every) > 3 * len(ROWS)
+
+
+@pytest.mark.parametrize("paths", [(), (SharedPrefix(),)], ids=["transformers", "slots"])
+def test_a_models_own_settings_are_applied_unless_a_loss_needs_what_it_computes(paths):
+    loaded, options = decoder(LlamaConfig), GenerationOptions(max_new_tokens=12)
+    loaded.inference_paths = paths
+    plain = [answer.tokens for answer in draw_answers(loaded, PROMPTS, options, [])]
+    loaded.module.generation_config.repetition_penalty = 5.0
+    own = [answer.tokens for answer in draw_answers(loaded, PROMPTS, options, [])]
+    assert own != plain
+    assert all(len(set(tokens)) > len(set(others)) for tokens, others in zip(own, plain, strict=True))
+    assert [x.tokens for x in draw_answers(loaded, PROMPTS, options, [], own_settings=False)] == plain
+    assert loaded.module.generation_config.repetition_penalty == 5.0
