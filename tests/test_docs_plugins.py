@@ -23,7 +23,7 @@ from test_imports import PUBLIC
 
 import ftengine
 from ftengine import Recipe, api, equivalence, fine_tune, hookimpl, load_run, registry_of, testing
-from ftengine.cli.plugins_check import COMMAND, QUIET, RUN, SOUND
+from ftengine.cli.plugins_check import COMMAND, QUIET, RUN, SOUND, UNCHANGED
 from ftengine.model import Criterion, read_tensors
 from ftengine.plugins import hookspecs
 from ftengine.plugins.registry import KINDS, RECIPE_KEYS, Registry
@@ -276,7 +276,7 @@ def test_every_check_is_documented():
     checks = set(re.findall(r"^    def ([a-z]\w*)\(self\) -> None:", SOURCES, re.MULTILINE))
     assert set().union(*suites().values()) == checks
     assert set(re.findall(r'yield "([a-z_]+)", partial', SOURCES)) <= {*checks, *OF_ANY}
-    of_none = {*OF_ANY, SOUND, QUIET, COMMAND, RUN}
+    of_none = {*OF_ANY, SOUND, QUIET, UNCHANGED, COMMAND, RUN}
     assert of_none - checks <= set(code(prose(TEXTS[TESTING])))
     assert names_of_checks() == checks
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 OUTCOMES = ("passed", "failed", "expected", "skipped", "does not apply")
 
 
-SOUND, QUIET, COMMAND, RUN = (
-    *("what_it_offers_is_sound", "its_import_is_quick_and_quiet"),
+SOUND, QUIET, UNCHANGED, COMMAND, RUN = (
+    *("what_it_offers_is_sound", "its_import_is_quick_and_quiet", "its_import_changes_nothing_else"),
     *("it_is_a_click_command", "the_checks_can_be_run"),
 )
 """Names of checks that concern a plugin, its import or a command, not one component."""
@@ -187,7 +187,7 @@ class Only(NamedTuple):
         from ftengine.testing.checks import names_of_checks
         from ftengine.testing.components import OF_ANY
 
-        checks = {*names_of_checks(), *OF_ANY, SOUND, QUIET, COMMAND, RUN}
+        checks = {*names_of_checks(), *OF_ANY, SOUND, QUIET, UNCHANGED, COMMAND, RUN}
         for name in [name for name in self.components if name not in names]:
             there = f"{distribution} has no component {name!r}. It has {', '.join(sorted(names)) or 'none'}."
             raise UnknownName(f"--component: {there}{did_you_mean(name, names)}")
@@ -207,8 +207,15 @@ def _results(
     from ftengine.api import iterate
     from ftengine.cli import main
     from ftengine.cli.components import installed
+    from ftengine.plugins.import_effects import ENDS, SLOW, import_effects
     from ftengine.run.progress import listening
 
+    changed = import_effects(offered) if only.has("", UNCHANGED) else []
+    if any(
+        change.startswith((ENDS, SLOW)) for change in changed
+    ):  # importing it here would end or delay this process too
+        yield _unchanged(offered, changed)
+        return
     distribution = offered[0].distribution
     everything = installed()
     entries = [entry for entry in everything.entries if entry.origin.distribution == distribution]
@@ -232,6 +239,8 @@ def _results(
         ours = origin.distribution == distribution and origin.status == "loaded" and (entries or remarks)
         if ours and only.has("", QUIET):
             yield Result(f"plugin {origin.name}", QUIET, "failed" if remarks else "passed", remarks)
+    if only.has("", UNCHANGED) and (entries or commands or changed):
+        yield _unchanged(offered, changed)
     chosen = [entry for entry in entries if not only.components or entry.name in only.components]
     with listening() as listener:
         for entry in iterate(listener, chosen, "checks", len(chosen)):
@@ -239,6 +248,18 @@ def _results(
     for offer in commands:
         if only.has(offer.entry_point.name, COMMAND):
             yield _loaded(offer)
+
+
+def _unchanged(offered: list[Offer], changed: Sequence[str]) -> Result:
+    """Return the result of the check that importing a distribution changes no state of the process."""
+    from ftengine.plugins.import_effects import SLOW
+
+    reason = next((change for change in changed if change.startswith(SLOW)), "") or (
+        f"importing it changes {', '.join(changed[:5])}{' and more' if changed[5:] else ''} for all code in the "
+        "process, even if no component is used. Change nothing when a module is imported or a hook is called"
+    )
+    what = f"plugin {offered[0].entry_point.name}"
+    return Result(what, UNCHANGED, "failed", reason) if changed else Result(what, UNCHANGED, "passed")
 
 
 def _loaded(offer: Offer) -> Result:

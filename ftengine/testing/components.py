@@ -35,6 +35,7 @@ from ftengine.testing.fast_paths import FastPathChecks, variants
 from ftengine.testing.findings import AuditChecks, RuleChecks
 from ftengine.testing.loaders import AcceptingChecks, LoaderChecks
 from ftengine.testing.optimizers import OptimizerChecks, ScheduleChecks
+from ftengine.testing.options import READ, with_options_checked
 from ftengine.testing.predicted import predictions
 from ftengine.testing.readers import ReaderChecks, long_files, sample_sources, under_suffix
 from ftengine.testing.regularizers import RegularizerChecks
@@ -49,7 +50,7 @@ Models = Sequence[Fixture]
 
 COMPLETE, OPTIONS, SUITED = "it_is_complete", "its_options_are_given", "it_suits_a_model"
 OF_ANY = (
-    *(COMPLETE, OPTIONS, SUITED, "rows_suit_it", "predictions_suit_it"),
+    *(COMPLETE, OPTIONS, SUITED, READ, "rows_suit_it", "predictions_suit_it"),
     *("other_rows_are_data_errors", "what_it_cannot_measure_is_refused"),
 )
 """Names of checks that are not methods of a `Checks` class."""
@@ -97,7 +98,10 @@ def check_results(
     if strategy is not None:
         prepares = registry().factory("strategy", strategy, "strategy")
         chosen = [replace(model, strategy=prepares) for model in chosen]
-    return results_of(chain([complete], SUITES[kind](partial(cls, config), chosen)), expected_failed_checks, only)
+    checks = with_options_checked(kind, cls.Config, SUITES[kind](partial(cls, config), chosen))
+    # The other checks show whether options are read.
+    results = results_of(chain([complete], checks), expected_failed_checks, () if READ in only else only)
+    return [result for result in results if not only or result.check in only]
 
 
 def check_component(

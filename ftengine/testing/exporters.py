@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,6 @@ import torch
 
 from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Message, Prompt, Runtime, overrides
 from ftengine.chat import has_template, render, stop_tokens
-from ftengine.engine.artifact import opened_by, source_of_artifact
 from ftengine.equivalence import log_probability_distance
 from ftengine.errors import InputError, NoRuntime, NotExportable
 from ftengine.evaluation.asked import Question, as_runtime, questions, scored
@@ -25,6 +25,7 @@ from ftengine.model import save_model
 from ftengine.model.saving import save_part
 from ftengine.plugins.registry import AUTO, Registry
 from ftengine.testing.checks import Checks, run_checks, skip
+from ftengine.testing.opening import LogProbabilities, answers_of, in_another_process, refused
 from ftengine.testing.samples import fixture, on_meta
 
 ALONE = "open() must use only files that export() wrote into the folder, not the exporter's memory or the run"
@@ -88,16 +89,26 @@ class ExporterChecks(Checks):
             _opened(exporter, source, folder, ask)
 
     def nothing_but_its_files_is_opened(self) -> None:
-        with self._exported() as (exporter, source, folder, _), tempfile.TemporaryDirectory() as empty:
+        questions, own = self._own()
+        log_probabilities = LogProbabilities(questions)
+        with self._exported() as (exporter, source, folder, noise), tempfile.TemporaryDirectory() as place:
             _opened(exporter, source, folder, lambda opened: None)  # or there is no such program
+            empty = Path(place) / "empty"
+            empty.mkdir()
             try:
-                with opened_by(exporter, Path(empty), source):
-                    pass
+                answers_of(exporter, source, empty, log_probabilities)
             # Whatever it raises, it does miss the files.
             except (Exception, SystemExit):
                 pass
             else:
                 raise AssertionError(f"an empty folder is opened and answers: {ALONE}")
+            try:
+                reopened = in_another_process(exporter, source, folder, log_probabilities, Path(place))
+            except pickle.PicklingError as error:
+                skip(f"another process cannot be given it ({error}), and here it opens: define its class in a module")
+            except AssertionError as error:
+                raise AssertionError(f"{error}: {ALONE}") from None
+            _require_near(reopened, own, noise)
 
     def _own(self) -> tuple[Sequence[Question], list[np.ndarray]]:
         """Return questions, and the tuned model's log-probabilities of its own answers."""
@@ -120,7 +131,8 @@ class ExporterChecks(Checks):
             made_of.mkdir()
             exported = exporter.export(_copied(self.source, made_of), folder)
             shutil.rmtree(made_of)
-            yield self.make(), source_of_artifact(exporter, self.source, made_of), folder, exported.noise
+            nowhere = replace(self.source, merged=refused, check_merge=refused, trained=made_of)
+            yield self.make(), nowhere, folder, exported.noise
 
 
 def _opened(exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Runtime], Any]) -> None:
@@ -128,8 +140,7 @@ def _opened(exporter: Exporter, source: ExportSource, folder: Path, ask: Callabl
     if not overrides(exporter, "open"):
         skip("it has no program that could be asked")
     try:
-        with opened_by(exporter, folder, source) as opened:
-            ask(opened)
+        answers_of(exporter, source, folder, ask)
     except NoRuntime as error:
         skip(str(error))
 

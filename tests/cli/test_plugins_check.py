@@ -1,16 +1,27 @@
 """`plugins check` runs the conformance checks of a distribution's components and says what came of them."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
 from cli_samples import ENTRY, strategy
+
+from ftengine.plugins.distributions import offers
+from ftengine.plugins.import_effects import import_and_compare, import_effects
 
 RESULTS = [
     SimpleNamespace(check="something_trains", outcome="passed", reason=""),
     SimpleNamespace(check="merging_keeps_the_outputs", outcome="skipped", reason="it does not merge"),
     SimpleNamespace(check="loading_options_are_its_own", outcome="failed", reason="they lack [bold]'depth'"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_import_elsewhere(monkeypatch, request):
+    """Leave out the process in which a distribution is imported anew."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr("ftengine.plugins.import_effects.import_effects", lambda offered: [])
 
 
 @pytest.fixture
@@ -40,7 +51,7 @@ def test_a_distribution_is_found_by_name_module_or_folder(
     monkeypatch.chdir(tmp_path)
     told = ftengine("plugins", "check", package).stdout
     assert asked == ["Thing"]
-    assert "ftengine-thing 1.2: 2 passed, 1 skipped" in told
+    assert "ftengine-thing 1.2: 3 passed, 1 skipped" in told
     assert "it does not merge" in told
 
 
@@ -83,11 +94,11 @@ def test_a_failed_check_is_reported_with_its_reason_and_exits_with_1(ftengine, d
     row = next(line for line in told.splitlines() if "loading_options" in line)
     assert row.split()[:4] == ["strategy", "thing", "loading_options_are_its_own", "failed"]
     assert "they lack [bold]'depth'" in row
-    assert "2 passed, 1 failed, 1 skipped" in told
+    assert "3 passed, 1 failed, 1 skipped" in told
     found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)
     assert (found["distribution"], found["version"]) == ("ftengine-thing", "1.2")
-    assert found["counts"] == {"passed": 2, "failed": 1, "skipped": 1}
-    assert found["results"][-1] == {
+    assert found["counts"] == {"passed": 3, "failed": 1, "skipped": 1}
+    assert found["results"][4] == {
         "component": "strategy thing",
         "check": "loading_options_are_its_own",
         "outcome": "failed",
@@ -122,6 +133,7 @@ def test_commands_are_checked_too(ftengine, distribution, body, code, outcome):
     distribution(body, "[ftengine.commands]\nthing = ftengine_thing:thing\n")
     found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=code).stdout)
     assert [(one["component"], one["outcome"]) for one in found["results"]] == [
+        ("plugin thing", "passed"),
         ("command thing", outcome),
     ]
 
@@ -149,8 +161,8 @@ def test_only_the_components_and_checks_that_are_named_are_made(ftengine, distri
     }
     every = {(f"strategy {name}", "it_is_complete") for name in ("thing", "other", "third")}
     assert made(*options, "--check", "it_is_complete", *checks) == every
-    only = made(*options, "--component", "thing", "--check", "something_trains", *checks)
-    assert only == {("strategy thing", name) for name in ("it_is_complete", "something_trains")}
+    only = made(*options, "--component", "thing", "--check", "every_option_is_read", *checks, code=1)
+    assert only == {("strategy thing", name) for name in ("it_is_complete", "every_option_is_read")}
 
 
 @pytest.mark.parametrize(
@@ -170,3 +182,63 @@ def test_what_is_no_plugin_is_reported_and_exits_with_2(ftengine, distribution, 
         (tmp_path / folder / "pyproject.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     assert told in ftengine("plugins", "check", package, code=2).stderr
+
+
+EFFECTS = """
+import os, random, warnings
+import torch
+os.chdir("/")
+os.environ["SOME_SETTING"] = "1"
+warnings.simplefilter("ignore")
+torch.set_default_dtype(torch.float64)
+torch.nn.functional.gelu = torch.nn.functional.relu
+torch.nn.Linear.forward = lambda self, x: x
+"""
+
+
+def test_modules_of_libraries_are_named_whole(distribution, tmp_path, monkeypatch):
+    """So that each is imported before, to see what it changes by itself."""
+    (tmp_path / "thing_library").mkdir()
+    (tmp_path / "thing_library" / "part.py").write_text("")
+    distribution(f"import thing_library.part\n{strategy()}", ENTRY)
+    found = import_and_compare(["ftengine-thing"], [])["imported"]
+    for name in ("thing_library", "thing_library.part"):
+        monkeypatch.delitem(sys.modules, name)
+        assert name in found
+
+
+def test_an_import_that_takes_too_long_is_named(ftengine, distribution, monkeypatch):
+    monkeypatch.setattr("ftengine.plugins.import_effects.import_effects", import_effects)
+    monkeypatch.setattr("ftengine.plugins.import_effects.SECONDS", 0.01)
+    distribution(strategy(), ENTRY)
+    (found,) = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
+    assert (found["check"], "0.01 s" in found["reason"]) == ("its_import_changes_nothing_else", True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        (
+            EFFECTS,
+            {
+                "the working directory",
+                "the environment variable SOME_SETTING",
+                "the filters of warnings",
+                "torch's default dtype",
+                "torch.nn.functional.gelu",
+                "torch.nn.Linear.forward",
+            },
+        ),
+        ("import os\nos._exit(0)\n", {"the process, which it ends with status 0"}),
+        (f"import transformers\n{strategy(body='import torch; torch.manual_seed(3)')}", {"torch's random numbers"}),
+        (f"import transformers, ftengine_builtins.tasks\n{strategy()}", set()),
+    ],
+    ids=["much", "ends", "hook", "sound"],
+)
+def test_what_an_import_changes_is_named(ftengine, distribution, body, changed):
+    distribution(body, ENTRY)
+    if "_exit" in body:
+        found = json.loads(ftengine("plugins", "check", "ftengine-thing", "--json", code=1).stdout)["results"]
+        assert [one["check"] for one in found] == ["its_import_changes_nothing_else"]
+    assert set(import_effects([one for one in offers("ftengine") if one.distribution == "ftengine-thing"])) == changed

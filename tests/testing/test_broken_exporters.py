@@ -112,6 +112,15 @@ class Remembers(Base):
         yield Runtime(model=self.kept[0])
 
 
+class RemembersBeside(Remembers):
+    """The same, but looks whether its files are there."""
+
+    @contextmanager
+    def open(self, folder, source):
+        assert any(folder.iterdir())
+        yield Runtime(model=self.kept[0] if self.kept else opened(folder, source))
+
+
 def test_a_sound_one_passes():
     assert failed(Whole) == {}
 
@@ -119,13 +128,14 @@ def test_a_sound_one_passes():
 @pytest.mark.parametrize(
     ("cls", "checks"),
     [
-        (Base, {TUNED}),
+        (Base, {TUNED, ALONE}),
         (OpensModule, {TUNED, ALONE}),
         (OpensMerged, {TUNED, ALONE}),
         (OpensTrained, {TUNED, ALONE}),
         (KeepsPath, {TUNED, ALONE}),
         (Links, {TUNED, ALONE}),
         (Remembers, {ALONE}),
+        (RemembersBeside, {ALONE}),
     ],
 )
 def test_one_that_opens_something_else_fails(cls, checks):

@@ -1,12 +1,15 @@
 """Optional methods are checked where they are written, and options have to be read."""
 
+import copy
 import random
 
 import pytest
 from broken import failed, variant
+from pydantic import Field, field_validator
 from quiz import Quiz, Right
 from spread import Spread, TowardsGradients
 
+from ftengine.api import Callback, TextAugmenter
 from ftengine.errors import RecipeError
 from ftengine.testing import check_results, fixture
 from ftengine.testing.asking import AskingChecks
@@ -108,3 +111,60 @@ def test_a_sound_one_passes_and_says_what_it_does_not_ask():
     results = {one.check: one for one in check_results(Quiz)}
     assert [one for one in results.values() if one.outcome == "failed"] == []
     assert "task causal-lm" in results["LlamaForCausalLM"].reason
+
+
+class Deaf(TextAugmenter):
+    """Has an option that it never reads, and one that a validator alone reads."""
+
+    name = "deaf"
+
+    class Config(TextAugmenter.Config):
+        rate: float = Field(0.5, description="how many words change")
+        depth: int = Field(3, description="how deep")
+
+        @field_validator("depth")
+        @classmethod
+        def positive(cls, depth):
+            return abs(depth)
+
+    def change(self, text, rng):
+        return text.upper()
+
+
+class Copies(Deaf):
+    """Copies and compares options in place of reading them."""
+
+    def __init__(self, config):
+        super().__init__(copy.deepcopy(config))
+        assert self.config == config
+
+
+class Rare(Callback):
+    """Reads an option at an event that the checks do not show."""
+
+    name = "rare"
+
+    class Config(Callback.Config):
+        rate: int = Field(3, description="steps between lines")
+
+    def on_save(self, event):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("cls", "outcome"),
+    [
+        (Deaf, "failed"),
+        (Copies, "failed"),
+        (
+            variant(Deaf, change=lambda self, text, rng: text.upper() if self.config.model_dump()["rate"] else text),
+            "passed",
+        ),
+        (variant(Deaf, modality="sound"), "skipped"),
+        (Rare, "skipped"),
+    ],
+)
+def test_an_option_that_is_never_read_is_named(cls, outcome):
+    result = {one.check: one for one in check_results(cls)}["every_option_is_read"]
+    assert (result.outcome, "'rate'" in result.reason) == (outcome, outcome == "failed" or cls is Rare), result
+    assert "__getattribute__" not in vars(Deaf.Config)
