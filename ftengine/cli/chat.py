@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -77,25 +78,26 @@ def _converse(conversation: Chat, sides: tuple[Side, ...]) -> None:
     """Answer the lines that a user types, and carry out commands."""
     from ftengine.errors import DataError
 
-    for line in _typed():
-        text = line.strip()
-        if text == "/quit":
-            return
-        if text in ANSWER:
-            sides = ANSWER[text]
-            _introduce(conversation, sides)
-        elif text == "/reset":
-            conversation.turns.clear()
-            click.echo("a new conversation", err=True)
-        elif text == "/help":
-            click.echo("\n".join(f"{name:<8}{what}" for name, what in COMMANDS.items()), err=True)
-        elif text.startswith("/") and text[1:].isalpha():
-            click.echo(f"no command {text}. There are {', '.join(COMMANDS)}.", err=True)
-        elif text:
-            try:
-                _answer(conversation, line, sides, stoppable=True)
-            except DataError as error:
-                click.echo(printable(f"{error} /reset begins a new conversation."), err=True)
+    with CtrlC() as ctrl_c:
+        for line in _typed(ctrl_c):
+            text = line.strip()
+            if text == "/quit":
+                return
+            if text in ANSWER:
+                sides = ANSWER[text]
+                _introduce(conversation, sides)
+            elif text == "/reset":
+                conversation.turns.clear()
+                click.echo("a new conversation", err=True)
+            elif text == "/help":
+                click.echo("\n".join(f"{name:<8}{what}" for name, what in COMMANDS.items()), err=True)
+            elif text.startswith("/") and text[1:].isalpha():
+                click.echo(f"no command {text}. There are {', '.join(COMMANDS)}.", err=True)
+            elif text:
+                try:
+                    _answer(conversation, line, sides, ctrl_c)
+                except DataError as error:
+                    click.echo(printable(f"{error} /reset begins a new conversation."), err=True)
 
 
 def _answer_lines(conversation: Chat, sides: tuple[Side, ...]) -> None:
@@ -108,12 +110,62 @@ def _answer_lines(conversation: Chat, sides: tuple[Side, ...]) -> None:
             continue
         lines += 1
         try:
-            _answer(conversation, line.rstrip("\r\n"), sides, stoppable=False)
+            _answer(conversation, line.rstrip("\r\n"), sides, None)
         except DataError as error:
             failed.append(number)
             click.echo(printable(f"line {number}: {error}"), err=True)
     if failed:
         raise DataError(f"{len(failed)} of {lines} lines have no answer, the first is line {failed[0]}.")
+
+
+class CtrlC:
+    """A context manager: the first Ctrl-C stops an answer between two pieces, a second one ends the program.
+
+    Ctrl-C does nothing outside the blocks `answering` and `raising`.
+    """
+
+    def __init__(self) -> None:
+        self._pressed = 0
+        self._answering = False
+
+    def __enter__(self) -> CtrlC:
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: Any) -> None:
+        self._pressed += 1
+        if self._answering and self._pressed > 1:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Within the block, `check` raises `Stopped` after Ctrl-C."""
+        self._pressed, self._answering = 0, True
+        try:
+            yield
+        finally:
+            self._answering = False
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Within the block, Ctrl-C raises KeyboardInterrupt at once."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, self._press)
+
+    def check(self) -> None:
+        """Raise `Stopped` if Ctrl-C was pressed."""
+        if self._pressed:
+            raise Stopped
+
+
+class Stopped(Exception):
+    """The user stopped an answer."""
 
 
 def _introduce(conversation: Chat, sides: tuple[Side, ...]) -> None:
@@ -124,13 +176,14 @@ def _introduce(conversation: Chat, sides: tuple[Side, ...]) -> None:
         click.echo("it was tuned without a chat template: it continues each line, without the lines before", err=True)
 
 
-def _typed() -> Iterator[str]:
+def _typed(ctrl_c: CtrlC) -> Iterator[str]:
     """Yield the lines that the user types."""
     with suppress(ImportError):
         import readline  # noqa: F401  # arrow keys
     while True:
         try:
-            line = input("> ")
+            with ctrl_c.raising():
+                line = input("> ")
         except KeyboardInterrupt:
             click.echo(err=True)
             continue
@@ -140,8 +193,8 @@ def _typed() -> Iterator[str]:
         yield line
 
 
-def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], *, stoppable: bool) -> None:
-    """Print the answers, and add the first one to the conversation; Ctrl-C ends a `stoppable` one early."""
+def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], ctrl_c: CtrlC | None) -> None:
+    """Print the answers, and add the first one to the conversation."""
     first_answer: str | None = None
     for side in sides:
         written: list[str] = []
@@ -150,14 +203,15 @@ def _answer(conversation: Chat, text: str, sides: tuple[Side, ...], *, stoppable
             written.append(piece)
             click.echo(printable(piece), nl=False)
             sys.stdout.flush()
+            if ctrl_c is not None:
+                ctrl_c.check()
 
         if len(sides) > 1:
             click.echo(f"{side}: ", nl=False)
         try:
-            answer = conversation.answer(text, side, write)
-        except KeyboardInterrupt:
-            if not stoppable:
-                raise
+            with nullcontext() if ctrl_c is None else ctrl_c.answering():
+                answer = conversation.answer(text, side, write)
+        except Stopped:
             answer = "".join(written)
         click.echo()
         first_answer = answer if first_answer is None else first_answer

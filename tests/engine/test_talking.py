@@ -90,15 +90,24 @@ def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, con
     assert set(command.COMMANDS) <= set(told.split())
 
 
-class Pressed(Chat):
-    """A conversation in which Ctrl-C is pressed as soon as the first piece of an answer is written."""
+def pressing(times):
+    """Return a conversation in which Ctrl-C is pressed as soon as an answer begins, and with what comes behind it."""
 
-    def answer(self, text, side, write):
-        def first(piece):
-            write(f"\033[31m{piece}")
-            signal.raise_signal(signal.SIGINT)
+    class Pressed(Chat):
+        def answer(self, text, side, write):
+            def first(piece):
+                signal.raise_signal(signal.SIGINT)
+                for _ in range(times - 1):
+                    signal.raise_signal(signal.SIGINT)
+                write(f"\033[31m{piece}")
 
-        return super().answer(text, side, first)
+            return super().answer(text, side, first)
+
+        def keep(self, text, answer):
+            signal.raise_signal(signal.SIGINT)  # when the answer has been stopped
+            super().keep(text, answer)
+
+    return Pressed
 
 
 @pytest.fixture
@@ -122,13 +131,21 @@ def test_in_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(run, monkeypatch, 
         return one
 
     monkeypatch.setattr("builtins.input", read)
-    with Pressed(run) as chat:
+    with pressing(1)(run) as chat:
         command._talk(chat, ("tuned",), terminal=True)
     assert [turn["role"] for turn in chat.turns] == ["user", "assistant"]
     shown = capsys.readouterr().out
     assert shown.startswith(r"\x1b[31m")  # what could steer a terminal is shown, not sent
     assert shown.count("\n") >= 1
     assert next(typed, None) is None
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("_ctrl_c_is_heard")
+def test_a_second_ctrl_c_ends_the_program(run, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda prompt: FIRST)
+    with pressing(2)(run) as chat, pytest.raises(KeyboardInterrupt):
+        command._talk(chat, ("tuned",), terminal=True)
 
 
 def test_a_line_that_is_too_long_ends_a_pipe_with_an_error_once_the_others_are_answered(run, conversation, asked):
