@@ -18,6 +18,7 @@ from ftengine.training.optimizer import build_optimizer
 
 INSTALLED = registry_of()
 Classes = INSTALLED.get("task", "text-classification").cls
+GRPO = INSTALLED.get("task", "grpo").cls
 LoRA = INSTALLED.get("strategy", "lora").cls
 KEYS = {
     "task": "task",
@@ -170,6 +171,17 @@ def test_plan_refuses_the_groups_that_training_refuses(label_recipe):
     registry = registry_with(odd)
     with raises(PluginError, "2 parameters", "classifier.weight"):
         plan(label_recipe(strategy="odd"), registry=registry)
+
+
+def test_what_an_on_policy_task_learns_has_a_gradient(chat_recipe):
+    def learn(self, model, batch):
+        with torch.no_grad():
+            return GRPO.learn(self, model, batch)
+
+    task = {"name": "odd", "rewards": [{"name": "regex", "pattern": "x"}], "max_new_tokens": 2, "num_generations": 2}
+    recipe = chat_recipe(task=task, evaluate=[], train__max_steps=1)
+    with raises(PluginError, "task 'odd'", "learn()", "gradient"):
+        fine_tune(recipe, registry=registry_with(component(GRPO, learn=learn)))
 
 
 class Widened(nn.Module):
