@@ -108,6 +108,8 @@ def draw_answers(
     from ftengine.model.modes import evaluating
     from ftengine.model.token_loss import head_by_rows, is_encoder_decoder
 
+    if not prompts:
+        return []
     module: Any = loaded.module
     if not hasattr(module, "generate"):
         raise InputError(f"{type(module).__name__} cannot generate text; it has no `generate` method.")
@@ -136,7 +138,9 @@ def _plain(module: Any) -> Iterator[None]:
     """Have a model generate without settings of its own."""
     from transformers import GenerationConfig
 
-    before, module.generation_config = module.generation_config, GenerationConfig()
+    before = module.generation_config
+    ids = {name: getattr(before, name, None) for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id")}
+    module.generation_config = GenerationConfig(**ids)
     try:
         yield
     finally:
@@ -204,7 +208,7 @@ def complete(
     samples: Sequence[int] | None = None,
 ) -> list[str]:
     """Answer prompts as `generate` does; return the answers as text, without special tokens."""
-    answers = generate(loaded, prompts, options, stop, samples) if prompts else []
+    answers = generate(loaded, prompts, options, stop, samples)
     return [loaded.processor.decode(answer, skip_special_tokens=True) for answer in answers]
 
 

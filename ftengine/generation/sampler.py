@@ -1,7 +1,8 @@
 """Choosing the next token of answers from their logits: the likeliest one, or one that is drawn.
 
-What is drawn is a function of the seed, the prompt, the answer's number and the position: other answers of the batch,
-their order and their number do not matter.
+What is drawn is a function of the seed, the prompt, the answer's number and the position. Each token's probability is
+divided by an exponential number of its own, and the largest quotient is taken (Gumbel-max), so that what rounding
+changes in the logits, by other answers in a batch, changes a draw only where two tokens nearly tie.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Growing:
 
     Args:
         prompt: token ids.
-        random: draws one number a token; None where the likeliest is taken.
+        random: draws a number for each token of the vocabulary; None where the likeliest is taken.
     """
 
     prompt: Sequence[int]
@@ -89,6 +90,8 @@ class Sampler:
         """
         import torch
 
+        if self._processors:
+            logits = logits.float()  # as `generate` does
         for process in self._processors:
             rows = zip(logits.split(1), growing, strict=True)
             logits = torch.cat([process(_ids(one, row.device), row) for row, one in rows])
@@ -113,8 +116,11 @@ class Sampler:
         logits = logits.float() / self._options.temperature
         if self._options.top_p < 1:
             logits = TopPLogitsWarper(self._options.top_p)(None, logits)
-        numbers = [one.random.random() for one in growing if one.random is not None]
-        tokens, scores = _draw(logits, torch.tensor(numbers, dtype=torch.float64, device=logits.device))
+        noise = np.empty(logits.shape, dtype=np.float32)
+        for row, one in zip(noise, growing, strict=True):
+            assert one.random is not None
+            one.random.standard_exponential(dtype=np.float32, out=row)
+        tokens, scores = _draw(logits, torch.from_numpy(noise).to(logits.device))
         for one, score in zip(growing, scores.tolist(), strict=True):
             one.answer.log_probabilities.append(score)
         return tokens.tolist()
@@ -136,38 +142,34 @@ def _blocks(x: Tensor, filler: float) -> Tensor:
 
 def _likeliest(logits: Tensor) -> Tensor:
     """Return (rows,) the first of the likeliest tokens (TrainingError: there is none)."""
+    require_finite(logits.amax(-1))
+    return _highest(logits)
+
+
+def _highest(x: Tensor) -> Tensor:
+    """Return (rows,) where the first of a row's largest numbers is, some seven times as fast as argmax in bfloat16."""
     import torch
 
-    blocks = _blocks(logits, -torch.inf)
-    highest = blocks.amax(-1)
-    require_finite(highest.amax(-1))
-    block = highest.argmax(-1)
+    blocks = _blocks(x, -torch.inf)
+    block = blocks.amax(-1).argmax(-1)
     return block * BLOCK + blocks[torch.arange(len(blocks), device=block.device), block].argmax(-1)
 
 
-def _draw(logits: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (rows,) tokens by the inverse of the distribution at numbers from 0 to 1, and their log-probabilities.
+def _draw(logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (rows,) tokens and their log-probabilities.
 
     Args:
         logits: (rows, vocabulary) in float32; -infinity where a token is ruled out.
-        numbers: (rows,) in float64.
+        noise: (rows, vocabulary) of the exponential distribution.
     """
     import torch
 
     highest = logits.amax(-1, keepdim=True)
     require_finite(highest)
-    blocks = _blocks((logits - highest).exp_(), 0.0)
-    reached = blocks.sum(-1).double().cumsum(-1)
-    total = reached[:, -1]
-    target, rows = (numbers * total)[:, None], torch.arange(len(blocks), device=blocks.device)
-    block = (reached > target).int().argmax(-1)
-    before = reached[rows, block] - blocks[rows, block].sum(-1).double()
-    within = blocks[rows, block].double()
-    inside = (before[:, None] + within.cumsum(-1) > target) & (within > 0)
-    # Rounding may leave the block's end below the target: then its last token that can be drawn is meant.
-    last = (within > 0).cumsum(-1).argmax(-1)
-    token = torch.where(inside.any(-1), inside.int().argmax(-1), last)
-    return block * BLOCK + token, (within[rows, token] / total).log()
+    shares = (logits - highest).exp_()
+    tokens = _highest(shares / noise.clamp_min_(torch.finfo(noise.dtype).tiny))
+    chosen = (logits.gather(-1, tokens[:, None]) - highest)[:, 0].double()
+    return tokens, chosen - shares.sum(-1, dtype=torch.float64).log()
 
 
 def require_finite(highest: Tensor) -> None:

@@ -104,9 +104,11 @@ class Slots:
         """Append as many prompts as there will be free slots for to what is computed next, and return them."""
         free = self.slots - len(self._growing) - sum(len(prompt.waiting) for prompt in self._reading)
         admitted, tokens = list[_Prompt](), 0
-        while queue and free > 0 and (not tokens or tokens + len(queue[0].ids) <= READ):
+        while queue and free > 0:
+            shared = _shared(self._before[0], queue[0].ids)
+            if tokens and tokens + len(queue[0].ids) - shared > READ:
+                break
             prompt = queue.popleft()
-            shared = _shared(self._before[0], prompt.ids)
             prompt.sequence = self.decoder.fork(self._before[1], shared)
             self.decoder.append(prompt.sequence, prompt.ids[shared:])
             self.decoder.free(self._before[1])

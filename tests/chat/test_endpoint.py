@@ -102,7 +102,7 @@ def test_a_key_that_is_refused_is_another_error_than_one_that_is_missing(status,
 def test_of_several_models_one_is_to_be_named():
     with served(str.upper, models=("a", "b")) as (_, url), raises(InputError, "a, b", "--model"):
         Endpoint(url, "", **LIMITS)
-    with served(str.upper, models=()) as (_, url), raises(InputError, "no model", "--model", "the folder"):
+    with served(str.upper, models=()) as (_, url), raises(InputError, "no model", "--model", "its folder"):
         Endpoint(url, "", **LIMITS)
 
 

@@ -12,6 +12,7 @@ from ftengine.chat import stop_tokens, turn_ends
 from ftengine.errors import DataError, InputError
 from ftengine.generation import GenerationOptions, draw_answers, generate
 from ftengine.generation import answers as generation
+from ftengine.generation.sampler import Sampler
 from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix
 from ftengine_builtins.fast_paths.shared_prefix.sharing import sharing_prefixes, supports_answering
 from ftengine_builtins.strategies.prefix import Prefix
@@ -208,3 +209,33 @@ def test_a_models_own_settings_are_applied_unless_a_loss_needs_what_it_computes(
     assert all(len(set(tokens)) > len(set(others)) for tokens, others in zip(own, plain, strict=True))
     assert [x.tokens for x in draw_answers(loaded, PROMPTS, options, [], own_settings=False)] == plain
     assert loaded.module.generation_config.repetition_penalty == 5.0
+
+
+def test_rounding_of_logits_changes_no_draw():
+    logits = 3 * torch.randn(200, 5000, generator=torch.Generator().manual_seed(0))
+    noisy = logits + 1e-5 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+
+    def drawn(rows):
+        sampler = Sampler(GenerationOptions(temperature=1.0, seed=0))
+        return sampler.choose(rows, [sampler.begin([number], 0) for number in range(len(rows))])
+
+    assert drawn(noisy) == drawn(logits)
+    assert len(set(drawn(logits))) > 150
+
+
+def test_keys_that_depend_on_the_length_of_a_row_are_not_kept():
+    scaled = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    assert not supports_answering(decoder(LlamaConfig, rope_parameters=scaled).module)
+    assert supports_answering(decoder(LlamaConfig).module)
+
+
+def test_prompts_that_share_a_long_beginning_are_read_together():
+    loaded, read = decoder(LlamaConfig, max_position_embeddings=4096), []
+    loaded.inference_paths = (SharedPrefix(),)
+    prompts = [[*([5, 6, 7, 8] * 300), n, n + 1] for n in range(10, 18)]
+    generate(loaded, prompts[:1], GenerationOptions(max_new_tokens=1), [])
+    count = lambda module, args, inputs: read.append((*args, inputs.get("input_ids"))[0].numel())  # noqa: E731
+    with loaded.module.get_decoder().register_forward_pre_hook(count, with_kwargs=True):
+        generate(loaded, prompts, GenerationOptions(max_new_tokens=1), [])
+    assert read == [1202, 2 * 7]
+    assert generate(loaded, [], GenerationOptions(), []) == []

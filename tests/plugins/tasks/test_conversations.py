@@ -148,10 +148,10 @@ def test_blocks_are_the_messages_that_they_stand_for():
 @pytest.mark.parametrize(
     ("role", "first", "then", "told"),
     [
-        ("assistant", "tool_use", "text", ("message 2", "text behind a call")),
-        ("assistant", "tool_use", "thinking", ("a thought behind a call",)),
-        ("assistant", "text", "thinking", ("a thought behind text",)),
-        ("user", "text", "tool_result", ("result of a tool behind text",)),
+        ("assistant", "tool_use", "text", ("message 2", "text after a call")),
+        ("assistant", "tool_use", "thinking", ("a thought after a call",)),
+        ("assistant", "text", "thinking", ("a thought after text",)),
+        ("user", "text", "tool_result", ("result of a tool after text",)),
     ],
 )
 def test_blocks_that_templates_write_in_another_order_are_refused(role, first, then, told):

@@ -131,7 +131,7 @@ def test_draws_depend_on_seed_step_prompt_and_number_alone(loaded):
 
 def test_answers_end_with_the_token_that_ended_them(loaded, monkeypatch):
     made = [Answer([7, 8], 2, [-1.0, -2.0, -3.0]), Answer([7, 8, 9, 3])]
-    monkeypatch.setattr("ftengine_builtins.tasks.drawn_answers.draw_answers", lambda *_: made)
+    monkeypatch.setattr("ftengine_builtins.tasks.drawn_answers.draw_answers", lambda *_, **__: made)
     assert draw_groups(loaded, [[5]], 2, None, [2]) == [made]
     (group,) = task(num_generations=2).draw(DrawRequest(loaded, [{"prompt": "a"}], 0, 0, 4, lambda: None))
     assert [(one.ids, one.ended) for one in group] == [([7, 8, 2], True), ([7, 8, 9, 3], False)]

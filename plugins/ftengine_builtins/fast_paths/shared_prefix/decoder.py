@@ -86,7 +86,7 @@ class PoolDecoder:
 
     Args:
         model: a decoder with its output head.
-        step: receives what is computed.
+        state: what its attention reads, and the keys and values that are kept.
     """
 
     def __init__(self, model: Any, state: DecoderState) -> None:

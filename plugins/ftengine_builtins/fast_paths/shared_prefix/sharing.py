@@ -37,6 +37,8 @@ CHECKED = (4, 6, 2, 1, 3)
 """Tokens by which a model is checked: what rows share, and what each has of its own behind it. Each is computed in
 float32, and of few, one that should not be attended to weighs more."""
 TENSORS = ("input_ids", "attention_mask", "position_ids")
+LENGTH_DEPENDENT = {"dynamic", "longrope"}
+"""Rotary embeddings whose angles depend on the longest row of a call: keys that are kept would be of another length."""
 CONFIGURED = ("use_cache", "output_attentions", "output_hidden_states")
 """What a decoder's config says where it is not asked otherwise."""
 
@@ -262,6 +264,8 @@ def answering(model: Any) -> Iterator[PoolDecoder]:
 
     config = model.get_decoder().config
     before, key = config._attn_implementation, id(config)
+    if key in _answering:
+        raise RuntimeError("the model is generating already; one generation ends before the next begins")
     AttentionInterface.register(ATTENTION, _attend)
     AttentionMaskInterface.register(ATTENTION, _mask)
     state = _answering[key] = DecoderState()
@@ -324,7 +328,7 @@ def supports_answering(model: Any) -> bool:
     from torch.distributed.tensor import DTensor
 
     divided = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-    if divided or not supports_prefix_sharing(model):
+    if divided or not supports_prefix_sharing(model) or _rotations(model) & LENGTH_DEPENDENT:
         return False
     if _grow.get(model, (None, False))[0] != (parts := _parts(model)):
         try:
@@ -333,6 +337,12 @@ def supports_answering(model: Any) -> bool:
         except Exception:  # as in `_check`
             _grow[model] = parts, False
     return _grow[model][1]
+
+
+def _rotations(model: Any) -> set[Any]:
+    """Return the kinds of a model's rotary embeddings."""
+    given = getattr(model.get_decoder().config, "rope_parameters", None) or {}
+    return {x.get("rope_type") for x in (given, *given.values()) if isinstance(x, dict)}
 
 
 def _check_answering(model: Any) -> bool:
