@@ -49,11 +49,12 @@ class Draws:
 
     Args:
         examples: the answers of all processes that teach something, as features for `collate`, in an order that is the
-            same on each; one at least.
+            same on each; none in an idle step, which makes no update.
         idle_weight: what the other answers add to the loss's weight; they are not computed.
         figures: numbers by name, for the step's line of metrics.jsonl.
         records: JSON values, a mapping an answer, for draws.jsonl.
         idle: why nothing can be learnt from any of the answers; "" where something can.
+        unscored: why not one of the answers could be scored; several such steps in a row end the run.
     """
 
     examples: Sequence[Features]
@@ -61,6 +62,7 @@ class Draws:
     figures: Mapping[str, float] = field(default_factory=dict)
     records: Sequence[Mapping[str, Any]] = ()
     idle: str = ""
+    unscored: str = ""
 
 
 class OnPolicyTask(GenerativeTask):
@@ -88,7 +90,7 @@ class OnPolicyTask(GenerativeTask):
     def score(self, rows: Sequence[Example], drawn: Sequence[Any]) -> Sequence[Any]:
         """Score what `draw` returned for some rows; return it with its scores, in the same order.
 
-        Raise TrainingError where nothing could be scored.
+        It has a share of a step's rows, so whether nothing could be scored is for `learn_from` to say.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -12,7 +13,6 @@ import torch
 from ftengine.api import DrawRequest, LoadedModel
 from ftengine.api.on_policy import is_on_policy
 from ftengine.engine.prepared_data import PreparedData
-from ftengine.errors import TrainingError
 from ftengine.model import evaluating
 from ftengine.parallel.device import Device
 from ftengine.text import percent
@@ -32,17 +32,15 @@ def draw_step(data: PreparedData, device: Device, loaded: LoadedModel, steps: St
         return None
     data.experiment.listener.phase("draw answers")
     members = train.epoch(steps.batch, recipe.seed, 0)[0]
-    rows, size = [train.example(member) for member in members], recipe.train.batch_size
+    rows, size = [train.example(member) for member in members], max(recipe.train.batch_size, task.answers_per_row)
     request = DrawRequest(loaded, rows, recipe.seed, 0, size, nullcontext)
     task.start_scoring()
     started = time.monotonic()
     with torch.no_grad(), evaluating(loaded.module), device.accelerator.autocast():
         drawn = task.draw(request)
     drew = time.monotonic()
-    try:
-        figures = task.learn_from(task.score(rows, drawn)).figures
-    except TrainingError:  # trying the rewards tells why
-        figures = {}
+    figures = task.learn_from(task.score(rows, drawn)).figures
+    figures = {name: value for name, value in figures.items() if math.isfinite(value)}
     seconds = {"seconds_draw": drew - started, "seconds_score": time.monotonic() - drew}
     return {**figures, **seconds, "prompts": len(rows)}
 

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ftengine.api import FastPath, LoadedModel, Strategy, TrainingContext, overrides
+from ftengine.api.on_policy import is_on_policy
 from ftengine.engine.dependencies import dependencies, prepared_by
 from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.prepared_data import PreparedData
@@ -123,7 +124,7 @@ def training_context(data: PreparedData, device: Device, strategy: Strategy, ste
     again = steps.total > steps.per_epoch and not train.augmenters and accelerator.num_processes == 1
     return TrainingContext(
         device=accelerator.device,
-        repeats=again and not overrides(strategy, "frozen_parameters"),
+        repeats=again and not overrides(strategy, "frozen_parameters") and not is_on_policy(data.ready.task),
         tokens=int(train.lengths.sum()),
         room=room,
         message=experiment.listener.message,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Evaluator, LoadedModel, ReferenceTask, Strategy
+from ftengine.api.on_policy import is_on_policy
 from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base
@@ -83,13 +84,15 @@ def reference_starts(labelled: LabelledTask) -> bool:
 
 
 def dropout_beside_reference(ready: ReadyTask) -> str:
-    """Warn that the model has dropout in training but its reference has none; "" if not, or unknown."""
-    if not reference_keys(ready.task) or ready.skeleton is None or not ready.skeleton.dropping:
+    """Warn of dropout in training that the reference, or what draws answers, lacks; "" if there is none, or unknown."""
+    on_policy = is_on_policy(ready.task)
+    if not (on_policy or reference_keys(ready.task)) or ready.skeleton is None or not ready.skeleton.dropping:
         return ""
     first, *more = ready.skeleton.dropping
     others = f" and {counted(len(more), 'other module')}" if more else ""
+    other = "answers are drawn with none" if on_policy else "the reference has none"
     return (
-        f"the model has dropout of its own while it trains ({first}{others}), and the reference has none, so the two "
+        f"the model has dropout of its own while it trains ({first}{others}), and {other}, so the two "
         "differ by noise before anything is learnt. Regularizer `dropout` with p: 0 switches it off"
     )
 

@@ -167,7 +167,7 @@ class TaskChecks(Checks):
         )
 
     def drawn_answers_can_be_learnt_from(self) -> None:
-        task, loaded, _ = self._ready()
+        task, loaded, batch = self._ready()
         if not is_on_policy(task):
             skip("it learns from no answers of its model's")
         request = api.DrawRequest(loaded, self.examples, 0, 0, len(self.examples), nullcontext)
@@ -175,7 +175,8 @@ class TaskChecks(Checks):
             drawn, again = (task.draw(request) for _ in "ab")
         assert equal(drawn, again), "a step draws other answers the second time: draw by (seed, step, prompt)"
         draws = task.learn_from(task.score(self.examples, drawn))
-        loss, _, sums, _ = task.learn(loaded.module, task.collate(draws.examples, loaded.processor))
+        batch = task.collate(draws.examples, loaded.processor) if draws.examples else batch
+        loss, _, sums, _ = task.learn(loaded.module, batch)
         assert bool(torch.isfinite(loss)), f"the loss of drawn answers is {loss}"
         assert len(sums) == len(task.token_figures), f"{len(sums)} sums for figures {task.token_figures}"
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, DrawRequest, Draws, Features, OnPolicyTask, Task
 from ftengine.data.batching import by_length
-from ftengine.errors import RecipeError
+from ftengine.errors import RecipeError, TrainingError
 from ftengine.model import copy_into, state_tensors
-from ftengine.model.modes import evaluating
+from ftengine.model.modes import drops, evaluating
 from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.attribution import contract_error
 from ftengine.run.directory import DRAWS
@@ -28,29 +28,29 @@ from ftengine.training.setup import Setup
 RECORDED_STEPS, RECORDED_ANSWERS, RECORDED_TEXT = 1000, 64, 2000
 """Most steps of a run, and answers of a step, in draws.jsonl, and most characters of a text there."""
 IDLE_STEPS = 5
-"""Steps in a row with nothing to learn, after which that is reported."""
+"""Steps in a row with nothing to learn, after which that is reported; without any score, after which a run ends."""
 
 
 class Examples:
     """Drawn answers as examples, with the members that `EncodedSplit` has too.
 
-    `members` are all of them, longest first. `repeats` is the weight of all answers of the step, those that are not
-    computed included, divided by that of the examples.
+    `members` are all of them, longest first; none where a step has nothing to learn. `weight_factor` is the weight of
+    all answers of the step, those that are not computed included, divided by that of the examples.
     """
 
     def __init__(self, task: Task, processor: Any, features: Sequence[Features], idle_weight: float) -> None:
         self._task, self._processor, self._features = task, processor, features
-        self.lengths = np.array([example.length for example in features])
-        self.weights = np.array([example.weight for example in features])
+        self.lengths = np.array([example.length for example in features], dtype=np.int64)
+        self.weights = np.array([example.weight for example in features], dtype=np.float64)
         self.members = by_length(self.lengths)
-        self.repeats = 1 + idle_weight / (float(self.weights.sum()) or 1.0)
+        self.weight_factor = 1 + idle_weight / (float(self.weights.sum()) or 1.0)
 
     def batch(self, members: np.ndarray, epoch: int | None = None) -> Batch:
         """Collate some examples."""
         return self._task.collate([self._features[i] for i in members], self._processor)
 
 
-class Learnt:
+class OnPolicyLoss:
     """Calls `OnPolicyTask.learn` as a loss, and keeps its sums over trained tokens."""
 
     def __init__(self, task: Task) -> None:
@@ -77,12 +77,12 @@ class Learnt:
         if not sums:
             return {}
         *values, tokens = sums
-        means = {name: value / (tokens or 1.0) for name, value in zip(self.names, values, strict=True)}
+        means = {name: value / tokens if tokens else math.nan for name, value in zip(self.names, values, strict=True)}
         return {**means, "trained_tokens": int(tokens)}
 
 
 @dataclass(frozen=True)
-class Drawn:
+class StepExamples:
     """The answers of a step, its figures, and the lines for draws.jsonl."""
 
     examples: Examples
@@ -92,6 +92,9 @@ class Drawn:
 
 class Drawing:
     """Draws and scores answers to the rows of each step.
+
+    Args:
+        steps: of the whole run.
 
     Raises:
         RecipeError: the model is sharded, so that no process can draw.
@@ -103,13 +106,18 @@ class Drawing:
                 f"task {task.name!r} draws answers from the model, and with train.parallel fsdp no process has all of "
                 "it. Set train.parallel to ddp."
             )
-        self._setup, self._task, self._idle = setup, task, 0
+        self._setup, self._task, self._idle, self._unscored = setup, task, 0, 0
+        self._most_unscored = min(IDLE_STEPS, steps)
         self._every = math.ceil(steps / RECORDED_STEPS)
         tensors = state_tensors(setup.loaded.module) if task.uses_reference else {}
         self._initial = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def draw(self, members: np.ndarray, step: int) -> Drawn:
-        """Return the scored answers to the rows of a step (from 0); each process draws and scores a share."""
+    def draw(self, members: np.ndarray, step: int) -> StepExamples:
+        """Return the scored answers to the rows of a step (from 0); each process draws and scores a share.
+
+        Raises:
+            TrainingError: no answer of several steps in a row could be scored.
+        """
         accelerator, train = self._setup.accelerator, self._setup.train
         rank, ranks, started = accelerator.process_index, accelerator.num_processes, time.monotonic()
         rows = [train.example(member) for member in members[rank::ranks]]
@@ -124,16 +132,18 @@ class Drawing:
         for of, part in gather_object([(rank, scored)]):
             every[of::ranks] = part
         draws = self._task.learn_from(every)
-        if not isinstance(draws, Draws) or not draws.examples:
-            raise contract_error(self._task, "learn_from", draws, "Draws with at least one example")
-        self._tell_idle(draws.idle, step)
+        if not isinstance(draws, Draws) or not (draws.examples or draws.idle):
+            raise contract_error(self._task, "learn_from", draws, "Draws with at least one example, or why it is idle")
+        self._report_idle(draws, step)
         seconds = {"seconds_draw": drew - started, "seconds_score": time.monotonic() - drew}
-        figures = {**draws.figures, **{name: round(value, 4) for name, value in seconds.items()}}
+        rates = [rate for layer in self._setup.loaded.module.modules() for rate in drops(layer).values()]
+        dropout = {"dropout": max(rates)} if rates else {}
+        figures = {**draws.figures, **dropout, **{name: round(value, 4) for name, value in seconds.items()}}
         records = [self._record(record, step + 1) for record in draws.records[:RECORDED_ANSWERS]]
         examples = Examples(self._task, train.processor, draws.examples, draws.idle_weight)
-        return Drawn(examples, figures, records if step % self._every == 0 else [])
+        return StepExamples(examples, figures, records if step % self._every == 0 else [])
 
-    def record(self, drawn: Drawn) -> None:
+    def record(self, drawn: StepExamples) -> None:
         """Append the answers of a step to draws.jsonl, in the main process."""
         if self._setup.accelerator.is_main_process and drawn.records:
             self._setup.run.append_steps(DRAWS, drawn.records)
@@ -161,11 +171,16 @@ class Drawing:
             raise contract_error(self._task, method, values, f"a sequence of one value a row, {count} here")
         return values
 
-    def _tell_idle(self, why: str, step: int) -> None:
-        self._idle = self._idle + 1 if why else 0
+    def _report_idle(self, draws: Draws, step: int) -> None:
+        """Report that steps in a row taught nothing (TrainingError: none of their answers could be scored)."""
+        self._idle = self._idle + 1 if draws.idle else 0
+        self._unscored = self._unscored + 1 if draws.unscored else 0
+        if self._unscored == self._most_unscored:
+            which = f"{counted(self._unscored, 'step')} in a row (up to step {step + 1:,})"
+            raise TrainingError(f"nothing was learnt in {which}: {draws.unscored}")
         if self._idle == IDLE_STEPS:
             self._setup.listener.message(
-                f"{counted(IDLE_STEPS, 'step')} in a row (up to step {step + 1:,}) taught nothing: {why}"
+                f"{counted(IDLE_STEPS, 'step')} in a row (up to step {step + 1:,}) taught nothing: {draws.idle}"
             )
 
     @staticmethod

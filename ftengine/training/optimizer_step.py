@@ -29,7 +29,7 @@ from ftengine.run.own_code import package_of
 from ftengine.run.recipe import TrainSection
 from ftengine.text import number
 from ftengine.training.checkpoint import Progress
-from ftengine.training.drawing import Examples, Learnt
+from ftengine.training.drawing import Examples, OnPolicyLoss
 from ftengine.training.joint_loss import JointLoss
 from ftengine.training.losses import loss_of, stacked, zeros
 from ftengine.training.modes import draw_randomness, frozen, frozen_at, statistics_kept, train_mode
@@ -70,7 +70,7 @@ class OptimizerStep:
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.steps = plan_steps(len(setup.train), self.section, setup.processes)
         self._by_source = SourceLosses(setup.train)
-        self._learnt = Learnt(setup.task)
+        self._learnt = OnPolicyLoss(setup.task)
 
     def step(
         self,
@@ -98,7 +98,7 @@ class OptimizerStep:
         draw_randomness(*path[: None if update else 3])  # so that resuming replays the same dropout masks
         with frozen(frozen_at(self.setup.strategy, self.module, progress.step, self.steps)):
             train_mode(self.module)
-            losses, norm = self._descend(members, progress, regularizers, examples)
+            losses, norm = self._descend(members, progress, regularizers, examples, first=not (progress.step or update))
         regularizers.on_step_end(progress.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         learning_rate, rates = self.section.learning_rate * rate, {group["lr"] for group in self.optimizer.param_groups}
@@ -110,7 +110,13 @@ class OptimizerStep:
         }
 
     def _descend(
-        self, members: np.ndarray, progress: Progress, regularizers: Attached, examples: EncodedSplit | Examples
+        self,
+        members: np.ndarray,
+        progress: Progress,
+        regularizers: Attached,
+        examples: EncodedSplit | Examples,
+        *,
+        first: bool,
     ) -> tuple[dict[str, Any], float]:
         several = self.accelerator.num_processes > 1
         # Parameters without a gradient in the last step come last, so that nothing waits for them.
@@ -136,10 +142,10 @@ class OptimizerStep:
                 raise TrainingError(
                     f"the {term} is {value} at step {progress.step + 1}. {self.not_finite(progress.step)}"
                 )
-        if progress.step == 0 and weight:
+        if first and weight:
             self._tell_untouched(members, progress.epoch, examples)
-        norm = self._update(weight, progress.step)
-        if progress.step == 0 and norm == 0 and loss_sum:
+        norm = self._update(weight, progress.step) if len(members) else 0.0
+        if first and norm == 0 and loss_sum:
             self._refuse_flat(loss_sum / weight)
         losses: dict[str, Any] = {"loss": loss_sum / weight if weight else 0.0}
         losses |= self._by_source.means(members, sources, loss_sum, "loss/") | self._learnt.means(learnt)
@@ -162,7 +168,7 @@ class OptimizerStep:
         accelerator, epoch, learnt = self.accelerator, progress.epoch, self._learnt
         totals = zeros(5 + len(self._by_source.names) + learnt.count, accelerator.device)
         rank, ranks = accelerator.process_index, accelerator.num_processes
-        paths, repeats = self.setup.fast_paths, train.repeats if isinstance(train, Examples) else 1.0
+        paths, factor = self.setup.fast_paths, train.weight_factor if isinstance(train, Examples) else 1.0
         fewer = paths.compute_fewer_tokens
         mine = batches_in_step(
             members,
@@ -192,7 +198,7 @@ class OptimizerStep:
             with accelerator.autocast():
                 with self._around(chosen, batch, regularizers.criterion):
                     loss_sum, weight = self._loss(compute)
-                weight = weight * repeats
+                weight = weight * factor
                 penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
             # The gradient is later divided by the weight of the whole effective batch, hence the factor.
             added = 0.0 if penalty is None else penalty * weight

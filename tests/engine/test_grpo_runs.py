@@ -9,8 +9,12 @@ from processes import together, train
 from runs import Heard, curve, interrupt
 
 from ftengine import Recipe, fine_tune, load_run, plan
+from ftengine.api import BeforeStep, DrawRequest, TrainingContext
+from ftengine.engine import drawing_plan, fast_paths
 from ftengine.errors import DataError, RecipeError, TrainingError
 from ftengine.run.directory import DRAWS, RunDirectory
+from ftengine.training import optimizer_step
+from ftengine_builtins.tasks import PolicyLoss
 
 SCORE = """
 import os
@@ -35,6 +39,17 @@ def raises(answer: str) -> int:
 
 def text(answer: str) -> str:
     return "good"
+
+
+calls = 0
+
+
+def late(answer: str) -> float:
+    global calls
+    calls += 1
+    if 8 < calls <= 16:
+        raise ValueError("for a step")
+    return lower(answer)
 
 
 def some(answer: str) -> float:
@@ -166,13 +181,37 @@ def test_answers_at_which_a_function_fails_have_no_reward_and_are_counted(build,
 
 @pytest.mark.parametrize(("function", "fact"), [("raises", "no such luck"), ("text", "'good'")])
 def test_a_reward_that_always_fails_ends_the_run(build, tmp_path, function, fact):
-    with raises(TrainingError, function, fact, "32"):
+    with raises(TrainingError, function, fact, "32", "2 steps in a row"):
         fine_tune(build(tmp_path / "run", function))
 
 
-def test_a_constant_reward_is_reported(build, tmp_path):
-    heard = Heard()
-    run = fine_tune(build(tmp_path / "run", "constant", max_steps=6), listener=heard)
+def test_a_step_at_which_a_reward_always_fails_makes_no_update_and_the_run_goes_on(build, tmp_path, monkeypatch):
+    """Neither momentum nor the divergence from the model before training moves its weights."""
+    updates = list[int]()
+    monkeypatch.setattr(optimizer_step, "BeforeStep", lambda *args: updates.append(args[1]) or BeforeStep(*args))
+    run = fine_tune(build(tmp_path / "run", "late", task={"beta": 0.1}, max_steps=3, batch_size=1))
+    assert [line["failed"] for line in run.metrics] == [0, 8, 0]
+    assert [line["examples"] for line in run.metrics] == [8, 0, 8]
+    assert [line["zero_spread"] is None for line in run.metrics] == [False, True, False]
+    assert updates == [1, 3]
+
+
+def test_an_update_whose_answers_were_all_clipped_by_the_one_before_is_legal(build, tmp_path, monkeypatch):
+    def token_losses(self, tokens):
+        first = tokens.log_ratio.abs().max() < 1e-5
+        return -tokens.log_ratio.exp() * tokens.advantage if first else 0 * tokens.now + 1
+
+    monkeypatch.setattr(PolicyLoss, "token_losses", token_losses)
+    run = fine_tune(build(tmp_path / "run", task={"updates_per_draw": 2}, max_steps=1, warmup=0.0))
+    assert (run.metrics[0]["grad_norm"], run.metrics[0]["loss"]) == (0, pytest.approx(1))
+
+
+def test_a_constant_reward_is_reported(build, tmp_path, monkeypatch):
+    """And no fast path is told that rows are read again: answers to them differ each time."""
+    heard, facts = Heard(), list[dict]()
+    monkeypatch.setattr(fast_paths, "TrainingContext", lambda **own: facts.append(own) or TrainingContext(**own))
+    run = fine_tune(build(tmp_path / "run", "constant", max_steps=8, epochs=2), listener=heard)
+    assert [own["repeats"] for own in facts] == [False]
     assert {line["zero_spread"] for line in run.metrics} == {1.0}
     assert any("5 steps in a row" in message and "reward 1" in message for message in heard.said)
 
@@ -183,8 +222,11 @@ def test_a_function_gets_the_columns_that_it_names(build, tmp_path):
     assert run.metrics[0]["reward"] == pytest.approx(run.metrics[0]["reward/shouts"] + run.metrics[0]["reward/lower"])
 
 
-def test_a_plan_draws_for_a_step_and_tries_the_rewards(build, tmp_path):
+def test_a_plan_draws_for_a_step_and_tries_the_rewards(build, tmp_path, monkeypatch):
+    sizes = list[int]()
+    monkeypatch.setattr(drawing_plan, "DrawRequest", lambda *args: sizes.append(args[4]) or DrawRequest(*args))
     planned = plan(build(tmp_path / "run", "constant"))
+    assert sizes == [8]  # of answers that a model is given at once, as in training
     assert planned.steps["answers_a_row"] == 8
     assert (planned.drawing["prompts"], planned.drawing["reward"], planned.drawing["zero_spread"]) == (4, 1, 1)
     warned = " ".join(planned.warnings)

@@ -318,4 +318,7 @@ def test_dropout_of_the_model_itself_beside_a_reference_is_reported(folder, gpt2
     assert "p: 0" in text
     assert not told(gpt2_folder, regularize=[{"name": "dropout", "p": 0.0}])
     assert not told(gpt2_folder, {"loss": "simpo"})
+    rewards = [{"name": "regex", "pattern": "x"}]
+    [text] = told(gpt2_folder, {"name": "grpo", "rewards": rewards, "max_new_tokens": 4})
+    assert "transformer.drop" in text
     assert not told(llama_folder, strategy={"name": "lora", "dropout": 0.2})  # the recipe's own

@@ -55,6 +55,9 @@ CASES = {
     "entropy gone": (run(last={"entropy": 0.1}), [("note", "first")]),
     "cut off": (run(last={"cut_off": 0.6}), [("note", "cut_off")]),
     "drawn by another model": (run(sampler_gap=0.5), [("alarm", "sampler_gap")]),
+    "drawn without dropout": (run(sampler_gap=0.5, dropout=0.1), [("note", "dropout")]),
+    "idle steps lack figures": (run(last=dict.fromkeys(("entropy", "sampler_gap", "zero_spread", "reward"))), []),
+    "failing and without spread": (run(failed=6.0, zero_spread=1.0), [("note", "failed"), ("alarm", "zero_spread")]),
     "failing": (run(failed=6.0), [("note", "failed")]),
 }
 

@@ -35,6 +35,10 @@ class DrawnRewards(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         if not (lines := drawn_steps(run)):
             return
+        failed = sum(line["failed"] for line in lines) / sum(line["answers"] for line in lines)
+        if failed >= FAILING:
+            brief = f"correct the reward: it failed at {percent(failed)} of the answers (draws.jsonl has the errors)"
+            yield _finding("note", brief, {"failed": failed})
         flat = _mean(lines, "zero_spread")
         if flat == 1:
             brief = "check the reward, or take other prompts: all answers to each prompt got the same reward in all "
@@ -46,7 +50,13 @@ class DrawnRewards(Rule):
             brief += "answers to them got the same reward"
             yield _finding("note", brief, {"zero_spread": flat}, explains=("quality",))
         yield from _gained_otherwise(run)
-        if (gap := _mean(lines, "sampler_gap")) >= APART:
+        gap, dropout = _mean(lines, "sampler_gap"), _mean(lines, "dropout")
+        if gap >= APART and dropout:
+            brief = "switch dropout off (regularizer `dropout` with p: 0, or the strategy's own): at a rate of "
+            brief += f"{number(dropout)} the loss gave tokens log-probabilities that differ by {number(gap, 2)} from "
+            brief += "those with which they were drawn"
+            yield _finding("note", brief, {"dropout": dropout, "sampler_gap": gap}, explains=("quality", "learning"))
+        elif gap >= APART:
             brief = "find out what drew the answers: it gave their tokens log-probabilities that differ by "
             brief += f"{number(gap, 2)} from those that were trained, so the model learnt from another model's answers"
             yield _finding("alarm", brief, {"sampler_gap": gap}, explains=("quality", "learning"))
@@ -59,10 +69,6 @@ class DrawnRewards(Rule):
         if (cut := _mean(last, "cut_off")) >= CUT:
             brief = f"raise task.max_new_tokens: {percent(cut)} of the answers were cut off in the last steps"
             yield _finding("note", brief, {"cut_off": cut})
-        failed = sum(line["failed"] for line in lines) / sum(line["answers"] for line in lines)
-        if failed >= FAILING:
-            brief = f"correct the reward: it failed at {percent(failed)} of the answers (draws.jsonl has the errors)"
-            yield _finding("note", brief, {"failed": failed})
 
 
 def _gained_otherwise(run: RunRecords) -> Iterator[Finding]:
@@ -94,7 +100,9 @@ def _few(lines: Sequence[Any]) -> int:
 
 
 def _mean(lines: Sequence[Mapping[str, Any]], name: str) -> float:
-    return fmean(line.get(name, 0.0) for line in lines)
+    """Return the mean of a figure over the steps that have it; 0 if none has."""
+    values = [value for line in lines if (value := line.get(name)) is not None]
+    return fmean(values) if values else 0.0
 
 
 def _finding(level: Any, brief: str, figures: dict[str, Any], explains: tuple[str, ...] = ()) -> Finding:

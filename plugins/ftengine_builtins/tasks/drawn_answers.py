@@ -13,7 +13,9 @@ from ftengine.api import Batch, DrawRequest, Features, LoadedModel
 from ftengine.generation import Answer, GenerationOptions, draw_answers
 from ftengine.model import IGNORED, Criterion
 from ftengine.model.tokens import stack_tokens
+from ftengine.text import counted
 from ftengine_builtins.rewards import Scored
+from ftengine_builtins.tasks.policy_losses import DECIMALS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -117,8 +119,10 @@ class Tempered(Criterion):
         self.entropies: list[Tensor] = []
 
     def single(self, targets: Tensor, *logits: Tensor) -> Tensor:
+        import torch
+
         logs = (logits[0] / self._temperature).log_softmax(-1)
-        self.entropies.append(-(logs.exp() * logs).sum(-1).detach())
+        self.entropies.append(torch.special.entr(logs.detach().exp()).sum(-1))
         return -logs.gather(-1, targets[:, None])[:, 0]
 
 
@@ -143,11 +147,13 @@ def reward_figures(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, nam
     """Return the figures of a step's answers, by prompt, and of their rewards (prompts, answers), nan without one."""
     answers = [one for group in scored for one in group]
     known = rewards[~rewards.isnan()]
-    stds = [group[~group.isnan()].std().item() for group in rewards if int((~group.isnan()).sum()) > 1]
+    groups = [own for group in rewards if len(own := group[~group.isnan()]) > 1]
+    stds = [own.std().item() for own in groups]
+    flat = [len(own.round(decimals=DECIMALS).unique()) == 1 for own in groups]
     figures = {
         "reward": known.mean().item() if len(known) else math.nan,
         "reward_std": sum(stds) / len(stds) if stds else math.nan,
-        "zero_spread": sum(not std for std in stds) / len(stds) if stds else 1.0,
+        "zero_spread": sum(flat) / len(flat) if flat else math.nan,
         "answer_tokens": sum(len(one.ids) for one in answers) / len(answers),
         "cut_off": sum(not one.ended for one in answers) / len(answers),
         "answers": len(answers),
@@ -159,9 +165,30 @@ def reward_figures(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, nam
     return figures
 
 
-def why_idle(rewards: Tensor) -> str:
-    """Return why rewards teach nothing."""
-    values = sorted({round(x, 6) for x in rewards[~rewards.isnan()].tolist()})
+def why_unscored(scored: Sequence[Sequence[DrawnAnswer]]) -> str:
+    """Return why no answer of a step has a reward; "" where one has."""
+    answers = [one for group in scored for one in group]
+    if not all(math.isnan(one.total) for one in answers):
+        return ""
+    error = next((one.scored.error for one in answers if one.scored and one.scored.error), "they have no score")
+    return (
+        f"the reward functions failed at all {counted(len(answers), 'answer')}: {error}. Correct the function; "
+        "`ftengine plan` tries it."
+    )
+
+
+def why_idle(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, trains_truncated: bool) -> str:
+    """Return why answers of a step, of which some have a reward, teach nothing."""
+    answers = [one for group in scored for one in group]
+    failed = sum(math.isnan(one.total) for one in answers)
+    if not any(int((~group.isnan()).sum()) > 1 for group in rewards):
+        return f"no prompt has two answers with a reward to compare, as {failed:,} of {len(answers):,} have none"
+    values = sorted({round(x, DECIMALS) for x in rewards[~rewards.isnan()].tolist()})
     if len(values) == 1:
         return f"every answer got the reward {values[0]:g}, so none is better than another"
+    if not trains_truncated and (cut := sum(not one.ended for one in answers)):
+        return (
+            f"{cut:,} of {counted(len(answers), 'answer')} were cut off, which task.mask_truncated leaves out, and the "
+            "others teach nothing"
+        )
     return "all answers to a prompt got the same reward, so none is better than another"

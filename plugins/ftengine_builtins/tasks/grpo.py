@@ -26,7 +26,7 @@ from ftengine.api import (
     View,
 )
 from ftengine.chat import read_answer, stop_tokens
-from ftengine.errors import DataError, TrainingError, column_names, did_you_mean
+from ftengine.errors import DataError, column_names, did_you_mean
 from ftengine.generation import Answer, GenerationOptions, made_to_fit
 from ftengine.model import IGNORED
 from ftengine_builtins.layouts import COLUMNS
@@ -45,6 +45,7 @@ from ftengine_builtins.tasks.drawn_answers import (
     reward_figures,
     step_seed,
     why_idle,
+    why_unscored,
 )
 from ftengine_builtins.tasks.generative import CausalLMOptions, LanguageTask, pieces_of
 from ftengine_builtins.tasks.language_rows import Asked
@@ -271,17 +272,11 @@ class GRPO(OnPolicyTask, LanguageTask):
         return DrawnAnswer(query.ids, query.prompt, [*answer.tokens, *end], text, bool(end), sampled)
 
     def score(self, rows: Sequence[Example], drawn: Sequence[list[DrawnAnswer]]) -> list[list[DrawnAnswer]]:
-        """Score answers (TrainingError: none has a reward, as functions fail at all of them)."""
+        """Return answers with their rewards."""
         groups = []
         for row, answers in zip(rows, drawn, strict=True):
             arguments = self._rewards.arguments(row, own_answer(row))
             groups.append([replace(one, scored=self._rewards.score(one.text, arguments)) for one in answers])
-        every = [one.scored for group in groups for one in group if one.scored is not None]
-        if every and all(scored.total is None for scored in every):
-            raise TrainingError(
-                f"the reward functions failed at all {len(every):,} answers of a step, so that nothing can be learnt. "
-                f"{every[0].error}. Correct the function; `ftengine plan` tries it."
-            )
         return groups
 
     def learn_from(self, scored: Sequence[list[DrawnAnswer]]) -> Draws:
@@ -294,19 +289,20 @@ class GRPO(OnPolicyTask, LanguageTask):
             gaps = [[sum(one.drawn or ()) - sum(one.reference or ()) for one in group] for group in scored]
             penalised = rewards - self.policy_loss.beta * torch.tensor(gaps, dtype=torch.float64)
         advantages = self.policy_loss.advantages(penalised).tolist()
+        unscored = why_unscored(scored)
         examples, records, weights = list[Features](), list[dict[str, Any]](), list[float]()
         for group, own in zip(scored, advantages, strict=True):
             for one, advantage in zip(group, own, strict=True):
                 trains = one.ended or self._trains_truncated
                 tokens = len(one.ids) if trains else 0
                 weights.append(self.policy_loss.weight(tokens, self.config.max_new_tokens))
-                if trains and (advantage or self.uses_reference):
+                if trains and not unscored and (advantage or self.uses_reference):
                     examples.append(one.features(advantage, weights[-1]))
                 records.append(one.record(advantage, self._rewards.names))
-        why = "" if examples else why_idle(rewards)
-        examples = examples or [scored[0][0].features(0.0, weights[0])]  # a step takes one
+        why = "" if examples else unscored or why_idle(scored, rewards, self._trains_truncated)
         idle_weight = sum(weights) - sum(example.weight for example in examples)
-        return Draws(examples, idle_weight, reward_figures(scored, rewards, self._rewards.names), records, why)
+        figures = reward_figures(scored, rewards, self._rewards.names)
+        return Draws(examples, idle_weight, figures, records, why, unscored)
 
     def learn(self, model: nn.Module, batch: Batch) -> tuple[Tensor, float, list[Tensor], int]:
         """Return (sum of losses, its weight, sums of entropy and others, number of tokens)."""

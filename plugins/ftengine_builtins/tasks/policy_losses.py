@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LEAST_STD = 1e-4
 """Added to the standard deviation of rewards, as in TRL."""
+DECIMALS = 6
+"""Decimals to which rewards are compared: sums of weighted rewards differ by rounding."""
 Scale = Literal["group", "batch", "none"]
 
 
@@ -97,7 +99,8 @@ class PolicyLoss(Config):
         import torch
 
         known = ~rewards.isnan()
-        spread = rewards.nan_to_num(-torch.inf).amax(1) > rewards.nan_to_num(torch.inf).amin(1)
+        rounded = rewards.round(decimals=DECIMALS)
+        spread = rounded.nan_to_num(-torch.inf).amax(1) > rounded.nan_to_num(torch.inf).amin(1)
         gaps = rewards - rewards.nanmean(1, keepdim=True)
         if self.scale_rewards == "group":
             gaps = gaps / (_std(gaps, known, dim=1) + LEAST_STD)

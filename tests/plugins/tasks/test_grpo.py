@@ -1,5 +1,6 @@
 """Task grpo: prompts in every layout, tokens that are trained on, what drawn answers become, and its door."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -110,7 +111,35 @@ def test_answers_that_teach_nothing_are_not_computed_and_count_in_the_weight(loa
             assert len(draws.examples) == computed
             assert draws.idle_weight + sum(example.weight for example in draws.examples) == weight
     idle = task(num_generations=3).learn_from(groups[:1])
-    assert (len(idle.examples), idle.idle_weight, idle.idle != "") == (1, 2, True)
+    assert (len(idle.examples), idle.idle_weight, idle.idle != "") == (0, 3, True)
+
+
+def group(*rewards, ended=True):
+    answers = [DrawnAnswer([5], "", [7, 2], "", ended, *[[-1.0, -1.0]] * 3) for _ in rewards]
+    errors = ["it broke" if reward is None else "" for reward in rewards]
+    scored = [Scored((reward,), reward, error) for reward, error in zip(rewards, errors, strict=True)]
+    return [replace(one, scored=own) for one, own in zip(answers, scored, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("options", "groups", "words", "zero_spread"),
+    [
+        ({}, [group(1.0, 1.0)], "the reward 1", 1),
+        ({}, [group(0.3, 0.1 + 0.2)], "the reward 0.3", 1),
+        ({}, [group(1.0, 1.0), group(2.0, 2.0)], "same reward", 1),
+        ({}, [group(1.0, None), group(None, None)], "3 of 4", None),
+        ({"mask_truncated": True}, [group(1.0, 0.0, ended=False)], "mask_truncated", 0),
+        ({"mask_truncated": True, "beta": 0.1}, [group(1.0, 0.0, ended=False)], "mask_truncated", 0),
+        ({"beta": 0.1}, [group(None, None)], "it broke", None),
+    ],
+    ids=str,
+)
+def test_why_nothing_can_be_learnt(options, groups, words, zero_spread):
+    draws = task(num_generations=2, **options).learn_from(groups)
+    assert not draws.examples
+    assert words in draws.idle
+    assert draws.figures["zero_spread"] == pytest.approx(math.nan if zero_spread is None else zero_spread, nan_ok=True)
+    assert bool(draws.unscored) is (words == "it broke")
 
 
 def test_draws_depend_on_seed_step_prompt_and_number_alone(loaded):
