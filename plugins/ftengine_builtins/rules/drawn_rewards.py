@@ -1,5 +1,6 @@
 """Rules about training from rewards: what the drawn answers of a run show."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -51,7 +52,7 @@ class DrawnRewards(Rule):
             yield _finding("note", brief, {"zero_spread": flat}, explains=("quality",))
         yield from _gained_otherwise(run)
         gap, dropout = _mean(lines, "sampler_gap"), _mean(lines, "dropout")
-        if gap >= APART and dropout:
+        if gap >= APART and dropout > 0:
             brief = "switch dropout off (regularizer `dropout` with p: 0, or the strategy's own): at a rate of "
             brief += f"{number(dropout)} the loss gave tokens log-probabilities that differ by {number(gap, 2)} from "
             brief += "those with which they were drawn"
@@ -100,9 +101,9 @@ def _few(lines: Sequence[Any]) -> int:
 
 
 def _mean(lines: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Return the mean of a figure over the steps that have it; 0 if none has."""
+    """Return the mean of a figure over the steps that have it; nan if none has."""
     values = [value for line in lines if (value := line.get(name)) is not None]
-    return fmean(values) if values else 0.0
+    return fmean(values) if values else math.nan
 
 
 def _finding(level: Any, brief: str, figures: dict[str, Any], explains: tuple[str, ...] = ()) -> Finding:
