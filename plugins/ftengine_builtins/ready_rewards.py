@@ -26,6 +26,6 @@ def json_schema(answer: str, schema: dict[str, Any]) -> bool:
 
     try:
         jsonschema.validate(json.loads(answer), schema)
-    except (ValueError, jsonschema.ValidationError):
+    except (ValueError, RecursionError, jsonschema.ValidationError):
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,23 @@ class RewardConfig(Config):
             raise ValueError("regex needs `pattern`")
         if self.name == "json-schema" and self.json_schema is None:
             raise ValueError("json-schema needs `json_schema`")
+        for key, owner in {"column": "exact-match", "pattern": "regex", "json_schema": "json-schema"}.items():
+            if self.name != owner and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"`{key}` is an option of {owner}, which {self.name or 'a function'} does not read")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"`pattern` is {self.pattern!r}, no regular expression: {error}") from None
         return self
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares answers with a column of the row."""
+        return self.name == "exact-match"
+
+    def arguments(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the function may take by name, of a row's columns."""
+        return {**columns, "wanted": columns.get(self.column)} if self.compares else columns
 
     def answer_function(self, timeout: float, owner: str) -> AnswerFunction:
         """Return what scores."""
@@ -76,39 +93,37 @@ class Rewards:
     """
 
     def __init__(self, configs: Sequence[RewardConfig], timeout: float, owner: str) -> None:
-        self._configs, self._timeout = configs, timeout
+        self.configs, self._timeout = configs, timeout
         self._functions = [config.answer_function(timeout, owner) for config in configs]
         names = [function.name for function in self._functions]
         self.names = [name if names.count(name) == 1 else f"{name}-{i + 1}" for i, name in enumerate(names)]
 
     def code_files(self) -> list[Path]:
         """Return the files of the user's functions."""
-        own = zip(self._functions, self._configs, strict=True)
+        own = zip(self._functions, self.configs, strict=True)
         return [file for function, config in own if config.function for file in function.code_files()]
 
     def runs_code(self) -> str | None:
         """Return which functions of the user's run; None: none."""
-        named = [config.function for config in self._configs if config.function]
+        named = [config.function for config in self.configs if config.function]
         return f"the {'function' if len(named) == 1 else 'functions'} {' and '.join(named)}" if named else None
 
     def arguments(self, row: Example, own: Mapping[str, str]) -> dict[str, Any]:
         """Return what functions may take by name: the row's columns, and its own answer as `completion`."""
-        columns = {**row, **own}
-        wanted = next((config.column for config in self._configs if config.name == "exact-match"), None)
-        return columns if wanted is None else {**columns, "wanted": columns.get(wanted)}
+        return {**row, **own}
 
     def columns(self) -> set[str]:
         """Return the columns that functions read."""
-        names = {name for function in self._functions for names in function.columns for name in names}
-        wanted = {config.column for config in self._configs if config.name == "exact-match"}
-        return (names | wanted) - ({"wanted"} if wanted else set())
+        own = zip(self._functions, self.configs, strict=True)
+        read = [({config.column},) if config.compares else function.columns for function, config in own]
+        return {name for names in read for some in names for name in some}
 
     def check_row(self, arguments: Mapping[str, Any]) -> None:
         """Raise DataError where a function lacks a column of a row; nothing is executed."""
-        for function, config in zip(self._functions, self._configs, strict=True):
-            if config.name == "exact-match" and arguments.get("wanted") is None:
+        for function, config in zip(self._functions, self.configs, strict=True):
+            if config.compares and arguments.get(config.column) is None:
                 raise DataError(f"the row has no `{config.column}`, which reward exact-match compares answers with.")
-            function.check_row(arguments)
+            function.check_row(config.arguments(arguments))
 
     def start(self) -> None:
         """Begin the functions' processes (RecipeError: a file cannot be imported)."""
@@ -118,14 +133,14 @@ class Rewards:
     def score(self, answer: str, arguments: Mapping[str, Any]) -> Scored:
         """Return the rewards of an answer."""
         rewards, error = list[float | None](), ""
-        for function in self._functions:
-            result = function.score(answer, arguments)
+        for function, config in zip(self._functions, self.configs, strict=True):
+            result = function.score(answer, config.arguments(arguments))
             rewards.append(result.get("score"))
             if "score" not in result and not error:
                 error = f"{function.name}: {result.get('error', f'it took longer than {self._timeout:g} s')}"
         if error:
             return Scored(tuple(rewards), None, error)
-        weights = [config.weight for config in self._configs]
+        weights = [config.weight for config in self.configs]
         return Scored(tuple(rewards), sum(w * r for w, r in zip(weights, rewards, strict=True) if r is not None))
 
     def faults(self, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:

@@ -64,7 +64,9 @@ class PolicyLossOptions(Config):
     beta: float | None = Field(
         None, ge=0, description="weight of the divergence from the model before training; null: 0, which leaves it out"
     )
-    epsilon: float | None = Field(None, ge=0, description="how far a ratio of probabilities may fall; null: the loss's")
+    epsilon: float | None = Field(
+        None, ge=0, lt=1, description="how far a ratio of probabilities may fall; null: the loss's"
+    )
     epsilon_high: float | None = Field(
         None, ge=0, description="how far it may rise, of cispo the ratio itself; null: the loss's own, or epsilon"
     )

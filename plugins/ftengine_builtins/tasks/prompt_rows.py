@@ -15,6 +15,9 @@ def own_answer(row: Example) -> dict[str, str]:
     if isinstance(row.get("completion"), str):
         return {"completion": row["completion"]}
     try:
+        row = normal(row)
+        if row.get("messages") is None and row.get("completion") is None:
+            return {}
         last = read_row(row).messages[-1]
     except DataError:
         return {}

@@ -19,7 +19,8 @@ from ftengine.plugins.class_validation import fault
 from ftengine.testing.models import tiny_llama
 from ftengine_builtins.rewards import Scored
 from ftengine_builtins.tasks import GRPO, CausalLM, DrawnTokens, PolicyLoss
-from ftengine_builtins.tasks.drawn_answers import DrawnAnswer, draw_groups
+from ftengine_builtins.tasks.drawn_answers import DrawnAnswer, Tempered, draw_groups
+from ftengine_builtins.tasks.prompt_rows import own_answer
 
 USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 LAYOUTS = {
@@ -66,6 +67,18 @@ def test_an_earlier_answer_is_part_of_the_prompt(loaded):
     assert text.index("4") < text.index("Twice?")
     assert text.endswith("assistant\n")
     assert task().view(row).target is None
+
+
+def test_a_turn_that_begins_the_answer_is_part_of_the_prompt(loaded):
+    row = {"prompt": [USER, {"role": "assistant", "content": "It is"}]}
+    assert task().view(row).target is None
+    assert own_answer(row) == {}
+
+
+def test_an_impossible_token_has_an_entropy(loaded):
+    criterion = Tempered(1.0)
+    criterion.single(torch.tensor([0]), torch.tensor([[0.0, 0.0, -math.inf]]))
+    assert criterion.entropies[0].tolist() == pytest.approx([math.log(2)])
 
 
 def test_a_prompt_without_room_for_its_answer_is_refused(loaded):

@@ -44,6 +44,7 @@ def test_those_of_the_box():
     assert [regex(answer, r"\d+( \w)?") for answer in ("12", " 12 m ", "x 12", "")] == [True, True, False, False]
     schema = {"type": "object", "required": ["a"]}
     assert [json_schema(answer, schema) for answer in ('{"a": 1}', "{}", "[]", "a")] == [True, False, False, False]
+    assert json_schema("[" * 100_000, schema) is False
 
 
 def test_one_of_the_box_reads_the_column_that_it_is_given():
@@ -56,6 +57,28 @@ def test_one_of_the_box_reads_the_column_that_it_is_given():
     assert [made.score(answer, arguments).total for answer in ("2", "3", "two")] == [2, 1, 0]
     with raises(DataError, "`sum`", "exact-match"):
         made.check_row(made.arguments({"prompt": "1 + 1"}, {}))
+
+
+def test_each_compares_with_its_own_column(rewards):
+    """And a function of the user's gets the column that its parameter names, `wanted` too."""
+    first, second = (RewardConfig(name="exact-match", column=column) for column in ("sum", "word"))
+    made = Rewards([first, second, rewards("equals").configs[0]], 5.0, "")
+    assert made.columns() == {"sum", "word", "wanted"}
+    arguments = made.arguments({"sum": 2, "word": "two", "wanted": "II"}, {})
+    made.check_row(arguments)
+    assert [made.score(answer, arguments).rewards for answer in ("2", "two", "II")] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+
+
+def test_options_that_a_reward_cannot_use_are_refused():
+    cases = [
+        ({"name": "regex", "pattern": "("}, "pattern"),
+        ({"name": "regex", "pattern": "x", "json_schema": {}}, "json_schema"),
+        ({"name": "exact-match", "pattern": "x"}, "pattern"),
+        ({"function": "a.py:b", "column": "sum"}, "column"),
+    ]
+    for options, fact in cases:
+        with raises(ValueError, f"`{fact}`"):
+            RewardConfig(**options)
 
 
 def test_weights_and_failures(rewards):
