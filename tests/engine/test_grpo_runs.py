@@ -208,9 +208,10 @@ def test_an_update_whose_answers_were_all_clipped_by_the_one_before_is_legal(bui
 
 def test_a_constant_reward_is_reported(build, tmp_path, monkeypatch):
     """And no fast path is told that rows are read again: answers to them differ each time."""
-    heard, facts = Heard(), list[dict]()
+    heard, facts, strategy = Heard(), list[dict](), {"name": "lora", "dropout": 0.0}
     monkeypatch.setattr(fast_paths, "TrainingContext", lambda **own: facts.append(own) or TrainingContext(**own))
-    run = fine_tune(build(tmp_path / "run", "constant", max_steps=8, epochs=2), listener=heard)
+    made = build(tmp_path / "run", "constant", max_steps=8, epochs=2).resolved()
+    run = fine_tune(Recipe.make(made | {"strategy": strategy}), listener=heard)
     assert [own["repeats"] for own in facts] == [False]
     assert {line["zero_spread"] for line in run.metrics} == {1.0}
     assert any("5 steps in a row" in message and "reward 1" in message for message in heard.said)
@@ -244,6 +245,8 @@ def test_what_cannot_be_is_refused_before_a_model_loads(build, tmp_path, no_weig
         ({"rewards": [{"function": str(tmp_path / "gone.py") + ":right"}]}, RecipeError, "gone.py"),
         ({"loss": "gpro"}, RecipeError, "gpro", "grpo"),
         ({"epsilon": 0.1}, RecipeError, "updates_per_draw"),
+        ({"epsilon": 1.0, "updates_per_draw": 2}, RecipeError, "epsilon"),
+        ({"loss": "cispo", "epsilon_high": 0.2, "updates_per_draw": 2}, RecipeError, "epsilon_high", "0.2", "cispo"),
         ({"rewards": [{"weight": 2}]}, RecipeError, "exact-match"),
     ]
     for task, kind, *facts in cases:

@@ -7,7 +7,7 @@ from functools import cached_property
 from inspect import isfunction
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from ftengine.api import Config, Example, Features, LoadedModel, Prediction, Prompt, ReferenceTask, TaskTraits
 from ftengine.errors import PluginError, RecipeError, did_you_mean
@@ -71,7 +71,7 @@ def chosen_loss(losses: Sequence[type[Any]], config: Config, elsewhere: Callable
         elsewhere: returns advice on a loss that is not one of these.
 
     Raises:
-        RecipeError: there is none of that name, or it does not read an option that is set.
+        RecipeError: there is none of that name, or it does not read an option that is set, or not such a value.
     """
     names, options = {cls.name: cls for cls in losses}, dict[str, Any]()
     name = getattr(config, "loss", None) or next(iter(names))
@@ -88,7 +88,13 @@ def chosen_loss(losses: Sequence[type[Any]], config: Config, elsewhere: Callable
                 f"{'do' if len(readers) > 1 else 'does'}. Leave it out."
             )
         options[key] = value
-    return cls(**options)
+    try:
+        return cls(**options)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise RecipeError(
+            f"task.{problem['loc'][0]} is {problem['input']!r}, but loss {name}: {problem['msg']}."
+        ) from None
 
 
 def require_sound(loss: type[Any], task: type[Any]) -> None:

@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from ftengine.api import Config
 from ftengine.errors import PluginError
 
@@ -241,7 +243,7 @@ class CISPO(PerToken):
     """
 
     name = "cispo"
-    epsilon_high: float | None = 5.0
+    epsilon_high: float | None = Field(5.0, ge=1)
 
     def bounds(self) -> tuple[float, float]:
         return 0.0, 5.0 if self.epsilon_high is None else self.epsilon_high

@@ -26,7 +26,6 @@ ADVANTAGES = {
     "less the mean alone": (DrGRPO(), [[0, 0, 3], [1, 2, 3]], [[-1, -1, 2], [-1, 0, 1]]),
     "less the mean of the others": (RLOO(), [[0, 0, 3], [1, 2, 3]], [[-1.5, -1.5, 3], [-1.5, 0, 1.5]]),
     "none without spread": (GRPO(), [[0.1, 0.1, 0.1]], [[0, 0, 0]]),
-    "none where sums were rounded": (GRPO(), [[0.1 + 0.2, 0.3, 0.3]], [[0, 0, 0]]),
     "none of an answer without reward": (DrGRPO(), [[NAN, 0, 1], [NAN, NAN, 5]], [[0, -0.5, 0.5], [0, 0, 0]]),
     "the others are those with a reward": (RLOO(), [[NAN, 0, 1]], [[0, -1, 1]]),
 }
