@@ -128,7 +128,7 @@ def test_draws_and_figures_are_of_the_answers(learnt):
         assert step["trained_tokens"] == sum(line["tokens"] for line in teaching)
         assert (8 * step["prompts"], step["examples"]) == (len(own), len(teaching))
         assert (step["answers"], step["failed"]) == (len(own), 0)
-        assert step["sampler_gap"] < 1e-4  # what draws is what trains
+        assert (step["sampler_gap"] or 0) < 1e-4  # what draws is what trains; an idle step trains nothing
     for group in (lines[i : i + 8] for i in range(0, len(lines), 8)):
         assert len({line["prompt"] for line in group}) == 1
         assert len({line["answer"] for line in group}) > 1
