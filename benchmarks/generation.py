@@ -1,7 +1,7 @@
 """Answers of SmolLM2-135M: ftengine's generator against transformers' `generate`, in turn, on the same prompts.
 
-Each case is answered by both, several times in turn; seconds are of the processor, so that other programs count as
-little as may be, with `--threads` threads. transformers is given its best batch of those that `--batches` names.
+Each case is answered by both, several times in turn; the best rate of each counts. transformers is given its best batch
+of those that `--batches` names. Let nothing else run meanwhile.
 
     python benchmarks/generation.py MODEL_FOLDER --json benchmarks/results/DEVICE/generation.json
 """
@@ -73,10 +73,10 @@ def by_ftengine(
 
 
 def seconds(run: Callable[[], Answers]) -> tuple[float, int]:
-    """Return the processor's seconds and the new tokens of a run."""
-    started = time.process_time()
+    """Return the seconds and the new tokens of a run."""
+    started = time.perf_counter()
     answers = run()
-    return time.process_time() - started, sum(map(len, answers))
+    return time.perf_counter() - started, sum(map(len, answers))
 
 
 def main() -> None:
