@@ -197,8 +197,8 @@ FTENGINE_INLINE float softmax(float* scores, int64_t keys, int64_t begin, int64_
   return highest + __builtin_logf(*sum);
 }
 
-// Scores of kRows rows of queries, (kRows, of.depth) in fp32, against keys begin <= key < end, which are read where they
-// lie, four at a time; row by row, `length` apart.
+// Scores of kRows rows of queries, (kRows, of.depth) in fp32, against keys begin <= key < end, which are read where
+// they lie, four at a time; row by row, `length` apart.
 template <int kRows, class T>
 void few_scores(const Head<T>& of, const float* q, int64_t begin, int64_t end, float* scores) {
   const Attention<T>& call = of.call;
@@ -285,9 +285,9 @@ void attend_few(const Head<T>& of) {
     few_scores<kRows>(of, q + row * depth, from, keys, scores + row * of.length);
     for (int i = 0; i < kRows; ++i) {
       const int64_t query = (row + i) / call.groups;
-      call.lse[of.token(0, row + i) * call.heads * call.groups + of.head_of(row + i)] = softmax(
-          scores + (row + i) * of.length + from, keys - from, of.begin_of(query) - from, of.end_of(query) - from,
-          sums + i);
+      call.lse[of.token(0, row + i) * call.heads * call.groups + of.head_of(row + i)] =
+          softmax(scores + (row + i) * of.length + from, keys - from, of.begin_of(query) - from,
+                  of.end_of(query) - from, sums + i);
     }
     few_sums<kRows>(of, scores + row * of.length, from, keys, out + row * depth);
     for (int i = 0; i < kRows; ++i) {
