@@ -121,7 +121,7 @@ $(LOWEST)/.installed: pyproject.toml setup.py CMakeLists.txt Makefile $(C_SOURCE
 	@touch $@
 
 # What plugins may import.
-REFERENCE := ftengine ftengine.api ftengine.chat ftengine.data ftengine.equivalence ftengine.errors ftengine.evaluation \
+REFERENCE := ftengine ftengine.api ftengine.chat ftengine.data ftengine.equivalence ftengine.errors ftengine.evaluation ftengine.generation \
     ftengine.identity ftengine.model ftengine.ops ftengine.plugins.hookspecs ftengine.testing ftengine.text
 
 lint: $(INSTALLED) ## check style and types
