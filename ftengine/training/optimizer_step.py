@@ -65,7 +65,7 @@ class OptimizerStep:
         groups = groups_of(setup.strategy, self.module, self.section)
         self.optimizer = build_optimizer(setup.optimizer, groups)
         self.stop = Stop(single_process=self.accelerator.num_processes == 1)
-        self._idle = set[nn.Parameter]()
+        self._idle, self._postponed = set[nn.Parameter](), False
         self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._scaled = self.accelerator.prepare_optimizer(self.optimizer)
         self.steps = plan_steps(len(setup.train), self.section, setup.processes)
@@ -98,7 +98,9 @@ class OptimizerStep:
         draw_randomness(*path[: None if update else 3])  # so that resuming replays the same dropout masks
         with frozen(frozen_at(self.setup.strategy, self.module, progress.step, self.steps)):
             train_mode(self.module)
-            losses, norm = self._descend(members, progress, regularizers, examples, first=not (progress.step or update))
+            first = progress.step == 0 or self._postponed
+            self._postponed = first and not len(members)  # an idle step has no gradients to check
+            losses, norm = self._descend(members, progress, regularizers, examples, first=first and not update)
         regularizers.on_step_end(progress.step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         learning_rate, rates = self.section.learning_rate * rate, {group["lr"] for group in self.optimizer.param_groups}

@@ -1,6 +1,7 @@
 """What a component returns is looked at where the engine takes it; the error names whose it is, the method and both."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -174,14 +175,21 @@ def test_plan_refuses_the_groups_that_training_refuses(label_recipe):
 
 
 def test_what_an_on_policy_task_learns_has_a_gradient(chat_recipe):
+    """Also where its first step is idle, as is a step that draws nothing to compare."""
+
     def learn(self, model, batch):
         with torch.no_grad():
             return GRPO.learn(self, model, batch)
 
+    def learn_from(self, scored):
+        self.steps = getattr(self, "steps", 0) + 1
+        draws = GRPO.learn_from(self, scored)
+        return replace(draws, examples=(), idle="for a step") if self.steps == 1 else draws
+
     task = {"name": "odd", "rewards": [{"name": "regex", "pattern": "x"}], "max_new_tokens": 2, "num_generations": 2}
-    recipe = chat_recipe(task=task, evaluate=[], train__max_steps=1)
+    recipe = chat_recipe(task={**task, "beta": 0.1}, evaluate=[], train__max_steps=2)
     with raises(PluginError, "task 'odd'", "learn()", "gradient"):
-        fine_tune(recipe, registry=registry_with(component(GRPO, learn=learn)))
+        fine_tune(recipe, registry=registry_with(component(GRPO, learn=learn, learn_from=learn_from)))
 
 
 class Widened(nn.Module):
