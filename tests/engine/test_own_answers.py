@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder, llama_folder):
-    return fine_tune(recipe(llama_folder, folder, folder / "run", "full"))
+    return fine_tune(recipe(llama_folder, folder, folder / "run", "full", epochs=2))  # k3 of 60 draws covers a small KL
 
 
 def logits(run, prompts, **which):
