@@ -12,7 +12,7 @@ import transformers
 
 from ftengine.api import LoadedModel, Prompt, Runtime
 from ftengine.equivalence import log_probability_distance
-from ftengine.generation import GenerationOptions, answer_scores, generate, generate_ended, log_probabilities
+from ftengine.generation import GenerationOptions, answer_scores, draw_answers, generate, log_probabilities
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def questions(
 ) -> list[Question]:
     """Let the tuned model answer prompts, greedily or with the options `drawn`; tokens in `stop` end an answer."""
     options, answered = GenerationOptions.read({"max_new_tokens": max_new_tokens, **(drawn or {})}), list[Question]()
-    answers = generate_ended(loaded, [prompt.ids for prompt in prompts], options, stop) if prompts else []
-    for prompt, (answer, end) in zip(prompts, answers, strict=True):
-        text = loaded.processor.decode(answer, skip_special_tokens=True)
-        answered.append(Question(prompt, (*answer, *(() if end is None else (end,))), text, end is not None))
+    answers = draw_answers(loaded, [prompt.ids for prompt in prompts], options, stop)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        text, end = loaded.processor.decode(answer.tokens, skip_special_tokens=True), answer.ended_by
+        answered.append(Question(prompt, (*answer.tokens, *(() if end is None else (end,))), text, end is not None))
     return answered
 
 

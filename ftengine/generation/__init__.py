@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from ftengine import lazy_attributes
 
 if TYPE_CHECKING:
-    from ftengine.generation.answers import complete, draw_answers, generate, generate_ended, made_to_fit, streaming
+    from ftengine.generation.answers import complete, draw_answers, generate, made_to_fit, streaming
     from ftengine.generation.options import GenerationOptions, sampling
     from ftengine.generation.sampler import Answer
     from ftengine.generation.scores import answer_scores, log_probabilities, next_log_probabilities
     from ftengine.generation.settings import measured_settings, settings_faults
 
 _HOMES = {
-    "ftengine.generation.answers": "complete draw_answers generate generate_ended made_to_fit streaming",
+    "ftengine.generation.answers": "complete draw_answers generate made_to_fit streaming",
     "ftengine.generation.options": "GenerationOptions sampling",
     "ftengine.generation.sampler": "Answer",
     "ftengine.generation.scores": "answer_scores log_probabilities next_log_probabilities",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ftengine.errors import DataError, InputError
 from ftengine.generation.options import GenerationOptions
-from ftengine.generation.sampler import PROCESSED, Answer, Sampler
+from ftengine.generation.sampler import PROCESSORS, Answer, Sampler
 from ftengine.generation.settings import settings_of
 from ftengine.generation.slots import Slots
 from ftengine.model.tokens import attention_mask, pad
@@ -66,18 +66,6 @@ def generate(
     return [answer.tokens for answer in draw_answers(loaded, prompts, options, stop, samples)]
 
 
-def generate_ended(
-    loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    options: GenerationOptions,
-    stop: Sequence[int],
-    samples: Sequence[int] | None = None,
-) -> list[tuple[list[int], int | None]]:
-    """Answer prompts as `draw_answers` does; return the new tokens of each, and the one that ended it, or None."""
-    answers = draw_answers(loaded, prompts, options, stop, samples)
-    return [(answer.tokens, answer.ended_by) for answer in answers]
-
-
 def draw_answers(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
@@ -118,11 +106,15 @@ def draw_answers(
     own = settings_of(module) if own_settings else {}
     sampler = Sampler(options, own)
     with ExitStack() as stack:
-        for held in (torch.no_grad(), evaluating(module), nullcontext() if own_settings else _plain(module)):
+        for held in (
+            torch.no_grad(),
+            evaluating(module),
+            nullcontext() if own_settings else _without_own_settings(module),
+        ):
             stack.enter_context(held)
         for path in loaded.inference_paths:
             stack.enter_context(path.around_generation(module))
-        known = not encoder_decoder and own.keys() <= set(PROCESSED)
+        known = not encoder_decoder and own.keys() <= PROCESSORS.keys()
         decoders = (path.decoder(module) for path in loaded.inference_paths if known)
         if (opened := next((decoder for decoder in decoders if decoder is not None), None)) is None:
             stack.enter_context(head_by_rows(module))
@@ -134,7 +126,7 @@ def draw_answers(
 
 
 @contextmanager
-def _plain(module: Any) -> Iterator[None]:
+def _without_own_settings(module: Any) -> Iterator[None]:
     """Have a model generate without settings of its own."""
     from transformers import GenerationConfig
 

@@ -109,12 +109,13 @@ class Sampler:
 
     def _choose(self, logits: Tensor, growing: Sequence[Growing]) -> list[int]:
         import torch
-        from transformers import TopPLogitsWarper
 
         if not self._options.temperature:
-            return _likeliest(logits).tolist()
+            return _greedy(logits).tolist()
         logits = logits.float() / self._options.temperature
         if self._options.top_p < 1:
+            from transformers import TopPLogitsWarper
+
             logits = TopPLogitsWarper(self._options.top_p)(None, logits)
         noise = np.empty(logits.shape, dtype=np.float32)
         for row, one in zip(noise, growing, strict=True):
@@ -140,13 +141,13 @@ def _blocks(x: Tensor, filler: float) -> Tensor:
     return (torch.nn.functional.pad(x, (0, missing), value=filler) if missing else x).unflatten(-1, (-1, BLOCK))
 
 
-def _likeliest(logits: Tensor) -> Tensor:
+def _greedy(logits: Tensor) -> Tensor:
     """Return (rows,) the first of the likeliest tokens (TrainingError: there is none)."""
     require_finite(logits.amax(-1))
-    return _highest(logits)
+    return _argmax(logits)
 
 
-def _highest(x: Tensor) -> Tensor:
+def _argmax(x: Tensor) -> Tensor:
     """Return (rows,) where the first of a row's largest numbers is, some seven times as fast as argmax in bfloat16."""
     import torch
 
@@ -167,7 +168,7 @@ def _draw(logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     highest = logits.amax(-1, keepdim=True)
     require_finite(highest)
     shares = (logits - highest).exp_()
-    tokens = _highest(shares / noise.clamp_min_(torch.finfo(noise.dtype).tiny))
+    tokens = _argmax(shares / noise.clamp_min_(torch.finfo(noise.dtype).tiny))
     chosen = (logits.gather(-1, tokens[:, None]) - highest)[:, 0].double()
     return tokens, chosen - shares.sum(-1, dtype=torch.float64).log()
 
@@ -181,24 +182,19 @@ def require_finite(highest: Tensor) -> None:
         )
 
 
+PROCESSORS = {
+    "repetition_penalty": "RepetitionPenaltyLogitsProcessor",
+    "no_repeat_ngram_size": "NoRepeatNGramLogitsProcessor",
+    "suppress_tokens": "SuppressTokensLogitsProcessor",
+}
+"""Settings of a model that are applied, with transformers' class for each, in the order of `generate`."""
+
+
 def processors_of(settings: Mapping[str, Any]) -> list[Callable[[Tensor, Tensor], Tensor]]:
-    """Return transformers' processors for a model's own settings, in the order of `generate`.
+    """Return transformers' processors for a model's own settings.
 
     Each is called with (1, length) token ids, prompt included, and (1, vocabulary) logits.
     """
-    from transformers import (
-        NoRepeatNGramLogitsProcessor,
-        RepetitionPenaltyLogitsProcessor,
-        SuppressTokensLogitsProcessor,
-    )
+    import transformers
 
-    made = {
-        "repetition_penalty": RepetitionPenaltyLogitsProcessor,
-        "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
-        "suppress_tokens": SuppressTokensLogitsProcessor,
-    }
-    return [make(settings[name]) for name, make in made.items() if settings.get(name)]
-
-
-PROCESSED = ("repetition_penalty", "no_repeat_ngram_size", "suppress_tokens")
-"""Settings of a model that `processors_of` knows."""
+    return [getattr(transformers, kind)(settings[name]) for name, kind in PROCESSORS.items() if settings.get(name)]

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ftengine.generation.sampler import Answer, Growing, Sampler
+from ftengine.model.tokens import common_prefix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 READ = 1024
 """Tokens of prompts that are read in one step; a longer prompt is read by itself."""
-SHORTEST = 8
-"""Tokens that prompts must begin with alike for these to be shared."""
 
 
 @dataclass
@@ -105,7 +102,7 @@ class Slots:
         free = self.slots - len(self._growing) - sum(len(prompt.waiting) for prompt in self._reading)
         admitted, tokens = list[_Prompt](), 0
         while queue and free > 0:
-            shared = _shared(self._before[0], queue[0].ids)
+            shared = common_prefix(self._before[0], queue[0].ids[:-1])  # the next token follows one of its own
             if tokens and tokens + len(queue[0].ids) - shared > READ:
                 break
             prompt = queue.popleft()
@@ -150,11 +147,3 @@ class Slots:
             answers[position] = answer
             del self._growing[position]
             self.decoder.free(sequence)
-
-
-def _shared(some: Sequence[int], other: Sequence[int]) -> int:
-    """Return with how many tokens two prompts begin alike, 0 where it is not worth sharing them."""
-    most = min(len(some), len(other) - 1)  # a token is left of which the next one follows
-    different = np.flatnonzero(np.asarray(some[:most]) != np.asarray(other[:most]))
-    shared = int(different[0]) if len(different) else most
-    return shared if shared >= SHORTEST else 0

@@ -33,6 +33,10 @@ _WORD_END = re.compile(r"(?<=\w)\W")
 """A blank or a sign behind a word, in front of which tokenizers divide a text."""
 
 
+SHORTEST_PREFIX = 8
+"""Tokens that rows must begin with alike for these to be computed once."""
+
+
 def length_limit(requested: int | None, model_limit: int | None, default: int, option: str = "max_length") -> int:
     """Return the longest input in tokens: the task's option, else `default` or the model's limit, whichever is less.
 
@@ -144,6 +148,14 @@ def missing_end(ids: Sequence[int], processor: Any) -> list[int]:
     """Return the EOS token to append; none if the text or the tokenizer adds it."""
     eos = processor.eos_token_id
     return [] if eos is None or ids[-1:] == [eos] else [eos]
+
+
+def common_prefix(some: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> int:
+    """Return with how many tokens two rows begin alike; 0 below `SHORTEST_PREFIX`, which is not worth sharing."""
+    most = min(len(some), len(other))
+    different = np.flatnonzero(np.asarray(some[:most]) != np.asarray(other[:most]))
+    shared = int(different[0]) if len(different) else most
+    return shared if shared >= SHORTEST_PREFIX else 0
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:

@@ -127,7 +127,7 @@ def test_rows_that_are_somewhat_harder_are_a_note_where_nothing_reads_what_divid
 
 
 @pytest.mark.parametrize("place", [-1, 0, 1])
-def test_tags_that_stand_a_word_beside_theirs_lead(verdict, place):
+def test_displaced_tags_lead(verdict, place):
     rng = random.Random(2)
     truth = [[rng.choice([0, 0, 0, 1, 2]) for _ in range(12)] for _ in range(ROWS)]
     moved = [[0] * max(0, place) + tags[max(0, -place) : 12 - max(0, place)] + [0] * max(0, -place) for tags in truth]

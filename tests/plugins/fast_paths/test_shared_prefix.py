@@ -29,7 +29,7 @@ from transformers import (
 
 from ftengine import Recipe, fine_tune, plan
 from ftengine.model import Criterion, TokenLoss
-from ftengine.model.tokens import IGNORED
+from ftengine.model.tokens import IGNORED, SHORTEST_PREFIX
 from ftengine.testing.models import sensitise
 from ftengine.training.optimizer_step import OptimizerStep
 from ftengine_builtins.fast_paths.shared_prefix.attention import by_kernel, by_torch
@@ -40,7 +40,7 @@ from ftengine_builtins.fast_paths.shared_prefix.sharing import (
     supports_prefix_sharing,
     worth_of,
 )
-from ftengine_builtins.fast_paths.shared_prefix.tree import SHORTEST, PrefixTree
+from ftengine_builtins.fast_paths.shared_prefix.tree import PrefixTree
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
@@ -107,8 +107,8 @@ def test_each_row_is_found_in_the_tree_and_no_long_prefix_twice(rows):
         assert ids[numbers].tolist() == row
         assert positions[numbers].tolist() == list(range(len(row)))
     prefixes = {tuple(row[: i + 1]) for row in rows for i in range(len(row))}
-    long = {one for one in prefixes if len(one) >= SHORTEST}
-    assert len(prefixes) <= tree.tokens <= len(long) + len(rows) * (SHORTEST - 1)
+    long = {one for one in prefixes if len(one) >= SHORTEST_PREFIX}
+    assert len(prefixes) <= tree.tokens <= len(long) + len(rows) * (SHORTEST_PREFIX - 1)
 
 
 @settings(max_examples=15)

@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ftengine.model.tokens import common_prefix
 from ftengine.ops.attention import Sequences
 from ftengine_builtins.fast_paths.shared_prefix.attention import Piece, Pieces
-
-SHORTEST = 8
-"""Tokens that rows must share at least."""
 
 WASTE, CALL = 1.25, 1 << 16
 """How much more than needed pieces that are computed together may compute, and products of a query and a key that take
@@ -62,7 +60,7 @@ class PrefixTree:
         tokens, places, count = list[np.ndarray](), list[np.ndarray](), 0
         order, before = sorted(range(len(rows)), key=lambda i: rows[i].tobytes()), -1
         for row in order:
-            shared = _shared(rows[before], rows[row]) if before >= 0 else 0
+            shared = common_prefix(rows[before], rows[row]) if before >= 0 else 0
             new[row] = len(rows[row]) - shared
             paths[row] = np.concatenate([paths[before][:shared], np.arange(count, count + new[row])])
             tokens.append(rows[row][shared:])
@@ -144,14 +142,6 @@ def pieces_of(paths: Sequence[Path], window: int | None, device: torch.device) -
         mask = seen.to(device) if wide != most or window is not None else None
         pieces.append(Piece(torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), mask))
     return Pieces(pieces, torch.from_numpy(places).to(device))
-
-
-def _shared(one: np.ndarray, other: np.ndarray) -> int:
-    """Return the length of the common beginning of two rows; 0 if it is too short to share."""
-    most = min(len(one), len(other))
-    apart = np.flatnonzero(one[:most] != other[:most])
-    shared = int(apart[0]) if len(apart) else most
-    return shared if shared >= SHORTEST else 0
 
 
 def _grouped(paths: Sequence[Path]) -> Iterator[list[Path]]:
