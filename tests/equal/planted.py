@@ -216,15 +216,19 @@ def epoch_begun_again() -> AbstractContextManager[Any]:
     return _restored(lambda one: setattr(one.progress, "step_in_epoch", 0))
 
 
-def randomness_begun_again() -> AbstractContextManager[Any]:
-    resume, draw = loop.Trainer.resume, optimizer_step.OptimizerStep._draw_randomness
+@contextmanager
+def randomness_begun_again() -> Iterator[None]:
+    resume, draw, resumed_at = loop.Trainer.resume, optimizer_step.draw_randomness, [0]
 
     def resumed(self: Any) -> None:
         resume(self)
-        first, own = self.progress.step, self.optimizer_step
-        own._draw_randomness = lambda step: draw(own, step - first)
+        resumed_at[0] = self.progress.step
 
-    return mock.patch.object(loop.Trainer, "resume", resumed)
+    def drawn(seed: int, step: int, *rest: int) -> None:
+        draw(seed, step - resumed_at[0], *rest)
+
+    with mock.patch.object(loop.Trainer, "resume", resumed), mock.patch.object(optimizer_step, "draw_randomness", drawn):
+        yield
 
 
 def merged_with_another_scale() -> AbstractContextManager[Any]:
