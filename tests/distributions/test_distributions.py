@@ -41,12 +41,15 @@ def test_ftengines_own_wheel_has_none_of_them():
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_a_distribution_installs_its_package_and_nothing_else(name, site):
     package = name.replace("-", "_")
+    sources = ROOT / "plugins" / name / package
     (found,) = importlib.metadata.distributions(name=name, path=[str(site)])
     files = {str(file) for file in found.files if "__pycache__" not in file.parts}
     assert {file for file in files if "dist-info" not in file} == {
-        *(f"{package}/{file.name}" for file in (ROOT / "plugins" / name / package).glob("*.py")),
-        f"{package}/py.typed",
+        f"{package}/{file.relative_to(sources)}"
+        for file in sources.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
     }
+    assert (sources / "py.typed").is_file()
     assert found.metadata["License-Expression"] == "Apache-2.0"
     assert {entry.group for entry in found.entry_points} <= {"ftengine", "ftengine.commands"}
 

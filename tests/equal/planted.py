@@ -227,7 +227,10 @@ def randomness_begun_again() -> Iterator[None]:
     def drawn(seed: int, step: int, *rest: int) -> None:
         draw(seed, step - resumed_at[0], *rest)
 
-    with mock.patch.object(loop.Trainer, "resume", resumed), mock.patch.object(optimizer_step, "draw_randomness", drawn):
+    with (
+        mock.patch.object(loop.Trainer, "resume", resumed),
+        mock.patch.object(optimizer_step, "draw_randomness", drawn),
+    ):
         yield
 
 
