@@ -33,6 +33,7 @@ class DrawRequest:
             the answer, and on no generator's state.
         size: most sequences of a batch of the model's.
         reference: a context in which the model computes as it did when training began.
+        attempt: how often these rows were answered before in this step, as `draw_again` asked.
     """
 
     loaded: LoadedModel
@@ -41,6 +42,7 @@ class DrawRequest:
     step: int
     size: int
     reference: Callable[[], AbstractContextManager[None]]
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,13 @@ class OnPolicyTask(GenerativeTask):
         return self.learn(model, batch)[:2]
 
     # What some write.
+
+    def draw_again(self, scored: Sequence[Any], attempt: int) -> Sequence[int]:
+        """Return which rows are answered once more, by their numbers in `scored`, after so many further attempts.
+
+        What `draw` and `score` return for them then takes the place of this. By default none.
+        """
+        return ()
 
     def start_scoring(self) -> None:
         """Begin what scoring needs, such as a process; raise RecipeError where it cannot be. Called before training."""

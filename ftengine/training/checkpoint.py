@@ -46,6 +46,8 @@ class Progress:
         best_loss, best_step: the lowest validation loss so far and its step; None before the first validation.
         level: the validation loss that early stopping compares with; `bad_validations` is the number since then.
         seconds: training time so far, including that before resumes.
+        idle_steps, unscored_steps: steps in a row, the last one included, whose drawn answers taught nothing, or had
+            no score at all.
     """
 
     step: int = 0
@@ -56,6 +58,8 @@ class Progress:
     level: float | None = None
     bad_validations: int = 0
     seconds: float = 0.0
+    idle_steps: int = 0
+    unscored_steps: int = 0
     scaler: dict[str, Any] = field(default_factory=dict)
 
 

@@ -23,6 +23,7 @@ from ftengine.parallel.sharding import is_sharded
 from ftengine.plugins.attribution import contract_error
 from ftengine.run.directory import DRAWS
 from ftengine.text import counted
+from ftengine.training.checkpoint import Progress
 from ftengine.training.setup import Setup
 
 RECORDED_STEPS, RECORDED_ANSWERS, RECORDED_TEXT = 1000, 64, 2000
@@ -106,36 +107,34 @@ class Drawing:
                 f"task {task.name!r} draws answers from the model, and with train.parallel fsdp no process has all of "
                 "it. Set train.parallel to ddp."
             )
-        self._setup, self._task, self._idle, self._unscored = setup, task, 0, 0
+        self._setup, self._task = setup, task
         self._most_unscored = min(IDLE_STEPS, steps)
         self._every = math.ceil(steps / RECORDED_STEPS)
         tensors = state_tensors(setup.loaded.module) if task.uses_reference else {}
         self._initial = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def draw(self, members: np.ndarray, step: int) -> StepExamples:
-        """Return the scored answers to the rows of a step (from 0); each process draws and scores a share.
+    def draw(self, members: np.ndarray, progress: Progress) -> StepExamples:
+        """Return the scored answers to the rows of the next step; each process draws and scores a share.
 
         Raises:
             TrainingError: no answer of several steps in a row could be scored.
         """
         accelerator, train = self._setup.accelerator, self._setup.train
-        rank, ranks, started = accelerator.process_index, accelerator.num_processes, time.monotonic()
-        rows = [train.example(member) for member in members[rank::ranks]]
-        scored: Sequence[Any] = []
-        drew = started
-        if rows:
-            with torch.no_grad(), evaluating(self._setup.loaded.module), accelerator.autocast():
-                drawn = self._each("draw", self._task.draw(self._request(rows, step)), len(rows))
-            drew = time.monotonic()
-            scored = self._each("score", self._task.score(rows, drawn), len(rows))
+        rank, ranks, step, started = (
+            accelerator.process_index,
+            accelerator.num_processes,
+            progress.step,
+            time.monotonic(),
+        )
+        scored, seconds_draw = self._scored([train.example(member) for member in members[rank::ranks]], step)
         every = list[Any]([None] * len(members))
         for of, part in gather_object([(rank, scored)]):
             every[of::ranks] = part
         draws = self._task.learn_from(every)
         if not isinstance(draws, Draws) or not (draws.examples or draws.idle):
             raise contract_error(self._task, "learn_from", draws, "Draws with at least one example, or why it is idle")
-        self._report_idle(draws, step)
-        seconds = {"seconds_draw": drew - started, "seconds_score": time.monotonic() - drew}
+        self._report_idle(draws, progress)
+        seconds = {"seconds_draw": seconds_draw, "seconds_score": time.monotonic() - started - seconds_draw}
         rates = [rate for layer in self._setup.loaded.module.modules() for rate in drops(layer).values()]
         dropout = {"dropout": max(rates)} if rates else {}
         figures = {**draws.figures, **dropout, **{name: round(value, 4) for name, value in seconds.items()}}
@@ -148,10 +147,24 @@ class Drawing:
         if self._setup.accelerator.is_main_process and drawn.records:
             self._setup.run.append_steps(DRAWS, drawn.records)
 
-    def _request(self, rows: Sequence[Any], step: int) -> DrawRequest:
+    def _scored(self, rows: Sequence[Any], step: int) -> tuple[list[Any], float]:
+        """Return what is drawn for rows, with its scores, and the seconds of drawing."""
+        scored, waiting, attempt, seconds = list[Any]([None] * len(rows)), list(range(len(rows))), 0, 0.0
+        while waiting:
+            some, started = [rows[i] for i in waiting], time.monotonic()
+            with torch.no_grad(), evaluating(self._setup.loaded.module), self._setup.accelerator.autocast():
+                drawn = self._each("draw", self._task.draw(self._request(some, step, attempt)), len(some))
+            seconds += time.monotonic() - started
+            part = self._each("score", self._task.score(some, drawn), len(some))
+            for i, own in zip(waiting, part, strict=True):
+                scored[i] = own
+            waiting, attempt = [waiting[i] for i in self._task.draw_again(part, attempt)], attempt + 1
+        return scored, seconds
+
+    def _request(self, rows: Sequence[Any], step: int, attempt: int) -> DrawRequest:
         setup, task = self._setup, self._task
         size = max(setup.section.batch_size, task.answers_per_row)
-        return DrawRequest(setup.loaded, rows, setup.seed, step, size, self._reference)
+        return DrawRequest(setup.loaded, rows, setup.seed, step, size, self._reference, attempt)
 
     @contextmanager
     def _reference(self) -> Iterator[None]:
@@ -171,17 +184,16 @@ class Drawing:
             raise contract_error(self._task, method, values, f"a sequence of one value a row, {count} here")
         return values
 
-    def _report_idle(self, draws: Draws, step: int) -> None:
+    def _report_idle(self, draws: Draws, progress: Progress) -> None:
         """Report that steps in a row taught nothing (TrainingError: none of their answers could be scored)."""
-        self._idle = self._idle + 1 if draws.idle else 0
-        self._unscored = self._unscored + 1 if draws.unscored else 0
-        if self._unscored == self._most_unscored:
-            which = f"{counted(self._unscored, 'step')} in a row (up to step {step + 1:,})"
+        progress.idle_steps = progress.idle_steps + 1 if draws.idle else 0
+        progress.unscored_steps = progress.unscored_steps + 1 if draws.unscored else 0
+        upto = f"in a row (up to step {progress.step + 1:,})"
+        if progress.unscored_steps == self._most_unscored:
+            which = f"{counted(progress.unscored_steps, 'step')} {upto}"
             raise TrainingError(f"nothing was learnt in {which}: {draws.unscored}")
-        if self._idle == IDLE_STEPS:
-            self._setup.listener.message(
-                f"{counted(IDLE_STEPS, 'step')} in a row (up to step {step + 1:,}) taught nothing: {draws.idle}"
-            )
+        if progress.idle_steps == IDLE_STEPS:
+            self._setup.listener.message(f"{counted(IDLE_STEPS, 'step')} {upto} taught nothing: {draws.idle}")
 
     @staticmethod
     def _record(record: Any, step: int) -> dict[str, Any]:

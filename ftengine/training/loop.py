@@ -125,7 +125,7 @@ class Trainer:
         """Take one optimiser step over an effective batch, and report it."""
         started, progress, rows = time.monotonic(), self.progress, len(members)
         train: EncodedSplit | Examples = self.setup.train
-        drawn = None if self.drawing is None else self.drawing.draw(members, progress.step)
+        drawn = None if self.drawing is None else self.drawing.draw(members, progress)
         if drawn is not None:
             train, members = drawn.examples, drawn.examples.members
         learnt_from = time.monotonic()

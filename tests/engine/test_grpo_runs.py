@@ -41,6 +41,10 @@ def text(answer: str) -> str:
     return "good"
 
 
+def even(answer: str) -> bool:
+    return len(answer) % 2 == 0
+
+
 calls = 0
 
 
@@ -136,16 +140,32 @@ def test_draws_and_figures_are_of_the_answers(learnt):
         assert all(line["rewards"] == {"lower": line["reward"]} for line in group)
 
 
-@pytest.mark.parametrize("task", [{}, {"updates_per_draw": 2, "beta": 0.1, "loss": "dapo"}], ids=["once", "twice"])
-def test_a_killed_run_goes_on_as_though_it_had_not_been(build, tmp_path, task):
-    whole = fine_tune(build(tmp_path / "whole", task=task, max_steps=4))
-    recipe = build(tmp_path / "killed", task=task, max_steps=4, checkpoint_every=2)
+@pytest.mark.parametrize(
+    ("function", "task"),
+    [
+        ("lower", {}),
+        ("lower", {"updates_per_draw": 2, "beta": 0.1, "loss": "dapo"}),
+        ("even", {"redraws": 2, "num_generations": 2}),
+    ],
+    ids=["once", "twice", "drawn again"],
+)
+def test_a_killed_run_goes_on_as_though_it_had_not_been(build, tmp_path, function, task):
+    whole = fine_tune(build(tmp_path / "whole", function, task=task, max_steps=4))
+    recipe = build(tmp_path / "killed", function, task=task, max_steps=4, checkpoint_every=2)
     interrupt(recipe, after=3)
     shutil.copytree(tmp_path / "killed", tmp_path / "kept")
     resumed = fine_tune(recipe, resume=True)
     assert curve(resumed.path) == curve(whole.path)
     assert draws(resumed) == draws(whole)
     assert len({line["entropy"] for line in whole.metrics}) == 4
+    assert all(line.get("redrawn", 1) > 0 for line in whole.metrics)
+
+
+def test_a_resumed_run_counts_the_steps_without_a_score_before_it(build, tmp_path):
+    recipe = build(tmp_path / "run", "raises", max_steps=8, checkpoint_every=2)
+    interrupt(recipe, after=3)
+    with raises(TrainingError, "5 steps in a row (up to step 5)"):
+        fine_tune(recipe, resume=True)
 
 
 @pytest.mark.slow
@@ -246,6 +266,8 @@ def test_what_cannot_be_is_refused_before_a_model_loads(build, tmp_path, no_weig
         ({"loss": "gpro"}, RecipeError, "gpro", "grpo"),
         ({"epsilon": 0.1}, RecipeError, "updates_per_draw"),
         ({"epsilon": 1.0, "updates_per_draw": 2}, RecipeError, "epsilon"),
+        ({"loss": "cispo", "epsilon": 0.2, "updates_per_draw": 2}, RecipeError, "epsilon", "cispo does not use it"),
+        ({"overlong_buffer": 9}, RecipeError, "overlong_buffer", "9", "3"),
         ({"loss": "cispo", "epsilon_high": 0.2, "updates_per_draw": 2}, RecipeError, "epsilon_high", "0.2", "cispo"),
         ({"rewards": [{"weight": 2}]}, RecipeError, "exact-match"),
     ]

@@ -81,8 +81,8 @@ def chosen_loss(losses: Sequence[type[Any]], config: Config, elsewhere: Callable
     for key in sorted(fields & set(type(config).model_fields)):
         if (value := getattr(config, key)) is None:
             continue
-        if key not in cls.model_fields:
-            readers = [loss.name for loss in losses if key in loss.model_fields]
+        if not _reads(cls, key):
+            readers = [loss.name for loss in losses if _reads(loss, key)]
             raise RecipeError(
                 f"task.{key} is {value!r}, but loss {name} does not use it; {' and '.join(readers)} "
                 f"{'do' if len(readers) > 1 else 'does'}. Leave it out."
@@ -95,6 +95,10 @@ def chosen_loss(losses: Sequence[type[Any]], config: Config, elsewhere: Callable
         raise RecipeError(
             f"task.{problem['loc'][0]} is {problem['input']!r}, but loss {name}: {problem['msg']}."
         ) from None
+
+
+def _reads(loss: type[Any], key: str) -> bool:
+    return key in loss.model_fields and key not in getattr(loss, "unread", ())
 
 
 def require_sound(loss: type[Any], task: type[Any]) -> None:

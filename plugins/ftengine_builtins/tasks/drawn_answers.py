@@ -41,6 +41,7 @@ class DrawnAnswer:
         drawn, reference: the same by the loss's own computation, and of the model before training; None where the loss
             does not need them.
         scored: its rewards.
+        attempt: how often the prompt was answered before in its step.
     """
 
     prompt: list[int]
@@ -52,6 +53,7 @@ class DrawnAnswer:
     drawn: list[float] | None = None
     reference: list[float] | None = None
     scored: Scored | None = None
+    attempt: int = 0
 
     @property
     def total(self) -> float:
@@ -103,10 +105,19 @@ def step_seed(seed: int, step: int) -> int:
 
 
 def draw_groups(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], each: int, options: GenerationOptions, stop: Sequence[int]
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    each: int,
+    options: GenerationOptions,
+    stop: Sequence[int],
+    attempt: int = 0,
 ) -> list[list[Answer]]:
-    """Draw several answers to each prompt, which end with one of `stop`, from what the model computes."""
-    repeated, numbers = [prompt for prompt in prompts for _ in range(each)], [*range(each)] * len(prompts)
+    """Draw several answers to each prompt, which end with one of `stop`, from what the model computes.
+
+    Answers of another attempt have other numbers.
+    """
+    repeated = [prompt for prompt in prompts for _ in range(each)]
+    numbers = [*range(attempt * each, (attempt + 1) * each)] * len(prompts)
     answers = draw_answers(loaded, repeated, options, stop, numbers, own_settings=False)
     return [answers[start : start + each] for start in range(0, len(answers), each)]
 
@@ -141,6 +152,19 @@ def log_probabilities(
         lengths = [len(one.ids) for one in some]
         values += [part.tolist() for part in (-losses).split(lengths)]
     return values
+
+
+def flat(group: Sequence[DrawnAnswer]) -> bool:
+    """Say whether answers with rewards all have the same one, up to rounding."""
+    return len({round(one.total, DECIMALS) for one in group if not math.isnan(one.total)}) == 1
+
+
+def overlong(tokens: int, longest: int, buffer: int) -> float:
+    """Return the soft punishment of length: 0 up to `longest - buffer` tokens, -1 at `longest`, linear between.
+
+    (Yu et al. 2025, arXiv:2503.14476, eq. 13.)
+    """
+    return max(-1.0, min(0.0, (longest - buffer - tokens) / buffer))
 
 
 def reward_figures(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, names: Sequence[str]) -> dict[str, float]:

@@ -90,6 +90,8 @@ class PolicyLoss(Config):
     """What recipes write as `task.loss`."""
     penalises_reward: ClassVar[bool] = False
     """Whether the divergence is taken from the reward, summed over an answer, and not added to the loss."""
+    unread: ClassVar[frozenset[str]] = frozenset()
+    """Names of options that it inherits and does not read; a recipe that sets one is refused."""
 
     beta: float = 0.0
     epsilon: float = 0.2
@@ -243,6 +245,7 @@ class CISPO(PerToken):
     """
 
     name = "cispo"
+    unread = frozenset({"epsilon"})
     epsilon_high: float | None = Field(5.0, ge=1)
 
     def bounds(self) -> tuple[float, float]:

@@ -86,6 +86,30 @@ def test_a_prompt_without_room_for_its_answer_is_refused(loaded):
         task().encode({"prompt": "one two three four five six"}, loaded.processor, max_length=20)
 
 
+def test_answers_near_the_longest_get_less(loaded):
+    """One of 2 of at most 4 tokens keeps its reward of 1; 3 cost half of it, 4 all."""
+    made = task(overlong_buffer=2, rewards=[{"name": "regex", "pattern": ".*"}], num_generations=3)
+    answers = [DrawnAnswer([5], "", [7] * tokens, "x", tokens < 4) for tokens in (2, 3, 4)]
+    (group,) = made.score([{"prompt": "a"}], [answers])
+    assert [(one.total, one.scored.rewards) for one in group] == [(1, (1, 0)), (0.5, (1, -0.5)), (0, (1, -1))]
+    draws = made.learn_from([group])
+    assert draws.records[1]["rewards"] == {"regex": 1, "overlong": -0.5}
+    assert draws.figures["reward/overlong"] == pytest.approx(-0.5)
+
+
+def test_prompts_whose_answers_are_alike_are_answered_again_with_others(loaded):
+    made, rows = task(temperature=1.5, redraws=1, num_generations=4), [{"prompt": "red"}, {"prompt": "a green fox"}]
+    asked = [DrawRequest(loaded, rows, 0, 3, 4, lambda: pytest.fail("no reference"), attempt) for attempt in (0, 1)]
+    first, again = ([[one.ids for one in group] for group in made.draw(request)] for request in asked)
+    assert not {tuple(ids) for ids in first[1]} & {tuple(ids) for ids in again[1]}
+    assert first[1] + again[1] == [one.ids for one in task(temperature=1.5, num_generations=8).draw(asked[0])[1]]
+    groups = [group(1.0, 1.0), group(1.0, 0.0), group(None, None), group(0.3, 0.1 + 0.2), group(None, 1.0)]
+    assert made.draw_again(groups, 0) == [0, 3, 4]
+    assert list(made.draw_again(groups, 1)) == []
+    again = [[replace(one, attempt=1) for one in groups[1]], groups[1]]
+    assert made.learn_from(again).figures["redrawn"] == 1
+
+
 def answer(ids, ended, advantage=1.0, **known):
     return DrawnAnswer([5, 6], "", ids, "", ended, **known).features(advantage, 1.0)
 
