@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftengine.engine.answering import Answering
+    from ftengine.engine.chat import Chat
+    from ftengine.engine.experiment import Experiment
     from ftengine.engine.fine_tune import Run, fine_tune, load_run, plan
+    from ftengine.engine.prepared_data import prepare_data
     from ftengine.engine.untrained import load_model
     from ftengine.plugins.hookspecs import hookimpl
     from ftengine.plugins.registry import registry_of
@@ -37,7 +40,10 @@ PACKAGES = (
 
 _HOMES = {
     "ftengine.engine.answering": "Answering",
+    "ftengine.engine.chat": "Chat",
+    "ftengine.engine.experiment": "Experiment",
     "ftengine.engine.fine_tune": "Run fine_tune load_run plan",
+    "ftengine.engine.prepared_data": "prepare_data",
     "ftengine.engine.untrained": "load_model",
     "ftengine.plugins.hookspecs": "hookimpl",
     "ftengine.plugins.registry": "registry_of",
@@ -47,6 +53,8 @@ _HOMES = {
 
 __all__ = [
     "Answering",
+    "Chat",
+    "Experiment",
     "Recipe",
     "Run",
     "RunRecords",
@@ -56,6 +64,7 @@ __all__ = [
     "load_model",
     "load_run",
     "plan",
+    "prepare_data",
     "registry_of",
 ]
 

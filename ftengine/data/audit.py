@@ -166,6 +166,7 @@ def _counts(rows: DataRows, numbers: np.ndarray, near: Near | None) -> dict[str,
         "duplicates": len(rows) - len(distinct),
         "near_duplicates": 0 if near is None else len(distinct) - len(np.unique(near.groups[distinct])),
         "skipped": rows.skipped.model_dump(mode="json"),
+        "excluded": rows.excluded,
     }
 
 
@@ -189,6 +190,7 @@ def _sources(
                 "places": [f"{distinct.where(a)} ≈ {distinct.where(b)}" for a, b in inside],
                 "note": first.note,
                 "skipped": first.skipped.model_dump(mode="json"),
+                "excluded": first.excluded,
             }
         )
     return result

@@ -59,6 +59,10 @@ class MixedRows(DataRows):
         """Return the place of a row in its source."""
         return self.sources[self.of[int(index)]].where(int(self._places[_ROW][int(index)]))
 
+    def content_hash(self, index: int) -> str:
+        """Return the hash of a row in its source."""
+        return self.sources[self.of[int(index)]].content_hash(int(self._places[_ROW][int(index)]))
+
     def counted(self, index: np.ndarray, **values: np.ndarray) -> list[dict[str, Any]]:
         """Return for each source the number of rows and of examples in `index`, and the sums of `values` over them."""
         of = self.of[index]

@@ -55,8 +55,10 @@ class RowHashes:
         """Return the same with the training split divided; `sides` has the row indices of each part."""
         training, splits = self.splits["train"], dict(self.splits)
         for name, rows in sides.items():
-            # Rows that could not be read are counted once, with the training split.
-            splits[name] = replace(training.select(rows), skipped=training.skipped if name == "train" else NO_SKIPS)
+            # Rows that could not be read, or are excluded, are counted once, with the training split.
+            first = name == "train"
+            skipped, excluded = (training.skipped, training.excluded) if first else (NO_SKIPS, 0)
+            splits[name] = replace(training.select(rows), skipped=skipped, excluded=excluded)
         splits = {name: splits[name] for name in ("train", "validation", "test") if name in splits}
 
         def divided(facts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -57,6 +58,7 @@ class DataRows:
         following: the following row that `Task.encode` gets with each row; None if the task does not need it.
         decoded: cache of decoded rows, shared by all selections of the source; None: the source is too large.
         origin: (rows,) each row's number in the source; None if these are all its rows in order.
+        excluded: rows that `data.exclude` left out of the source.
     """
 
     dataset: Dataset
@@ -73,6 +75,7 @@ class DataRows:
     following: DataRows | None = None
     decoded: DecodedRows | None = None
     origin: np.ndarray | None = None
+    excluded: int = 0
 
     @property
     def columns(self) -> list[str]:
@@ -217,6 +220,11 @@ class DataRows:
         first = (*self.skipped.first, *(reasons[place] for place in places if place in reasons))
         count = self.skipped.count + len(self) - len(rows)
         return replace(rows, skipped=Skipped(count=count, first=first[:SHOWN_SKIPS]))
+
+    def content_hash(self, index: int) -> str:
+        """Return the SHA-256 of a row's columns, except paths, in hexadecimal."""
+        row = {name: value for name, value in self[index].items() if name in self.names and name not in self.paths}
+        return sha256(json.dumps(row, sort_keys=True, default=repr).encode()).hexdigest()
 
     def where(self, index: int) -> str:
         """Return the place of a row: "support.jsonl:12", or "data.parquet row 12" if the file has no lines.

@@ -14,6 +14,7 @@ import numpy as np
 from ftengine.api import AuditedData, Task
 from ftengine.data.audit import to_audit
 from ftengine.data.distinct import Distinct
+from ftengine.data.excluded import without_excluded
 from ftengine.data.leaks import describe, find_leaks, leaked
 from ftengine.data.mixed import MixedRows, mixed
 from ftengine.data.near import Near, find_near
@@ -135,6 +136,8 @@ def _read(section: DataSection, task: Task, seed: int, registry: Registry) -> Ro
     sources = {name: part for name in ("validation", "test") if isinstance(part := getattr(section, name), str)}
     splits = {"train": _read_train(section, task, registry)}
     splits |= {name: read_for(source, section, task, registry) for name, source in sources.items()}
+    if section.exclude is not None:
+        splits = without_excluded(splits, section.exclude)
     digests, targets = {}, {}
     for name, rows in splits.items():
         digests[name], targets[name] = fingerprints(rows, task, seed)

@@ -23,6 +23,8 @@ PARTIAL = ".partial"
 """Suffix of files that are being written; those that a killed run leaves are removed on resume."""
 LOCK = ".lock"
 """Lock file, held while a process writes into the folder."""
+STOP = "stop"
+"""File that asks a run to stop after its step, as Ctrl-C does; anything may create it."""
 METRICS, DRAWS = "metrics.jsonl", "draws.jsonl"
 """Files with a line a step or more: figures, and answers that an on-policy task drew."""
 BEFORE_RECIPE = ("audit.json", "environment.json", LOCK)

@@ -97,13 +97,11 @@ class DataSection(_Section):
         "equal rows and warns of near duplicates",
     )
     near_duplicates: float | None = Field(
-        0.8,
-        ge=0.5,
-        le=1,
-        description="least share of common words of near duplicates; null: only equal rows",
+        0.8, ge=0.5, le=1, description="least share of common words of near duplicates; null: only equal rows"
     )
     on_error: Literal["fail", "skip"] = Field("fail", description="what to do with a malformed row")
     columns: dict[str, str] = Field({}, description="rename columns: {the task's name: the file's name}")
+    exclude: Place | None = Field(None, description="a file that lists rows to leave out; null for none")
 
     @property
     def train_name(self) -> str:

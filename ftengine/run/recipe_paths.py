@@ -6,7 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-PATHS = ("model.source", "data.train", "data.validation", "data.test", "evaluation.forgetting", "evaluation.refusal")
+PATHS = (
+    "model.source",
+    *(f"data.{name}" for name in ("train", "validation", "test", "exclude")),
+    "evaluation.forgetting",
+    "evaluation.refusal",
+)
 """Keys whose paths may be relative to the recipe's folder."""
 
 

@@ -32,6 +32,7 @@ class SplitCounts(Part):
         distinct: number of rows without copies; `duplicates` counts the copies.
         near_duplicates: distinct rows that nearly repeat another of the split.
         skipped: malformed rows that were left out.
+        excluded: rows that `data.exclude` left out.
     """
 
     source: str
@@ -40,6 +41,7 @@ class SplitCounts(Part):
     duplicates: int
     near_duplicates: int
     skipped: Skipped
+    excluded: int = 0
 
 
 def _with_training(splits: dict[str, Any]) -> dict[str, Any]:

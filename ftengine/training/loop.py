@@ -15,6 +15,7 @@ from ftengine.errors import TrainingError
 from ftengine.model import count, state_tensors
 from ftengine.model.target_scale import StandardisedTargets
 from ftengine.parallel.sharding import is_sharded, not_finite
+from ftengine.run.directory import STOP
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.records import TrainingResult
 from ftengine.training.checkpoint import (
@@ -53,6 +54,8 @@ class Trainer:
         self.progress, self._began = Progress(), time.monotonic()
         self.targets = StandardisedTargets(self.module)  # before anything reads the weights
         self.optimizer_step = OptimizerStep(setup)
+        if self.accelerator.is_main_process:
+            self.optimizer_step.stop.file = setup.run.path / STOP
         if setup.section.gradient_checkpointing:
             checkpoint_gradients(self.module)
         if self.accelerator.device.type == "cpu":

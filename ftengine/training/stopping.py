@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a model trains: finish the step, save a checkpoint, and only then act on the signal."""
+"""Ctrl-C, SIGTERM or a file while a model trains: finish the step, save a checkpoint, and only then end."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Requests to stop training by a signal.
+    """Requests to stop training by a signal or a file.
 
     Args:
         single_process: whether this is the only process. A second signal then takes effect at once. With several
@@ -22,18 +23,36 @@ class Stop:
 
     def __init__(self, single_process: bool) -> None:
         self.agreed = False
-        """Whether all processes agreed, after the same step, to stop because one got a signal."""
+        """Whether all processes agreed, after the same step, to stop because one was asked to."""
+        self.file: Path | None = None
+        """Asks this process to stop, as Ctrl-C does, by being there; it is removed then. None: no file does."""
         self._single_process, self._signal = single_process, 0
         self._before: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
-        """Whether this process got a signal to stop."""
+        """Whether this process was asked to stop."""
+        if not self._signal and self._take_file():
+            self._signal = signal.SIGINT
         return bool(self._signal)
+
+    def _take_file(self) -> bool:
+        """Return whether the file was there; it is there no more, so that a resumed run goes on."""
+        if self.file is None:
+            return False
+        try:
+            self.file.unlink()
+        except OSError:
+            return False
+        return True
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Record signals instead of acting on them at once; ignored signals stay ignored."""
+        """Record signals instead of acting on them at once; ignored signals stay ignored.
+
+        A file that asked an earlier process is removed.
+        """
+        self._take_file()
         if threading.current_thread() is threading.main_thread():  # handlers can only be set there
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from runs import Forked
 
 from ftengine.cli import main
-from ftengine.run.directory import RunDirectory
+from ftengine.run.directory import STOP, RunDirectory
 from ftengine.training.loop import Trainer
 from ftengine.training.stopping import Stop
 
@@ -30,13 +30,13 @@ def terminated(arguments, run):
     return child.end_after_step(12, run, signal.SIGTERM)
 
 
-def interrupted(arguments, run):
+def interrupted(arguments, run, interrupt=lambda run: signal.raise_signal(signal.SIGINT)):
     """Train in this process, with Ctrl-C in the middle of a step."""
     step = Trainer.step
 
     def stopping(self, *args):
         if any(line["step"] >= 12 for line in run.metrics()):
-            signal.raise_signal(signal.SIGINT)
+            interrupt(run)
         return step(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +45,14 @@ def interrupted(arguments, run):
     return result.exit_code, result.stderr
 
 
-@pytest.mark.parametrize(("end", "code"), [(interrupted, 130), (terminated, 143)])
+def asked(arguments, run):
+    """Train in this process, with a file that asks to stop."""
+    status, text = interrupted(arguments, run, lambda run: (run.path / STOP).touch())
+    assert not (run.path / STOP).exists()
+    return status, text
+
+
+@pytest.mark.parametrize(("end", "code"), [(interrupted, 130), (terminated, 143), (asked, 130)])
 def test_an_ended_run_says_what_is_saved_and_how_to_go_on(recipe, tmp_path, end, code):
     file, run = tmp_path / "long recipe.yaml", RunDirectory(tmp_path / "run")
     content = yaml.safe_load(recipe.read_text())
@@ -54,7 +61,7 @@ def test_an_ended_run_says_what_is_saved_and_how_to_go_on(recipe, tmp_path, end,
     status, text = end(["train", file, "--set", "seed=3"], run)
     said = [line for line in text.splitlines() if line]
     assert status == code
-    assert said[-1] == f"error: {end.__name__}."
+    assert said[-1] == f"error: {'terminated' if end is terminated else 'interrupted'}."
     step = int(sorted(path.name for path in run.checkpoints.iterdir())[-1].removeprefix("step-"))
     assert step == run.metrics()[-1]["step"]
     resume = f"ftengine train '{file}' --set seed=3 --resume"
@@ -102,6 +109,18 @@ def test_what_a_signal_waits_for_is_reported_at_once(capfd):
     with pytest.raises(KeyboardInterrupt):
         training()
     assert said[0].strip() == "ending this step, then saving a checkpoint; the same signal again stops at once"
+
+
+def test_a_file_that_asked_an_earlier_process_does_not_stop_the_next(tmp_path):
+    stop = Stop(single_process=True)
+    stop.file = tmp_path / STOP
+    stop.file.touch()
+    with stop.listening():
+        assert not stop.requested
+        stop.file.touch()
+        assert stop.requested
+        assert not stop.file.exists()
+        stop._signal = 0  # else the block ends as Ctrl-C would
 
 
 def test_a_signal_stops_training_in_order_where_nobody_reads_what_is_reported(monkeypatch):

@@ -11,7 +11,7 @@ from ftengine_builtins.audits.missing_texts import is_placeholder
 
 
 class Reading(Audit):
-    """Reports rows that could not be read, unusual files, and splits of another size than asked for."""
+    """Reports rows that could not be read or are excluded, unusual files, and splits of another size than asked for."""
 
     name = "reading"
 
@@ -24,6 +24,11 @@ class Reading(Audit):
                 first = source["skipped"]["first"]
                 text = f"{source['source']}: {were} left out, the first: {first[0].rstrip('.?')}."
                 yield Finding(kind="data", level="note", text=text, figures={"skipped": count}, places=tuple(first[:5]))
+            if count := source["excluded"]:
+                rows, are = counted(source["rows"] + count, "row"), "is" if count == 1 else "are"
+                text = f"{count:,} of {rows} of {source['source']} {are} left out, as {data.settings['exclude']} "
+                text += "(data.exclude) lists them."
+                yield Finding(kind="data", level="note", text=text, figures={"excluded": count})
         for name, size in data.facts["sizes"].items():
             rows, of, asked = size["rows"], size["of"], size["asked"]
             if abs(rows - asked * of) > max(1, asked * of / 2):
