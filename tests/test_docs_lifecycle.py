@@ -36,18 +36,21 @@ ORDER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ORDER)
 def test_what_is_documented_is_called_in_that_order_and_under_those_conditions(calls, command):
     names = {name for name, _ in ORDER[command]}
     assert [(name, holds) for name, holds in calls[command] if name in names] == ORDER[command]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_back_what_was_kept_before_it_starts(calls):
     order = [name for name, _ in calls["train --resume"]]
     taken_back = order.index("regularizer 2.load_state_dict")
     assert order[taken_back + 1 : taken_back + 3] == ["regularizer 2.state_dict", "callback.on_train_begin"]
 
 
+@pytest.mark.slow
 def test_compare_checks_each_strategy_and_loads_no_weights_itself(calls):
     made = {re.sub(r" \d+", "", name) for name, _ in calls["compare"]}
     assert made >= {name for name, _ in BEFORE}

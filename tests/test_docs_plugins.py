@@ -85,6 +85,7 @@ def test_the_tutorial_works_as_it_is_typed(newcomer, bert_folder, monkeypatch):
     assert run.evaluate() == run.evaluation  # the same weights on the same batches
 
 
+@pytest.mark.slow
 def test_the_tutorials_broken_strategy_fails_as_it_says():
     (block,) = [block for block in blocks(TUTORIAL, "python") if block.file]
     last = "parameter.requires_grad_(name.endswith(tuple(self.config.endings)))"

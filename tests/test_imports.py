@@ -171,12 +171,17 @@ def read_package(folder: Path) -> dict[str, str]:
     return {".".join(f.relative_to(folder.parent).with_suffix("").parts): f.read_text("utf-8") for f in files}
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def imports_of(modules: Mapping[str, str], beside: Iterable[str] = ()) -> list[Import]:
     """Return what modules import, given the names of further modules that they may import from."""
     found = []
     for module, source in modules.items():
         reader = Reader(module, [*modules, *beside])
-        reader.visit(ast.parse(source))
+        reader.visit(parsed(source))
         found += reader.found
     return found
 

@@ -104,6 +104,7 @@ def test_two_processes_keep_the_mean_of_their_batchnorm_statistics(runs):
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_answer_the_prompts_that_people_read_between_them(runs):
     first, second = (Examples.read(run.directory).answers for run in runs["free"])
     assert len(first) == 7

@@ -122,6 +122,7 @@ def world(build_chat_recipe, tmp_path_factory):
         yield World(run, made)
 
 
+@pytest.mark.slow
 def test_answers_hang_on_their_prompts(world):
     loaded = world.tuned()
     texts = {one.text for one in questions(loaded, world.prompts, world.longest, world.stop)}
@@ -131,6 +132,7 @@ def test_answers_hang_on_their_prompts(world):
 # what is sound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gives", [("logprobs", "count"), ("logprobs",), ("count",), ()], ids="+".join)
 def test_the_tuned_model_is_served(world, gives):
     found = world.verified(gives=gives)
@@ -149,6 +151,7 @@ def test_weights_of_8_bits_are_the_tuned_models(world):
     assert (found.served, found.cause) == ("tuned", "")
 
 
+@pytest.mark.slow
 def test_the_base_is_served(world):
     found = world.verified(world.base)
     assert (found.served, found.cause, found.same_as_base) == ("base", "", found.rows)
@@ -389,6 +392,7 @@ def test_a_models_name_claims_its_weights(name, kind):
     assert claimed_type(name) == kind
 
 
+@pytest.mark.slow
 def test_a_type_in_the_models_name_is_what_its_weights_explain(world):
     server = Server(world, world.tuned, noise=0.04)
     server.model = "support-f16"

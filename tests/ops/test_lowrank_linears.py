@@ -36,9 +36,10 @@ def run(x, lists, dys, p, seed, together):
 
 
 def check(x, lists, dys, p, seed):
-    """Hold max|together - truth| to twice the error of the layers alone, and one rounding of what is summed up.
+    """Hold max|together - truth| to twice the error of the layers alone, and four roundings of what is summed up.
 
-    The last is that of the same sums without signs: a sum whose terms cancel may be as wrong.
+    The last are those of the same sums without signs: a sum whose terms cancel may be as wrong. Four, because the
+    error of a layer with few outputs is by chance far below what an order of summation gives.
     """
     together, alone = (run(x, lists, dys, p, seed, which) for which in (True, False))
 
@@ -52,8 +53,8 @@ def check(x, lists, dys, p, seed):
     for i, (k, q, r, size) in enumerate(zip(together, alone, exact(torch.clone), exact(torch.abs), strict=True)):
         assert (k.shape, k.dtype) == (q.shape, q.dtype)
         if r.numel():
-            unit = torch.finfo(x.dtype).eps * size.max()
-            error, allowed = (k.double() - r).abs().max(), 2 * (q.double() - r).abs().max() + unit
+            roundings = 4 * torch.finfo(x.dtype).eps * size.max()
+            error, allowed = (k.double() - r).abs().max(), 2 * (q.double() - r).abs().max() + roundings
             assert error <= allowed, f"result {i}: error {error:.3g}, allowed {allowed:.3g}"
 
 
@@ -75,6 +76,7 @@ def test_gradients_match_finite_differences(p):
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     factor_dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
 )
+@example((3, 17), 279, [(1, 1), (23, 1), (24, 1), (136, 9)], 0.0, torch.float32, torch.float32)
 @example(leading=(1,), k=1, layers=[(144, 1), (51, 2)], p=0.0, dtype=torch.float32, factor_dtype=torch.float32)
 def test_as_accurate_as_each_layer_alone(leading, k, layers, p, dtype, factor_dtype):
     torch.manual_seed(0)

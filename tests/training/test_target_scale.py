@@ -79,6 +79,7 @@ def predicted(run, side="tuned"):
     return np.ravel(columns["target"]), np.ravel(columns["value"])
 
 
+@pytest.mark.slow
 def test_the_unit_of_the_numbers_changes_nothing_but_the_unit(recipe):
     plain, prices = (fine_tune(recipe(*each, train__epochs=9)) for each in (["plain"], ["prices", MEAN, STD]))
     assert [line["loss"] for line in curve(plain.path) if "loss" in line] == pytest.approx(
@@ -93,6 +94,7 @@ def test_the_unit_of_the_numbers_changes_nothing_but_the_unit(recipe):
     assert tuple(figures.values()) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [{"name": "lora", "rank": 4}, {"name": "full"}])
 def test_what_is_written_answers_in_the_unit_of_the_data(recipe, tmp_path, bert_folder, strategy):
     from peft import PeftModel
@@ -139,6 +141,7 @@ def test_a_run_starts_from_an_adapter_and_from_a_merged_model_where_they_ended(r
     assert merged.evaluation["tuned"]["mse"]["value"] == pytest.approx(ended, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_auto_merges_into_float32_what_half_precision_cannot_hold(far, tmp_path):
     rows, run = targets(4), load_run(far)
     assert run.merge(tmp_path / "merged").dtype == "float32"
@@ -150,6 +153,7 @@ def test_auto_merges_into_float32_what_half_precision_cannot_hold(far, tmp_path)
         assert merged(**tokens).logits[:, 0].tolist() == pytest.approx(exact, abs=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "message"), [("float16", "are not finite any more"), ("bfloat16", "of the standard deviation of those")]
 )
@@ -165,6 +169,7 @@ def test_a_dtype_that_cannot_hold_the_numbers_is_refused(far, tmp_path, dtype, m
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_merge_that_forgets_what_was_trained_is_found_beside_a_large_mean(far, tmp_path, monkeypatch):
     def forgetful(strategy, loaded):
         for name, parameter in loaded.module.named_parameters():

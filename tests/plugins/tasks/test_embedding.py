@@ -43,6 +43,7 @@ def load(bert_folder):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["auto", "triplet", "cosine"])
 @pytest.mark.parametrize("rows", ROWS)
 def test_it_conforms(rows, loss, load):

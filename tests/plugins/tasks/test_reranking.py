@@ -47,6 +47,7 @@ def load(bert_folder):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("rows", KINDS)
 def test_it_conforms(rows, loss, load):
@@ -199,6 +200,7 @@ def run(bert_folder, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_by_how_it_orders_documents(run):
     config = json.loads((run.trained / "config.json").read_text())
     assert (list(config["id2label"].values()), config["problem_type"]) == (["relevant"], "multi_label_classification")
@@ -210,6 +212,7 @@ def test_a_run_is_measured_by_how_it_orders_documents(run):
     assert again["mrr_at_10"]["value"] == found["mrr_at_10"]["value"]
 
 
+@pytest.mark.slow
 def test_scores_of_its_documents_are_answered_in_order(run):
     row = {**ROWS[0], "negative": TEXTS[1:3]}
     (answer,) = run.predict([row])
@@ -221,6 +224,7 @@ def test_scores_of_its_documents_are_answered_in_order(run):
             list(run.predict([{"query": "a", "document": "b"}, {"query": "a", **nothing}]))
 
 
+@pytest.mark.slow
 def test_it_is_exported_with_scores_as_they_are(run, tmp_path):
     export_run(run, SentenceTransformersExporter(), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
