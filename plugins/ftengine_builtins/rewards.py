@@ -13,11 +13,17 @@ from pydantic import Field, model_validator
 from ftengine.api import Config, Example
 from ftengine.errors import DataError
 from ftengine.text import counted
-from ftengine_builtins import ready_rewards
+from ftengine_builtins import code_tests, ready_rewards
 from ftengine_builtins.answer_function import AnswerFunction
 
 COPIES = 50
 """How often an answer stands in the over-long one that a reward is tried with."""
+NAMES = ("exact-match", "regex", "json-schema", "unit-tests")
+"""Rewards of the box."""
+READS = {"exact-match": ("completion", "wanted"), "unit-tests": ("tests", "tests")}
+"""The column that each of some reads by default, and the parameter by which its function takes it."""
+OF_TIMEOUT = 0.8
+"""Part of an answer's time that its code may take, so that code which hangs fails its tests, and its reward is 0."""
 TRIED_ROWS = 8
 """Rows whose rewards are tried."""
 
@@ -31,25 +37,32 @@ class RewardConfig(Config):
         description="FILE.py:FUNCTION of yours, called with an answer and the row's columns that its further "
         "parameters name; it runs with your rights",
     )
-    name: Literal["exact-match", "regex", "json-schema"] | None = Field(
-        None, description="a reward of the box, 1 or 0, in place of a function"
+    name: Literal["exact-match", "regex", "json-schema", "unit-tests"] | None = Field(
+        None,
+        description="a reward of the box, 1 or 0, in place of a function; unit-tests runs code that the model writes",
     )
     weight: float = Field(1.0, description="its factor in the sum of rewards")
-    column: str = Field("completion", description="exact-match: the column with the answer that is wanted")
+    column: str | None = Field(
+        None,
+        description="exact-match: the column with the answer that is wanted; null: completion, the row's own. "
+        "unit-tests: that with the tests, a text of statements or a list of such; null: tests",
+    )
     pattern: str | None = Field(None, description="regex: matches the whole answer")
     json_schema: dict[str, Any] | None = Field(None, description="json-schema: the schema")
 
     @model_validator(mode="after")
     def _one(self) -> RewardConfig:
         if (self.function is None) is (self.name is None):
-            raise ValueError("give either `function`, FILE.py:FUNCTION, or `name`: exact-match, regex or json-schema")
+            raise ValueError(f"give either `function`, FILE.py:FUNCTION, or `name`: {', '.join(NAMES)}")
         if self.name == "regex" and self.pattern is None:
             raise ValueError("regex needs `pattern`")
         if self.name == "json-schema" and self.json_schema is None:
             raise ValueError("json-schema needs `json_schema`")
-        for key, owner in {"column": "exact-match", "pattern": "regex", "json_schema": "json-schema"}.items():
-            if self.name != owner and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"`{key}` is an option of {owner}, which {self.name or 'a function'} does not read")
+        for key, owners in {"column": [*READS], "pattern": ["regex"], "json_schema": ["json-schema"]}.items():
+            if self.name not in owners and getattr(self, key) is not None:
+                raise ValueError(
+                    f"`{key}` is an option of {' and '.join(owners)}, which {self.name or 'a function'} does not read"
+                )
         try:
             re.compile(self.pattern or "")
         except re.error as error:
@@ -57,21 +70,25 @@ class RewardConfig(Config):
         return self
 
     @property
-    def compares(self) -> bool:
-        """Whether it compares answers with a column of the row."""
-        return self.name == "exact-match"
+    def read(self) -> str | None:
+        """The column that a reward of the box reads; None if it reads none, or is a function of the user's."""
+        return (self.column or READS[self.name][0]) if self.name in READS else None
 
     def arguments(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what the function may take by name, of a row's columns."""
-        return {**columns, "wanted": columns.get(self.column)} if self.compares else columns
+        return {**columns, READS[self.name][1]: columns.get(self.read)} if self.read and self.name else columns
 
     def answer_function(self, timeout: float, owner: str) -> AnswerFunction:
         """Return what scores."""
         if self.function is not None:
             return AnswerFunction(self.function, timeout, owner)
-        given = {"regex": {"pattern": self.pattern}, "json-schema": {"schema": self.json_schema}}.get(self.name or "")
-        place = f"{ready_rewards.__file__}:{(self.name or '').replace('-', '_')}"
-        return AnswerFunction(place, timeout, owner, given)
+        given = {
+            "regex": {"pattern": self.pattern},
+            "json-schema": {"schema": self.json_schema},
+            "unit-tests": {"seconds": OF_TIMEOUT * timeout},
+        }.get(self.name or "")
+        file = (code_tests if self.name == "unit-tests" else ready_rewards).__file__
+        return AnswerFunction(f"{file}:{(self.name or '').replace('-', '_')}", timeout, owner, given)
 
 
 @dataclass(frozen=True)
@@ -106,7 +123,9 @@ class Rewards:
     def runs_code(self) -> str | None:
         """Return which functions of the user's run; None: none."""
         named = [config.function for config in self.configs if config.function]
-        return f"the {'function' if len(named) == 1 else 'functions'} {' and '.join(named)}" if named else None
+        parts = [f"the {'function' if len(named) == 1 else 'functions'} {' and '.join(named)}"] if named else []
+        parts += ["the code in the model's answers"] if any(one.name == "unit-tests" for one in self.configs) else []
+        return " and ".join(parts) or None
 
     def arguments(self, row: Example, own: Mapping[str, str]) -> dict[str, Any]:
         """Return what functions may take by name: the row's columns, and its own answer as `completion`."""
@@ -115,14 +134,14 @@ class Rewards:
     def columns(self) -> set[str]:
         """Return the columns that functions read."""
         own = zip(self._functions, self.configs, strict=True)
-        read = [({config.column},) if config.compares else function.columns for function, config in own]
+        read = [({config.read},) if config.read else function.columns for function, config in own]
         return {name for names in read for some in names for name in some}
 
     def check_row(self, arguments: Mapping[str, Any]) -> None:
         """Raise DataError where a function lacks a column of a row; nothing is executed."""
         for function, config in zip(self._functions, self.configs, strict=True):
-            if config.compares and arguments.get(config.column) is None:
-                raise DataError(f"the row has no `{config.column}`, which reward exact-match compares answers with.")
+            if config.read and arguments.get(config.read) is None:
+                raise DataError(f"the row has no `{config.read}`, which reward {config.name} reads.")
             function.check_row(config.arguments(arguments))
 
     def start(self) -> None:

@@ -9,7 +9,7 @@ from ftengine.model import TokenLoss
 from ftengine.testing.models import tiny_llama
 from ftengine_builtins.rewards import Scored
 from ftengine_builtins.tasks import GRPO
-from ftengine_builtins.tasks.drawn_answers import DrawnAnswer, Tempered
+from ftengine_builtins.tasks.drawn_answers import DrawnAnswer, Tempered, overlong
 
 pytest.importorskip("trl")
 
@@ -143,3 +143,12 @@ def test_advantages_losses_and_gradients_are_trls(models, case, tmp_path):
     assert loss.item() == pytest.approx(their_loss.item(), rel=1e-4, abs=1e-6)
     for gradient, other in zip(gradients, their_gradients, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-6)
+
+
+def test_the_punishment_of_length_is_trls():
+    from trl.rewards import get_soft_overlong_punishment
+
+    theirs = get_soft_overlong_punishment(max_completion_len=20, soft_punish_cache=8)
+    lengths = range(1, 21)
+    expected = theirs([[5] * length for length in lengths])
+    assert [overlong(length, 20, 8) for length in lengths] == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """Rewards of the box, how several come together, and answers that a reward must not pay for."""
 
+import json
 import os
 
 import pytest
@@ -45,6 +46,37 @@ def test_those_of_the_box():
     schema = {"type": "object", "required": ["a"]}
     assert [json_schema(answer, schema) for answer in ('{"a": 1}', "{}", "[]", "a")] == [True, False, False, False]
     assert json_schema("[" * 100_000, schema) is False
+
+
+SQUARE = "def square(x):\n    return x * x"
+ANSWERS = {
+    "in a fenced block": (f"Sure:\n```python\n{SQUARE}\n```\nDone.", True),
+    "alone": (SQUARE, True),
+    "that prints a lot": (f"print('x' * 50_000_000)\n{SQUARE}", True),
+    "wrong": (SQUARE.replace("*", "+"), False),
+    "no Python": ("I do not know", False),
+    "none": ("", False),
+    "that ends its process": (f"{SQUARE}\nimport os; os._exit(0)", False),
+    "that takes too much memory": (f"{SQUARE}\nx = bytearray(1 << 34)", False),
+    "that writes a file": (f"{SQUARE}\nf = open('x', 'w'); f.write('x'); f.flush()", False),
+    "that reads the environment": (f"import os\n{SQUARE}\nassert os.environ.get('HOME')", False),
+    "that hangs": (f"{SQUARE}\nwhile True: pass", False),
+}
+
+
+@pytest.mark.slow
+def test_code_passes_the_tests_of_its_row_or_gets_nothing():
+    """Whatever it does, it has a reward: what fails, hangs or dies is wrong, and no failure of the function's."""
+    made = Rewards([RewardConfig(name="unit-tests")], 2.0, "")
+    assert (made.columns(), made.runs_code()) == ({"tests"}, "the code in the model's answers")
+    tests = ["assert square(3) == 9", "assert square(-1) == 1"]
+    for case, (answer, passes) in ANSWERS.items():
+        scored = made.score(answer, {"tests": tests})
+        assert (scored.total, scored.error) == (passes, ""), case
+    assert made.score(SQUARE, {"tests": json.dumps(tests)}).total == 1
+    assert "no tests" in made.score(SQUARE, {"tests": []}).error
+    with raises(DataError, "`tests`", "unit-tests"):
+        made.check_row({"prompt": "square"})
 
 
 def test_one_of_the_box_reads_the_column_that_it_is_given():
