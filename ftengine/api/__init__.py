@@ -6,7 +6,7 @@ Nothing here imports torch at run time, so that `--help`, `plugins list` and rec
 from ftengine.api.audit import Audit, AuditedData, AuditedRows
 from ftengine.api.augmenter import Augmenter, AugmenterConfig, InputAugmenter, RandomSource, TextAugmenter
 from ftengine.api.callback import BeforeStep, Callback, Event, Failed, Finished, Saved, Started, Stepped, Validated
-from ftengine.api.component import Component, Config, Traits, overrides
+from ftengine.api.component import Component, Config, Traits, overrides, usual
 from ftengine.api.conversation import Conversation, Message, ToolCall
 from ftengine.api.display import Display, Finding, Level, Line, LineChart, Matrix, Table
 from ftengine.api.evaluator import Evaluator, EvaluatorTraits
@@ -138,4 +138,5 @@ __all__ = [
     "iterate",
     "overrides",
     "place_of",
+    "usual",
 ]

@@ -9,6 +9,18 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 
+def usual(low: float, high: float, per: str = "") -> dict[str, Any]:
+    """Return a numeric option's `json_schema_extra`: the range outside of which a value is probably a mistake.
+
+    `plan` warns of values outside, and the verdict names them where the model is no better for its training.
+
+    Args:
+        low, high: ends of the range, which belong to it; generous, as it is for mistakes and not for advice.
+        per: another option of the component; the range is of this value divided by that one.
+    """
+    return {"usual": [low, high], **({"per": per} if per else {})}
+
+
 class Config(BaseModel):
     """Options of a component. Unknown keys are errors; the field's description is its help text."""
 

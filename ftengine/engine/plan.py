@@ -142,7 +142,7 @@ def plan(
         scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
-            *far_from_usual(recipe.train, schedule),
+            *far_from_usual(experiment, schedule),
             *warnings_of(data, targets),
             *untested(evaluating),
             *cut_answers(data.ready.task, evaluating),

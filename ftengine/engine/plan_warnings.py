@@ -10,13 +10,14 @@ import numpy as np
 from ftengine.api import Task
 from ftengine.api.on_policy import is_on_policy
 from ftengine.data.augmentation_preview import idle_augmenters
+from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, held_out
 from ftengine.engine.references import dropout_beside_reference
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.evaluation.slices import as_text, is_small
 from ftengine.evaluation.weights import Weights
 from ftengine.run.directory import RunDirectory
-from ftengine.run.recipe import TrainSection
+from ftengine.run.unusual import unusual_options
 from ftengine.text import counted, percent, untested_slices
 from ftengine.training.steps import Steps
 
@@ -95,15 +96,11 @@ def warnings_of(data: PreparedData, targets: Mapping[str, list[str]]) -> list[st
     return [*warnings, *(f"{noise}." for noise in [dropout_beside_reference(data.ready)] if noise)]
 
 
-def far_from_usual(train: TrainSection, schedule: Steps) -> Iterator[str]:
+def far_from_usual(experiment: Experiment, schedule: Steps) -> Iterator[str]:
     """Warn about settings that are far from usual."""
     if schedule.warmup >= schedule.total > 1:
         yield (
             f"train.warmup takes all {counted(schedule.total, 'step')}, so train.learning_rate is reached only at the "
             "last one. Set fewer steps, or a share below 1."
         )
-    if train.weight_decay > 1:
-        yield (
-            f"train.weight_decay is {train.weight_decay:g}; 0 to 0.1 are usual, and above 1 weights shrink faster than "
-            "they learn."
-        )
+    yield from (f"{option}." for option in unusual_options(experiment.recipe, experiment.registry))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
+from ftengine.api import usual
 from ftengine.errors import RecipeError, load_yaml, near_file, text_of_file
 from ftengine.plugins.option_errors import explain
 from ftengine.plugins.registry import to_choose_from
@@ -170,7 +171,7 @@ class TrainSection(_Section):
     accumulate: int = Field(1, ge=1, description="micro-batches per optimiser step (gradient accumulation)")
     learning_rate: float = Field(2e-4, gt=0, le=1e30, description="learning rate at its peak")
     optimizer: Named = Field({"name": "auto"}, description="auto takes the usual one: `ftengine plugins list`")
-    weight_decay: float = Field(0.0, ge=0, le=1e6, description="for matrices; vectors (biases, norms) have none")
+    weight_decay: float = Field(0.0, ge=0, le=1e6, description="of matrices alone", json_schema_extra=usual(0, 0.5))
     schedule: Named = Field({"name": "auto"}, description="schedule of the learning rate; auto takes the usual one")
     warmup: float = Field(0.03, ge=0, description="share of all steps if below 1, else a number of steps")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient's norm; null for no clipping")

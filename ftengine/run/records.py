@@ -12,10 +12,12 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from ftengine.api import Display, Finding, Labels
 from ftengine.errors import RecipeError, RunError
+from ftengine.plugins.registry import Registry
 from ftengine.run.directory import SIDECAR, RunDirectory
 from ftengine.run.evaluation_result import EvaluationResult, Examples
 from ftengine.run.recipe import Recipe
 from ftengine.run.record import Model, Part, Record, RedactedRecord, validated
+from ftengine.run.unusual import UnusualOption, unusual_options
 
 
 class Skipped(Part):
@@ -311,6 +313,10 @@ class RunRecords:
         """The step whose weights the run kept."""
         best = self.training.best_step
         return best if best is not None and self.recipe.train.keep_best else self.training.steps
+
+    def unusual_options(self) -> list[UnusualOption]:
+        """Return the recipe's numbers outside their usual range, of components that are installed."""
+        return [*unusual_options(self.recipe, Registry())]
 
     @property
     def headline_metric(self) -> str | None:

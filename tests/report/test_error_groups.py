@@ -4,7 +4,7 @@ import random
 
 import pytest
 from report_samples import figure
-from verdicts import put
+from verdicts import put, reached
 
 ROWS = 160
 
@@ -155,10 +155,18 @@ def test_an_update_without_effect_names_what_limits_it(verdict, change, strategy
     assert [one.figures["limit"] for one in still] == [limit] * (limit is not None)
 
 
-@pytest.mark.parametrize(("decay", "leads"), [(1000, True), (0.1, False)])
-def test_a_weight_decay_that_takes_the_weights_leads(verdict, decay, leads):
-    told = verdict(put("recipe.train.weight_decay", decay))
-    assert (told.findings[0].source == "unusual-settings") == leads
+UNUSUAL = [("train.weight_decay", 10), ("task", {"name": "embedding", "temperature": 20}),
+           ("strategy", {"name": "lora", "alpha": 0.01}), ("strategy", {"name": "lora", "dropout": 0.9})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), UNUSUAL)
+@pytest.mark.parametrize("learnt", [True, False])
+def test_an_option_far_outside_its_usual_range_leads_where_nothing_was_learnt(verdict, key, value, learnt):
+    useless = reached(figures={"drift": 0.6})
+    told = verdict(put(f"recipe.{key}", value), *([] if learnt else [useless]))
+    (finding,) = (one for one in told.findings if one.source == "unusual-settings")
+    assert finding.figures["option"].startswith(key)
+    assert (finding.level, finding is told.findings[0]) == (("note", False) if learnt else ("alarm", True))
 
 
 def test_rows_that_hold_most_errors_lead_before_a_test_split_that_is_far_worse_than_validation(verdict):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 
-from ftengine.api import Config, Optimizer, ShardingTraits
+from ftengine.api import Config, Optimizer, ShardingTraits, usual
 
 Groups = list[dict[str, Any]]
 
@@ -16,7 +16,7 @@ class AdamConfig(Config):
     """Options of Adam's step."""
 
     betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the means of gradients and their squares")
-    eps: float = Field(1e-8, gt=0, description="added to the denominator")
+    eps: float = Field(1e-8, gt=0, description="added to the denominator", json_schema_extra=usual(1e-16, 1e-4))
 
     @field_validator("betas")
     @classmethod

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ftengine import api
-from ftengine.api import LoadedModel, Regularizer, RegularizerTraits, Task
+from ftengine.api import LoadedModel, Regularizer, RegularizerTraits, Task, usual
 from ftengine.errors import RecipeError
 from ftengine.model import Criterion
 from ftengine_builtins.regularizers.randomness import is_random
@@ -25,7 +25,13 @@ class LabelSmoothing(Regularizer):
     paper = "Szegedy et al. 2016, Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567"
 
     class Config(api.Config):
-        epsilon: float = Field(0.1, gt=0, lt=1, description="share of the target's probability spread over all classes")
+        epsilon: float = Field(
+            0.1,
+            gt=0,
+            lt=1,
+            description="share of the target's probability spread over all classes",
+            json_schema_extra=usual(0, 0.4),
+        )
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         require_distributions(task, self.name)
@@ -68,7 +74,12 @@ class RDrop(Regularizer):
     paper = "Liang et al. 2021, R-Drop: Regularized Dropout for Neural Networks, arXiv:2106.14448"
 
     class Config(api.Config):
-        alpha: float = Field(1.0, gt=0, description="weight of the divergence; the paper takes 0.1 to 5, by task")
+        alpha: float = Field(
+            1.0,
+            gt=0,
+            description="weight of the divergence; the paper takes 0.1 to 5, by task",
+            json_schema_extra=usual(0.01, 20),
+        )
 
     def attach(self, loaded: LoadedModel, task: Task) -> None:
         require_distributions(task, self.name)

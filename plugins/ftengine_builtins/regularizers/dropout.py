@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from ftengine import api
-from ftengine.api import LoadedModel, Regularizer, RegularizerTraits, Task
+from ftengine.api import LoadedModel, Regularizer, RegularizerTraits, Task, usual
 from ftengine.errors import RecipeError
 from ftengine_builtins.regularizers.randomness import Place, config_dropouts, dropouts
 
@@ -24,7 +24,13 @@ class Dropout(Regularizer):
     paper = "Srivastava et al. 2014, Dropout: A Simple Way to Prevent Neural Networks from Overfitting, JMLR 15"
 
     class Config(api.Config):
-        p: float = Field(0.1, ge=0, lt=1, description="probability that an activation is dropped while training")
+        p: float = Field(
+            0.1,
+            ge=0,
+            lt=1,
+            description="probability that an activation is dropped while training",
+            json_schema_extra=usual(0, 0.5),
+        )
         strategy: bool = Field(
             False, description="also change the dropout of modules that the strategy added (lora, adapter)"
         )

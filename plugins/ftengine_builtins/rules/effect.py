@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.evaluation import read_predictions
 from ftengine.text import capitalized, counted, percent
 from ftengine_builtins.rules.rates import raised_rate, usual_rate
+from ftengine_builtins.rules.threshold import no_better_than_a_constant
 from ftengine_builtins.rules.trend import FEW_STEPS
 
 PREDICTED = ("logits", "value", "query_vector", "loss")
@@ -23,8 +25,8 @@ LOW_SCALE = 0.1
 RIGHT = 0.95
 """Figure of the base, of those that rise to 1, from which there is little to learn."""
 
-SHRUNK = 1.0
-"""Sum of learning rates times train.weight_decay from which weights shrink to a third and less."""
+EXPLAINED = ("quality", "learning", "classes", "calibration", "worse", "labels", "over-fitting")
+"""What follows from an option far outside its usual range."""
 
 
 class UnmovedPredictions(Rule):
@@ -74,19 +76,41 @@ def _limiting(run: RunRecords) -> tuple[str, str]:
 
 
 class UnusualSettings(Rule):
-    """Finds a weight decay that shrinks weights to a third or less over the run, whatever they learn."""
+    """Finds options far outside their usual range (`api.usual`), which are alarms where training made nothing better.
+
+    Of several, the one that is furthest outside.
+    """
 
     name = "unusual-settings"
-    order = 3
+    order = 1
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        decay = run.recipe.train.weight_decay
-        shrunk = decay * sum(step.learning_rate for step in run.steps)
-        if shrunk < SHRUNK:
+        options = [option for option in run.unusual_options() if option.key != "train.learning_rate"]  # learning-curve
+        if not options:
             return
-        brief = f"lower train.weight_decay ({decay:g}, to 0.1 or less): over the run it shrinks weights to "
-        brief += f"{percent(math.exp(-shrunk))} of what they were, so they can hardly learn"
-        explains = ("quality", "learning", "classes", "calibration", "worse")
-        figures = {"weight_decay": decay, "shrunk": shrunk}
-        text = f"{capitalized(brief)}."
-        yield Finding(kind="learning", level="alarm", text=text, brief=brief, explains=explains, figures=figures)
+        option = max(options, key=_times_outside)
+        side = "lower" if option.value > option.high else "raise"
+        change = run.evaluation.difference.get(run.headline_metric or "")
+        no_better = not run.trained.new_modules and change is not None and not change.better
+        failed = no_better_than_a_constant(run) or no_better
+        brief = (
+            f"{side} {option.key} ({option.value:g}): {option.usual}"
+            if not option.per
+            else f"{side} {option.key}: {option}"
+        )
+        yield Finding(
+            kind="learning",
+            level="alarm" if failed else "note",
+            text=f"{capitalized(brief)}.",
+            brief=brief,
+            explains=EXPLAINED if failed else (),
+            figures={"option": option.key, "value": option.value, "low": option.low, "high": option.high},
+        )
+
+
+def _times_outside(option: Any) -> float:
+    """Return how many times the nearer end of its range an option is, or the end is the option."""
+    far, near = sorted(
+        (abs(option.value), abs(option.high if option.value > option.high else option.low)), reverse=True
+    )
+    return far / near if near else math.inf

@@ -11,7 +11,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits
+from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits, usual
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import TRAINED_FILE, copy_into, regex
 from ftengine_builtins.strategies import adapterhub_format
@@ -69,8 +69,15 @@ class AdapterConfig(Config):
     non_linearity: NonLinearity | None = Field(
         None, description="activation between the two maps; null: relu, with houlsby swish"
     )
-    scaling: float | None = Field(None, gt=0, description="factor of the adapter's output; null: 1, with parallel 4")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's output while training")
+    scaling: float | None = Field(
+        None,
+        gt=0,
+        description="factor of the adapter's output; null: 1, with parallel 4",
+        json_schema_extra=usual(0.05, 20),
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout on the adapter's output while training", json_schema_extra=usual(0, 0.5)
+    )
     init: Init = Field(
         "identity",
         description="identity: up starts at zero, so that the model starts as the base; bert (AdapterHub's "

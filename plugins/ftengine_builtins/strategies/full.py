@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from ftengine import api
-from ftengine.api import LoadedModel, Strategy, StrategyTraits
+from ftengine.api import LoadedModel, Strategy, StrategyTraits, usual
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import (
     ModuleNames,
@@ -53,7 +53,11 @@ class Full(Strategy):
             [], description="modules to freeze: a list of names or paths, or a regular expression for whole paths"
         )
         layer_decay: float = Field(
-            1.0, gt=0, le=1, description="each layer's learning rate divided by that of the layer above"
+            1.0,
+            gt=0,
+            le=1,
+            description="each layer's learning rate divided by that of the layer above",
+            json_schema_extra=usual(0.3, 1),
         )
         unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
             None,

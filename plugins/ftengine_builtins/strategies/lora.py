@@ -12,7 +12,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 from torch import nn
 
-from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits
+from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits, usual
 from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError
 from ftengine.model import ModuleNames, matching, regex
 from ftengine.ops import active_backend
@@ -67,12 +67,15 @@ class LoRAConfig(Config):
     }
 
     rank: Rank = Field(8, description="rank of the update")
-    alpha: Alpha = Field(16, description="the update is scaled by alpha / rank")
+    alpha: Alpha = Field(
+        16, description="the update is scaled by alpha / rank", json_schema_extra=usual(0.1, 16, per="rank")
+    )
     dropout: float = Field(
         0.05,
         ge=0,
         lt=1,
         description="dropout on the update's input while training; 0 for tasks with preferences unless set",
+        json_schema_extra=usual(0, 0.5),
     )
     targets: ModuleNames = Field(
         ALL_LINEAR,
@@ -104,6 +107,7 @@ class LoRAConfig(Config):
         le=1e6,
         description="learning rate of B over that of A (LoRA+, Hayou et al. 2024, arXiv:2402.12354; the "
         "authors recommend 16)",
+        json_schema_extra=usual(0.25, 64),
     )
     start_from: str | None = Field(
         None,

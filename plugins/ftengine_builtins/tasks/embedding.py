@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ftengine.api import Batch, Config, Example, Features, InBatchTask, LoadedModel, Prediction, TaskTraits, View
+from ftengine.api import Batch, Config, Example, Features, InBatchTask, LoadedModel, Prediction, TaskTraits, View, usual
 from ftengine.errors import DataError, InputError, RecipeError, column_names
 from ftengine.model.tokens import attention_mask, joined, length_limit, pad, tokenize
 from ftengine_builtins.tasks import embedding_losses as losses
@@ -68,10 +68,10 @@ class EmbeddingConfig(Config):
         description="in-batch negatives, triplet margin, cosine or CoSENT; auto: in-batch, cosent for scored pairs",
     )
     temperature: float = Field(
-        0.05, gt=0, description="what in-batch and cosent divide cosines by; 1 / the scale of sentence-transformers"
+        0.05, gt=0, description="divides cosines: 1 / sentence-transformers' scale", json_schema_extra=usual(0.005, 1)
     )
     symmetric: bool = Field(False, description="in-batch: find the anchor of each positive as well")
-    margin: float = Field(1.0, gt=0, description="for loss triplet")
+    margin: float = Field(1.0, gt=0, description="for loss triplet", json_schema_extra=usual(0.01, 10))
     distance: Literal["euclidean", "cosine"] = Field("euclidean", description="for loss triplet")
     same: str | None = Field(
         None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from ftengine.api import Batch, Config, DrawRequest, Draws, Example, Features, LoadedModel, Recognised
+from ftengine.api import Batch, Config, DrawRequest, Draws, Example, Features, LoadedModel, Recognised, usual
 from ftengine.chat import stop_tokens
 from ftengine.errors import DataError, did_you_mean
 from ftengine.model import IGNORED
@@ -42,7 +42,10 @@ class PolicyLossOptions(Config):
 
     loss: str | None = Field(None, description="grpo, dr-grpo, dapo, rloo, gspo or cispo; null: the first of them")
     beta: float | None = Field(
-        None, ge=0, description="weight of the divergence from the model before training; null: 0, which leaves it out"
+        None,
+        ge=0,
+        description="weight of the divergence from the model before training; null: 0, which leaves it out",
+        json_schema_extra=usual(0, 1),
     )
     epsilon: float | None = Field(
         None, ge=0, lt=1, description="how far a ratio of probabilities may fall; null: the loss's"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Example, Features, Prediction, Recognised, View
+from ftengine.api import Batch, Config, Example, Features, Prediction, Recognised, View, usual
 from ftengine.chat import has_template
 from ftengine.errors import DataError, column_names
 from ftengine.model import IGNORED
@@ -58,11 +58,13 @@ class PairLossOptions(Config):
         gt=0,
         description="how far the model may go from the reference: the smaller, the further; without one, the "
         "steepness, of orpo the weight of its term; null: the loss's own",
+        json_schema_extra=usual(0.001, 20),
     )
     nll: float | None = Field(
         None,
         ge=0,
         description="weight of the chosen answer's own loss per token, which is added; null: 0, of orpo and cpo 1",
+        json_schema_extra=usual(0, 10),
     )
     label_smoothing: float | None = Field(
         None,

@@ -20,6 +20,7 @@ from ftengine.api import (
     Task,
     TaskTraits,
     View,
+    usual,
 )
 from ftengine.errors import DataError, column_names, shown
 from ftengine.model import IGNORED, Criterion
@@ -44,7 +45,10 @@ class RewardConfig(Config):
         None, min_length=1, description="column of the least difference of the two scores, a number; null: 0"
     )
     centring: float | None = Field(
-        None, ge=0, description="weight of the squared sum of both scores, which keeps their mean near 0; null: none"
+        None,
+        ge=0,
+        description="weight of the squared sum of both scores, which keeps their mean near 0; null: none",
+        json_schema_extra=usual(0, 1),
     )
     max_length: int | None = Field(
         None,

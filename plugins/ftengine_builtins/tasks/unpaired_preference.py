@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Example, Features, InBatchTask, Labels, Prediction, Recognised, View
+from ftengine.api import Batch, Config, Example, Features, InBatchTask, Labels, Prediction, Recognised, View, usual
 from ftengine.errors import DataError, column_names
 from ftengine.model.tokens import length_limit, stack_tokens
 from ftengine_builtins.layouts import recognised
@@ -47,13 +47,20 @@ class UnpairedLossOptions(Config):
 
     loss: str | None = Field(None, description="kto; null: that")
     beta: float | None = Field(
-        None, gt=0, description="how far the model may go from the reference: the smaller, the further; null: 0.1"
+        None,
+        gt=0,
+        description="how far the model may go from the reference: the smaller, the further; null: 0.1",
+        json_schema_extra=usual(0.001, 20),
     )
     nll: float | None = Field(
         None, ge=0, description="weight of the desirable answers' own loss per token, which is added; null: 0"
     )
-    desirable_weight: float | None = Field(None, ge=0, description="kto: λ_D, of desirable answers; null: 1")
-    undesirable_weight: float | None = Field(None, ge=0, description="kto: λ_U, of the others; null: 1")
+    desirable_weight: float | None = Field(
+        None, ge=0, description="kto: λ_D, of desirable answers; null: 1", json_schema_extra=usual(0.05, 20)
+    )
+    undesirable_weight: float | None = Field(
+        None, ge=0, description="kto: λ_U, of the others; null: 1", json_schema_extra=usual(0.05, 20)
+    )
 
 
 class UnpairedPreferenceConfig(AnswerOptions, UnpairedLossOptions):
