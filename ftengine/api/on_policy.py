@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftengine.api.component import overrides
 from ftengine.api.task_sorts import GenerativeTask
 from ftengine.api.types import Batch, Example, Features, LoadedModel
 
@@ -121,6 +122,14 @@ class OnPolicyTask(GenerativeTask):
         """
         return ()
 
+    def measure(self, request: DrawRequest) -> Sequence[float]:
+        """Return how good an answer to each row is, higher is better, nan where that is unknown.
+
+        By its mean over held-out rows a run is validated; a task without it is not. The likeliest answers suit, which
+        depend on the model alone.
+        """
+        raise NotImplementedError
+
     def start_scoring(self) -> None:
         """Begin what scoring needs, such as a process; raise RecipeError where it cannot be. Called before training."""
 
@@ -131,6 +140,11 @@ class OnPolicyTask(GenerativeTask):
     def advice(self, rows: Sequence[Example], loaded: LoadedModel) -> Iterable[str]:
         """Yield warnings for `ftengine plan`, of some rows and a model that may have no weights."""
         return ()
+
+
+def is_validated(task: Task) -> bool:
+    """Say whether a task's model is measured on the validation split while it trains."""
+    return not is_on_policy(task) or overrides(task, "measure")
 
 
 def is_on_policy(task: Task) -> TypeGuard[OnPolicyTask]:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from ftengine.api import DrawRequest, LoadedModel
-from ftengine.api.on_policy import is_on_policy
+from ftengine.api.on_policy import is_on_policy, is_validated
 from ftengine.engine.prepared_data import PreparedData
 from ftengine.model import evaluating
 from ftengine.parallel.device import Device
 from ftengine.text import percent
 from ftengine.training.estimate import RunEstimate
+from ftengine.training.losses import SAMPLE
 from ftengine.training.steps import Steps
 
 TRIED_ROWS = 8
@@ -46,14 +47,17 @@ def draw_step(data: PreparedData, device: Device, loaded: LoadedModel, steps: St
 
 
 def drawing_seconds(
-    data: PreparedData, figures: RunEstimate, drawn: Mapping[str, float], steps: Steps
+    data: PreparedData, figures: RunEstimate, drawn: Mapping[str, float], steps: Steps, validations: int
 ) -> dict[str, Any]:
-    """Return an estimate's seconds with those of drawing, scoring and learning from all answers."""
+    """Return an estimate's seconds with those of drawing, scoring and learning from all answers, and of validations."""
     task = data.ready.task
     assert is_on_policy(task)
-    drawing = (drawn["seconds_draw"] + drawn["seconds_score"]) * steps.total
+    a_step, validation = drawn["seconds_draw"] + drawn["seconds_score"], data.encoded.get("validation")
+    drawing, rows = a_step * steps.total, 0 if validation is None else min(len(validation), SAMPLE)
+    validating = validations * rows * a_step / (drawn["prompts"] * task.answers_per_row) if is_validated(task) else 0.0
     learning = figures.train_seconds * task.answers_per_row * task.updates_per_draw
-    return {"train_seconds": learning + drawing, "draw_seconds": drawing}
+    seconds = {"train_seconds": learning + drawing, "evaluate_seconds": figures.evaluate_seconds + validating}
+    return {**seconds, "draw_seconds": drawing}
 
 
 def drawing_faults(data: PreparedData, loaded: LoadedModel, drawn: Mapping[str, float] | None) -> Iterator[str]:

@@ -222,7 +222,7 @@ def _estimate(
     figures = estimate(trial, evaluated)
     return {
         **asdict(figures),
-        **({} if drawn is None else drawing_seconds(data, figures, drawn, planned)),
+        **({} if drawn is None else drawing_seconds(data, figures, drawn, planned, validations)),
         "gradient_bytes": GRADIENT_BYTES * count(loaded.module)[0],
         "answers": 2 * _answers(evaluating),
         "memory": memory.reason if measures(section) else None,
@@ -270,7 +270,7 @@ def _evaluated_tokens(encoded: Mapping[str, EncodedSplit], evaluating: EvalPlan,
 
     train, validation = encoded["train"], encoded.get("validation")
     during = 0.0
-    if validation is not None:
+    if validation is not None and not is_on_policy(train.task):
         sampled = min(len(validation), SAMPLE, len(train)) / len(train)
         during = tokens(validation) + sampled * tokens(train)
     return validations * during + 2 * sum(map(tokens, evaluating.encoded()))

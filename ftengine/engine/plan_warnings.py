@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ftengine.api import Task
-from ftengine.api.on_policy import is_on_policy
+from ftengine.api.on_policy import is_on_policy, is_validated
 from ftengine.data.augmentation_preview import idle_augmenters
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import PreparedData, held_out
@@ -73,10 +73,9 @@ def warnings_of(data: PreparedData, targets: Mapping[str, list[str]]) -> list[st
     recipe, encoded = data.ready.recipe, data.encoded
     warnings = [finding.text for finding in data.audit.findings if finding.level != "good"]
     warnings += idle_augmenters(encoded["train"])
-    validates = not is_on_policy(data.ready.task)
-    if validates and "validation" not in encoded:
+    if not is_on_policy(data.ready.task) and "validation" not in encoded:
         warnings.append("no validation split: over-fitting cannot be detected (data.validation).")
-    if validates and held_out(encoded) == "validation":
+    if is_validated(data.ready.task) and held_out(encoded) == "validation":
         warnings.append(
             "no test split (data.test): base and tuned are compared on validation, which also picks the best weights."
         )

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from ftengine.api import CodeEvaluator, Event, LoadedModel, Started, Strategy, overrides
-from ftengine.api.on_policy import is_on_policy
+from ftengine.api.on_policy import is_on_policy, is_validated
 from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base, run_model
@@ -126,7 +126,7 @@ class PreparedModel:
                 optimizer=experiment.make_optimizer(),
                 schedule=experiment.schedule,
                 train=encoded["train"],
-                validation=None if is_on_policy(self.data.ready.task) else encoded.get("validation"),
+                validation=encoded.get("validation") if is_validated(self.data.ready.task) else None,
                 general=self.plan.general,
                 section=experiment.recipe.train.model_copy(
                     update={"gradient_checkpointing": self.memory.gradient_checkpointing}

@@ -143,7 +143,8 @@ class TrainingResult(Record):
     Args:
         steps, planned_steps: optimiser steps done, and those that the recipe asks for.
         stopped_early: whether early stopping ended training.
-        best_step, best_loss: step and value of the lowest validation loss; None without validation.
+        best_step, best_loss: step and value of the lowest validation loss, of an on-policy task of minus the highest
+            validation reward; None without validation.
         seconds: training time, validation included.
         regularizers: facts of each regularizer about the final weights, with its name.
         peak_memory_bytes: peak memory of the process.

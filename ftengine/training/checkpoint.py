@@ -43,7 +43,8 @@ class Progress:
 
     Args:
         step: optimiser steps done; `step_in_epoch` those of `epoch`, to which the next step belongs.
-        best_loss, best_step: the lowest validation loss so far and its step; None before the first validation.
+        best_loss, best_step: the lowest validation loss so far (of an on-policy task minus the highest mean reward)
+            and its step; None before the first validation.
         level: the validation loss that early stopping compares with; `bad_validations` is the number since then.
         seconds: training time so far, including that before resumes.
         idle_steps, unscored_steps: steps in a row, the last one included, whose drawn answers taught nothing, or had

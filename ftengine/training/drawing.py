@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ftengine.api import Batch, DrawRequest, Draws, Features, OnPolicyTask, Task
 from ftengine.data.batching import by_length
+from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import RecipeError, TrainingError
 from ftengine.model import copy_into, state_tensors
 from ftengine.model.modes import drops, evaluating
@@ -24,6 +25,7 @@ from ftengine.plugins.attribution import contract_error
 from ftengine.run.directory import DRAWS
 from ftengine.text import counted
 from ftengine.training.checkpoint import Progress
+from ftengine.training.losses import stacked, zeros
 from ftengine.training.setup import Setup
 
 RECORDED_STEPS, RECORDED_ANSWERS, RECORDED_TEXT = 1000, 64, 2000
@@ -146,6 +148,18 @@ class Drawing:
         """Append the answers of a step to draws.jsonl, in the main process."""
         if self._setup.accelerator.is_main_process and drawn.records:
             self._setup.run.append_steps(DRAWS, drawn.records)
+
+    def mean(self, split: EncodedSplit, step: int) -> float:
+        """Return the mean of what the task measures of answers to a split's rows; nan if it measures none of them."""
+        accelerator = self._setup.accelerator
+        rank, ranks, totals = accelerator.process_index, accelerator.num_processes, zeros(2, accelerator.device)
+        if rows := [split.example(member) for member in range(rank, len(split), ranks)]:
+            with torch.no_grad(), evaluating(self._setup.loaded.module), accelerator.autocast():
+                values = self._each("measure", self._task.measure(self._request(rows, step, 0)), len(rows))
+            known = [value for value in values if not math.isnan(value)]
+            totals += stacked(accelerator.device, sum(known), len(known))
+        total, count = accelerator.reduce(totals, "sum").tolist()
+        return total / count if count else math.nan
 
     def _scored(self, rows: Sequence[Any], step: int) -> tuple[list[Any], float]:
         """Return what is drawn for rows, with its scores, and the seconds of drawing."""

@@ -64,9 +64,9 @@ class Trainer:
         self.frozen = FrozenWeights(setup, brought=bool(own))
         self.regularizers = Attached([*own, *setup.regularizers], setup.loaded, setup.task)
         self.regularizers.require_falling()
-        self.validation = Validator(setup, self.regularizers)
         task, total = setup.task, self.optimizer_step.steps.total
         self.drawing = Drawing(setup, task, total) if is_on_policy(task) else None
+        self.validation = Validator(setup, self.regularizers, self.drawing)
         self._updates = task.updates_per_draw if is_on_policy(task) else 1
         self.unsaved: UnsavedState | None = None
 

@@ -11,6 +11,7 @@ from ftengine.model import copy_into, state_tensors
 from ftengine.parallel.sharding import is_sharded
 from ftengine.text import number
 from ftengine.training.checkpoint import Progress, load_best, save_best
+from ftengine.training.drawing import Drawing
 from ftengine.training.losses import SAMPLE, mean_losses
 from ftengine.training.modes import share_statistics, train_mode
 from ftengine.training.regularizing import Attached
@@ -19,16 +20,22 @@ from ftengine.training.steps import batch_tokens, plan_steps
 
 LOSSES = ("validation_loss", "training_loss")
 """Keys of the losses in metrics.jsonl; for a single source followed by a slash and its name."""
+REWARD = "validation_reward"
+"""The key of an on-policy task's mean reward there."""
 
 
 class Validator:
-    """Validates the weights that would be kept, and saves the best; does nothing without a validation split."""
+    """Validates the weights that would be kept, and saves the best; does nothing without a validation split.
 
-    def __init__(self, setup: Setup, regularizers: Attached) -> None:
-        self.setup, self.regularizers = setup, regularizers
+    Args:
+        drawing: of an on-policy task, whose loss here is minus the mean of what it measures of held-out rows.
+    """
+
+    def __init__(self, setup: Setup, regularizers: Attached, drawing: Drawing | None = None) -> None:
+        self.setup, self.regularizers, self._drawing = setup, regularizers, drawing
         self._steps = plan_steps(len(setup.train), setup.section, setup.processes)
         self._sample = None
-        if setup.validation is not None:
+        if setup.validation is not None and drawing is None:
             steps = min(self._steps.total, self._steps.per_epoch)
             trained = setup.train.take(setup.train.drawn(self._steps.batch, setup.seed, steps))
             self._sample = trained.sample(min(len(setup.validation), SAMPLE), setup.seed)
@@ -39,15 +46,20 @@ class Validator:
         with self.regularizers.averaged_weights():
             if self.regularizers.average:
                 share_statistics(setup.accelerator, setup.loaded.module)
-            losses = self._losses(setup.validation)
+            losses = self._losses(setup.validation, progress.step)
             loss = losses[""]
+            if self._drawing is not None and math.isnan(loss):
+                raise TrainingError(
+                    f"at step {progress.step} no answer to the validation rows has a reward. Correct the function that "
+                    "scores them; `ftengine plan` tries it."
+                )
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the validation loss is {loss} at step {progress.step}. Lower train.learning_rate "
                     f"(now {section.learning_rate:g}) or use train.precision float32, in a new run."
                 )
             # On training rows without dropout and augmentation, so that the gap is comparable.
-            train = self._losses(self._sample)
+            train = {} if self._drawing else self._losses(self._sample)
             better = progress.best_loss is None or loss < progress.best_loss
             writes = setup.accelerator.is_main_process or is_sharded(setup.loaded.module)
             if better and section.keep_best and writes:
@@ -59,13 +71,16 @@ class Validator:
             progress.level, progress.bad_validations = loss, 0
         else:
             progress.bad_validations += 1
+        names, what = LOSSES, f"loss {number(loss, 4)}"
+        if self._drawing is not None:
+            names, losses, what = (REWARD, ""), {"": -loss}, f"reward {number(-loss, 4)}"
         figures = {
             f"{name}{of}": x
-            for name, losses_by_source in zip(LOSSES, (losses, train), strict=True)
+            for name, losses_by_source in zip(names, (losses, train), strict=True)
             for of, x in losses_by_source.items()
         }
         setup.record(Validated, {"step": progress.step, "epoch": progress.epoch, **figures})
-        setup.listener.message(f"step {progress.step}: validation loss {number(loss, 4)}{' (best)' if better else ''}")
+        setup.listener.message(f"step {progress.step}: validation {what}{' (best)' if better else ''}")
 
     def is_enough(self, progress: Progress) -> bool:
         """Return whether early stopping ends the run, because too many validations brought no improvement."""
@@ -83,7 +98,7 @@ class Validator:
         setup.accelerator.wait_for_everyone()  # the main process may still be writing them
         if setup.section.keep_best and progress.best_step not in (None, progress.step):
             load_best(setup.run, module)
-            setup.listener.message(f"keeping the weights of step {progress.best_step} (lowest validation loss)")
+            setup.listener.message(f"keeping the weights of step {progress.best_step} (best validation)")
         elif self.regularizers.average:
             train_mode(module)
             with self.regularizers.averaged_weights():
@@ -92,8 +107,10 @@ class Validator:
             copy_into(state_tensors(module), weights, "the weights to keep")
         module.eval()
 
-    def _losses(self, split: EncodedSplit | None) -> dict[str, float]:
+    def _losses(self, split: EncodedSplit | None, step: int = 0) -> dict[str, float]:
         assert split is not None
         setup, together = self.setup, self._steps.batch
+        if self._drawing is not None:
+            return {"": -self._drawing.mean(split.sample(min(len(split), SAMPLE), setup.seed), step)}
         tokens = batch_tokens(setup.section, setup.accelerator.device)
         return mean_losses(setup.accelerator, setup.loaded.module, split, setup.section.batch_size, tokens, together)

@@ -80,13 +80,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def build(folder, llama_folder):
-    def build(output, *functions, task=None, **train):
+    def build(output, *functions, task=None, held="test", **train):
         rewards = [{"function": f"{folder / 'score.py'}:{name}"} for name in functions or ("lower",)]
         return Recipe.make(
             {
                 "model": {"source": str(llama_folder)},
                 "task": {"name": "grpo", "rewards": rewards, "max_new_tokens": 3, **(task or {})},
-                "data": {"train": str(folder / "rows.jsonl"), "validation": 0.2},
+                "data": {"train": str(folder / "rows.jsonl"), "validation": None, held: 0.2},
                 "strategy": "full",
                 "train": {
                     "max_steps": 2,
@@ -187,6 +187,23 @@ def test_the_reference_is_the_model_before_training(build, tmp_path):
     first, second = [line["kl"] for line in run.metrics]
     assert first == pytest.approx(0, abs=1e-9)
     assert second > 1e-6
+
+
+def test_a_run_is_validated_by_the_reward_of_likeliest_answers(build, tmp_path):
+    """Early stopping and the best weights go by it, and evaluation measures the same of these."""
+    train = {"max_steps": 8, "validate_every": 1, "learning_rate": 1e-9, "early_stopping": {"patience": 2}}
+    stopped = fine_tune(build(tmp_path / "stopped", held="validation", **train))
+    result = stopped.directory.read_json("training.json")
+    assert (result["steps"], result["stopped_early"], result["best_step"]) == (3, True, 1)
+    train |= {"learning_rate": 0.03, "early_stopping": None, "warmup": 0.0}
+    run = fine_tune(build(tmp_path / "run", held="validation", **train))
+    rewards = [line["validation_reward"] for line in run.directory.metrics() if "validation_reward" in line]
+    assert len(rewards) == 8
+    result = run.directory.read_json("training.json")
+    assert (-result["best_loss"], result["best_step"]) == (max(rewards), 1 + rewards.index(max(rewards)))
+    assert run.evaluation["tuned"]["mean_reward"]["value"] == pytest.approx(max(rewards))
+    with raises(TrainingError, "validation rows"):
+        fine_tune(build(tmp_path / "fails", "raises", held="validation", validate_every=1))
 
 
 def test_answers_at_which_a_function_fails_have_no_reward_and_are_counted(build, tmp_path):

@@ -132,13 +132,14 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
 
     # A step.
 
-    def drawn(self, request: DrawRequest) -> list[DrawnAnswer]:
-        """Return the answers to all rows of a request, those of a row behind each other."""
+    def drawn(self, request: DrawRequest, *, likeliest: bool = False) -> list[DrawnAnswer]:
+        """Return the answers to all rows of a request, those of a row behind each other; or the likeliest one a row."""
         loaded, config = request.loaded, self.config
         asked = [self._asked(row, loaded.processor, loaded.max_length) for row in request.rows]
         seed = step_seed(request.seed, request.step)
-        options = GenerationOptions(max_new_tokens=config.max_new_tokens, temperature=config.temperature, seed=seed)
-        ids, each = [query.ids for query in asked], config.num_generations
+        temperature, each = (0.0, 1) if likeliest else (config.temperature, config.num_generations)
+        options = GenerationOptions(max_new_tokens=config.max_new_tokens, temperature=temperature, seed=seed)
+        ids = [query.ids for query in asked]
         groups = draw_groups(loaded, ids, each, options, stop_tokens(loaded), request.attempt)
         drawn = zip(asked, groups, strict=True)
         answers = [self._answer(query, answer, loaded.processor) for query, group in drawn for answer in group]

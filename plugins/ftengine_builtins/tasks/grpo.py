@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -200,6 +201,13 @@ class GRPO(AnswersPrompts):
         penalty = overlong(len(answer.ids), self.config.max_new_tokens, buffer)
         total = None if scored.total is None else scored.total + penalty
         return Scored((*scored.rewards, penalty), total, scored.error)
+
+    def measure(self, request: DrawRequest) -> list[float]:
+        """Return the reward of the likeliest answer to each row, without the price of length; nan without one."""
+        answers = self.drawn(request, likeliest=True)
+        given = [self._rewards.arguments(row, own_answer(row)) for row in request.rows]
+        totals = [self._rewards.score(one.text, own).total for one, own in zip(answers, given, strict=True)]
+        return [math.nan if total is None else total for total in totals]
 
     def draw_again(self, scored: Sequence[list[DrawnAnswer]], attempt: int) -> Sequence[int]:
         """Return the rows whose answers all have the same reward, up to `redraws` times."""
