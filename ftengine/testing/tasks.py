@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ftengine import api
-from ftengine.api.on_policy import is_on_policy, is_validated
+from ftengine.api.on_policy import is_on_policy
 from ftengine.api.task_sorts import compares_examples, reference_keys
 from ftengine.data.answer_tables import vector_of
 from ftengine.data.batching import as_numbers
@@ -176,10 +176,6 @@ class TaskChecks(Checks):
         assert equal(drawn, again), "a step draws other answers the second time: draw by (seed, step, prompt)"
         draws = task.learn_from(task.score(self.examples, drawn))
         batch = task.collate(draws.examples, loaded.processor) if draws.examples else batch
-        if is_validated(task):
-            with torch.no_grad():
-                values = list(task.measure(request))
-            assert len(values) == len(self.examples), f"measure returned {len(values)} figures, one a row is needed"
         loss, _, sums, _ = task.learn(loaded.module, batch)
         assert bool(torch.isfinite(loss)), f"the loss of drawn answers is {loss}"
         assert len(sums) == len(task.token_figures), f"{len(sums)} sums for figures {task.token_figures}"
