@@ -1,4 +1,4 @@
-"""One tree of errors; every message says what was wrong, the value, what is allowed, what to do."""
+"""The errors of ftengine; every message states the fault, the value, what is allowed, and what to do."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class MergeChangedOutputs(FtengineError):
 
 
 class NotExportable(InputError):
-    """A format has no place for what was trained."""
+    """The format cannot store what was trained."""
 
 
 class NoRuntime(InputError):
@@ -107,11 +107,11 @@ class NoRuntime(InputError):
 
 
 class ProgramFailed(FtengineError):
-    """The program that an exported file was opened with timed out or ended, so that nothing is known of the file."""
+    """The program that opened an exported file timed out or crashed, so the file could not be checked."""
 
 
 class ExportDiffers(FtengineError):
-    """What was exported is not the tuned model; nothing was left behind."""
+    """The exported files do not answer as the tuned model; they were removed."""
 
 
 class SavedPartDiffers(FtengineError):
@@ -119,22 +119,22 @@ class SavedPartDiffers(FtengineError):
 
 
 class ProcessLost(FtengineError):
-    """Of several processes that work together, one has ended or no longer answers."""
+    """One of the processes of a distributed run has ended or no longer answers."""
 
 
 class TrainingError(FtengineError):
-    """Training cannot go on, or a model cannot be used: loss or outputs are not finite, nothing trains, no label is."""
+    """Training cannot continue: a loss, gradient or output is not finite, or nothing is trainable."""
 
 
 def text_of_file(file: Path) -> str:
-    """Read a text file in UTF-8 (OSError, ValueError: it cannot be; a pipe or device, which may never end, is none)."""
+    """Read a UTF-8 text file (OSError, ValueError: it cannot be read, or is a pipe or device)."""
     if file.exists() and not file.is_file():
         raise OSError(f"it is {'a folder' if file.is_dir() else 'a pipe or a device'}, not a file")
     return file.read_text(encoding="utf-8")
 
 
 def json_of_file(file: Path) -> Any:
-    """Read a JSON file that somebody else may have written (OSError, ValueError: it cannot be)."""
+    """Read a JSON file from any source (OSError, ValueError: it cannot be read)."""
     try:
         return json.loads(text_of_file(file))
     except RecursionError:
@@ -142,7 +142,7 @@ def json_of_file(file: Path) -> Any:
 
 
 def load_yaml(text: str) -> Any:
-    """Return what YAML says (YAMLError: it is none, or holds what is no value: a date of month 13, endless nesting)."""
+    """Return the content of YAML text (YAMLError: it is invalid, also by a date of month 13 or endless nesting)."""
     import yaml
 
     try:
@@ -167,20 +167,20 @@ def system_limit(error: BaseException) -> tuple[str, str] | None:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Say whether an error is that of a library in Rust which gave up; it is no Exception."""
+    """Return whether an error is the panic of a Rust library, which is not a subclass of Exception."""
     return type(error).__module__ == "pyo3_runtime"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest known word, or "" when none is near."""
+    """Return " Did you mean 'x'?" with the most similar known word, or "" if none is similar."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def near_file(path: Path, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the nearest of the names in a path's folder, or "" for none.
+    """Return " Did you mean 'x'?" with the most similar file name in a path's folder, or "" if none is similar.
 
-    Names are compared with and without their suffixes: a suffix makes no file near.
+    Names are compared with and without their suffixes; an equal suffix alone does not make two names similar.
     """
 
     def stem(file: str) -> str:
@@ -210,14 +210,14 @@ def column_names(columns: Sequence[str]) -> str:
 
 @dataclass
 class RefusedRows:
-    """Rows that cannot be used, counted for one error: why the first cannot, how many there are, and where."""
+    """Collects unusable rows for one error message: the first reason, the number of rows, and their places."""
 
     reason: str = ""
     count: int = 0
     places: list[str] = field(default_factory=list)
 
     def add(self, place: str, reason: str) -> None:
-        """Note a row; `reason` is a whole sentence, which counts of the first alone."""
+        """Add a row; `reason` is a whole sentence, of which the message shows the first row's."""
         self.reason = self.reason or reason
         self.count += 1
         if len(self.places) < MOST_PLACES:
@@ -225,11 +225,11 @@ class RefusedRows:
 
     @property
     def enough(self) -> bool:
-        """Whether no more need be counted."""
+        """Whether counting can stop."""
         return self.count >= MOST_REFUSED
 
     def error(self, repair: str = "") -> DataError:
-        """Return the error; `repair` is what to do, after a blank."""
+        """Return the error; `repair` is a sentence on what to do, with a leading space."""
         count = f"{self.count:,}{' or more' if self.enough else ''}"
         first = ": " if self.count == len(self.places) else ", the first at "
         more = "" if self.count == 1 else f" {count} rows cannot be used{first}{', '.join(self.places)}."
@@ -238,7 +238,7 @@ class RefusedRows:
 
 @contextmanager
 def naming(label: str) -> Iterator[None]:
-    """Say of an error which run, file or key of the recipe it is about; "" says nothing."""
+    """Within the block, prefix errors with the run, file or recipe key that they are about; "" adds nothing."""
     try:
         yield
     except FtengineError as error:

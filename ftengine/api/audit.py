@@ -1,4 +1,4 @@
-"""Audits: problems of data that can be read."""
+"""Audits, which look for problems in data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class AuditedRows(Protocol):
         """Yield each row's view, in the file's order."""
 
     def texts(self) -> Iterator[str]:
-        """Yield the text of each row in one string, one line per text; "" where it has none.
+        """Yield the texts of each row as one string, one per line; "" for a row without text.
 
-        A very long row is cut to its first 131,072 characters. Cheaper than the views, as texts are kept in memory up
-        to a limit.
+        A very long row is cut to its first 131,072 characters. This is faster than reading the views, as texts are
+        cached in memory up to a limit.
         """
 
     def values(self, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -51,7 +51,8 @@ class AuditedData:
         splits: rows by name, "train" first, then "validation" and "test" where there are such.
         task: the task's name.
         distinct: for each split, (rows,) int64 numbers that equal rows share over all splits.
-        same_words: the same for rows of the same words in the same order; None where words were not compared.
+        same_words: as `distinct`, but equal for rows with the same words in the same order; None if words were not
+            compared.
         targets: for each split, (rows,) int64 numbers that are equal for equal labels, 0 without a label.
         facts: results of reading and dividing, as JSON values (docs/data.md lists them).
         encoded: for each split facts of the encoded examples (number, tokens, length percentiles, truncated), as JSON
@@ -70,7 +71,7 @@ class AuditedData:
 
 
 class Audit(Component):
-    """Looks at the data before anything trains; every installed audit looks at every run's data.
+    """Examines the data before training; every installed audit examines the data of every run.
 
     What an audit finds is shown by `plan` and `train`, kept in audit.json, and read by rules and report.
     """

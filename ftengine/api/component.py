@@ -1,4 +1,4 @@
-"""The base of all components, their options and traits; and a test of which optional methods a component writes."""
+"""The base class of all components, of their options and of their traits."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Component(ABC):
     """Anything that a user can choose by name in a recipe.
 
     Subclasses set `name`, may replace `Config`, and start their docstring with the line that `ftengine plugins list`
-    shows. A component is built with its validated config. A kind's abstract methods must be written; the others are
-    optional, and do nothing (or answer no) by default.
+    shows. A component is built with its validated config. The abstract methods of its kind must be overridden; the
+    others are optional, and by default do nothing or return None or False.
     """
 
     name: ClassVar[str]
@@ -66,7 +66,7 @@ class Component(ABC):
 
 
 def overrides(component: Component | type[Component], name: str) -> bool:
-    """Say whether a component, or its class, writes an optional method of its kind, such as "merge"."""
+    """Return whether a component, or its class, overrides an optional method of its kind, such as "merge"."""
     cls = component if isinstance(component, type) else type(component)
     owners = [kind for kind in cls.__mro__ if name in vars(kind)]
     # A class of the contract that brings a member declares it; one that has it from another writes it.
@@ -74,5 +74,5 @@ def overrides(component: Component | type[Component], name: str) -> bool:
 
 
 def is_contract(cls: type) -> bool:
-    """Say whether a class is a base class of the contract."""
+    """Return whether a class is one of the base classes in `ftengine.api`."""
     return cls.__module__.startswith(f"{__package__}.")

@@ -29,7 +29,7 @@ class EvaluatorTraits(Traits):
 
 
 class Evaluator(Component):
-    """Measures predictions; every figure is a function of the table of predictions and of weights.
+    """Measures predictions; every figure is a function of the table of predictions and of the rows' weights.
 
     Subclasses can do more: `FittedEvaluator` learns from validation, `ModelEvaluator` asks the models questions of its
     own, `CodeEvaluator` runs the user's code, and `IntervalEvaluator` describes what the intervals of its figures
@@ -97,7 +97,7 @@ class Evaluator(Component):
     def for_slices(self) -> Evaluator:
         """Return an evaluator without the figures that are too slow to resample for every slice of the data.
 
-        It reads the same rows, and has the same first metric.
+        It must read the same keys and have the same first metric.
         """
         return self
 

@@ -1,4 +1,4 @@
-"""Sorts of evaluators, each with the methods that only such evaluators write."""
+"""Base classes of special kinds of evaluators, with the methods that only they have."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class ModelEvaluator(Evaluator):
 
     @abstractmethod
     def benchmarks(self, task: Task) -> Mapping[str, Evaluator]:
-        """Return the benchmarks that `ask_models` asks: for each name, the evaluator of its answers.
+        """Return an evaluator for each benchmark, by its name; `ask_models` returns the answers that they score.
 
-        Called before a model loads. The evaluators returned are used like this one. Their metrics must be declared by
-        then; metrics of one name mean the same. Raise InputError where models of this task cannot be asked, or the
-        questions are missing.
+        Called before a model loads. The engine uses the returned evaluators like any other; their `metrics` must be
+        set. Metrics with the same name must mean the same. Raise InputError where models of this task cannot be asked,
+        or the questions are missing.
         """
 
     @abstractmethod

@@ -23,12 +23,12 @@ class TrainingContext:
 
     Args:
         device: where the model computes.
-        repeats: whether this process reads each example again, as it was, in later epochs.
-        tokens: number of tokens of all training examples; for images, of images.
-        room: returns the bytes of memory that may be taken from here on.
+        repeats: whether later epochs of this process read the same examples again, unchanged.
+        tokens: number of tokens of all training examples; for images, number of images.
+        room: returns the bytes of memory that are still available.
         message: shows a message to the user.
-        paths: names of those that may compute together.
-        one_row: whether a batch has one row an example, and not several, as of a pair's two answers.
+        paths: names of all fast paths that may be active together.
+        one_row: whether a batch has one row per example; False where it has several, such as the two answers of a pair.
     """
 
     device: torch.device
@@ -45,8 +45,8 @@ class FastPathTraits(ShardingTraits):
     """Facts about a fast path.
 
     Args:
-        draws_randomness: it draws other random numbers than the model does, for dropout. Losses and gradients are
-            compared without dropout then; `dropout_keeps_its_rate_and_mean` of the conformance checks compares dropout.
+        draws_randomness: whether its dropout draws other random numbers than the model's. Losses and gradients are then
+            compared without dropout; the conformance check `dropout_keeps_its_rate_and_mean` tests the dropout.
     """
 
     draws_randomness: bool = False
@@ -55,9 +55,9 @@ class FastPathTraits(ShardingTraits):
 class FastPath(Component):
     """Changes how a model computes while it trains, without changing results.
 
-    Named under `train.fast_paths` in a recipe. Before it is used, losses and gradients of a small batch are compared
-    with the model's own, and a path that differs by more than rounding is left out by name (an error where the recipe
-    names it).
+    Named under `train.fast_paths` in a recipe. Before it is used, the losses and gradients of a small batch are
+    compared with the model's own. A path that differs by more than rounding is not used, and a message names it; if the
+    recipe names that path, this is an error.
     """
 
     traits: FastPathTraits = FastPathTraits()
@@ -66,11 +66,12 @@ class FastPath(Component):
     def activate(
         self, loaded: LoadedModel, context: TrainingContext
     ) -> AbstractContextManager[Mapping[str, int] | None]:
-        """Change how the model computes; a `contextlib.contextmanager` that restores it in the end.
+        """Return a context (`contextlib.contextmanager`) within which the model computes in another way.
 
-        It yields how many parts of each kind are replaced, such as {"RMS norms": 5}, or None where the model has none.
-        Counts that only the first batch shows may be added until then. It is entered several times, one after the
-        other, after the strategy prepared the model.
+        The context yields how many parts of each kind are replaced, such as {"RMS norms": 5}, or None if the model has
+        no such part. Counts that are known only after the first batch may be added to the mapping before the context
+        ends. The engine enters such a context several times, one after another, after the strategy has prepared the
+        model.
         """
 
     # What some write.
@@ -91,7 +92,7 @@ class FastPath(Component):
         return nullcontext()
 
     def computed_tokens(self, batch: Batch) -> int | None:
-        """Return how many tokens of a micro-batch the model computes while it is active; None: all, and padding."""
+        """Return how many tokens of a micro-batch the model computes with this path; None: all, padding included."""
         return None
 
     def order(self, batch: Batch) -> Sequence[int] | None:
@@ -103,57 +104,57 @@ class FastPath(Component):
 
 
 class Decoder(Protocol):
-    """Computes the next token of sequences that grow, whose keys and values it keeps.
+    """Computes next-token logits of growing sequences, whose keys and values it caches.
 
-    A sequence is a number. What is appended is computed by the next `compute`, for all sequences at once.
+    A sequence is identified by a number. `append` queues tokens; `compute` runs the model on all queued tokens at once.
     """
 
     def fork(self, sequence: int, length: int) -> int:
-        """Return a new sequence that begins with the first `length` tokens of another, computed or only appended.
+        """Return a new sequence with the first `length` tokens of another one, whether computed or only queued.
 
-        With length 0 it is empty, whatever the other is.
+        With length 0 the new sequence is empty.
         """
 
     def append(self, sequence: int, tokens: Sequence[int]) -> None:
-        """Append tokens to a sequence, once before each `compute`."""
+        """Queue tokens at the end of a sequence; call it at most once per sequence before each `compute`."""
 
     def compute(self) -> torch.Tensor:
-        """Return (sequences, vocabulary) logits behind the last token of each that was appended to, in that order."""
+        """Return next-token logits (sequences, vocabulary) of the sequences with queued tokens, in queued order."""
 
     def free(self, sequence: int) -> None:
-        """Forget a sequence; what others share with it stays."""
+        """Delete a sequence; keys and values that other sequences share with it stay."""
 
 
 class InferencePath(FastPath):
-    """A fast path by which models predict and answer as well, in every run, whatever `train.fast_paths` says.
+    """A fast path that is also used for prediction and generation, in every run, whatever `train.fast_paths` is.
 
-    The engine gives a model one object of each class that needs no options (`LoadedModel.inference_paths`). Nothing is
-    compared then: `suits` is to find out whether a model's predictions stay the same.
+    The engine gives a model one object of each class that needs no options (`LoadedModel.inference_paths`). Predictions
+    with and without the path are not compared by the engine: `suits` has to find out whether they are the same.
     """
 
     @abstractmethod
     def suits(self, model: nn.Module) -> bool:
-        """Say whether a model may predict in this way; for a sharded model, all processes call it."""
+        """Return whether a model may predict with this path; all processes of a sharded model call it."""
 
     def around_prediction(self, model: nn.Module, batch: Batch) -> AbstractContextManager[None]:
-        """Hold while a task predicts a batch (`Task.predict`), without gradients."""
+        """Return the context in which a task predicts a batch (`Task.predict`), without gradients."""
         return nullcontext()
 
     def predicted_tokens(self, model: nn.Module, batch: Batch) -> int | None:
-        """Return how many tokens of a batch a model computes in `around_prediction`; None: all, and padding."""
+        """Return how many tokens of a batch a model computes in `around_prediction`; None: all, padding included."""
         return None
 
     def around_generation(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """Hold while a model generates, in evaluation mode and without gradients."""
+        """Return the context in which a model generates, in evaluation mode and without gradients."""
         return nullcontext()
 
     def decoder(self, model: nn.Module) -> AbstractContextManager[Decoder] | None:
-        """Return what computes a decoder model's answers token by token; None where this path does not."""
+        """Return a context that yields a `Decoder` for a decoder model; None if this path has none."""
         return None
 
     def probe_result(self, model: nn.Module) -> Any:
-        """Return what was found out about a model, as JSON, for later runs of the same; None: nothing."""
+        """Return JSON values that spare later runs of the same model this path's tests; None: nothing to keep."""
         return None
 
     def restore_probe_result(self, model: nn.Module, result: Any) -> None:
-        """Take what `probe_result` returned of the same model in an earlier run."""
+        """Restore what `probe_result` returned for the same model in an earlier run."""

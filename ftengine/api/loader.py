@@ -12,7 +12,7 @@ from ftengine.api.types import LoadedModel, LoadRequest
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a model source states of where it is from.
+    """Licence and origin of a model, as its source states them.
 
     Args:
         repository: its name on the hub, owner/model; "" where that is not known.

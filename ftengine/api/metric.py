@@ -33,17 +33,18 @@ class Metric:
         label: as people call it, e.g. "macro F1".
         higher_is_better: None where neither more nor less is better.
         proportion: it is a share of trials, between 0 and 1; it gets a score interval, which keeps a width at both.
-        interval: False where noise makes it larger and resampling larger still, so that its interval would be wrong.
+        interval: False for a metric that noise biases upwards, such as a calibration error, as a bootstrap interval
+            would be wrong.
         fallback: the metric to decide by where this one has no interval.
-        tested_as: the metric that this one rises and falls with, so that one test serves both: for a perplexity, the
+        tested_as: a metric that is a monotonic function of this one and is tested in its place: for perplexity the
             loss, whose differences are nearer to a normal distribution.
         shown_as: the metric that a headline shows instead, in a unit that people read: R² for an error.
         pooled: False if it ranks, bins or correlates one model's outputs for many examples, so that outputs of several
             folds' models cannot be pooled.
-        relative: it depends on which examples are measured together, as a rank among them does, so that figures of two
-            sets of examples cannot be compared.
+        relative: it depends on which examples are measured together, as a rank does, so figures of two different sets
+            of examples are not compared.
         kind: "quality", or "calibration" for how well stated confidence holds.
-        at_zero: meaning of 0, if that is not perfection.
+        at_zero: meaning of the value 0, if 0 is not a perfect score.
         primary: the verdict uses it rather than the task's first metric, e.g. a metric of generated text.
         meaning: a sentence for the report's glossary.
     """
@@ -69,9 +70,9 @@ class ExampleScores:
 
     Args:
         score: (n,) higher is better; nan where unknown.
-        right: (n,) 1 where the answer is right, 0 where it is wrong, nan where it is neither.
-        wrong_confidence: (n,) the probability of the wrong part of an answer, to show confident errors; nan if it is
-            right or unknown, None if all are.
+        right: (n,) 1 for a right answer, 0 for a wrong one, nan if answers are neither.
+        wrong_confidence: (n,) the probability given to a wrong answer, to show confident errors; nan for right answers
+            and if unknown, None if there is none.
     """
 
     score: np.ndarray
@@ -87,8 +88,9 @@ class Estimate:
         value: the point estimate.
         low, high: ends of the 95 % interval; None where it cannot be computed.
         n: number of distinct examples; for grouped rows, of groups, as these are sampled.
-        rows: number of rows in these groups; None if each distinct example is a group.
-        worth: how many groups of equal size these are worth, which intervals and tests go by; None as `rows`.
+        rows: number of rows in these groups; None if the data has no groups.
+        worth: effective number of groups (Kish), given their sizes; used by intervals and tests. None if the data has
+            no groups.
     """
 
     value: float
@@ -113,8 +115,8 @@ class Difference:
         value: the difference of the two point estimates.
         low, high: ends of its 95 % interval, paired where the examples are the same.
         p: two-sided p-value of no difference.
-        better: True where it is for the better beyond chance, False where it is for the worse, None where neither.
-        detectable: the smallest true difference that this many examples would show in four of five tests.
+        better: True for a significant improvement, False for a significant decline, None if not significant.
+        detectable: the smallest true difference that a test on this many examples detects with a power of 80 %.
         test: the test that gives `p`; None without one.
         p_adjusted: `p` adjusted for all differences that are tested together (Holm); None if it is tested alone.
     """
@@ -136,21 +138,21 @@ class Difference:
 
 
 class Baseline(Shown):
-    """The best constant answer and what it reaches, and the answer that a model gives most.
+    """The best constant answer with its figures, and the model's most frequent answer.
 
-    An evaluator yields it among its details (`yield Baseline(…).fact()`). Rules compare the tuned model with it, and so
-    does the headline where the base has a fresh head, whose guesses mean nothing.
+    An evaluator yields it among its details (`yield Baseline(…).fact()`). Rules compare the tuned model with it. The
+    headline does so too if the base has an untrained head.
 
     Args:
         answer: the best constant answer in words: the most frequent label, "the mean".
-        share: how often that is the truth; 1 where all examples have the same.
-        figures: by metric, what that answer reaches: for accuracy the most frequent label's share, for ROC AUC 0.5.
+        share: the share of examples for which it is right; 1 if all have the same label.
+        figures: its figures by metric: for accuracy the most frequent label's share, for ROC AUC 0.5.
         given: the model's most frequent answer; "" if its answers are varying numbers.
-        count, total: to how many it gives this answer, of how many.
+        count, total: how often the model gives `given`, and the number of all answers.
         unit: the counted thing, such as "example".
         gains: by metric, the model's figure minus the baseline's; filled in by the engine.
-        way: the baseline in words, if it is no constant answer: "preferring the longer answer".
-        classes: (name, how often it is the truth, how often the model's answer) where each has one of a few; else ().
+        way: the baseline in words, if it is another one than a constant answer: "preferring the longer answer".
+        classes: for classifiers (name, number of examples, number of the model's answers) of each class; else ().
     """
 
     FACT: ClassVar[str] = "baseline"
@@ -176,7 +178,7 @@ class Baseline(Shown):
 
 
 class Estimator(Protocol):
-    """Gives figures the engine's intervals."""
+    """Computes an evaluator's figures with the engine's intervals; an argument of `Evaluator.details`."""
 
     def __call__(
         self, values: Callable[[np.ndarray], np.ndarray], trials: Sequence[float] | None = None

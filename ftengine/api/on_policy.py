@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """What a step asks of an on-policy task, in one process.
+    """A request to draw answers for one training step, in one process.
 
     Args:
-        loaded: the model as it is, in evaluation mode, without gradients and under the run's autocast.
-        rows: this process's share of the step's rows.
-        seed, step: of the run, and the number of the step from 0. Draws depend on these, the prompt and the number of
-            the answer, and on no generator's state.
-        size: most sequences of a batch of the model's.
-        reference: a context in which the model computes as it did when training began.
-        attempt: how often these rows were answered before in this step, as `draw_again` asked.
+        loaded: the model with its present weights, in evaluation mode, without gradients and under the run's autocast.
+        rows: this process's share of the step's rows, which are prompts.
+        seed, step: the run's seed, and the number of the step from 0. Draws must depend only on these, the prompt and
+            the number of the answer, not on the state of a random generator.
+        size: maximal number of sequences per forward pass.
+        reference: returns a context in which the model has the weights with which training began.
+        attempt: number of earlier draws for these rows in this step (`draw_again`).
     """
 
     loaded: LoadedModel
@@ -48,16 +48,16 @@ class DrawRequest:
 
 @dataclass(frozen=True)
 class Draws:
-    """What a step learns from.
+    """The drawn answers that a step trains on, with their figures.
 
     Args:
-        examples: the answers of all processes that teach something, as features for `collate`, in an order that is the
-            same on each; none in an idle step, which makes no update.
-        idle_weight: what the other answers add to the loss's weight; they are not computed.
+        examples: features for `collate` of the answers to train on, from all processes and in the same order in each
+            process; empty in an idle step, which makes no update.
+        idle_weight: weight in the loss of the answers that are not trained on, since their gradient is zero.
         figures: numbers by name, for the step's line of metrics.jsonl.
-        records: JSON values, a mapping an answer, for draws.jsonl.
-        idle: why nothing can be learnt from any of the answers; "" where something can.
-        unscored: why not one of the answers could be scored; several such steps in a row end the run.
+        records: one mapping of JSON values per answer, for draws.jsonl.
+        idle: the reason why no answer can be trained on; "" if some can.
+        unscored: the reason why no answer has a score; "" if some have one. Several such steps in a row end the run.
     """
 
     examples: Sequence[Features]
@@ -69,9 +69,10 @@ class Draws:
 
 
 class OnPolicyTask(GenerativeTask):
-    """A task that learns from answers which its model draws, and which are scored, at every step.
+    """A task that trains on scored answers, which its own model draws at every step.
 
-    A row is a prompt. `encode` gives it with an answer as long as may be drawn, by which time and memory are measured.
+    A row is a prompt. `encode` returns the prompt with a placeholder answer of the maximal length, so that `plan` can
+    measure time and memory.
     """
 
     answers_per_row: int = 1
@@ -87,18 +88,18 @@ class OnPolicyTask(GenerativeTask):
 
     @abstractmethod
     def draw(self, request: DrawRequest) -> Sequence[Any]:
-        """Answer the rows of a request; return what was drawn for each row, in order, as values that can be pickled."""
+        """Draw answers to the rows of a request; return a picklable value for each row, in order."""
 
     @abstractmethod
     def score(self, rows: Sequence[Example], drawn: Sequence[Any]) -> Sequence[Any]:
-        """Score what `draw` returned for some rows; return it with its scores, in the same order.
+        """Score the answers that `draw` returned; return them with their scores, in the same order.
 
-        It has a share of a step's rows, so whether nothing could be scored is for `learn_from` to say.
+        It sees only this process's share of a step's rows; `learn_from` reports that no answer of the step has a score.
         """
 
     @abstractmethod
     def learn_from(self, scored: Sequence[Any]) -> Draws:
-        """Return what a step learns from, of what `score` returned for all of its rows, of all processes.
+        """Return what a step trains on, given what `score` returned for its rows in all processes.
 
         Every process calls it with the same values.
         """
@@ -107,7 +108,7 @@ class OnPolicyTask(GenerativeTask):
     def learn(
         self, model: nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, torch.Tensor | float, Sequence[torch.Tensor], torch.Tensor | float]:
-        """Return (sum of losses, its weight, sums by `token_figures`, number of trained tokens) of drawn answers."""
+        """Return (sum of losses, its weight, sums of `token_figures`, number of trained tokens) for drawn answers."""
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return (sum of losses, its weight)."""
@@ -116,37 +117,37 @@ class OnPolicyTask(GenerativeTask):
     # What some write.
 
     def draw_again(self, scored: Sequence[Any], attempt: int) -> Sequence[int]:
-        """Return which rows are answered once more, by their numbers in `scored`, after so many further attempts.
+        """Return the indices in `scored` of rows to draw answers to again, after `attempt` further draws; by default ().
 
-        What `draw` and `score` return for them then takes the place of this. By default none.
+        The new results of `draw` and `score` replace the earlier ones.
         """
         return ()
 
     def measure(self, request: DrawRequest) -> Sequence[float]:
-        """Return how good an answer to each row is, higher is better, nan where that is unknown.
+        """Return a score of an answer to each row, higher is better; nan if unknown.
 
-        By its mean over held-out rows a run is validated; a task without it is not. The likeliest answers suit, which
-        depend on the model alone.
+        Validation uses the mean over held-out rows; a run of a task without this method is not validated. Score greedy
+        answers, which depend only on the model.
         """
         raise NotImplementedError
 
     def start_scoring(self) -> None:
-        """Begin what scoring needs, such as a process; raise RecipeError where it cannot be. Called before training."""
+        """Start what scoring needs, such as a process; called before training. Raise RecipeError if that fails."""
 
     def code_files(self) -> Sequence[Path]:
         """Return the files of code, besides installed plugins, that scores depend on; a run records their hashes."""
         return ()
 
     def advice(self, rows: Sequence[Example], loaded: LoadedModel) -> Iterable[str]:
-        """Yield warnings for `ftengine plan`, of some rows and a model that may have no weights."""
+        """Yield warnings for `ftengine plan`, given some rows and a model that may have no weights."""
         return ()
 
 
 def is_validated(task: Task) -> bool:
-    """Say whether a task's model is measured on the validation split while it trains."""
+    """Return whether a run of a task is validated while it trains."""
     return not is_on_policy(task) or overrides(task, "measure")
 
 
 def is_on_policy(task: Task) -> TypeGuard[OnPolicyTask]:
-    """Say whether a task's model learns from its own answers."""
+    """Return whether a task trains on answers of its own model."""
     return isinstance(task, OnPolicyTask)

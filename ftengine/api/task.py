@@ -27,15 +27,17 @@ class TaskTraits(Traits):
     Args:
         example_model: the default `model.source` of `ftengine init`; "": its own example.
         example_data: the default `data.train` of `ftengine init`.
-        reads_following: `encode` gets, as `following`, the next row of the split with other inputs (at the end, the
-            first such row), for losses that use answers to another prompt.
+        reads_following: whether `encode` gets the argument `following`: the next row of the split with other inputs
+            (for the last row, the first such one). Losses that use answers to another prompt need it.
         answers_vectors: `infer` returns a mapping with one vector per row, a list of floats of one length, so that
             `ftengine predict` can also write a matrix.
-        batch_size: examples of a step that its loss, which compares them, does well with; `ftengine init` proposes to
-            accumulate as many, of many rows. None: the recipe's default.
-        most_epochs: most passes over few rows that `ftengine init` proposes; None: as many as give enough steps.
-        learning_rate_share: its usual learning rate as a share of the strategy's, which `ftengine init` proposes.
-        strategy_defaults: (option, value) of options that a strategy which has them gets, unless the recipe sets them.
+        batch_size: recommended examples per step, for losses that compare examples; if there are enough rows, `ftengine
+            init` sets `train.accumulate` to reach it. None: the recipe's default.
+        most_epochs: maximal number of epochs that `ftengine init` proposes for few rows; None: as many as give enough
+            steps.
+        learning_rate_share: factor of the strategy's usual learning rate with which `ftengine init` proposes a rate.
+        strategy_defaults: (option, value) pairs: other defaults for the strategy's options, if it has options of these
+            names.
         pipeline_tag: the hub's tag of such a model for model cards, such as "text-generation"; "": none.
     """
 
@@ -52,11 +54,11 @@ class TaskTraits(Traits):
 
 @dataclass(frozen=True)
 class Recognised:
-    """Data in which a task sees its own kind.
+    """How a task reads some data; returned by `Task.recognise`.
 
     Args:
-        certainty: 3 where the data is made for this task and hardly for another, 2 where it suits it well, 1 where it
-            can be used, 0 where only who names the task wants it; `ftengine init` proposes the task with the highest.
+        certainty: `ftengine init` proposes the task with the highest: 3 if the data is made for this task, 2 if it
+            suits it well, 1 if it can be used, 0 if the task must be named with `--task`.
         columns: renaming of columns, for the recipe's `data.columns`.
         options: the task's options.
         note: sentences for the recipe's author about columns that seem to matter but are not read, or that are
@@ -97,10 +99,10 @@ class Task(Component):
 
     @abstractmethod
     def view(self, row: Example) -> View:
-        """Return what the engine needs to know of a row, before and after the data is bound.
+        """Return what the engine needs to know of a row, before and after the task has its labels.
 
-        Never raises: of a row that cannot be read, return what can be read. Only taking an input out (decoding an
-        image) may raise DataError.
+        Never raises: for a malformed row, return what can be read. Only access to an input (decoding an image) may
+        raise DataError.
         """
 
     @abstractmethod
@@ -138,7 +140,7 @@ class Task(Component):
     # What some write.
 
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
-        """Write into the folder of a saved model what readers need to know of the task: how its outputs are read."""
+        """Add files to the folder of a saved model that tell its users how to interpret the outputs."""
 
     def learn_labels(self, splits: Mapping[str, Iterable[Example]]) -> Labels | None:
         """Return the classification targets, learnt from the training split; None where the task has none.
@@ -180,7 +182,7 @@ class Task(Component):
         """
 
     def calibrate(self, rows: Rows) -> Mapping[str, Any]:
-        """Fit what `infer` answers by, such as a temperature, to the tuned model's predictions on validation.
+        """Fit parameters of `infer`, such as a temperature, to the tuned model's predictions on validation.
 
         `rows` are columns by key of `predicts`, as evaluators get them; called where the trait `predicts_probabilities`
         is set. The returned JSON values are kept in the run and in the config.json of saved classifiers, and become

@@ -1,4 +1,4 @@
-"""Sorts of tasks, each with the methods that only such tasks write, and tests for them."""
+"""Base classes of special kinds of tasks, with the methods that only they have."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class GenerativeTask(Task):
     ) -> list[Prediction]:
         """Generate text, one mapping with the keys of `generates` per row; options as of `infer`.
 
-        Where several answers to a row are drawn, the row is there as often, and option `sample` has the number of each
-        answer, from 0. For a task that writes `parts`, `parts` has for each row the number of the example to answer,
-        None: all of the row.
+        To draw several answers to a row, the engine repeats the row, and option `sample` has the number of each answer,
+        from 0. A task that overrides `parts` gets the argument `parts`: for each row the number of the example to
+        answer, None: the whole row.
 
         Evaluators read the texts, and the report shows some: "prompt", "completion" (what the model wrote) and
         "reference" (the row's answer, None where it has none), if the first two are among `generates`.
@@ -48,9 +48,9 @@ class GenerativeTask(Task):
         """
 
     def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
-        """Return the prompt of a row, so that another program can be asked the same.
+        """Return the prompt of a row, which exports and `verify` send to other programs.
 
-        For tasks whose model continues its prompt.
+        Only for decoders, which continue their prompt.
         """
         raise NotImplementedError
 
@@ -58,7 +58,7 @@ class GenerativeTask(Task):
 class InBatchTask(Task):
     """A task whose loss compares examples with each other.
 
-    The examples of the whole effective batch are compared, on one process or many.
+    The loss is computed over the whole effective batch, across micro-batches and processes.
     """
 
     in_batch: bool = True
@@ -66,7 +66,7 @@ class InBatchTask(Task):
 
     @abstractmethod
     def represent(self, model: nn.Module, batch: Batch) -> Mapping[str, torch.Tensor]:
-        """Return everything of a batch that the loss needs.
+        """Return all tensors of a batch that the loss needs.
 
         Tensors by name, one row per example: the model's outputs, in at least float32, and constants (ids, scores). The
         engine concatenates those of several micro-batches and processes.
@@ -74,7 +74,7 @@ class InBatchTask(Task):
 
     @abstractmethod
     def joint_loss(self, represented: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | float]:
-        """Return (sum of losses, its weight) of all examples, in any order, from what `represent` returned."""
+        """Return (sum of losses, its weight) over all examples, in any order, given the tensors of `represent`."""
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[torch.Tensor, torch.Tensor | float]:
         """Return (sum of losses, its weight) of a single batch."""
@@ -88,12 +88,13 @@ class ReferenceTask(Task):
     """Keys of `predict` whose values `loss` takes of the reference too; may depend on options. A run's batches then
     have them by key in a dict, batch["reference"], (n,) in float32: the engine asks the base, or the model with the
     trained part that the strategy starts from, once before the first step. Where a batch has none (the reference is
-    asked, a component is checked), the model is its own."""
+    asked, a component is checked), the model is its own reference."""
 
     def for_reference(self) -> ReferenceTask:
         """Return a task with the same options, except those that do not affect `reference`.
 
-        The reference's values are computed by it, so that runs which differ in these options alone share them.
+        The engine computes the reference's values with it, so runs that differ only in these options share cached
+        values.
         """
         return self
 
@@ -104,17 +105,17 @@ def generated_keys(task: Task) -> frozenset[str]:
 
 
 def writes_completions(task: Task) -> TypeGuard[GenerativeTask]:
-    """Say whether a task writes text under "completion"."""
+    """Return whether a task generates text under the key "completion"."""
     return "completion" in generated_keys(task)
 
 
 def gives_prompts(task: Task) -> TypeGuard[GenerativeTask]:
-    """Say whether another program can be given the prompts of a task."""
+    """Return whether a task overrides `GenerativeTask.prompt`."""
     return isinstance(task, GenerativeTask) and overrides(task, "prompt")
 
 
 def compares_examples(task: Task) -> TypeGuard[InBatchTask]:
-    """Say whether a task's loss compares examples with each other."""
+    """Return whether a task is an `InBatchTask`."""
     return isinstance(task, InBatchTask) and task.in_batch
 
 

@@ -1,4 +1,4 @@
-"""The small objects that cross between rooms."""
+"""Small objects that the engine and plugins exchange."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Features:
         truncated: whether something was cut off.
         longest: the longest sequence that the model reads of it, for its limit; None: it reads one, of `length`.
         full_length: the length before cutting, whose distribution `plan` shows; None: unknown.
-        unknown: number of tokens for text that the tokenizer has no token for; None: unknown.
+        unknown: number of unknown tokens (such as [UNK]) in the input; None if not counted.
         untrained: why nothing is trained on, if not because of cutting.
         counts: numbers by name, which audits see summed over a split.
         kind: kind of row; `plan` shows one of each; "": all rows are of one kind.
@@ -73,7 +73,7 @@ class Labels:
         kind: "single" (one of `names`), "multi" (any subset of `names`), "regression" (a number), or "tags" (one of
             `names` per word; "single" tags may be IOB2).
         names: label names in id order; for regression one name an output.
-        counts: how many training rows have each name, where the task counted them; labels are equal without them.
+        counts: number of training rows of each name, if the task counted them; `==` ignores it.
         mean, std: mean and standard deviation of the training targets, which standardise the loss; else None.
     """
 
@@ -188,7 +188,7 @@ class View:
 
     @property
     def label(self) -> Any:
-        """The target of a row, by which rows with equal texts are compared; None of free text."""
+        """The target if it is a class, a set of classes or a number; None for free text."""
         return self.target if self.classes else None
 
     @property
