@@ -192,7 +192,7 @@ _KNOWN: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
 
 
 def remembered(processor: Any, key: Any, find: Callable[[], Any]) -> Any:
-    """Return a fact about a tokenizer's template by its key; `find` computes it at the first call."""
+    """Return a cached fact about a tokenizer's template by its key; `find` computes it at the first call."""
     facts = _KNOWN.setdefault(processor, {})
     if (key := (str(processor.chat_template), key)) not in facts:
         facts[key] = find()
@@ -335,7 +335,7 @@ def call_form(processor: Any) -> CallForm | None:
 
 
 def behind(prompt: str, written: str) -> str:
-    """Return the part of a text after the prefix that it shares with a prompt."""
+    """Return the part of a text after its common prefix with a prompt."""
     shared = (n for n, (a, b) in enumerate(zip(prompt, written, strict=False)) if a != b)
     return written[next(shared, len(prompt)) :]
 

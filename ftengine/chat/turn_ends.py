@@ -27,8 +27,8 @@ class TurnEnds:
 
     Args:
         answer, call: the token after an answer, and after tool calls.
-        after_answer, after_call: where it writes none there, the token that the user's next message begins with, and
-            that of the tool's result: GLM-4.5's <|user|> and <|observation|>, with which a model gives the word away.
+        after_answer, after_call: if the template writes no token there, the token with which the user's next message,
+            or the tool's result, begins: GLM-4.5's <|user|> and <|observation|>, with which the model ends its turn.
         each_call: the token after each of several calls; it does not end the turn.
     """
 

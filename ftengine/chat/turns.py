@@ -53,9 +53,9 @@ class Written:
         spans: the parts to train on.
         last: the last message that is trained on; None if there is none.
         ends: whether the last trained turn ends with an end token.
-        counts: "thoughts" (in turns that are trained on), "thoughts_dropped" by the template, and "empty_thoughts", the
-            blocks that it puts in front of answers without one; "ended_thoughts" that a prompt opens in front of such;
-            "untrained_calls", turns with calls of which no name is trained on.
+        counts: "thoughts" (in turns that are trained on); "thoughts_dropped" (by the template); "empty_thoughts"
+            (blocks that the template writes before answers without a thought); "ended_thoughts" (that the prompt opens
+            before answers without a thought); "untrained_calls" (turns with calls of which no name is trained on).
     """
 
     text: str

@@ -1,1 +1,1 @@
-"""What a user asks for, a verb a file."""
+"""The actions of a user on recipes and runs: fine-tune, plan, evaluate, predict, merge, export and others."""

@@ -161,7 +161,7 @@ def _kinds(eval_set: EvalSet) -> list[str]:
 
 
 def members_by_output(plan: EvalPlan) -> dict[Name, np.ndarray]:
-    """Return the members of each output that a plan needs, (n,)."""
+    """Return, for each output, the numbers of the examples that a plan needs it for, (n,)."""
     members = {READ: lambda eval_set: np.arange(len(eval_set.split)), ANSWERED: lambda eval_set: eval_set.answered}
     return {(eval_set.name, kind): members[kind](eval_set) for eval_set in plan.sets() for kind in _kinds(eval_set)}
 
@@ -181,7 +181,7 @@ def _read(key: str, members: np.ndarray) -> pa.Table | None:
 
 
 def read_outputs(file: Path, members: np.ndarray | None) -> pa.Table | None:
-    """Read outputs; None where the file is missing or damaged, or does not cover `members` (None: any will do)."""
+    """Read outputs; None if the file is missing or damaged, or lacks some of `members` (None: not checked)."""
     try:
         with pa.OSFile(str(file)) as opened:
             table = pa.ipc.open_stream(opened).read_all()

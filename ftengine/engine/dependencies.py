@@ -32,7 +32,7 @@ def dependencies(
     """Return everything that decides what a model computes for examples on this machine, as JSON values.
 
     Args:
-        components: whose code takes part besides that of the loader, task and model.
+        components: further components whose code affects the result, besides loader, task and model.
 
     Returns:
         None where this is unknown: for components or models whose code is neither ftengine's nor that of a library

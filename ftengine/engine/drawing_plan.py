@@ -1,4 +1,4 @@
-"""What a plan says of a task that learns from its model's own answers: they are drawn for one step and scored."""
+"""The plan of an on-policy task: answers are drawn and scored for one step."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def draw_step(data: PreparedData, device: Device, loaded: LoadedModel, steps: St
 def drawing_seconds(
     data: PreparedData, figures: RunEstimate, drawn: Mapping[str, float], steps: Steps, validations: int
 ) -> dict[str, Any]:
-    """Return an estimate's seconds with those of drawing, scoring and learning from all answers, and of validations."""
+    """Return a run's estimated seconds, including drawing, scoring and training on all answers."""
     task = data.ready.task
     assert is_on_policy(task)
     a_step, validation = drawn["seconds_draw"] + drawn["seconds_score"], data.encoded.get("validation")
@@ -61,7 +61,7 @@ def drawing_seconds(
 
 
 def drawing_faults(data: PreparedData, loaded: LoadedModel, drawn: Mapping[str, float] | None) -> Iterator[str]:
-    """Yield what an on-policy task warns of, and what the drawn answers show; nothing for other tasks."""
+    """Yield an on-policy task's warnings and those from the drawn answers; nothing for other tasks."""
     task, train = data.ready.task, data.encoded["train"]
     if not is_on_policy(task):
         return

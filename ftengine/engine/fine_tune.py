@@ -1,4 +1,4 @@
-"""The engine: read, prepare, train, evaluate, save. Reads like a table of contents."""
+"""Fine-tuning from recipe to report: read, prepare, train, evaluate, save."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: Timed
 
 
 def restarted(run: RunDirectory) -> bool:
-    """Say whether the launcher of a run has restarted its workers, after a failure or with other hosts."""
+    """Return whether the launcher of a run has restarted its workers, after a failure or with other hosts."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     again = launch != "none" or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     return launch is not None and again and Environment.read(run).launch == launch

@@ -25,7 +25,7 @@ from ftengine.training.steps import Steps, batch_tokens
 
 
 def measures(section: TrainSection) -> bool:
-    """Say whether the recipe requires measuring memory before training."""
+    """Return whether the recipe requires measuring memory before training."""
     return section.gradient_checkpointing == "auto" or section.memory_limit is not None
 
 

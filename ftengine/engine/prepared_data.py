@@ -139,9 +139,10 @@ class ReadyTask(LabelledTask):
         return split
 
     def divided(self, splits: Splits) -> Splits:
-        """Return splits whose division leaves out rows that cannot be encoded, as they are where there are none.
+        """Return the splits, divided again without the rows that cannot be encoded, if there are any.
 
-        That is with `data.on_error: skip`, and only in what is divided: a file of its own keeps its good rows anyway.
+        This applies with `data.on_error: skip`, and only to a source that ftengine divides; a split in a file of its
+        own just loses the bad rows.
         """
         data, named = self.recipe.data, splits.mapping()
         parts = [rows for rows in named.values() if rows.source == data.train_name]

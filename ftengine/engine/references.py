@@ -79,12 +79,12 @@ def _give(split: EncodedSplit, result: EvalResult, of: EvalSet, keys: Iterable[s
 
 
 def reference_starts(labelled: LabelledTask) -> bool:
-    """Say whether the reference is the base with a trained part, so that a strategy has to prepare it."""
+    """Return whether the reference is the base with a trained part, so that a strategy has to prepare it."""
     return bool(reference_keys(labelled.task)) and labelled.experiment.make_strategy().starts_from is not None
 
 
 def dropout_beside_reference(ready: ReadyTask) -> str:
-    """Warn of dropout in training that the reference, or what draws answers, lacks; "" if there is none, or unknown."""
+    """Return a warning if training uses dropout and the reference, or drawing answers, does not; else ""."""
     on_policy = is_on_policy(ready.task)
     if not (on_policy or reference_keys(ready.task)) or ready.skeleton is None or not ready.skeleton.dropping:
         return ""

@@ -81,7 +81,7 @@ class Variants:
         return {place: frozenset(names) for place, names in some if len(names) < len(self._changes)}
 
     def without(self, names: frozenset[str]) -> LoadedModel:
-        """Return the tuned model without the trained change of some weights."""
+        """Return the tuned model with some weights reset to the base's."""
         self._restore()
         for name, (weight, base, change) in self._changes.items():
             weight.copy_(base if name in names else base + change)

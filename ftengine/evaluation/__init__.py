@@ -1,6 +1,6 @@
-"""Measuring base and tuned model: the table of predictions, figures, intervals, tests, slices.
+"""Evaluation of the base and the tuned model: tables of predictions, metrics, intervals, tests, slices.
 
-The names here are public for rules of other distributions, which judge differences and errors.
+The names exported here are public: rules of other distributions use them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["CHANCE", "got_worse", "holm", "is_beyond_chance", "near_end", "read_
 
 
 def read_predictions(run: Path, name: str, side: str) -> dict[str, np.ndarray]:
-    """Return what a run keeps of a model's predictions of a set, as docs/evaluation.md has it; {} where it has none.
+    """Return a run's stored predictions of one model on a set, by column (docs/evaluation.md); {} if there are none.
 
     Args:
         name: of the set: the held-out split, "training" or "validation".

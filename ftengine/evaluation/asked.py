@@ -1,4 +1,4 @@
-"""Questions with fixed answers, for telling which model a program serves: tokens, log-probabilities, answers."""
+"""Prompts with reference answers, by which to recognise the model that a program serves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Question:
 
     Args:
         answer: the tokens that are scored: the tuned model's answer, with the token that ended it where it ended.
-        text: the answer as text, without special tokens.
+        text: the same answer as text, without special tokens.
         ended: whether it ended within the tokens that were allowed.
     """
 
@@ -53,7 +53,7 @@ def complete_text(text: str) -> str:
 
 
 def same_answer(some: str, other: str) -> bool:
-    """Say whether two answers are equal, apart from a trailing incomplete character."""
+    """Return whether two answers are equal, apart from a trailing incomplete character."""
     return complete_text(some) == complete_text(other)
 
 
@@ -116,7 +116,7 @@ def compare_answers(
 
 
 def has_scores(tokens: Sequence[int], theirs: Sequence[float], stop: Sequence[int]) -> bool:
-    """Say whether a program reports log-probabilities of all these tokens; the end token's may be missing."""
+    """Return whether a program reports log-probabilities of all these tokens; the end token's may be missing."""
     return 0 < len(theirs) <= len(tokens) and len(tokens) - len(theirs) <= (tokens[-1] in stop)
 
 

@@ -29,7 +29,7 @@ def holm(p_values: Mapping[Key, float | None]) -> dict[Key, float]:
 
 
 def is_beyond_chance(difference: Difference | None) -> bool:
-    """Say whether both the interval and the (adjusted) p-value exclude a difference of 0."""
+    """Return whether both the interval and the (adjusted) p-value exclude a difference of 0."""
     if difference is None:
         return False
     p = difference.p if difference.p_adjusted is None else difference.p_adjusted
@@ -39,7 +39,7 @@ def is_beyond_chance(difference: Difference | None) -> bool:
 def got_worse(differences: Mapping[Key, Difference]) -> dict[Key, float]:
     """Return the differences that are worse beyond chance, with p adjusted for all of them (Holm).
 
-    Those without a p-value are not judged.
+    Differences without a p-value are left out.
     """
     adjusted = holm({key: difference.p for key, difference in differences.items()})
     return {key: p for key, p in adjusted.items() if differences[key].better is False and p <= CHANCE}

@@ -25,7 +25,7 @@ LONGEST_TEXT = 600
 
 
 def scored_by(base: Mapping[str, ExampleScores], tuned: Mapping[str, ExampleScores]) -> str | None:
-    """Return the evaluator that examples are compared by: the first that says right or wrong, else the first."""
+    """Return the evaluator that judges single examples: the first that marks answers right or wrong, else the first."""
     both = [name for name in tuned if name in base]
     scored = [name for name in both if not np.isnan(base[name].score + tuned[name].score).all()]
     decided = [name for name in scored if not np.isnan(base[name].right + tuned[name].right).all()]
@@ -40,13 +40,13 @@ def exact_test(
     before: Mapping[str, ResampledFigure],
     after: Mapping[str, ResampledFigure],
 ) -> dict[str, PValue]:
-    """Return McNemar's test for each metric that is the share of right answers; {} where there is none.
+    """Return McNemar's test for each metric that is the share of right answers; {} if there is none.
 
     Args:
-        base, tuned: of n examples; None where they are not judged.
-        weights: of these.
+        base, tuned: scores of n examples; None if answers are not right or wrong.
+        weights: of the n examples.
         mask: (n,) the examples that the evaluator reads.
-        before, after: figures of base and tuned on these.
+        before, after: figures of base and tuned model on these examples.
     """
     if base is None or tuned is None:
         return {}
@@ -64,10 +64,9 @@ def most_changed(base: ExampleScores, tuned: ExampleScores, duplicates: np.ndarr
     """Return the examples whose score rose most and those whose score fell most, most first, each of
     several duplicates once.
 
-    Examples whose score did not change are in neither, nor are those whose score changed by less than `NOISE` while
-    the answer stayed right or stayed wrong; where nothing is right or wrong, scores have no scale that is known. A
-    right answer that became wrong, with another label's score still higher, has got worse by as much, and a wrong one
-    that became right has improved.
+    Left out are examples whose score did not change, and those that stayed right or stayed wrong and changed by less
+    than `NOISE`. Without right and wrong answers the scale of scores is unknown, so every change counts. An answer that
+    became wrong counts as worse, and one that became right as improved, whatever its score.
     """
     change, turned = tuned.score - base.score, np.nan_to_num(tuned.right - base.right)
     change = np.where(turned, turned * np.abs(change), change)
@@ -110,10 +109,10 @@ def single_examples(
 
 
 def answers_to_read(of: EvalSet, base: Predictions, tuned: Predictions) -> dict[str, Any]:
-    """Return "answers" and "answered_with" of examples.json: what both models write to some prompts.
+    """Return "answers" and "answered_with" of examples.json: both models' answers to some prompts.
 
-    Prompts that one of them could not answer are left out. Likely personal data is redacted, also where an answer
-    repeats the row's.
+    Prompts that one model could not answer are left out. Likely personal data is redacted, also if an answer repeats it
+    from the row.
     """
     rows, answers = of.split.index[of.answered], []
     for i in np.flatnonzero(base.answered & tuned.answered & np.isin(base.columns["row"], rows)).tolist():

@@ -16,7 +16,7 @@ from ftengine.parallel.sharding import not_finite
 def require_finite_weights(loaded: LoadedModel, where: str) -> None:
     """Raise RunError, naming a tensor, if weights are not finite or buffers hold NaN; masks may be infinite.
 
-    Packed weights are not checked here; a fault of theirs shows in answers.
+    Packed weights are not checked here; a fault in them shows in the answers.
     """
     plain = {name: x for name, x in loaded.module.named_parameters() if type(x) in (Tensor, nn.Parameter)}
     broken = not_finite({name: x for name, x in plain.items() if x.is_floating_point()}) if plain else []

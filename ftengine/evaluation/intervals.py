@@ -16,15 +16,15 @@ Interval = tuple[float | None, float | None]
 
 
 def percentile_interval(resampled: np.ndarray, n: float) -> Interval:
-    """Return the interval between two order statistics of a resampled figure (B,); nan is left out.
+    """Return the percentile interval of a resampled figure (B,); nan are left out.
 
-    Plain percentiles are too narrow for few examples, as a z-interval with divisor n would be. The levels are therefore
-    moved outwards, by as much as Student's t interval is wider (the expanded percentile interval of Hesterberg 2015,
-    arXiv:1411.5279). `n` is how many groups of equal weight they are worth.
+    Plain percentiles are too narrow for few examples, like a z-interval with divisor n. The levels are therefore moved
+    outwards by as much as Student's t interval is wider (the expanded percentile interval of Hesterberg 2015,
+    arXiv:1411.5279). `n` is the effective number of groups.
 
     Returns:
-        (low, high), or (None, None) where B resamples cannot resolve the tails (with 1,000 for n < 6), and where all of
-        them are the same, which says nothing of what other examples would show.
+        (low, high), or (None, None) if B resamples cannot resolve the tails (1,000 resamples for n < 6), or if all
+        resamples are equal and so say nothing about other examples.
     """
     defined = np.sort(resampled[~np.isnan(resampled)])
     if n < 2 or not len(defined) or defined[0] == defined[-1]:
@@ -37,18 +37,18 @@ def percentile_interval(resampled: np.ndarray, n: float) -> Interval:
 
 
 def score_interval(value: float, resampled: np.ndarray, trials: float, n: float, freedom: float = math.inf) -> Interval:
-    """Return the Wilson score interval of a proportion at its effective trials; (None, None) where it is undefined.
+    """Return Wilson's score interval of a proportion, given its effective trials; (None, None) if undefined.
 
-    Resampling twenty right answers gives twenty right answers, so a percentile interval at 0 or 1 has no width and
-    next to them too little. The bootstrap contributes the variance.
+    Resampling twenty right answers gives twenty right answers, so a percentile interval has no width at 0 and 1, and is
+    too narrow near them. The bootstrap contributes the variance.
 
     Args:
         value: in [0, 1].
         resampled: (B,) the figure in each resample; nan where undefined.
         trials: the largest possible number of independent trials behind the figure.
         n: number of sampled groups; a bound on the trials if nothing varies.
-        freedom: degrees of freedom of the variance. Of single examples it follows from the proportion itself; of
-            groups it is estimated from as many as there are, less one (Korn & Graubard 1998).
+        freedom: degrees of freedom of the variance: infinite for single examples, whose variance follows from the
+            proportion; the number of groups less one for groups (Korn & Graubard 1998).
     """
     effective = effective_trials(value, resampled, trials, n, freedom)
     return (None, None) if effective is None else wilson(value, effective, freedom=freedom)
@@ -57,12 +57,12 @@ def score_interval(value: float, resampled: np.ndarray, trials: float, n: float,
 def effective_trials(
     value: float, resampled: np.ndarray, trials: float, n: float, freedom: float = math.inf
 ) -> float | None:
-    """Return the coin tosses whose mean varies as much as the bootstrap says that a proportion does.
+    """Return the effective number of independent trials: the binomial sample size with the bootstrap's variance.
 
-    For a plain proportion that is the number of examples (Korn & Graubard 1998). Where rows come in groups, the
-    variance says little until several groups hold an error: by a single error all rows look independent. The trials are
-    therefore near n, the groups, at first, and reach what the variance says with `VARYING` groups that vary.
-    Arguments as of `score_interval`.
+    For a plain proportion it is the number of examples (Korn & Graubard 1998). For grouped rows the variance is
+    unreliable until several groups contain an error: after a single error all rows look independent. The result is
+    therefore near n, the number of groups, at first, and reaches the variance's estimate at `VARYING` groups with
+    errors. Arguments as of `score_interval`.
     """
     if n < 2 or math.isnan(value):
         return None
@@ -75,10 +75,10 @@ def effective_trials(
 
 
 def varying_groups(resampled: np.ndarray) -> float:
-    """Return how many groups of equal weight make a proportion vary, by how skewed its resamples are.
+    """Estimate how many groups contribute to a proportion's variance, from the skewness of its resamples.
 
-    A sum of k independent Poisson weights has skewness 1/√k. Groups on both sides of the mean make it less, as they
-    make the variance known better.
+    A sum of k independent Poisson weights has skewness 1/√k. Groups on both sides of the mean reduce the skewness, and
+    also the error of the variance.
     """
     defined = resampled[~np.isnan(resampled)]
     if variance(defined) == 0:
@@ -90,9 +90,9 @@ def varying_groups(resampled: np.ndarray) -> float:
 def wilson(
     value: float, trials: float, confidence: float = CONFIDENCE, freedom: float = math.inf
 ) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion seen in so many trials (1927, doi:10.2307/2276774).
+    """Return Wilson's score interval of a proportion of `trials` trials (1927, doi:10.2307/2276774).
 
-    Where the trials were estimated with so many degrees of freedom, Student's t stands for the normal distribution.
+    If the trials were estimated with `freedom` degrees of freedom, Student's t replaces the normal distribution.
     """
     z = float(scipy.special.stdtrit(freedom, (1 - confidence) / 2))  # below 0
     middle = value + z**2 / (2 * trials)
@@ -107,9 +107,9 @@ def excess_interval(
 ) -> Interval:
     """Return the interval of a mean minus a proportion from the intervals of the two and their correlation.
 
-    The bootstrap alone has next to no width where nearly all trials succeed. See `subtracted_interval`. The difference
-    is given plain and in each resample, (B,), and so is the proportion (`share`, `shares`); the others are as of
-    `score_interval`.
+    The bootstrap alone is too narrow if nearly all trials succeed; see `subtracted_interval`. The difference and the
+    proportion (`share`, `shares`) are each given as the plain value and as the resampled ones, (B,); the other
+    arguments are those of `score_interval`.
     """
     mean, means = value + share, resampled + shares
     of_share, of_mean = score_interval(share, shares, trials, n, freedom), percentile_interval(means, n)
@@ -138,7 +138,7 @@ def _distance(a: float, b: float, r: float) -> float:
 
 
 def variance(resampled: np.ndarray) -> float:
-    """Return the variance of the defined resamples; 0 where they differ by rounding alone."""
+    """Return the variance of the defined resamples; 0 if they differ only by rounding."""
     defined = resampled[~np.isnan(resampled)]
     if not len(defined) or np.ptp(defined) <= 1e-12:  # a proportion of n moves by 1/n at least
         return 0.0
@@ -146,7 +146,7 @@ def variance(resampled: np.ndarray) -> float:
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the correlation of two figures over resamples; 0 where one of them does not vary."""
+    """Return the correlation of two figures over resamples; 0 if one of them does not vary."""
     defined = ~np.isnan(x + y)
     x, y = x[defined], y[defined]
     if variance(x) == 0 or variance(y) == 0:
@@ -155,9 +155,9 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def standard_error(resampled: np.ndarray, n: float) -> float | None:
-    """Return the standard error of a resampled figure of n examples; None where nothing varies or too little is known.
+    """Return the standard error of a resampled figure of n examples; None if n < 2 or nothing varies.
 
-    The bootstrap's standard deviation, expanded as the intervals are.
+    It is the bootstrap's standard deviation, expanded as the intervals are.
     """
     defined = resampled[~np.isnan(resampled)]
     if n < 2 or not len(defined) or np.ptp(defined) == 0:
@@ -166,5 +166,5 @@ def standard_error(resampled: np.ndarray, n: float) -> float | None:
 
 
 def expansion(n: float) -> float:
-    """Return how much the standard deviation with divisor n falls short of the one with n - 1."""
+    """Return the factor from the standard deviation with divisor n to the one with divisor n - 1."""
     return math.sqrt(n / (n - 1))

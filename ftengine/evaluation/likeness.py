@@ -1,4 +1,4 @@
-"""Deciding which of two models a third one is, by their outputs on the same examples."""
+"""Deciding whether a served or exported model is the tuned model or its base, by outputs on the same examples."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Likeness:
     """Mean distances of a model from the tuned model and from the base, and the decision between them.
 
     Args:
-        decision: "tuned", "base" (closer to it, beyond chance), "neither" (the mean, beyond chance, or some examples
-            are further from the tuned one than noise explains), or "undecided": it is not closer to the tuned one than
-            to the base, or further from it than noise explains, and not beyond chance.
+        decision: "tuned"; "base": significantly closer to the base; "neither": the mean distance from the tuned model
+            significantly exceeds the noise, or that of single examples does; "undecided": the differences are not
+            significant.
         from_tuned, from_base: mean distances.
         closer: from_base - from_tuned, with its interval and the p-value of no difference, paired by example.
         noise: the largest distance from the tuned model that is explained in the mean; of one example `ROW` times that.
@@ -66,7 +66,7 @@ class Likeness:
 
 
 def turned(noise: float) -> float:
-    """Return how far behind the likeliest tokens answers are in the mean, of log-probabilities that are so far off."""
+    """Return the mean gap to the likeliest tokens that an error of log-probabilities of this size causes in answers."""
     return TURNED * noise**2
 
 
@@ -91,7 +91,7 @@ def in_noise(
 
 
 def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: float, seed: int = 0) -> Likeness:
-    """Decide by the distances of each example, paired; nan are left out."""
+    """Decide by the distances of the examples from both models, paired by example; nan are left out."""
     tuned, base = np.asarray(from_tuned, dtype=np.float64), np.asarray(from_base, dtype=np.float64)
     off = np.where(np.isnan(tuned), 0.0, tuned)
     far = tuple(int(i) for i in np.argsort(-off, kind="stable") if off[i] > ROW * noise)

@@ -117,7 +117,7 @@ class EvalPlan:
         return [eval_set for eval_set in every if eval_set is not None]
 
     def start_evaluators(self) -> None:
-        """Let evaluators begin what they need to measure (RecipeError)."""
+        """Let evaluators start what they need to measure (`CodeEvaluator.start`; RecipeError)."""
         for evaluator in {id(item): item for some in self.sets() for item in some.evaluators}.values():
             if isinstance(evaluator, CodeEvaluator):
                 evaluator.start()
@@ -169,7 +169,7 @@ def by_pass(evaluators: Sequence[Evaluator], task: Task) -> tuple[list[Evaluator
 
 
 def calibrates(task: Task) -> bool:
-    """Say whether a task is calibrated on predictions of the validation split, given its labels."""
+    """Return whether a task, given its labels, is calibrated on predictions of the validation split."""
     return task.predicts_probabilities and overrides(task, "calibrate")
 
 
@@ -179,7 +179,7 @@ def answer_keys(task: Task) -> frozenset[str]:
 
 
 def most_asked(requests: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the largest requested value of each option."""
+    """Return the largest value that evaluators request for each option."""
     options: dict[str, Any] = {}
     for request in requests:
         for name, value in request.items():

@@ -285,12 +285,12 @@ ASKED = 128
 
 
 def require_weighing(evaluator: Evaluator, rows: Rows, count: int) -> None:
-    """Refuse an evaluator that reads the order of rows, or to which a weight of 2 is not the row twice (PluginError).
+    """Refuse an evaluator that depends on the order of rows, or for which weight 2 is not the row twice (PluginError).
 
-    It is asked of some of the rows three times more than for its figures; what it raises there, these tell.
+    It scores some of the rows again; an error is ignored, as computing the figures raises it as well.
 
     Args:
-        rows: columns of so many rows, as `Evaluator.score` takes them.
+        rows: columns of `count` rows, as `Evaluator.score` takes them.
     """
     chosen = np.arange(count)[:: -(-count // ASKED) or 1]
     if len(chosen) < 2:
@@ -306,16 +306,14 @@ def require_weighing(evaluator: Evaluator, rows: Rows, count: int) -> None:
             weighed = evaluator.score(some, 1.0 + doubled)
             repeated = evaluator.score(twice, np.ones(len(chosen) + int(doubled.sum())))
         faults = {
-            "of the same rows in another order": differing_figures(plain, shuffled),
-            "where every other row has a weight of 2, and where it is twice there,": differing_figures(
-                weighed, repeated
-            ),
+            "for the same rows in another order": differing_figures(plain, shuffled),
+            "for every other row with weight 2, and with that row twice": differing_figures(weighed, repeated),
         }
-    except Exception:  # where it fails on the rows themselves, or gives no figures, these tell of it
+    except Exception:  # computing the figures raises it again
         return
     for what, differing in faults.items():
         if differing:
             raise PluginError(
-                f"{named(evaluator)}: score() gives {differing} {what} and these must be equal: intervals, tests and "
-                f"slices weigh rows. Use the weights that it is given, for each row alone.{without(evaluator)}"
+                f"{named(evaluator)}: score() gives {differing} {what}; these figures must be equal, as intervals, "
+                f"tests and slices weigh rows. Apply `weights` to each row by itself.{without(evaluator)}"
             )

@@ -1,4 +1,4 @@
-"""How far rounded weights bring a model's log-probabilities, by the type that a server claims to hold."""
+"""The distance of log-probabilities that rounded weights cause, for each quantisation type."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NAMES = {
 
 
 def claimed_type(name: str) -> str:
-    """Return which of `TYPES` a served model's name says that its weights have; "" where it says none, or several."""
+    """Return the type of `TYPES` that a served model's name contains; "" if it contains none or several."""
     claims = [
         kind for kind, words in _NAMES.items() if re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", name.lower())
     ]
@@ -54,5 +54,5 @@ def claimed_type(name: str) -> str:
 
 
 def coarser(some: str, other: str) -> bool:
-    """Say whether a type is coarser than another one."""
+    """Return whether a type is coarser than another one."""
     return TYPES.index(some) > TYPES.index(other)

@@ -1,4 +1,4 @@
-"""Tests: p-values of differences, alone and among many, and the difference that a test would find."""
+"""Tests of differences: p-values, and the smallest detectable difference."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class PValue(NamedTuple):
 def t_test(value: float, resampled: np.ndarray, n: float) -> PValue | None:
     """Test whether a difference is zero by Student's t on its bootstrap standard error.
 
-    Of rows in groups, n is what the groups are worth, and the test is a cluster-robust one. Its p has no least value,
-    as a share of resamples has, so that it can be adjusted for many tests. Where resamples do not vary, every example
-    differs by the same: then it is the sign test's, 2^(1 - n).
+    For grouped rows, n is the effective number of groups, and the test is cluster-robust. Unlike a share of resamples,
+    p has no lower limit, so it can be adjusted for many tests. If the resamples do not vary, all examples differ by the
+    same amount, and p is that of the sign test, 2^(1 - n).
     """
     if n < 2 or math.isnan(value) or np.isnan(resampled).all():
         return None
@@ -45,10 +45,10 @@ SWAPPED = 9999
 
 
 def swap_test(differences: np.ndarray, seed: int) -> float | None:
-    """Return the two-sided p-value of no difference between paired values (n,): how often swapping pairs gives as much.
+    """Return the two-sided p-value of a permutation test of no difference between paired values (n,).
 
-    Fisher's randomisation test of the mean, exact for few pairs. A few differences that are far larger than the others,
-    which hide all of them from Student's t, do not hide that all are of one sign.
+    Fisher's randomisation test of the mean, exact for few pairs. Unlike Student's t, it detects differences of equal
+    sign even if a few of them are far larger than the others.
     """
     n = len(differences)
     if n < 2 or np.isnan(differences).any():
@@ -81,9 +81,9 @@ def detectable(resampled: np.ndarray, n: float) -> float | None:
 def mcnemar(base: ExampleScores, tuned: ExampleScores, weights: Weights) -> dict[str, Any] | None:
     """Count what both, one or neither got right, and test whether tuned is right more or less often.
 
-    McNemar's exact test: under no difference, the examples that only one of the two got right fall to either like the
-    toss of a coin. Of duplicates the first counts. There is no such p-value where examples come in groups, whose tosses
-    are not independent. None where nothing is right or wrong.
+    McNemar's exact test: without a difference, each example that only one model got right is the base's or the tuned
+    model's with probability 1/2. Only the first of several duplicates counts. p is None for grouped examples, which are
+    not independent. The result is None if answers are not right or wrong.
     """
     judged = ~np.isnan(base.right + tuned.right)
     if not judged.any():

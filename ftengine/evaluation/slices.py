@@ -50,7 +50,7 @@ def as_text(value: Any, longest: int | None = LONGEST_VALUE) -> str:
 
 
 def is_small(part: Weights, small: int) -> bool:
-    """Say whether a slice has fewer than `small` distinct examples, or too few groups, to be judged.
+    """Return whether a slice is too small to be tested: fewer than `small` distinct examples, or too few groups.
 
     Groups count as the equivalent number of equal size. If each example is its own group, only `small` decides.
     """

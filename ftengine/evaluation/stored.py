@@ -118,5 +118,5 @@ def _check(
 
 
 def same_examples(tables: Sequence[Predictions]) -> bool:
-    """Say whether tables of several runs on one split are of the same rows, in the same order."""
+    """Return whether the tables of several runs hold the same rows of a split in the same order."""
     return all(np.array_equal(table.columns["row"], tables[0].columns["row"]) for table in tables)

@@ -35,7 +35,7 @@ OWN = frozenset({"row", "place", "group", "duplicate", "answered", MEMBER})
 
 
 def equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
-    """Say whether columns by name are the same, with the same values; nan equals nan."""
+    """Return whether two tables have the same columns with the same values; nan equals nan."""
     pairs = [(column, second.get(name)) for name, column in first.items()]
     return len(first) == len(second) and all(
         b is not None and np.array_equal(a, b, equal_nan=a.dtype.kind == b.dtype.kind == "f") for a, b in pairs
@@ -67,7 +67,7 @@ def kept_together(evaluator: Evaluator, table: Predictions, answer: Answering | 
 
 
 class Writer:
-    """Collects predictions, in any order: on disk, in a file that ends with the process."""
+    """Collects predictions in any order in a temporary file, which is deleted with the process."""
 
     def __init__(self) -> None:
         self._file = TemporaryFile(prefix="ftengine-")  # noqa: SIM115
@@ -123,7 +123,7 @@ def judged(
     Evaluators read the values as stored in the table, so that new and reused predictions give the same result.
 
     Args:
-        columns_of: returns the values that they read of a member's row, by column.
+        columns_of: returns the values that evaluators read from a member's row, by column.
     """
     further = Writer()
     for batch in table.to_batches(max_chunksize=ROWS):
@@ -195,7 +195,7 @@ class Predictions:
 
     @cached_property
     def answered(self) -> np.ndarray:
-        """(n,) whether the example was answered freely."""
+        """(n,) whether the model generated an answer to the example."""
         return self.columns["answered"].astype(bool) if "answered" in self.columns else np.zeros(len(self), dtype=bool)
 
     @property
@@ -204,7 +204,7 @@ class Predictions:
         return frozenset(self._columns_by_key())
 
     def equals(self, other: Predictions) -> bool:
-        """Say whether another table has the same columns with the same values."""
+        """Return whether another table has the same columns with the same values."""
         return equal(self.columns, other.columns)
 
     def take(self, chosen: np.ndarray) -> Predictions:

@@ -20,13 +20,14 @@ KEPT = 2**26
 class Weights:
     """Weights of n rows in B resamples: independent between groups, Poisson with mean 1, equal within a group.
 
-    A group is what was drawn independently of the others: a patient with all of its rows, or an example with its
-    duplicates where the data names no groups. Its weight is a function of (seed, resample, its number), so two models
-    on the same examples are weighed alike, which pairs them, and fewer resamples are a prefix of more.
+    A group is a unit of independent sampling: a patient with all rows, or, without a group column, an example with its
+    duplicates. Its weight is a function of (seed, resample, group number). So two models get equal weights on the same
+    examples, which pairs them, and fewer resamples are a prefix of more.
 
     Args:
         groups: (n,) equal for rows of one group.
-        duplicates: (n,) equal for duplicates, which never are in two groups; None where groups are no more than that.
+        duplicates: (n,) equal for duplicates, which are always in one group; None if groups hold nothing but
+            duplicates.
     """
 
     def __init__(self, groups: np.ndarray, seed: int, resamples: int, *, duplicates: np.ndarray | None = None) -> None:
@@ -47,7 +48,7 @@ class Weights:
 
     @property
     def freedom(self) -> float:
-        """Degrees of freedom of a proportion's variance: infinite where each example is its own group."""
+        """Degrees of freedom of a proportion's variance: infinite if each example is its own group."""
         return max(self.worth() - 1, 0.0) if self.grouped else math.inf
 
     def worth(self, unequal: np.ndarray | None = None) -> float:
@@ -58,7 +59,7 @@ class Weights:
         return len(self._codes)
 
     def under(self, mask: np.ndarray) -> Weights:
-        """Return the weights of some of the rows, as they are among all of them; `mask` is (n,) bool."""
+        """Return the same weights for a subset of the rows; `mask` is (n,) bool."""
         if mask.all():
             return self
         part = Weights(self._codes[mask], self.seed, self.resamples, duplicates=self.duplicates[mask])
@@ -66,7 +67,7 @@ class Weights:
         return part
 
     def share(self, mask: np.ndarray) -> bool:
-        """Say whether some group has rows both in a mask, (n,) bool, and outside of it."""
+        """Return whether some group has rows both inside and outside of a mask, (n,) bool."""
         return len(np.intersect1d(self._codes[mask], self._codes[~mask])) > 0
 
     def chunks(self) -> Iterator[np.ndarray]:
@@ -88,7 +89,7 @@ class Weights:
         self._kept = drawn
 
     def resample(self, values: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Return (B, …) of a function that takes weights (b, n) and returns (b, …)."""
+        """Apply a function of weights (b, n) that returns (b, …) to all resamples; return (B, …)."""
         with np.errstate(all="ignore"):  # resamples may well be without a class or a token; that is nan, no warning
             return np.concatenate([np.asarray(values(chunk), dtype=np.float64) for chunk in self.chunks()])
 
@@ -105,7 +106,7 @@ class Weights:
 
 
 def kish(weights: np.ndarray) -> float:
-    """Return how many things of equal weight unequal ones are worth: (Σw)² / Σw² (Kish 1965, §8.2)."""
+    """Return the effective sample size of weights, (Σw)² / Σw² (Kish 1965, §8.2)."""
     weights = np.asarray(weights, dtype=np.float64)
     return float(weights.sum() ** 2 / np.square(weights).sum()) if weights.any() else 0.0
 

@@ -1,6 +1,6 @@
-"""Generation: answers of a model to prompts, their options, and log-probabilities of answers.
+"""Generating answers to prompts, options of generation, and log-probabilities of answers.
 
-Everything here is open to plugins. Names are imported when first used: what only reads options needs no torch.
+Everything here is public. Names are imported when first used, so that reading options does not import torch.
 """
 
 from typing import TYPE_CHECKING

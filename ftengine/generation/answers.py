@@ -1,4 +1,4 @@
-"""Answering prompts: in slots where the model has a decoder of its own for that, else by transformers' `generate`."""
+"""Answering prompts: by continuous batching if an inference path has a decoder, else by transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STREAM: ContextVar[Callable[[int], None] | None] = ContextVar("stream", default
 
 @contextmanager
 def streaming(report: Callable[[int], None]) -> Iterator[None]:
-    """Within the block, pass each new token to a callback; one prompt at a time."""
+    """Within the block, pass each new token to a callback; for one prompt at a time."""
     before = _STREAM.set(report)
     try:
         yield
@@ -77,14 +77,14 @@ def draw_answers(
 ) -> list[Answer]:
     """Answer prompts.
 
-    A decoder continues token ids; an encoder-decoder reads them. What is drawn for a prompt depends on the seed, the
-    prompt and its number in `samples` (0 where not given), and not on what else is answered. Where an inference path of
-    the model computes answers token by token, `SLOTS` of them grow at one time; else transformers' `generate` answers
-    `TOGETHER` prompts at a time.
+    A decoder continues token ids; an encoder-decoder reads them. A sampled answer depends only on the seed, the prompt
+    and its number in `samples` (0 if not given), not on the other prompts. If an inference path of the model has a
+    `Decoder`, up to `SLOTS` answers are generated at a time; otherwise transformers' `generate` answers `TOGETHER`
+    prompts at a time.
 
     Args:
-        own_settings: apply the model's own generation settings, such as a repetition penalty, where options say nothing
-            of them; without, answers are drawn from what the model computes, as a loss needs them.
+        own_settings: whether to apply the model's own generation settings that the options do not set, such as a
+            repetition penalty. Without them, answers are drawn from the model's own distribution, as losses require.
 
     Raises:
         DataError: a prompt leaves no room for its answer.
@@ -207,7 +207,7 @@ def complete(
 def made_to_fit(
     loaded: LoadedModel, prompts: Sequence[list[int]], options: GenerationOptions
 ) -> tuple[list[list[int]], GenerationOptions]:
-    """Shorten prompts and options to the model's limit, so that a long row does not end an evaluation.
+    """Shorten prompts and options to the model's limit, so that a long row does not abort an evaluation.
 
     At most half of the limit is generated; a prompt that leaves less room loses its beginning.
     """

@@ -33,7 +33,7 @@ class GenerationOptions(BaseModel):
     )
 
     def numbers(self, answers: int) -> list[int]:
-        """Return the number of each of so many answers."""
+        """Return the numbers of `answers` answers: `sample`, else 0 for each."""
         return self.sample if isinstance(self.sample, list) else [self.sample or 0] * answers
 
     @classmethod

@@ -1,8 +1,9 @@
-"""Choosing the next token of answers from their logits: the likeliest one, or one that is drawn.
+"""Choosing the next token of answers from their logits, greedily or by sampling.
 
-What is drawn is a function of the seed, the prompt, the answer's number and the position. Each token's probability is
-divided by an exponential number of its own, and the largest quotient is taken (Gumbel-max), so that what rounding
-changes in the logits, by other answers in a batch, changes a draw only where two tokens nearly tie.
+A sampled token is a function of the seed, the prompt, the answer's number and the position. Each token's probability is
+divided by an exponential random number, and the token with the largest quotient is chosen (Gumbel-max). The logits of
+one answer differ by rounding with the other answers of its batch; this changes a sampled token only if two tokens
+nearly tie.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ BLOCK = 256
 
 @dataclass
 class Answer:
-    """What a model answered to a prompt.
+    """A model's answer to a prompt.
 
     Args:
         tokens: the new tokens, without the one that ended the answer.
         ended_by: the token that ended it; None where it reached the longest length.
-        log_probabilities: of each token under the distribution that it was drawn from, that of `ended_by` included;
-            empty where the likeliest tokens were taken.
+        log_probabilities: of each token, `ended_by` included, under the distribution that it was sampled from; empty
+            for greedy answers.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -41,11 +42,11 @@ class Answer:
 
 @dataclass
 class Growing:
-    """An answer that is being made.
+    """An answer that is being generated.
 
     Args:
         prompt: token ids.
-        random: draws a number for each token of the vocabulary; None where the likeliest is taken.
+        random: draws a number for each token of the vocabulary; None for greedy answers.
     """
 
     prompt: Sequence[int]
@@ -53,17 +54,17 @@ class Growing:
     answer: Answer = field(default_factory=Answer)
 
     def ended(self, tokens: Sequence[int], stop: Sequence[int]) -> Answer:
-        """Return the answer of what transformers made: `tokens` up to the first of `stop`."""
+        """Return the finished answer from transformers' output: `tokens` up to the first of `stop`."""
         length = next((i for i, token in enumerate(tokens) if token in stop), None)
         scores = self.answer.log_probabilities[: None if length is None else length + 1]
         return Answer(list(tokens[:length]), None if length is None else tokens[length], scores)
 
 
 class Sampler:
-    """Chooses one token a row.
+    """Chooses the next token of each answer.
 
     Args:
-        options: temperature and top_p; the seed, or None for one that torch's generator draws.
+        options: temperature, top_p and seed; without a seed, torch's generator draws one.
         own: the model's own generation settings (`processors_of`).
     """
 
@@ -75,12 +76,12 @@ class Sampler:
         self._seed = int(torch.randint(2**62, ())) if given is None and options.temperature else given or 0
 
     def begin(self, prompt: Sequence[int], sample: int) -> Growing:
-        """Return an empty answer, the one of number `sample` to a prompt."""
+        """Return an empty answer to a prompt; `sample` is its number."""
         drawn = self._options.temperature > 0
         return Growing(prompt, np.random.default_rng([self._seed, sample, *prompt]) if drawn else None)
 
     def choose(self, logits: Tensor, growing: Sequence[Growing]) -> list[int]:
-        """Return the next token of each answer, and add its log-probability to those that are drawn.
+        """Return the next token of each answer; log-probabilities of sampled tokens are added to the answers.
 
         Args:
             logits: (answers, vocabulary) of the next token.
@@ -98,7 +99,7 @@ class Sampler:
         return self._choose(logits, growing)
 
     def processor(self, growing: Sequence[Growing]) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return a processor for transformers' `generate`, behind those of the model: all tokens but one are out."""
+        """Return a logits processor for transformers' `generate` that excludes all tokens but the chosen one."""
         import torch
 
         def process(tokens: Tensor, logits: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ def _draw(logits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def require_finite(highest: Tensor) -> None:
-    """Raise TrainingError where a row's highest logit is NaN or infinite; others may be ruled out by -infinity."""
+    """Raise TrainingError if a row's highest logit is NaN or infinite; other logits may be -infinity."""
     if not bool(highest.isfinite().all()):
         raise TrainingError(
             "the model's logits are not finite, so that it has no likeliest token. Compute in float32 "

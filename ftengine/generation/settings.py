@@ -41,7 +41,7 @@ ENDS = ("eos_token_id", "pad_token_id", "bos_token_id")
 
 
 def settings_of(module: Any) -> dict[str, Any]:
-    """Return the generation settings of a model, those of sampling left out, that change what it answers."""
+    """Return the generation settings of a model that change its answers, without those of sampling."""
     config = getattr(module, "generation_config", None)
     return {} if config is None else _changing({**config.to_dict(), "do_sample": False})
 

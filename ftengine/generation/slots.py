@@ -1,6 +1,6 @@
-"""Answering prompts in slots, each of which takes the next prompt as soon as its answer has ended.
+"""Continuous batching: a fixed number of slots, each of which takes the next prompt as soon as its answer has ended.
 
-A prompt is read once for all of its answers, and what prompts begin with alike is read once too; nothing is padded.
+A prompt is computed once for all of its answers, common prefixes of prompts are computed once, and nothing is padded.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class _Prompt:
 
 @dataclass
 class Slots:
-    """Answers prompts by a decoder.
+    """Answers prompts with a `Decoder`.
 
     Args:
         prompts: token ids, each with at least one.
         samples: the number of the answer to each prompt.
-        longest: new tokens of an answer at most.
+        longest: maximal number of new tokens of an answer.
         stop: tokens that end an answer.
-        slots: answers that grow at one time.
-        report: called with an answer's position and each of its tokens but the last of those that end it.
+        slots: number of answers that are generated at a time.
+        report: called with the number of an answer and each of its new tokens, without the end token.
     """
 
     decoder: Decoder

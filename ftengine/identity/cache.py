@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make the folder, accessible to its user alone (DataError: it belongs to another; OSError: it cannot be made).
+    """Make the folder, accessible only to this user (DataError: another user owns it; OSError: it cannot be made).
 
     Rows are copies of files that may be private, and the content is used for training without further checks.
     """
@@ -157,7 +157,7 @@ def keep_text(key: str, what: str, text: str) -> None:
 
 
 def is_whole(entry: Path) -> bool:
-    """Say whether an entry is complete; a damaged one is removed."""
+    """Return whether an entry is complete; a damaged one is removed."""
     if not entry.is_dir():
         return False
     with suppress(OSError, ValueError, TypeError, KeyError):
@@ -169,7 +169,7 @@ def is_whole(entry: Path) -> bool:
 
 
 def make_room(folder: Path, keep: Path, limit: float) -> None:
-    """Remove leftovers of killed processes, then the least recently used entries but `keep`, down to `limit` bytes."""
+    """Remove leftovers of killed processes, then the least recently used entries but not `keep`, to `limit` bytes."""
     now = time.time()
     for left in folder.glob(f"*{PARTIAL}"):
         with suppress(OSError):

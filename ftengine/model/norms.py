@@ -1,4 +1,4 @@
-"""RMS norms and gated blocks of any model, known by what they hold; fast paths compute them by kernels.
+"""Recognition of RMS norms and gated blocks in any model, which fast paths compute by kernels.
 
 y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
 y = down(activation(gate(x)) * up(x))                 (Shazeer 2020, arXiv:2002.05202)
@@ -47,10 +47,10 @@ GATED = (GatedBlock("down_proj", "act_fn", "gate_proj", "up_proj"), GatedBlock("
 
 
 def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | None:
-    """Return which RMS norm a module is, None where it computes something else.
+    """Return the parameters of a module that computes an RMS norm; None for other modules.
 
-    It is one if its class's `forward` gives what the formula does, up to rounding, for rows of several scales in some
-    of `dtypes`. On a device without float64 or without numbers (meta) none is found.
+    A module is recognised if its class's `forward` equals the formula up to rounding, for rows of several scales and
+    for at least one of `dtypes`. On the meta device, and on devices without float64, the result is None.
     """
     eps = _eps(module)
     for offset in OFFSETS if eps is not None else ():
@@ -62,8 +62,8 @@ def rms_norm_of(module: nn.Module, dtypes: Iterable[torch.dtype]) -> RMSNorm | N
 def gated_block_of(module: nn.Module) -> GatedBlock | None:
     """Return the children of a gated block of transformers, which has no others; None for other modules.
 
-    Its class's `forward` is called with simple functions in place of the children, and must give the formula's result:
-    blocks of some models scale or clamp what is between.
+    Its class's `forward` is called with simple functions in place of the children, and must return the formula's
+    result, as some models scale or clamp in between.
     """
     if not type(module).__module__.startswith("transformers.") or module._parameters:
         return None

@@ -225,7 +225,7 @@ class _ChunkedSums(torch.autograd.Function):
 
 @torch.no_grad()
 def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
-    """Find out what a model does after its output head, by replacing the head's output with test numbers.
+    """Find the function that a model applies to the logits of its output head, by replacing them with test numbers.
 
     Gemma caps its logits, Cohere and Granite scale them, BART and Marian add a vector; known architectures' formulas
     are compared with the actual output, to the rounding of float32. The probe runs without dropout and draws no random
@@ -316,7 +316,7 @@ def _head_inputs(model: nn.Module, head: nn.Module, inputs: Mapping[str, Tensor]
 
 @contextmanager
 def head_by_rows(model: nn.Module) -> Iterator[None]:
-    """Let a model's head compute the positions of a batch as rows of one matrix, on a CPU.
+    """Let a model's output head compute all positions of a batch as one matrix product, on a CPU.
 
     Otherwise torch copies a frozen linear layer's weights for each row of the batch: twelve answers of SmolLM2 in
     bfloat16 then take 650 MiB more and twice the time.

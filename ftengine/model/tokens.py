@@ -41,7 +41,7 @@ def length_limit(requested: int | None, model_limit: int | None, default: int, o
     """Return the longest input in tokens: the task's option, else `default` or the model's limit, whichever is less.
 
     Raises:
-        RecipeError: more is wanted than the model reads; names the option.
+        RecipeError: the option exceeds the model's limit; the message names the option.
     """
     if requested is None:
         return min(default, model_limit or default)
@@ -87,7 +87,7 @@ def set_truncation_side(processor: Any, side: str | None) -> None:
 
 
 def part_within(processor: Any, text: str, limit: int, *, left: bool = False) -> tuple[str, int]:
-    """Return the part of a very long text that holds its first (with `left`, last) `limit` tokens, and its start."""
+    """Return the part of a very long text with its first (if `left`, last) `limit` tokens, and the part's start."""
     size = LONG_TEXT if limit < 2 * len(text) else len(text)  # a character has four bytes, and so tokens, at most
     while size < len(text):
         # Where a word is cut in front, merges of its letters would begin elsewhere; behind, they are in order.
@@ -151,7 +151,7 @@ def missing_end(ids: Sequence[int], processor: Any) -> list[int]:
 
 
 def common_prefix(some: Sequence[int] | np.ndarray, other: Sequence[int] | np.ndarray) -> int:
-    """Return with how many tokens two rows begin alike; 0 below `SHORTEST_PREFIX`, which is not worth sharing."""
+    """Return the length of two rows' common prefix in tokens; 0 below `SHORTEST_PREFIX`, which is not worth sharing."""
     most = min(len(some), len(other))
     different = np.flatnonzero(np.asarray(some[:most]) != np.asarray(other[:most]))
     shared = int(different[0]) if len(different) else most
@@ -176,7 +176,7 @@ def attention_mask(sequences: Sequence[Sequence[int]], *, left: bool = False) ->
 
 
 def stack_tokens(inputs: Sequence[Mapping[str, Any]], processor: Any) -> Batch:
-    """Pad input_ids, token_type_ids and labels on the right, where there are some; all (examples, longest) int64."""
+    """Return input_ids, attention_mask and, if present, token_type_ids and labels, padded on the right."""
     ids = [one["input_ids"] for one in inputs]
     batch = {"input_ids": pad(ids, processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
     for key, filler in (("token_type_ids", 0), ("labels", IGNORED)):
@@ -246,7 +246,7 @@ def encode_words(processor: Any, text: str, words: Sequence[Span], limit: int) -
         were cut off, or of which the tokenizer leaves nothing.
 
     Raises:
-        RecipeError: the tokenizer tells no offsets.
+        RecipeError: the tokenizer does not return offsets.
     """
     if not getattr(processor, "is_fast", False):
         raise RecipeError(

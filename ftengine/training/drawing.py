@@ -1,4 +1,4 @@
-"""The stage of a step in which an on-policy task draws the answers that its model learns from."""
+"""Drawing answers in each step of an on-policy task."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ IDLE_STEPS = 5
 
 
 class Examples:
-    """Drawn answers as examples, with the members that `EncodedSplit` has too.
+    """Drawn answers with the interface of `EncodedSplit`.
 
-    `members` are all of them, longest first; none where a step has nothing to learn. `weight_factor` is the weight of
-    all answers of the step, those that are not computed included, divided by that of the examples.
+    `members` are the numbers of all examples, longest first; empty in an idle step. `weight_factor` is the loss weight
+    of all answers of the step, including those that are not trained on, divided by the weight of the examples.
     """
 
     def __init__(self, task: Task, processor: Any, features: Sequence[Features], idle_weight: float) -> None:
@@ -54,7 +54,7 @@ class Examples:
 
 
 class OnPolicyLoss:
-    """Calls `OnPolicyTask.learn` as a loss, and keeps its sums over trained tokens."""
+    """Calls `OnPolicyTask.learn` as a loss, and accumulates its sums over trained tokens."""
 
     def __init__(self, task: Task) -> None:
         self._task = task if isinstance(task, OnPolicyTask) else None
@@ -63,7 +63,7 @@ class OnPolicyLoss:
 
     @property
     def count(self) -> int:
-        """The number of `sums`: one a figure, and the trained tokens; 0 for other tasks."""
+        """The number of `sums`: one per figure, and the trained tokens; 0 for other tasks."""
         return len(self.names) + 1 if self._task else 0
 
     def loss(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor | float]:
@@ -97,10 +97,10 @@ class Drawing:
     """Draws and scores answers to the rows of each step.
 
     Args:
-        steps: of the whole run.
+        steps: number of steps of the whole run.
 
     Raises:
-        RecipeError: the model is sharded, so that no process can draw.
+        RecipeError: the model is sharded, which drawing does not support.
     """
 
     def __init__(self, setup: Setup, task: OnPolicyTask, steps: int) -> None:

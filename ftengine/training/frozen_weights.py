@@ -1,4 +1,4 @@
-"""Check that frozen weights are bit for bit what they were when training began."""
+"""Check that training left frozen weights unchanged, bit for bit."""
 
 from __future__ import annotations
 

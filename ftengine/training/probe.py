@@ -190,7 +190,7 @@ class ProbeBatch:
         """Set the model's mode and activate a computation (None: its own); yield the context for each batch.
 
         Args:
-            wide: whether to compute in float32 instead of the run's precision.
+            wide: whether to compute in float32 instead of in the run's precision.
             reround: seed to round differently; None to round as usual.
         """
         module = self.loaded.module
