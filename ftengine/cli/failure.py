@@ -47,7 +47,7 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def report_errors(listener: Listener, say: Callable[[], str]) -> Iterator[None]:
-    """If the user or the system ends the command, show the text that `say` returns: what is saved and how to go on."""
+    """If the user or the system ends the command, show the text of `say`: what is saved and how to continue."""
     try:
         yield
     except (KeyboardInterrupt, Terminated, ProcessLost):
@@ -79,7 +79,7 @@ def state_of(output: str, again: str) -> str:
 def fail(error: BaseException, debug: bool) -> NoReturn:
     """Print an error to stderr in one line, after its traceback with `debug`, and exit with its status.
 
-    With several processes, process 0 prints its error, and another one prints its own only if that is different.
+    With several processes, process 0 prints its error, and the others print theirs only if it is different.
     """
     if debug:
         traceback.print_exception(error)

@@ -44,7 +44,7 @@ run_argument = click.argument("run_folder", metavar="RUN", type=PATH)
 
 
 def require_one_process(command: str, does: str) -> None:
-    """Refuse to run in one of several processes of a launcher (InputError); `does` is the reason."""
+    """Refuse to run under a launcher of several processes (InputError); `does` is the reason."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(f"{command} {does}; call it without torchrun or accelerate launch.")
 

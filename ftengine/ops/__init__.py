@@ -1,4 +1,4 @@
-"""Low-rank operations: one reference in PyTorch, compiled kernels where a library registers them.
+"""Low-rank operations, in PyTorch and as compiled kernels.
 
 lowrank_linear, lowrank_linears and lowrank_add are layers with gradients; lowrank_merge_ folds an update into its
 weight. The operators below them, and those of the norms in elementwise.py, are torch.ops.ftengine.*. This room imports

@@ -1,11 +1,11 @@
-"""Attention over sequences in one flat tensor: several may read the same keys, and short ones need no padding.
+"""Attention over sequences that are concatenated without padding, and may share keys.
 
 out[i] = Σ_j softmax_j(scale · q[i] · k[j]) v[j] over the keys j that query i sees
 
 (Vaswani et al. 2017, arXiv:1706.03762.) A head of keys serves `groups` neighbouring heads of queries (Ainslie et al.
-2023, arXiv:2305.13245). Everything is computed in fp32 (fp64 for fp64) and rounded once; for the backward pass the
-logarithm of each query's sum of exponentials is kept, and scores are computed anew (Dao et al. 2022, arXiv:2205.14135).
-As in schemas.py, a compiled kernel replaces the reference when it is registered.
+2023, arXiv:2305.13245). Everything is computed in fp32 (fp64 for fp64) and rounded once. For the backward pass the
+log-sum-exp of each query is kept, and scores are recomputed (Dao et al. 2022, arXiv:2205.14135). As in schemas.py, a
+registered compiled kernel replaces the reference.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SCHEMAS = {
 
 @dataclass(frozen=True)
 class Sequences:
-    """The keys that queries see: a sequence's last keys belong to its queries, one each.
+    """Which keys each query attends to; the last n keys of a sequence are those of its n queries.
 
-    Query i of n, of a sequence with P keys, sees the first P - n + i + 1 of them.
+    Query i of the n queries of a sequence with P keys attends to its first P - n + i + 1 keys.
 
     Args:
-        queries: (Σ n,) int64, numbers of queries, each once.
-        keys: (Σ P,) int64, numbers of keys, in their order.
+        queries: (Σ n,) int64 indices of the queries, each once.
+        keys: (Σ P,) int64 indices of the keys of each sequence, in order.
         sizes: (sequences, 2) int64, n and P of each, 1 <= n <= P.
     """
 
@@ -49,20 +49,20 @@ class Sequences:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, sequences: Sequences, scale: float, window: int = 0) -> Tensor:
-    """Return (N, heads, D): attention of each query over the keys that it sees.
+    """Return (N, heads, D): the attention of each query over its keys.
 
     Args:
         q: (N, heads, D).
         k, v: (Nk, key heads, D) in q's dtype, a divisor of its heads.
-        sequences: the keys that each query sees.
+        sequences: the keys of each query.
         scale: factor of the scores.
-        window: how many keys back a query sees, itself included; 0: all.
+        window: size of the sliding window, a query's own key included; 0: no window.
     """
     return apply(_Attention, q, k, v, sequences.queries, sequences.keys, sequences.sizes, scale, window)
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Say whether a compiled kernel computes `attention` on a device, in the dtypes that kernels are for."""
+    """Return whether a compiled kernel computes `attention` on a device, in the dtypes of the kernels."""
     return torch._C._dispatch_has_kernel_for_dispatch_key("ftengine::attention", device.type.upper())
 
 

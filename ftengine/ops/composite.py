@@ -1,7 +1,7 @@
-"""Whole layers made of operators on their parts, used where no kernel computes a layer at once.
+"""Whole layers composed of operators on their parts, for devices without a kernel for a whole layer.
 
-A layer is a frozen weight with its low-rank update; layers that read one x share its dropout mask and one S, in which
-their columns follow one another.
+A layer is a frozen weight with its low-rank update. Layers with the same input x share its dropout mask and one S,
+which concatenates their columns.
 """
 
 from collections.abc import Sequence
@@ -31,13 +31,13 @@ def lowrank_group_forward(
     y = x Wᵀ + bias + scale · (dropout(x) Aᵀ) Bᵀ
 
     Args:
-        parts: has the operators, lowrank_shrink and so on.
+        parts: object with the operators as attributes: lowrank_shrink and so on.
         x: (..., K).
         weights: (N, K) each; and biases, (N,) each or None; cast to x's dtype.
         a: (r, K) each; b: (N, r) each.
-        scales: of each layer.
+        scales: one for each layer.
         p: a multiple of 1/65536.
-        seed: drawn where there is dropout and it is None.
+        seed: () int64; drawn if None and p > 0.
     """
     rows, seed = as_matrix(x), own_seed(x, p, seed)
     s = parts.lowrank_shrink(rows, stacked(a), p, seed if p else None)

@@ -1,4 +1,4 @@
-"""Dropout's probability and seed, which callers choose."""
+"""Rounding of dropout probabilities, and random seeds."""
 
 import torch
 from torch import Tensor

@@ -1,13 +1,13 @@
-"""What ATen passes over memory again and again for, or draws one number after the other.
+"""Element-wise operations for which ATen reads memory several times, or draws random numbers one by one.
 
     y = (w + offset) ∘ x / sqrt(mean(x²) + eps)           (Zhang and Sennrich 2019, arXiv:1910.07467)
     y = mask ∘ x / (1 - p)                                (Srivastava et al. 2014, JMLR 15)
     y = gate ∘ σ(gate) ∘ up                               (Shazeer 2020, arXiv:2002.05202)
     y = cos ∘ x + sin ∘ (-x₂, x₁), x = (x₁, x₂)           (Su et al. 2021, arXiv:2104.09864)
 
-Everything is computed in fp32 (fp64 for fp64) and rounded once. For the backward pass a norm keeps x and a number a
-row, dropout its seed, a gate its two inputs, a rotation its angles. As in schemas.py, the reference is what a compiled
-kernel's registration takes the place of.
+Everything is computed in fp32 (fp64 for fp64) and rounded once. For the backward pass a norm saves x and one number per
+row, dropout its seed, a gate its two inputs, a rotation its angles. As in schemas.py, a registered compiled kernel
+replaces the reference.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor:
     Args:
         x: (..., L).
         weight: (L,), of any dtype.
-        offset: added to the weight: 0, or 1 where it is stored as a difference from 1.
+        offset: added to the weight: 1 if the weight is stored as a difference from 1, else 0.
         eps: added to the mean of squares.
 
     Returns:
@@ -69,7 +69,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def dropout(x: Tensor, p: float, seed: Tensor) -> Tensor:
-    """Return mask ∘ x / (1 - p): x's elements in order are the first row of philox.py's mask.
+    """Return mask ∘ x / (1 - p); the flattened x takes the first row of philox.py's mask.
 
     Args:
         x: of any shape and floating dtype.

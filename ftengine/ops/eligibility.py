@@ -1,4 +1,4 @@
-"""Which layers may take a compiled kernel, and why the others do not."""
+"""Which layers may use a compiled kernel, and the reasons why others may not."""
 
 import ctypes
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ _reference_only = False
 def use_reference() -> Iterator[None]:
     """Let every layer use the reference, even with compiled kernels; for tests and benchmarks.
 
-    It holds for the whole process. A backward pass uses what its forward pass used.
+    The setting applies to the whole process. A backward pass uses the implementation of its forward pass.
     """
     global _reference_only
     before, _reference_only = _reference_only, True
@@ -45,10 +45,10 @@ def why_ineligible(
 
     Args:
         device_type: "cpu", "cuda", …
-        dtype: that the layer computes in.
-        rank: r; of layers that read one input, all of theirs together.
-        layout: of the layer's input and frozen weight.
-        columns: the layer's inputs K and outputs N, as far as they are known.
+        dtype: dtype in which the layer computes.
+        rank: r; for layers that share one input, the sum of their ranks.
+        layout: memory layout of the layer's input and frozen weight.
+        columns: the layer's numbers of inputs K and outputs N, if known.
     """
     if _reference_only:
         return "the reference is asked for"
@@ -69,7 +69,7 @@ def why_ineligible(
 
 
 def why_no_gpu_serves() -> str | None:
-    """Return which GPU or driver is too old for the CUDA kernels, or None; cached, as these do not change."""
+    """Return which GPU or driver is too old for the CUDA kernels; None if none is. The result is cached."""
     return _why_no_gpu_serves()
 
 
@@ -98,7 +98,7 @@ def _why_no_gpu_serves() -> str | None:
 
 
 def driver_version() -> int | None:
-    """Return the major version of the CUDA that the NVIDIA driver is for; None where it does not say."""
+    """Return the major CUDA version that the NVIDIA driver supports; None if unknown."""
     version = ctypes.c_int()
     try:
         if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)):
@@ -111,14 +111,14 @@ def driver_version() -> int | None:
 def why_reference(
     device_type: str, dtype: torch.dtype, rank: int, layout: torch.layout = torch.strided, columns: Iterable[int] = ()
 ) -> str | None:
-    """As why_ineligible, but dtype is the input's: autocast, where it is on, has the last word."""
+    """Return `why_ineligible` for an input's dtype; with autocast, for autocast's dtype."""
     return why_ineligible(device_type, compute_dtype(device_type, dtype), rank, layout, columns)
 
 
 def active_backend(device_type: str = "cpu") -> tuple[str, str]:
-    """Return (name, reason) of what serves eligible layers on a device: ("compiled", …) or ("reference", …).
+    """Return which implementation computes eligible layers on a device, and why: ("compiled" or "reference", reason).
 
-    The dispatcher answers, so this is what runs, not what was meant to.
+    The answer comes from torch's dispatcher, so it is the implementation that actually runs.
     """
     key = device_type.upper()
     if all(torch._C._dispatch_has_kernel_for_dispatch_key(f"ftengine::{name}", key) for name in KERNELS):

@@ -1,4 +1,4 @@
-"""What a strategy calls: low-rank updates of frozen layers, checked, cast and seeded."""
+"""The public low-rank layers: they check shapes, cast to autocast's dtype, and draw seeds."""
 
 from collections.abc import Sequence
 
@@ -113,12 +113,12 @@ def lowrank_add(
     seed: Tensor | None = None,
     diagonal: Tensor | None = None,
 ) -> Tensor:
-    """Add a low-rank update to the output of any frozen layer: 4-bit, packed, or a module nobody has seen.
+    """Add a low-rank update to the output of any frozen layer, such as a 4-bit or otherwise packed one.
 
     out = y + scale · (dropout(x) Aᵀ) Bᵀ, with y = layer(x); or with ∘ d before Bᵀ, as in lowrank_linear
 
-    y is read and never overwritten: its layer may have saved it for its own backward, and hooks may hold it. Memory
-    holds a second y for that; a dense layer avoids it through lowrank_linear.
+    y is not overwritten, as its layer may have saved it for its backward pass, and hooks may hold it. So memory holds a
+    second y, which lowrank_linear avoids for dense layers.
 
     Args:
         y: (..., N) output of the frozen layer.

@@ -1,6 +1,6 @@
-"""The compiled libraries beside this module, loaded with ftengine.ops; without them nothing is reported.
+"""Loading the compiled libraries beside this module; missing libraries are not an error.
 
-A library that exists and does not load is an error: silently missing kernels would only show as lost time. Nothing is
+A library that exists but does not load is an error, as silently missing kernels would only cost time. Nothing is
 compiled here.
 """
 
@@ -38,7 +38,7 @@ def load() -> None:
     """Register the compiled kernels with torch.
 
     Raises:
-        ImportError: a library does not load here, or one is missing that FTENGINE_REQUIRE_EXTENSION=1 asks for.
+        ImportError: a library does not load, or is missing although FTENGINE_REQUIRE_EXTENSION=1.
         ValueError: the two environment variables are neither 0 nor 1, or contradict each other.
     """
     disabled, required = _switch(DISABLE), _switch(REQUIRE)
@@ -59,14 +59,14 @@ def load() -> None:
 
 
 def why_absent(device_type: str) -> str:
-    """Say why no compiled library serves a device."""
+    """Return why there is no compiled library for a device."""
     if _switch(DISABLE):
         return f"{DISABLE}=1"
     return f"no compiled library is installed for {device_type}"
 
 
 def describe(device_type: str) -> str:
-    """Say what the kernels of a device were compiled for, and which of it is used."""
+    """Describe the targets that a device's kernels were compiled for, and the one in use."""
     native, build = _native(), _build()
     built = build.get(device_type)
     if built is None:
@@ -81,7 +81,7 @@ def describe(device_type: str) -> str:
 
 
 def cuda_version() -> int | None:
-    """Return the major version of the CUDA that GPU kernels were compiled with; None where nothing says."""
+    """Return the major CUDA version that GPU kernels were compiled with; None if unknown."""
     built = _build().get("cuda")
     major = built["nvcc"].partition(".")[0] if built else ""
     return int(major) if major.isdecimal() else None
@@ -90,7 +90,7 @@ def cuda_version() -> int | None:
 def instruction_sets() -> tuple[str, ...]:
     """Return the instruction sets that CPU kernels were compiled for and this processor has, the best first.
 
-    () without kernels, and where the build had no headers of Python for the module that tells.
+    () without kernels, and if the build lacked Python's headers, which the reporting module needs.
     """
     native = _native()
     if native is None or not FILES["cpu"].is_file() or _switch(DISABLE):
@@ -99,9 +99,9 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def onednn_from() -> int | None:
-    """Return the least M·N·K from which oneDNN multiplies matrices of float32 quicker than torch does by itself.
+    """Return the M·N·K from which oneDNN multiplies float32 matrices faster than torch's default.
 
-    None where it does not: on processors without AVX-512, on Intel's, without kernels, and while
+    None if it is never faster: on processors without AVX-512, on Intel processors, without kernels, and while
     torch.backends.mkldnn is disabled.
     """
     native = _native()
@@ -113,9 +113,9 @@ def onednn_from() -> int | None:
 
 @contextmanager
 def use_onednn(least: int = NEVER) -> Iterator[None]:
-    """Have oneDNN multiply matrices of float32 from some M·N·K on, whatever the processor; for tests and benchmarks.
+    """Let oneDNN multiply float32 matrices from some M·N·K on, on any processor; for tests and benchmarks.
 
-    It holds for the whole process. Without kernels it does nothing.
+    The setting applies to the whole process. Without kernels it does nothing.
     """
     native, library = _native(), str(FILES["cpu"])
     if native is None or not FILES["cpu"].is_file() or _switch(DISABLE):
@@ -143,15 +143,15 @@ def _choose_onednn(library: str) -> None:
 
 @contextmanager
 def use_instruction_set(name: str) -> Iterator[None]:
-    """Run CPU kernels of one instruction set, whatever else the processor has; for tests and benchmarks.
+    """Use the CPU kernels of one instruction set; for tests and benchmarks.
 
-    It holds for the whole process, other threads included.
+    The setting applies to the whole process, other threads included.
 
     Args:
         name: one of instruction_sets(), or "auto" for the best.
 
     Raises:
-        ValueError: the build or the processor does not have it; the message says what they have.
+        ValueError: the build or the processor lacks it; the message lists those that both have.
         RuntimeError: no CPU kernels are loaded.
     """
     if not FILES["cpu"].is_file() or _switch(DISABLE):

@@ -30,12 +30,12 @@ ROUNDS = 7
 def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: Tensor) -> Tensor:
     """Encrypt counters (c0, c1, c2, c3) under a 64-bit seed.
 
-    Words live in the low half of int64 lanes, because torch has no 32x32 -> 64 bit product. They broadcast: while a
-    word depends on the row or the column alone it stays a vector, which saves a quarter of the work. Whole products
-    are carried as c1 and c3; their upper halves fall to the mask a round later.
+    Words are stored in int64, because torch has no 32x32 -> 64 bit product. They broadcast: a word that depends only on
+    the row or only on the column stays a vector, which saves a quarter of the work. c1 and c3 hold whole 64-bit
+    products, whose upper halves are masked in the next round.
 
     Args:
-        c0, c1, c2, c3: int64 in [0, 2^32), of shapes that broadcast.
+        c0, c1, c2, c3: int64 in [0, 2^32), with shapes that broadcast.
         seed: () int64; read as 64 bits.
 
     Returns:
@@ -57,7 +57,7 @@ def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, seed: Tensor) -> 
 
 
 def keep_mask(seed: Tensor, n: int, first_row: int, rows: int, columns: int) -> Tensor:
-    """Say which elements survive dropout with p = n / 65536, 1 <= n <= 65535.
+    """Return the dropout mask for p = n / 65536, 1 <= n <= 65535.
 
     Returns:
         (rows, columns) int16, -1 (all bits set) for kept, 0 for dropped: rows first_row, first_row + 1, … of the mask.

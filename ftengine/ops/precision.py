@@ -1,4 +1,4 @@
-"""The dtype that a layer computes in, with autocast and without."""
+"""The dtype in which a layer computes, with and without autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,7 +6,7 @@ import torch
 
 
 def autocast_enabled(device_type: str) -> bool:
-    """Say whether autocast is on; some devices ("meta") know none and would raise."""
+    """Return whether autocast is on for a device; False for devices without autocast ("meta")."""
     known = device_type in ("cpu", "cuda") or torch.amp.is_autocast_available(device_type)
     return known and torch.is_autocast_enabled(device_type)
 
@@ -19,5 +19,5 @@ def compute_dtype(device_type: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def without_autocast(device_type: str) -> AbstractContextManager:
-    """Keep autocast from recasting what compute_dtype has decided, whoever calls backward."""
+    """Within the block, disable autocast, so that operands keep the dtype of `compute_dtype`."""
     return torch.autocast(device_type, enabled=False) if autocast_enabled(device_type) else nullcontext()

@@ -1,7 +1,7 @@
-"""Products of float32 matrices by oneDNN, where torch's own leave half of the processor unused.
+"""Products of float32 matrices by oneDNN, for processors on which torch's default is slow.
 
-Torch multiplies float32 by MKL, which takes its AVX-512 code on Intel's processors alone; oneDNN, which every torch for
-x86 has inside and uses for bfloat16, takes it wherever it is. Layers of ftengine do so by themselves.
+Torch multiplies float32 with MKL, whose AVX-512 code runs only on Intel processors. oneDNN, which every torch for x86
+includes and uses for bfloat16, runs its AVX-512 code on all. ftengine's low-rank layers always use the faster one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ LEAST_ROWS = 8
 
 @contextmanager
 def products_by_onednn() -> Iterator[None]:
-    """Have aten::mm and aten::addmm of large float32 matrices on a CPU computed by oneDNN, where that is quicker.
+    """Within the block, let oneDNN compute aten::mm and aten::addmm of large float32 matrices, if faster.
 
-    It holds for the whole process, until the last one who asked for it leaves, and changes results by their rounding
-    alone. Elsewhere it changes nothing. The first call puts kernels in the place of ATen's, which stay: one that is
-    taken away while another thread computes would be called all the same. They cost a small product 3 µs.
+    It applies to the whole process until the last such block ends, and changes results only by rounding. The first call
+    replaces ATen's kernels for good, as another thread may be about to call a kernel that is removed. The replacement
+    costs a small product 3 µs.
     """
     least = onednn_from()
     if least is None:

@@ -1,4 +1,4 @@
-"""The low-rank operations in plain PyTorch: what they mean, and what serves where no compiled kernel does.
+"""The low-rank operations in plain PyTorch: their definition, and the fallback for devices without compiled kernels.
 
 Hu et al. 2021, arXiv:2106.09685, §4.1, with dropout on the low-rank path, x̂ = mask ∘ x / (1 - p):
 
@@ -6,14 +6,13 @@ Hu et al. 2021, arXiv:2106.09685, §4.1, with dropout on the low-rank path, x̂ 
     dS = scale · dy B           dB = scale · dyᵀ S
     dA = dSᵀ x̂                  dx += mask ∘ (dS A) / (1 - p)
 
-One rule for dtypes: the large operand (x, y, dy, w) sets it, the small ones (s, ds, a, b) are rounded to it once,
-products accumulate in fp32 where ATen does so (it does, in every dtype), and the gradients of a and b come back in
-the dtypes of a and b.
+Dtypes: the large operand (x, y, dy, w) determines the dtype, and the small ones (s, ds, a, b) are rounded to it once.
+Products accumulate in fp32, as ATen's do. Gradients of a and b have the dtypes of a and b.
 
-The mask exists for some rows at a time and is never stored. It selects bits: a dropped element contributes nothing,
-even if it is infinite.
+The mask is made for some rows at a time and never stored as a whole. It selects bits, so a dropped element contributes
+nothing, even if it is infinite.
 
-Skinny products are written with the rank first, (r, M) = A x̂ᵀ: MKL is up to five times faster that way round.
+Products with few columns are written with the rank first, (r, M) = A x̂ᵀ, because MKL is up to five times faster then.
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,9 @@
-"""torch.ops.ftengine: schemas, the reference behind them, and shapes for torch.compile.
+"""The operators torch.ops.ftengine: schemas, reference implementations, and shapes for torch.compile.
 
-The reference is registered as CompositeExplicitAutograd, so a kernel that a compiled library registers for CPU or
-CUDA wins in the dispatcher, and no Python changes. Such a kernel may rely on a p that is a multiple of 1/65536, on a
-() int64 seed on x's device wherever there is one, and on what `why_reference` promises; a kernel for a part of a layer
-on contiguous matrices and a seed wherever p > 0, too. It must follow the dtype rule of reference.py and the mask of
-philox.py.
+The reference is registered as CompositeExplicitAutograd, so the dispatcher prefers a kernel that a compiled library
+registers for CPU or CUDA. Such a kernel may assume that p is a multiple of 1/65536, that a seed is a () int64 tensor on
+x's device, and the conditions of `why_reference`. A kernel for a part of a layer may also assume contiguous matrices,
+and a seed if p > 0. Kernels must follow the dtype rule of reference.py and the mask of philox.py.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Shapes and dtypes of what the operators return, by the operator's name: for torch.compile, which computes nothing."""
+"""Result shapes and dtypes of the operators, by name, for torch.compile."""
 
 # mypy: disable-error-code="no-untyped-def"
 

@@ -1,4 +1,4 @@
-"""By what a processor computes: which kernels there are beside torch's, and which of two multiplies matrices faster."""
+"""The kernels that compute a run: which compiled ones are available, and the faster matrix multiplication."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ftengine.ops.products import products_by_onednn
 
 
 def quick_products() -> AbstractContextManager[None]:
-    """Have matrices multiplied by what is quicker on this processor: the same numbers but for their rounding."""
+    """Within the block, multiply matrices with this processor's faster library; results differ by rounding."""
     return products_by_onednn()
 
 
 @contextmanager
 def answering(model: nn.Module) -> Iterator[None]:
-    """Run a model for its answers from here on: no dropout, no gradients, products by what is quicker for them."""
+    """Within the block, run a model for inference: no dropout, no gradients, the faster matrix multiplication."""
     model.eval()
     with torch.no_grad(), quick_products():
         yield
 
 
 def computed_by(device_type: str) -> str:
-    """Say what computes on a device beside torch: which compiled kernels, or why none."""
+    """Describe the compiled kernels that are used on a device, or why there are none."""
     return active_backend(device_type)[1]

@@ -47,7 +47,7 @@ def check_evaluator(
 
 
 def rows_of(evaluator: api.Evaluator, predictions: Sequence[api.Prediction]) -> api.Rows:
-    """Return the columns that an evaluator scores: the predictions' keys and the values of `keep`, as in a run."""
+    """Return the columns that `score` gets in a run: the predictions' keys and the values of `keep`."""
     columns = [{**prediction, **evaluator.keep(prediction)} for prediction in predictions]
     rows = {name: column.copy() for name, column in Predictions.of(pa.Table.from_pylist(columns)).columns.items()}
     return {**rows, **evaluator.keep_together(rows, None)}

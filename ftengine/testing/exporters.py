@@ -163,7 +163,7 @@ def _copied(source: ExportSource, place: Path) -> ExportSource:
 
 
 def exported_run(folder: Path) -> tuple[ExportSource, LoadedModel]:
-    """Make a run of a small Llama in a folder, by the usual strategy: what an exporter sees, and the tuned model."""
+    """Make a run of a small tuned Llama in a folder; return its `ExportSource` and the tuned model."""
     model = fixture("causal-lm")
     base, loaded = model.load(), model.load()
     save_model(base.module, base.processor, folder / "base")

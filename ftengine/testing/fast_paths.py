@@ -43,7 +43,7 @@ def check_fast_path(
 
     Args:
         make: returns a fresh fast path.
-        task: whose loss the batch suits.
+        task: a task for whose loss the batch is made.
         load: returns the same small model each time.
         batch: a training batch.
         expected_failed_checks: names of checks that fail, with reasons.
@@ -179,7 +179,7 @@ def _repeated(x: torch.Tensor, mask: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def training_context() -> TrainingContext:
-    """Return that of a training of several epochs on a CPU, with a GiB to spare."""
+    """Return the context of a training of several epochs on a CPU with 1 GiB of free memory."""
     return TrainingContext(CPU, repeats=True, tokens=1000, room=lambda: 1 << 30, message=lambda text: None)
 
 
@@ -189,8 +189,8 @@ def variants(
     """Yield a model with different trained parts: all of it, its upper half, and as prepared by a strategy.
 
     Args:
-        load: returns a model all of which trains.
-        prepare: of a strategy.
+        load: returns a model of which all parameters train.
+        prepare: a strategy's `prepare`.
     """
 
     def upper_half() -> LoadedModel:
@@ -226,7 +226,7 @@ Statistics = Mapping[str, np.ndarray]
 
 
 def dropout_fault(probe: ProbeBatch, computation: Computation) -> str:
-    """Return where a computation drops another share than the model, or scales differently; "" if nowhere.
+    """Return where a computation's dropout has another rate or scale than the model's; "" if nowhere.
 
     Each input x of a module is compared with its input a without dropout: x = c·a + r with c = ⟨x, a⟩ / ⟨a, a⟩. Over
     many masks, the mean of c shows whether the remaining values are scaled by 1 / (1 - p), and the mean of ‖r‖² / ‖a‖²

@@ -1,4 +1,4 @@
-"""Checks of audits and rules: what they find can be shown, and is the same each time."""
+"""Checks of audits and rules: their findings can be shown, and are the same in each call."""
 
 from __future__ import annotations
 

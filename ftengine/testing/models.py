@@ -1,4 +1,4 @@
-"""Tiny models that are real in kind: true architectures and true tokenizers, made in code, with random weights.
+"""Tiny models with random weights, made in code: the libraries' own architectures and tokenizers.
 
 Each function returns (module, processor), the same for the same seed; `config` overrides fields of the architecture's
 configuration. Nothing is downloaded, and nothing is read.
@@ -65,7 +65,7 @@ def tiny_llama(*, seed: int = 0, **config: Any) -> Made:
 
 
 def tiny_gpt2(*, pad_token: str | None = "<|endoftext|>", seed: int = 0, **config: Any) -> Made:
-    """Make a GPT2LMHeadModel (its linear maps are Conv1D); `pad_token=None` leaves it out, as GPT-2 does."""
+    """Make a GPT2LMHeadModel, whose linear layers are Conv1D; with `pad_token=None` no padding token, as in GPT-2."""
     tokenizer = byte_level_tokenizer(pad_token=pad_token)
     settings = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 256, **_ends(tokenizer)}
     return _build(GPT2LMHeadModel, settings | config, tokenizer, seed)
@@ -120,7 +120,7 @@ def byte_level_tokenizer(*, pad_token: str | None) -> PreTrainedTokenizerFast:
 def word_piece_tokenizer() -> BertTokenizer:
     """Build BERT's tokenizer, uncased, over the corpus's words and characters.
 
-    The vocabulary is laid out by hand: the trainer numbers its pieces differently from run to run.
+    The vocabulary is fixed, as the trainer numbers its pieces differently from run to run.
     """
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -132,7 +132,7 @@ def word_piece_tokenizer() -> BertTokenizer:
 
 
 def unigram_tokenizer() -> T5Tokenizer:
-    """Build T5's tokenizer over the corpus's words and characters; the vocabulary is laid out by hand, so it stays."""
+    """Build T5's tokenizer over the corpus's words and characters, with a fixed vocabulary."""
     special = ["<pad>", "</s>", "<unk>"]
     words = sorted({f"▁{word}" for line in CORPUS for word in line.split()})
     characters = sorted(set(string.printable.strip()) | {"▁"})
@@ -141,13 +141,13 @@ def unigram_tokenizer() -> T5Tokenizer:
 
 
 def image_processor() -> ViTImageProcessorPil:
-    """Build what resizes images to SIDE pixels and normalises them, as ViT's does."""
+    """Build an image processor that resizes images to SIDE pixels and normalises them, like ViT's."""
     return ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})
 
 
 @torch.no_grad()
 def sensitise(module: nn.Module, seed: int = 0) -> None:
-    """Draw a model's weights anew so that each matters: small initial weights and zero biases hide what is wrong.
+    """Draw a model's weights anew, large enough to affect the outputs: small weights and zero biases hide faults.
 
     Matrices have the variance 2 / inputs (He et al. 2015, arXiv:1502.01852), biases a standard deviation of 0.3, scales
     of norms are 1 ± 0.3, embeddings have 0.3; statistics of BatchNorm are as after some training.

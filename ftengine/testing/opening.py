@@ -1,4 +1,4 @@
-"""Opening an artifact in a process of its own, which has nothing but the files."""
+"""Opening an exported artifact in a process of its own, which has only the artifact's files."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PATHS, PAYLOAD, RESULT = "paths", "payload", "result"
 
 
 def answers_of(exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Runtime], Any]) -> Any:
-    """Return what `ask` makes of what an exporter opens."""
+    """Return the result of `ask` on the runtime that an exporter opens."""
     with opened_by(exporter, folder, source) as opened:
         return ask(opened)
 
 
 def refused(*_: object) -> NoReturn:
-    """Stand for what an artifact may not ask for when it is opened."""
+    """Raise an error: replaces functions that opening an artifact must not call."""
     raise AssertionError("open() asks for the merged model, which is not in the artifact")
 
 
 @dataclass(frozen=True)
 class LogProbabilities:
-    """Asks what was opened for the log-probabilities of the tuned model's answers."""
+    """Asks an opened runtime for the log-probabilities of the tuned model's answers."""
 
     questions: Sequence[Question]
 
@@ -63,7 +63,7 @@ def _built(cls: type[Component], config: Any, labels: Labels | None) -> Componen
 def in_another_process(
     exporter: Exporter, source: ExportSource, folder: Path, ask: Callable[[Any], Any], place: Path
 ) -> Any:
-    """Return what `answers_of` does there (AssertionError: it fails there; pickle.PicklingError: cannot be sent)."""
+    """Return the result of `answers_of` in another process (AssertionError, pickle.PicklingError: it fails)."""
     (place / PATHS).write_text("\n".join(sys.path), encoding="utf-8")
     try:
         with (place / PAYLOAD).open("wb") as file:

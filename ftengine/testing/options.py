@@ -1,4 +1,4 @@
-"""Which options of a component are read while it is checked."""
+"""Recording which options of a component are read while it is checked."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SAMPLED = ("callback", "rule", "audit")
 
 
 def with_options_checked(kind: str, config: type[BaseModel], checks: Iterable[Check]) -> Iterator[Check]:
-    """Yield a component's checks, and at last whether its options were read in them."""
+    """Yield a component's checks, and at the end a check that all its options were read."""
     if not config.model_fields:
         yield from checks
         return

@@ -1,4 +1,4 @@
-"""Predictions such as tasks make, for evaluators: a few examples of each kind, the same each time."""
+"""Shipped predictions for checks of evaluators: a few examples of each kind, the same in each call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Predicted:
     """Predictions of one kind.
 
     Args:
-        name: what is predicted, in words.
+        name: what is predicted, such as "several labels".
         labels: the task's labels.
         predictions: predictions with the keys of such tasks.
     """

@@ -43,8 +43,8 @@ def sample_sources(folder: Path, times: int = 1) -> dict[str, Sequence[Example] 
     """Write rows of a text and its label in the usual formats; return the rows of each path, None for images.
 
     Args:
-        folder: is made.
-        times: how often the rows are written, one after another.
+        folder: the folder to create.
+        times: how often the rows are repeated.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -77,7 +77,7 @@ def sample_sources(folder: Path, times: int = 1) -> dict[str, Sequence[Example] 
 
 
 def long_files(folder: Path) -> dict[str, tuple[str, int, int]]:
-    """Write long files beside `sample_sources`; return for each suffix path, rows written in a sample and in it."""
+    """Write long files beside `sample_sources`; return by suffix the path, and the rows of sample and long file."""
     written = sample_sources(folder, TIMES)
     return {Path(x).suffix: (x, len(rows) // TIMES, len(rows)) for x, rows in written.items() if rows is not None}
 
@@ -85,10 +85,10 @@ def long_files(folder: Path) -> dict[str, tuple[str, int, int]]:
 def under_suffix(
     make: Callable[[], Reader], suffix: str, sources: Iterable[str], longer: Mapping[str, tuple[str, int, int]]
 ) -> Iterator[Check]:
-    """Yield a reader's checks on the contents of sources, written to files of its own suffix.
+    """Yield the checks of a reader on the contents of sample sources, written to files with its suffix.
 
-    What is right of them is not known, so all its checks are made on the first of which it reads rows; where it reads
-    rows of none, those of what it accepts and of files that it cannot read.
+    As the right rows are unknown, all checks run on the first content of which it reads rows. If it reads none, only
+    the checks of `accepts` and of unreadable files run.
     """
     with tempfile.TemporaryDirectory() as folder:
         copies = []
@@ -119,10 +119,10 @@ WITHOUT_ROWS = ("accepting_is_quick_and_raises_nothing", "it_accepts_what_it_rea
 
 @dataclass
 class ReaderChecks(AcceptingChecks):
-    """Checks of a reader on one source, and the rows in it where they are known.
+    """Checks of a reader on one source, and on its rows if they are known.
 
     Args:
-        longer: a file of the same format, and how many rows were written into the source and into that.
+        longer: a longer file of the same format, and the numbers of rows in the source and in that file.
     """
 
     make: Callable[[], Reader]

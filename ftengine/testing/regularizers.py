@@ -40,9 +40,9 @@ def check_regularizer(
 
     Args:
         make: returns a fresh regularizer.
-        task: whose loss the batch suits.
-        load: returns the same small model each time, newly loaded, in evaluation mode; `pretrained` names what
-            came with the base.
+        task: a task for whose loss the batch is made.
+        load: returns a new copy of the same small model in each call, in evaluation mode; its `pretrained` names the
+            base's parameters.
         batch: a training batch.
         expected_failed_checks: names of checks that fail, with reasons.
     """

@@ -1,4 +1,4 @@
-"""Records of finished runs, made in code: what rules judge."""
+"""Shipped records of finished runs, for checks of rules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS = ("business", "politics", "sports")
 
 
 def stored_runs() -> dict[str, RunRecords]:
-    """Return the records of three runs, by what they are: a sound one, an over-fitted one, one without held-out data.
+    """Return the records of three runs by description: a sound one, an over-fitted one, and one without held-out data.
 
     The first two are of a classifier with a metric "right_answers" and its intervals; the third has neither validation
     nor figures.
@@ -29,9 +29,9 @@ def stored_run(validation: tuple[float, ...], base: float, tuned: float, on_trai
     """Return the records of a run of 100 steps and 400 test examples.
 
     Args:
-        validation: losses, evenly over the steps.
-        base, tuned: shares of right answers on the test split.
-        on_training: that of the tuned model on training rows.
+        validation: validation losses at equal intervals of steps.
+        base, tuned: the models' shares of right answers on the test split.
+        on_training: the tuned model's share of right answers on training rows.
     """
     every = STEPS // len(validation)
     lines: list[dict[str, Any]] = [

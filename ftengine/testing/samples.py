@@ -1,7 +1,7 @@
-"""Small models with heads, data for them and batches of it: what components are checked on.
+"""Shipped small models with heads, data for them, and batches, on which components are checked.
 
-Everything is made in code, the same each time. Weights are large and biases are not zero (`models.sensitise`), so that
-a part that is forgotten or wrong shows in the outputs.
+Everything is made in code and the same in each call. Weights are large and biases are not zero (`models.sensitise`), so
+that a missing or wrong part changes the outputs.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class Fixture:
     Args:
         name: the model's class.
         head: the model's head, as `Task.head`.
-        make: returns module and processor; takes `num_labels`, the outputs of a new head.
-        new_modules: as in `LoadedModel`: the head that was newly initialised.
+        make: returns module and processor; its argument `num_labels` is the number of outputs of a new head.
+        new_modules: the newly initialised head, as in `LoadedModel`.
         max_length: longest input in tokens.
-        rows: rows of JSON values, and images for heads of images.
-        of: a task of that head; by default that of the box.
-        strategy: builds the strategy that prepares models for regularizers; by default everything trains.
+        rows: rows of JSON values; PIL images for image heads.
+        of: a task with that head; by default ftengine's own.
+        strategy: builds the strategy that prepares models for regularizers; by default full tuning.
     """
 
     name: str
@@ -67,17 +67,17 @@ class Fixture:
     strategy: Callable[[], Strategy] | None = None
 
     def load(self, labels: Labels | None = None) -> LoadedModel:
-        """Return the model in evaluation mode, newly made, as a loader returns it; always the same.
+        """Return a new copy of the same model, in evaluation mode, as a loader returns it.
 
         Args:
-            labels: of the head; by default those of `task`.
+            labels: labels of the head; by default those of `task`.
         """
         labels = labels or self.task.labels
         module, source = _copy(self._made_for(labels)[0]), f"a tiny {self.name}"
         return LoadedModel(module, self.processor, source, self.head, self.new_modules, labels, {}, self.max_length)
 
     def load_trainable(self) -> LoadedModel:
-        """Return the model as `strategy` (else full tuning) leaves it; `pretrained` names what came with the base."""
+        """Return the model as `strategy` prepares it; `pretrained` names the base's parameters."""
         loaded = self.load()
         if self.strategy is not None:
             torch.manual_seed(0)
@@ -94,7 +94,7 @@ class Fixture:
 
     @cached_property
     def task(self) -> Task:
-        """`of`, else the task of the box that has this head and takes these rows, its labels bound to `rows`."""
+        """The task with the labels of `rows`: `of`, else ftengine's own task with this head."""
         task = self.of or task_of(self.head, self.rows)
         task.labels = task.learn_labels({"train": self.rows})
         return task
@@ -106,7 +106,7 @@ class Fixture:
 
     @cached_property
     def batch(self) -> Batch:
-        """All rows as a batch, labels included: what the model's own forward takes."""
+        """All rows as a batch with labels, as arguments of the model's forward."""
         return self.task.collate([self.task.encode(row, self.processor) for row in self.rows], self.processor)
 
     def _made_for(self, labels: Labels | None) -> Made:
@@ -136,12 +136,12 @@ def on_meta(loaded: LoadedModel) -> LoadedModel:
 
 @cache
 def registry() -> Registry:
-    """Return what is installed."""
+    """Return the registry of all installed components."""
     return Registry()
 
 
 def task_of(head: str, rows: Sequence[Example]) -> Task:
-    """Return the task of the box that has a head and takes rows of these columns, freshly built; else LookupError."""
+    """Build ftengine's own task with a head that accepts rows with these columns (LookupError: there is none)."""
     for entry in registry().entries("task"):
         if entry.origin.distribution == BUILT_IN and getattr(entry.cls, "head", None) == head:
             task: Task = registry().build("task", entry.name, "task")
@@ -153,7 +153,7 @@ def task_of(head: str, rows: Sequence[Example]) -> Task:
 
 @cache
 def fixtures() -> tuple[Fixture, ...]:
-    """Return a model of each head, and several where architectures differ in what strategies meet."""
+    """Return models of each head, several for heads whose architectures differ for strategies."""
     questions, images, new = rows_of_questions(), rows_of_images(), ("classifier",)
     classifier = partial(models.tiny_bert, BertForSequenceClassification)
     tagger = partial(models.tiny_bert, BertForTokenClassification)
@@ -170,7 +170,7 @@ def fixtures() -> tuple[Fixture, ...]:
 
 
 def fixture(head: str) -> Fixture:
-    """Return the first model with a head; LookupError where none is shipped."""
+    """Return the first model with a head (LookupError: none is shipped)."""
     for model in fixtures():
         if model.head == head:
             return model
@@ -179,14 +179,14 @@ def fixture(head: str) -> Fixture:
 
 
 def fixture_of(source: str, task: str) -> Fixture:
-    """Return a model of one's own, a small one, with the shipped rows that a task of its head takes.
+    """Return a fixture of your own small model, with shipped rows that its task accepts.
 
     Args:
-        source: as a recipe's `model.source`.
+        source: the model, as in a recipe's `model.source`.
         task: name of the task, which determines the head.
 
     Raises:
-        InputError: the source cannot be loaded, or the task takes none of the rows.
+        InputError: the source cannot be loaded, or the task accepts none of the rows.
     """
     of: Task = registry().build("task", task, "task")
     loader = registry().loader_of(source, {"name": "auto"})
@@ -249,11 +249,11 @@ def rows_of_images() -> tuple[Example, ...]:
 
 
 def rows_of(modality: str) -> list[Sequence[Example]]:
-    """Return rows in the shapes that tasks of a modality usually take, for a task that is not known.
+    """Return rows in the usual shapes of a modality, to try on any task.
 
-    They are of texts: a text with a label (a name, several names, a number), a pair of texts, words with tags, prompt
-    and completion, a conversation, a text alone, an answer that is preferred to another, one that is desirable or not;
-    of images: with a label.
+    For text: a text with a label (a name, several names, a number), a pair of texts with a label, words with tags,
+    prompt and completion, a conversation, a text alone, a pair of preferred and rejected answers, an answer that is
+    desirable or not. For images: an image with a label.
     """
     if modality != "text":
         return [rows_of_images()] if modality == "image" else []

@@ -58,8 +58,8 @@ def check_strategy(
 
     Args:
         make: returns a fresh strategy, e.g. its class.
-        load: returns the same small transformers model each time, newly loaded, such as `Fixture.load`.
-        batch: its inputs with labels, as its forward takes them.
+        load: returns a new copy of the same small transformers model in each call, such as `Fixture.load`.
+        batch: the model's inputs with labels, as arguments of its forward.
         expected_failed_checks: names of checks that fail, with reasons.
 
     Raises:

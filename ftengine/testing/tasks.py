@@ -51,9 +51,10 @@ def check_task(
 
     Args:
         make: returns a fresh task.
-        processor: the model's processor.
-        examples: two rows at least, of JSON values.
-        load: returns a small model with the task's head for some labels; without it nothing is computed.
+        processor: the tokenizer or image processor of the model.
+        examples: at least two rows of JSON values.
+        load: returns a small model with the task's head, given `labels` (such as `Fixture.load`); None: the checks that
+            compute are skipped.
         expected_failed_checks: names of checks that fail, with reasons.
     """
     run_checks(TaskChecks(make, processor, examples, load), expected_failed_checks)

@@ -1,4 +1,4 @@
-"""Comparing values and models, whatever they are made of."""
+"""Comparing values and models in checks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def explained(
 
 
 def require_named_code(description: Any) -> None:
-    """Fail unless `runs_code` returned what runs beside installed plugins, as a text, or None."""
+    """Fail unless `runs_code` returned a text or None."""
     assert description is None or (isinstance(description, str) and description.strip()), (
         f"runs_code returns {description!r:.60}, not a description of the code that runs besides plugins, or None"
     )
@@ -50,14 +50,14 @@ BFLOAT16 = Precision(torch.bfloat16, torch.bfloat16, "it is checked")
 
 @contextmanager
 def in_bfloat16(module: nn.Module) -> Iterator[None]:
-    """Have a model compute as in a run in bfloat16: what is frozen has that dtype, and autocast is on."""
+    """Within the block, let a model compute as in a bfloat16 run: frozen weights in bfloat16, with autocast."""
     apply_precision(module, BFLOAT16)
     with torch.autocast("cpu", torch.bfloat16):
         yield
 
 
 def without_values(method: str) -> AbstractContextManager[None]:
-    """Tell what a method raises on a model on the meta device."""
+    """Within the block, explain errors of a method that gets a model on the meta device."""
     failure = f"{method} fails on a model on the meta device, whose weights have shapes but no values"
     advice = (
         "it is called with such a model first, so read no values there, and make new parameters on the device of the "
@@ -93,13 +93,13 @@ def without_pickles() -> Iterator[None]:
 
 
 def require_meta(module: nn.Module) -> None:
-    """Raise AssertionError where a parameter is not on the meta device."""
+    """Raise AssertionError if a parameter is not on the meta device."""
     real = [name for name, p in module.named_parameters() if not p.is_meta]
     assert not real, f"{real[0]!r} is not on the meta device, as the model is: make it on its layer's device"
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors with values of their own."""
+    """Return copies of tensors that share no memory with them."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
