@@ -1,7 +1,7 @@
-"""What ships in the box, made of the same plugins as anybody's.
+"""The components that ship with ftengine, offered through the same hooks as those of any plugin.
 
-Hooks import their classes when called, so that registering costs nothing. A plugin that derives a class of its own from
-one of these imports it from the package of its kind: `from ftengine_builtins.strategies import LoRA`.
+Hooks import their classes when they are called, so registering costs nothing. To derive a class from one of these,
+import it from the package of its kind: `from ftengine_builtins.strategies import LoRA`.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""A Python function of the user's that scores answers, checked before it runs, and called in a process of its own."""
+"""A user's Python function that scores answers: it is checked before it runs, and runs in its own process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ftengine_builtins.scoring_process import Scorer, file_of, files_with, funct
 
 
 class AnswerFunction:
-    """A function that is called with an answer, and by name with the columns that its further parameters name.
+    """A function that scores an answer; its further parameters name columns of the row, or arguments of `given`.
 
     Args:
-        place: FILE.py:FUNCTION, or MODULE:FUNCTION of what is installed.
-        timeout: seconds for an answer.
-        owner: what uses it, for messages, as "evaluator 'verifier'".
-        given: arguments that no row has to have, by name.
+        place: FILE.py:FUNCTION, or MODULE:FUNCTION of an installed module.
+        timeout: maximal seconds for one answer.
+        owner: the component that uses it, for messages, such as "evaluator 'verifier'".
+        given: names of arguments that the caller supplies, so rows need no such columns.
     """
 
     def __init__(self, place: str, timeout: float, owner: str, given: Mapping[str, Any] | None = None) -> None:
@@ -44,7 +44,7 @@ class AnswerFunction:
 
     @cached_property
     def columns(self) -> tuple[list[str], list[str]]:
-        """Columns that the function must be given, and those that it may (RecipeError: it cannot be called so)."""
+        """The function's required and optional columns (RecipeError: it cannot be called with columns)."""
         try:
             known = functions_in(self.code.read_text(encoding="utf-8"))
         except OSError as error:
@@ -63,17 +63,17 @@ class AnswerFunction:
         return [name for name in needed[1:] if name not in self._given], optional
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Raise DataError where a row lacks a column that the function must be given."""
+        """Raise DataError if a row lacks a required column."""
         for name in (name for name in self.columns[0] if row.get(name) is None):
             raise DataError(f"the row has no `{name}`, which function {self.name} reads.")
 
     def start(self) -> None:
-        """Begin the function's process (RecipeError: its file cannot be imported)."""
+        """Start the function's process (RecipeError: its file cannot be imported)."""
         if problem := self._scorer.start():
             raise RecipeError(f"{self._owner}: {self.target} cannot be used: {problem}.")
 
     def score(self, answer: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return {"score": number}, {"error": what went wrong}, or {} where it took too long."""
+        """Return {"score": number}, {"error": message}, or {} on a timeout."""
         needed, optional = self.columns
         columns = {name: row[name] for name in (*needed, *optional) if row.get(name) is not None}
         return self._scorer.score(answer, {**columns, **self._given})

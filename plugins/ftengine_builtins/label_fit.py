@@ -1,4 +1,4 @@
-"""Tests whether labels belong to their rows, by what a classifier answers."""
+"""Tests of whether labels belong to their rows, by a classifier's answers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Offset:
     """Labels of other rows that fit better than a row's own.
 
     Args:
-        rows: whose they are: 1 for those of the next row.
-        fit, own: share of answers that are theirs and the row's own; of numbers the correlations.
-        n: rows that were compared.
+        rows: the offset in rows: 1 for the labels of the next row.
+        fit, own: shares of answers that equal the other row's label and the row's own; for numbers the correlations.
+        n: number of compared rows.
     """
 
     rows: int
@@ -39,15 +39,15 @@ class Offset:
 
 
 def find_offset(answers: Mapping[int, np.ndarray], labels: Mapping[int, np.ndarray], size: int) -> Offset | None:
-    """Return the offset of the row whose labels fit better than a row's own (McNemar's exact test), beyond chance.
+    """Return the offset of the rows whose labels fit the answers significantly better (McNemar's exact test).
 
     None if there is none, or if own labels fit worse than chance: rows with nearly the same text then have different
     labels, like the hypotheses of one premise, and any other row's labels fit better.
 
     Args:
-        answers: for each offset, 0 included, (n,) classes that are answered.
+        answers: for each offset, 0 included, the (n,) answered classes.
         labels: by offset, (n,) classes of the rows that far behind, -1 for none.
-        size: classes.
+        size: number of classes.
     """
     from scipy.stats import binom
 
@@ -67,7 +67,7 @@ def find_offset(answers: Mapping[int, np.ndarray], labels: Mapping[int, np.ndarr
 
 
 def follow_one_another(labels: Mapping[int, np.ndarray]) -> bool:
-    """Say whether labels depend on those of the following rows, so that the order of rows is not random.
+    """Return whether labels depend on those of the following rows, so that the order of rows is not random.
 
     Tested by chi-squared for classes, and by correlation for numbers. In dialogues the next row's label may fit better
     than a row's own without being misplaced.
@@ -116,7 +116,7 @@ class Swap:
     """Classes whose rows have the labels of others.
 
     Args:
-        classes: (class as labelled, class that is answered) each, one to one.
+        classes: pairs of a labelled and the answered class, one to one.
         fit, own: numbers of rows labelled with one of the classes that are answered as relabelled, and as labelled.
         n: all rows labelled with one of them.
     """
@@ -141,7 +141,7 @@ def find_swap(confusion: np.ndarray, sure: float = SURE) -> Swap | None:
     codes 0 to 3 were given without class 1, then 1 is 2, and 2 is 3.
 
     Args:
-        sure: probability by chance, times the ways that are tried, up to which it does.
+        sure: significance level, corrected for the number of relabellings that are tried.
     """
     from scipy.optimize import linear_sum_assignment
     from scipy.stats import binom, hypergeom
@@ -197,7 +197,7 @@ def one_grade_off(confusion: np.ndarray, swap: Swap, names: Sequence[str]) -> in
 
 
 def explains_the_rest(confusion: np.ndarray, swap: Swap) -> bool:
-    """Say whether a relabelling explains the answers: mostly right with it, and half-way from chance for other classes.
+    """Return whether a relabelling explains the answers: mostly right with it, other classes half-way above chance.
 
     For inputs of another source most classes are answered wrongly, and some pair of them looks exchanged.
     """
@@ -254,12 +254,12 @@ def agreement(confusion: np.ndarray) -> Agreement:
 
 
 def is_less(before: Agreement, after: Agreement, errors: float = ERRORS) -> bool:
-    """Say whether answers agree less with labels than before, by this many standard errors."""
+    """Return whether answers agree less with labels than before, by this many standard errors."""
     return before.kappa - after.kappa >= errors * math.hypot(before.error, after.error)
 
 
 def is_lost(before: Agreement, after: Agreement) -> bool:
-    """Say whether answers agree with labels significantly less than before, and no better than by chance."""
+    """Return whether answers agree with labels significantly less than before, and no better than by chance."""
     return is_less(before, after) and abs(after.kappa) <= 2 * after.error and after.kappa <= before.kappa / 4
 
 
@@ -276,12 +276,12 @@ may be."""
 
 
 def is_distributed_otherwise(numbers: np.ndarray, others: np.ndarray) -> bool:
-    """Say whether two samples of numbers, (n,) and (m,), differ significantly in distribution."""
+    """Return whether two samples of numbers, (n,) and (m,), differ significantly in distribution."""
     return _same(numbers, others) <= OTHERWISE
 
 
 def is_distributed_alike(numbers: np.ndarray, others: np.ndarray) -> bool:
-    """Say whether two samples of numbers, (n,) and (m,), may be of one distribution."""
+    """Return whether two samples of numbers, (n,) and (m,), may have the same distribution."""
     return _same(numbers, others) >= THE_SAME
 
 

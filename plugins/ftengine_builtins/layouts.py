@@ -1,7 +1,7 @@
 """Layouts of chat data: converting other tools' rows to rows with `messages`, as OpenAI and TRL have them.
 
-A layout is a function that returns a row with `messages` in place of the columns that it read. A row in none of these
-layouts is returned unchanged.
+A layout is a function that replaces the columns that it reads by `messages`. A row in no known layout is returned
+unchanged.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def conversations(
     system: str = "system",
     tools: str = "tools",
 ) -> dict[str, Any]:
-    """Read a list of messages with other keys and roles; `system` and `tools` may stand beside it."""
+    """Read a list of messages with other keys and roles, with optional columns `system` and `tools`."""
     if not isinstance(row.get(column), list):
         given = row.get(column)
         as_text = isinstance(given, str) and given.lstrip().startswith("[{")
@@ -137,9 +137,9 @@ def pairs(
     history: str = "history",
     tools: str = "tools",
 ) -> dict[str, Any]:
-    """Read a question, in one column or two, with its answer; earlier ones are in `history`, [[question, answer], …].
+    """Read a question, in one or two columns, and its answer; `history` has earlier pairs, [[question, answer], …].
 
-    What is in the second column goes on a line of its own, as LlamaFactory and ms-swift write it.
+    The second column is written on a line of its own, as LlamaFactory and ms-swift do.
     """
     earlier = row.get(history) or []
     if not isinstance(earlier, list) or not all(isinstance(one, list) and len(one) == 2 for one in earlier):
@@ -176,13 +176,13 @@ query_response = partial(pairs, prompt="query", query="", response="response")
 
 
 def is_question(row: Example) -> bool:
-    """Say whether a row is a question with an answer, without others before it, a system message or tools."""
+    """Return whether a row is one question with its answer, without history, system message or tools."""
     other = any(row.get(key) for key in ("history", "system", "tools"))
     return not other and recognised(row)[1] in (pairs, query_response)
 
 
 def recognised(row: Example) -> tuple[str, Callable[[Example], Example]]:
-    """Return the layout of a row, "" for none, and the function that reads it."""
+    """Return the name of a row's layout ("" for none), and the function that reads it."""
     for column in COLUMNS:
         messages = row.get(column)
         if isinstance(messages, list) and messages:
@@ -220,7 +220,7 @@ def _moved(column: str, row: Example) -> dict[str, Any]:
 
 
 def require_text(row: Example, columns: Sequence[str] = MEDIA) -> None:
-    """Refuse a conversation with pictures, films or sounds in columns beside it (DataError)."""
+    """Refuse a conversation with images, videos or audio in further columns (DataError)."""
     for column in columns:
         if row.get(column):
             wrong = f"the row has `{column}`, {shown(row[column])}, beside its conversation; text alone is read"
@@ -228,10 +228,10 @@ def require_text(row: Example, columns: Sequence[str] = MEDIA) -> None:
 
 
 def normal(row: Example) -> Example:
-    """Return a row with `messages` in the place of what it has in another layout.
+    """Convert a row in any known layout to one with `messages`.
 
     Raises:
-        DataError: it is malformed, or has more than text.
+        DataError: the row is malformed, or has content other than text.
     """
     name, convert = recognised(row)
     if name:

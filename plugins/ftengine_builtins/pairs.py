@@ -70,7 +70,7 @@ def pairs(
 ) -> None:
     """Make training rows of sampled answers that a function scores.
 
-    What answered is named as for `ftengine predict`: a run, a recipe, or a base model.
+    The model that answered is named as for `ftengine predict`: a run, a recipe, or a base model.
 
     \b
     Example:
@@ -112,7 +112,7 @@ def pairs(
 
 
 def options_of(given: Sequence[str]) -> dict[str, Any]:
-    """Return the evaluator's options (UsageError: one is no KEY=VALUE)."""
+    """Return the evaluator's options (UsageError: one is not of the form KEY=VALUE)."""
     import yaml
 
     options: dict[str, Any] = {}
@@ -126,14 +126,15 @@ def options_of(given: Sequence[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a round.
+    """The result of a round.
 
     Args:
-        rows: written; of `prompts`, `none_passes` have no answer that passes and `all_pass` no other.
-        answers: number of answers, of which `passed` passed; for `errors` of them the function failed (`error` is one
-            message), for `timeouts` it took longer than `timeout` seconds.
-        cut: answers that ended at max_new_tokens and not by themselves, which make no row.
-        unsteady: prompts to which equal answers were judged differently.
+        rows: number of written rows; of `prompts`, `none_passes` have no passing answer, and `all_pass` only passing
+            ones.
+        answers: number of answers, of which `passed` passed. The function raised for `errors` of them (`error` is one
+            message), and exceeded `timeout` seconds for `timeouts`.
+        cut: number of answers that were cut off at max_new_tokens, which make no row.
+        unsteady: number of prompts for which equal answers got different scores.
     """
 
     rows: int
@@ -151,10 +152,10 @@ class Report:
 
 
 def judge_of(run: Answering, name: str | None, options: Mapping[str, Any]) -> Verifier:
-    """Return the evaluator that scores answers: the recipe's with further options, or one of a function's own.
+    """Return the evaluator that scores answers: the recipe's with further options, or one made of a function.
 
     Raises:
-        InputError: there is no function, or several, or it is not trusted.
+        InputError: there is no function, there are several, or it is not trusted.
     """
     from ftengine.errors import InputError
     from ftengine_builtins.evaluators import Verifier
@@ -193,13 +194,13 @@ def write_pairs(
     each: int = 1,
     resume: bool = False,
 ) -> Report:
-    """Score sampled answers and write the rows that they make, whole or not at all.
+    """Score sampled answers and write training rows made of them, atomically.
 
-    Scores are written as they are made beside the output, so that an interrupted round goes on.
+    Scores are written to a file beside the output as they are computed, so an interrupted round can continue.
 
     Raises:
         InputError: `source` holds no sampled answers, the function cannot be called, or no row can be made.
-        RunError: `output` exists, or something else began it.
+        RunError: `output` exists, or an interrupted round with other settings left a file.
     """
     from ftengine.errors import InputError, RefusedRows, RunError
 
@@ -243,7 +244,7 @@ def write_pairs(
 def reported(
     rows: int, answers: Sequence[Sequence[Mapping[str, Any]]], scored: Sequence[Mapping[str, Any]], timeout: float
 ) -> Report:
-    """Count what came of the answers to each prompt."""
+    """Count the outcomes of the answers to each prompt."""
     unsteady, outcomes = 0, [one["outcomes"] for one in scored]
     for said, own in zip(answers, outcomes, strict=True):
         judged = {(one["completion"], outcome == 1) for one, outcome in zip(said, own, strict=True)}
@@ -265,7 +266,7 @@ def reported(
 
 
 def read_samples(source: Path, columns: Mapping[str, str]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Yield each row, its columns called as the task calls them, and the answers to it (InputError: it has none)."""
+    """Yield each row, with the task's column names, and its answers (InputError: it has none)."""
     from ftengine.data import text_lines
     from ftengine.errors import DataError, InputError
 
@@ -289,9 +290,9 @@ def read_samples(source: Path, columns: Mapping[str, str]) -> Iterator[tuple[dic
 def scores_of(
     judge: Verifier, rows: Sequence[tuple[Example, list[dict[str, Any]]]], source: Path, file: Path, *, resume: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yield {"scores", "outcomes"} of each row, and "error" where one was made, written to a file as they come.
+    """Yield {"scores", "outcomes"} of each row, with "error" if the function raised; they are also written to a file.
 
-    The first line of the file is what the scores depend on (RunError: something else began it).
+    The first line of the file identifies everything that the scores depend on (RunError: it differs).
     """
     from ftengine.errors import RunError
     from ftengine.identity import file_hash
@@ -336,10 +337,10 @@ def rows_of(
     kind: str,
     each: int,
 ) -> list[dict[str, Any]]:
-    """Return the rows that the answers to a prompt make: best ones first, of equally good ones the first drawn.
+    """Return training rows made of the answers to a prompt, best answers first, equally good ones in drawn order.
 
-    An answer counts once, however often it was drawn; one without text makes no row, nor one that was cut off, behind
-    which the model would learn to stop.
+    Equal answers count once. Empty answers and answers that were cut off make no row; after the latter the model would
+    learn to stop in the middle.
     """
     whole = [(k, one) for k, one in enumerate(answers) if one["completion"].strip() and not cut(one)]
     first = {one["completion"]: k for k, one in reversed(whole)}
@@ -352,12 +353,12 @@ def rows_of(
 
 
 def cut(answer: Mapping[str, Any]) -> bool:
-    """Say whether an answer was cut off at the most tokens that were allowed."""
+    """Return whether an answer was cut off at max_new_tokens."""
     return answer.get("ended") is False
 
 
 def with_answer(row: Example, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row that ends with an answer, in place of its own (DataError: it has no prompt)."""
+    """Return a row with its own answer replaced (DataError: it has no prompt)."""
     kept, prompt = asked(row)
     if isinstance(prompt, str) and not answer.get("thought"):
         return {**kept, "prompt": prompt, "completion": answer["completion"]}
@@ -375,7 +376,7 @@ def with_answers(row: Example, chosen: Mapping[str, Any], rejected: Mapping[str,
 
 
 def asked(row: Example) -> tuple[dict[str, Any], str | list[Any]]:
-    """Return a row's other columns, and its prompt: a text, or the messages but for the assistant's last turn."""
+    """Return a row's other columns, and its prompt: a text, or the messages without the assistant's last turn."""
     from ftengine.errors import DataError
     from ftengine_builtins.layouts import normal
 

@@ -1,4 +1,4 @@
-"""Layouts of preferences: from a row as another tool wrote it to one with `prompt`, `chosen` and `rejected`."""
+"""Layouts of preferences: converting other tools' rows to rows with `prompt`, `chosen` and `rejected`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Listed = Callable[[Sequence[Any]], list[Any]]
 
 
 def sharegpt(messages: Sequence[Any]) -> list[Any]:
-    """Return messages of `from` and `value` with `role` and `content`."""
+    """Convert messages with `from` and `value` to messages with `role` and `content`."""
     return layouts.sharegpt({"conversations": list(messages)})["messages"]
 
 
 def columns_of(columns: Sequence[str]) -> tuple[str, str] | None:
-    """Return the columns of the two answers; ("", column) where the chosen one is the end of the messages."""
+    """Return the columns of the two answers; ("", column) if the chosen one is the last of the messages."""
     for pair in PAIRS:
         if set(pair) <= set(columns):
             return pair
@@ -52,7 +52,7 @@ def pair_of(row: Example) -> tuple[str, str] | None:
 
 
 def layout_of(row: Example) -> str:
-    """Return what the layout of a preference is called; "" for texts that all tools call the same."""
+    """Return the name of a preference's layout; "" for the columns that all tools share."""
     pair, prompt = pair_of(row), row.get("prompt")
     if pair is None:
         return ""
@@ -75,10 +75,10 @@ def layout_of(row: Example) -> str:
 def preference(row: Example, listed: Listed = sharegpt) -> dict[str, Any]:
     """Return a row with `prompt`, `chosen` and `rejected`: texts, or lists of messages.
 
-    Of whole conversations on both sides the prompt is what they begin with alike, as TRL has it.
+    For whole conversations on both sides the prompt is their common beginning, as in TRL.
 
     Raises:
-        DataError: one of them is missing, empty or of another kind, or both answers are the same.
+        DataError: a column is missing, empty or of another type, or both answers are equal.
     """
     pair = pair_of(row)
     if pair is None:
@@ -148,7 +148,7 @@ def _of_messages(prompt: Any, column: str, rejected: Any, listed: Listed) -> tup
 
 
 def asked_until(messages: Sequence[Any]) -> int:
-    """Return the number of the message behind the last that asks; one of results of tools alone asks nothing."""
+    """Return the number of messages up to the last that asks something; a message of only tool results does not."""
 
     def asks(message: Any) -> bool:
         blocks = message.get("content") if isinstance(message, Mapping) else None
@@ -218,7 +218,7 @@ def _overlap(given: list[Any], sides: Mapping[str, list[Any]]) -> int:
 
 
 def messages_of(value: Any, name: str, listed: Listed = sharegpt) -> list[Any]:
-    """Return a text of the assistant, one message, or several, as messages."""
+    """Return an assistant's text, a message, or a list of messages as a list of messages."""
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]
     value = [value] if isinstance(value, Mapping) else value
@@ -246,9 +246,9 @@ def _common_text(sides: Mapping[str, str]) -> tuple[str, dict[str, str]]:
 
 
 def dialogue(text: Any) -> list[dict[str, str]] | None:
-    """Return what "Human:" and "Assistant:" say in a text as messages; None where it does not begin with one of them.
+    """Parse a text with "Human:" and "Assistant:" turns into messages; None if it does not begin with one of them.
 
-    An answer that is still to be given, at the end, is left out.
+    An empty assistant turn at the end is dropped.
     """
     found = TURN.split(text) if isinstance(text, str) else []
     if len(found) < 3 or found[0].strip():

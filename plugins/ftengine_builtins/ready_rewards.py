@@ -1,6 +1,6 @@
-"""Rewards of the box: 1 for an answer that is right, else 0. Each runs in the scoring process, as a user's would.
+"""The built-in rewards: 1 for a right answer, else 0. They run in the scoring process, like a user's functions.
 
-The file is opened there by itself, so it imports nothing of ftengine.
+The scoring process imports only this file, so it must not import ftengine.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 
 
 def exact_match(answer: str, wanted: Any) -> bool:
-    """Say whether an answer is the text, or the number, that is wanted; blanks around it do not count."""
+    """Return whether an answer equals the expected text or number, apart from surrounding white space."""
     return answer.strip() == str(wanted).strip()
 
 
 def regex(answer: str, pattern: str) -> bool:
-    """Say whether a regular expression matches a whole answer, but for blanks around it."""
+    """Return whether a regular expression matches a whole answer, apart from surrounding white space."""
     return re.fullmatch(pattern, answer.strip(), re.DOTALL) is not None
 
 
 def json_schema(answer: str, schema: dict[str, Any]) -> bool:
-    """Say whether an answer is JSON that a JSON Schema allows (`pip install jsonschema`)."""
+    """Return whether an answer is JSON that is valid under a JSON Schema (`pip install jsonschema`)."""
     import jsonschema
 
     try:

@@ -1,4 +1,4 @@
-"""Rewards of answers: functions of the user and of the box, weighted, each in the scoring process."""
+"""Weighted rewards of answers, by user functions and built-in ones, which run in the scoring process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TRIED_ROWS = 8
 
 
 class RewardConfig(Config):
-    """A reward: a function of yours, or one of the box by `name`."""
+    """A reward: your own function, or a built-in one by `name`."""
 
     function: str | None = Field(
         None,
@@ -70,16 +70,16 @@ class RewardConfig(Config):
         return self
 
     @property
-    def read(self) -> str | None:
-        """The column that a reward of the box reads; None if it reads none, or is a function of the user's."""
-        return (self.column or READS[self.name][0]) if self.name in READS else None
+    def compares(self) -> bool:
+        """Whether it compares answers with a reference column of the row."""
+        return self.name == "exact-match"
 
     def arguments(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what the function may take by name, of a row's columns."""
-        return {**columns, READS[self.name][1]: columns.get(self.read)} if self.read and self.name else columns
+        """Return the arguments that the function may take by name, from a row's columns."""
+        return {**columns, "wanted": columns.get(self.column)} if self.compares else columns
 
     def answer_function(self, timeout: float, owner: str) -> AnswerFunction:
-        """Return what scores."""
+        """Return the function that scores answers."""
         if self.function is not None:
             return AnswerFunction(self.function, timeout, owner)
         given = {
@@ -93,7 +93,7 @@ class RewardConfig(Config):
 
 @dataclass(frozen=True)
 class Scored:
-    """Rewards of an answer, one a function, and their weighted sum; None where a function failed, with why."""
+    """The rewards of an answer by function, and their weighted sum; None and a reason if a function failed."""
 
     rewards: tuple[float | None, ...]
     total: float | None
@@ -104,9 +104,9 @@ class Rewards:
     """The rewards of a recipe.
 
     Args:
-        configs: one a reward.
-        timeout: seconds that a function may take for an answer.
-        owner: what has them, for messages, as "task 'grpo'".
+        configs: one for each reward.
+        timeout: maximal seconds of a function for one answer.
+        owner: the component that uses them, for messages, such as "task 'grpo'".
     """
 
     def __init__(self, configs: Sequence[RewardConfig], timeout: float, owner: str) -> None:
@@ -116,19 +116,19 @@ class Rewards:
         self.names = [name if names.count(name) == 1 else f"{name}-{i + 1}" for i, name in enumerate(names)]
 
     def code_files(self) -> list[Path]:
-        """Return the files of the user's functions."""
+        """Return the files of the user's functions and of their imports."""
         own = zip(self._functions, self.configs, strict=True)
         return [file for function, config in own if config.function for file in function.code_files()]
 
     def runs_code(self) -> str | None:
-        """Return which functions of the user's run; None: none."""
+        """Return the user's functions in words; None if there are none."""
         named = [config.function for config in self.configs if config.function]
         parts = [f"the {'function' if len(named) == 1 else 'functions'} {' and '.join(named)}"] if named else []
         parts += ["the code in the model's answers"] if any(one.name == "unit-tests" for one in self.configs) else []
         return " and ".join(parts) or None
 
     def arguments(self, row: Example, own: Mapping[str, str]) -> dict[str, Any]:
-        """Return what functions may take by name: the row's columns, and its own answer as `completion`."""
+        """Return the functions' named arguments: the row's columns, and the row's own answer as `completion`."""
         return {**row, **own}
 
     def columns(self) -> set[str]:
@@ -138,14 +138,14 @@ class Rewards:
         return {name for names in read for some in names for name in some}
 
     def check_row(self, arguments: Mapping[str, Any]) -> None:
-        """Raise DataError where a function lacks a column of a row; nothing is executed."""
+        """Raise DataError if a row lacks a column that a function requires; nothing is executed."""
         for function, config in zip(self._functions, self.configs, strict=True):
             if config.read and arguments.get(config.read) is None:
                 raise DataError(f"the row has no `{config.read}`, which reward {config.name} reads.")
             function.check_row(config.arguments(arguments))
 
     def start(self) -> None:
-        """Begin the functions' processes (RecipeError: a file cannot be imported)."""
+        """Start the functions' processes (RecipeError: a file cannot be imported)."""
         for function in self._functions:
             function.start()
 
@@ -163,12 +163,12 @@ class Rewards:
         return Scored(tuple(rewards), sum(w * r for w, r in zip(weights, rewards, strict=True) if r is not None))
 
     def faults(self, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
-        """Yield what is wrong with rewards of answers that nobody wants: empty, echoed, over-long ones.
+        """Yield warnings about functions that reward useless answers: empty ones, copies of the prompt, over-long ones.
 
-        Where a row has an answer of its own, they must get less than it; else no more than 0.
+        If a row has its own answer, useless answers must get a lower reward than it; otherwise at most 0.
 
         Args:
-            rows: the prompt and the arguments of each row.
+            rows: (prompt, arguments) of each row.
         """
         paid, errors, asked = dict[str, int](), list[str](), rows[:TRIED_ROWS]
         for prompt, arguments in asked:

@@ -1,7 +1,7 @@
-"""A Python function that scores answers in a process of its own, so that its faults do not end the run.
+"""Running a Python function that scores answers in its own process, so that its faults do not end the run.
 
-This file is also the program of that process, which needs the standard library alone. It reads an answer per line as
-JSON, {"answer", "columns"}, and writes {"score"} or {"error"}.
+This file is also the program of that process, so it imports only the standard library. The process reads one JSON
+object {"answer", "columns"} per line, and writes {"score"} or {"error"}.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Scorer:
     """Calls a function with one answer after the other, each with a time limit.
 
     Args:
-        target: FILE.py:FUNCTION, or module:FUNCTION of what is installed.
-        timeout: seconds, after which its process is ended and another one begun.
+        target: FILE.py:FUNCTION, or MODULE:FUNCTION of an installed module.
+        timeout: seconds after which the process is killed; the next answer starts a new one.
     """
 
     def __init__(self, target: str, timeout: float) -> None:
@@ -83,7 +83,7 @@ class Scorer:
         return said or {}
 
     def close(self) -> None:
-        """End the process, and whatever it started."""
+        """End the process and its child processes."""
         self._process = None
         self._end()
 
@@ -119,10 +119,10 @@ def file_of(target: str) -> Path | None:
 
 
 def files_with(file: Path, target: str) -> list[Path]:
-    """Return the file of a function and the files of its own code that it imports, directly or not.
+    """Return the file of a function and the files that it imports, directly or indirectly, from the same code base.
 
-    Nothing is executed. Its own code is what lies in the folder that its imports start from; for an installed package,
-    in that package.
+    Nothing is executed. The code base is the folder from which its imports start; for an installed package, that
+    package.
 
     Args:
         target: the function, as `Scorer` takes it.
@@ -176,7 +176,7 @@ def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:
     Functions with further positional-only parameters are left out, as these cannot be given by name.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: the file is not valid Python.
     """
     parameters = {}
     for node in ast.parse(source).body:

@@ -1,4 +1,4 @@
-"""Layouts of unpaired preferences: from a row as another tool wrote it to `prompt`, `completion` and `label`."""
+"""Layouts of unpaired preferences: converting other tools' rows to `prompt`, `completion` and `label`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ DESIRABLE = {True: True, False: False, "true": True, "false": False, "1": True, 
 
 
 def tag_of(columns: Sequence[str]) -> str | None:
-    """Return the column that says whether an answer is desirable; None where rows are no unpaired preferences."""
+    """Return the column that marks answers as desirable; None if rows are no unpaired preferences."""
     if not any(names <= set(columns) for names in ANSWERED):
         return None
     return next((name for name in TAGS if name in columns), None)
 
 
 def are_unpaired(columns: Sequence[str], rows: Sequence[Example]) -> bool:
-    """Say whether rows are answers with true or false beside them."""
+    """Return whether rows are answers with a label true or false."""
     tag = tag_of(columns)
     try:
         return tag is not None and bool([desirable(row[tag]) for row in rows if row.get(tag) is not None])
@@ -37,7 +37,7 @@ def are_unpaired(columns: Sequence[str], rows: Sequence[Example]) -> bool:
 
 
 def desirable(value: Any) -> bool:
-    """Return whether an answer is desirable (DataError: the value says neither)."""
+    """Return whether an answer is desirable (DataError: the value is neither true nor false)."""
     key = value.strip().lower() if isinstance(value, str) else value
     if not isinstance(key, (bool, int, float, str)) or key not in DESIRABLE:
         raise DataError(
@@ -49,10 +49,10 @@ def desirable(value: Any) -> bool:
 def unpaired(row: Example) -> dict[str, Any]:
     """Return a row with `prompt` and `completion`, both texts or both lists of messages, and `label`, true or false.
 
-    Of a conversation all that stands behind what is asked last is the answer.
+    In a conversation, all messages after the last question are the answer.
 
     Raises:
-        DataError: one of them is missing, empty or of another kind.
+        DataError: a column is missing, empty or of another type.
     """
     tag = next((name for name in TAGS if row.get(name) is not None), "label")
     label = desirable(row.get(tag))
@@ -76,7 +76,7 @@ def unpaired(row: Example) -> dict[str, Any]:
 
 
 def is_empty(answer: Any) -> bool:
-    """Say whether an answer, text or messages, says nothing."""
+    """Return whether an answer, a text or messages, is empty."""
     if isinstance(answer, str):
         return not answer.strip()
     said = [one.get("content") or one.get("tool_calls") for one in answer]

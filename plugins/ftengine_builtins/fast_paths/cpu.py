@@ -22,14 +22,14 @@ Forward = Callable[..., Any]
 
 
 class CpuKernels(InferencePath):
-    """A fast path that has parts of a model on a CPU computed by compiled operations, also while it generates."""
+    """A fast path that computes parts of a model on a CPU by compiled operations, in generation too."""
 
     counted: ClassVar[str]
     """What is computed so, as plans name it."""
 
     @abstractmethod
     def replaced(self, model: nn.Module) -> AbstractContextManager[int]:
-        """Have parts of a model computed by compiled operations for a while; yields how many."""
+        """Within the block, compute parts of a model by compiled operations; yields their number."""
 
     def check_device(self, device: torch.device) -> None:
         require_kernels(self.name, device)
@@ -59,9 +59,9 @@ def require_kernels(name: str, device: torch.device) -> None:
 
 @contextmanager
 def other_forwards(model: nn.Module, forward_of: Callable[[nn.Module], Forward | None]) -> Iterator[int]:
-    """Replace the `forward` of modules by those that a function returns for them; yields their number.
+    """Within the block, replace the `forward` of modules by those that a function returns; yields their number.
 
-    They keep their class, parameters and hooks. Modules with a `forward` of their own already keep it.
+    Modules keep their class, parameters and hooks. An instance that already has its own `forward` is left alone.
     """
     changed = list[nn.Module]()
     try:

@@ -22,10 +22,10 @@ from ftengine_builtins.fast_paths.cpu import require_kernels
 class CpuDropout(FastPath):
     """Dropout on a CPU, including that of attention, with masks drawn by a compiled kernel.
 
-    torch draws the numbers of a CPU one by one and keeps the mask for the backward pass; this path keeps a seed, drawn
-    from torch's generator. The probability is rounded to a multiple of 1/65536. In-place dropout, dropout of whole
-    features, and dtypes without a kernel stay torch's. torch's attention with dropout searches all scores for fully
-    masked rows; here the softmax finds them.
+    On a CPU, torch draws random numbers one by one and saves the mask for the backward pass; this path saves a seed,
+    drawn from torch's generator. The probability is rounded to a multiple of 1/65536. torch still computes in-place
+    dropout, dropout of whole features, and dtypes without a kernel. For attention with dropout, torch searches all
+    scores for fully masked rows, which this path finds in the softmax.
     """
 
     name = "cpu-dropout"

@@ -81,7 +81,7 @@ class KeptOutputs:
 
     Args:
         blocks: from `frozen_blocks`, at least one.
-        context: of the training.
+        context: the training's context.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], context: TrainingContext) -> None:

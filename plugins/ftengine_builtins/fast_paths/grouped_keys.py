@@ -1,4 +1,4 @@
-"""Attention that reads grouped keys where they lie."""
+"""Grouped-query attention without repeated keys."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ VARIABLE = "TRANSFORMERS_SDPA_FORCE_GQA"
 
 
 class GroupedKeys(FastPath):
-    """Attention on a CPU over grouped keys and values, which transformers repeats for each query head.
+    """Grouped-query attention on a CPU without repeating keys and values for each query head.
 
-    transformers repeats them in padded batches, which torch's attention on a CPU does not need. The environment
+    transformers repeats them in padded batches, although torch's attention on a CPU does not need that. The environment
     variable TRANSFORMERS_SDPA_FORCE_GQA, if set, is respected.
     """
 

@@ -1,4 +1,4 @@
-"""RMS norms of a model on a CPU, computed by one compiled operation wherever a module is just that."""
+"""RMS norms of a model on a CPU, each computed by one compiled operation."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ OWN_CONFIG_FILE = "trained_config.json"
 
 
 def is_own(directory: Path) -> bool:
-    """Say whether only ftengine can run what a folder holds."""
+    """Return whether only ftengine can run the adapter in a folder."""
     return (directory / OWN_CONFIG_FILE).exists() and not (directory / CONFIG_FILE).exists()
 
 

@@ -43,9 +43,9 @@ class Block:
     """A kind of block.
 
     Args:
-        children: the names of all its children, with blanks between; a block with others is wired in another way.
-        optional: children that it may have besides, which change nothing here.
-        key: (pattern, replacement) from a block's path to AdapterHub's, where transformers renamed it since.
+        children: the names of all its children, separated by spaces; a block with further children is of another kind.
+        optional: further children that it may have, which do not matter here.
+        key: (pattern, replacement) from a block's path to AdapterHub's, if transformers has renamed the block since.
         sublayers: sublayers by name.
     """
 

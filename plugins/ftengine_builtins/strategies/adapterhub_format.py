@@ -175,7 +175,7 @@ def read_new_modules(directory: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(directory: Path, file: str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors in float32; no file for none."""
+    """Write tensors in float32; without tensors, write no file."""
     if tensors:
         save_tensors({key: tensor.float() for key, tensor in tensors.items()}, Path(directory) / file)
 

@@ -44,7 +44,7 @@ TASK_TYPES = {
 
 
 class AdapterConfig(AdapterFile):
-    """What an adapter_config.json of PEFT says."""
+    """The content of PEFT's adapter_config.json."""
 
     peft_type: ClassVar[str]
     advice: ClassVar[str]
@@ -86,7 +86,7 @@ class AdapterConfig(AdapterFile):
         whole model.
 
         Args:
-            own: PEFT cannot run it, so the file has another name.
+            own: whether PEFT cannot run the adapter; the file then has another name.
         """
         task_type, module = TASK_TYPES.get(loaded.head), loaded.module
         mapping = {"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
@@ -129,7 +129,7 @@ Alpha = Annotated[float, PlainSerializer(_whole)]
 
 
 class LoRAFile(AdapterConfig):
-    """The content of an adapter_config.json for a LoRA."""
+    """The content of adapter_config.json for LoRA."""
 
     peft_type = "LORA"
     advice = "Merge that adapter with PEFT and start from the merged model."

@@ -64,14 +64,15 @@ def require_each(loss: Any, losses: Tensor, number: int) -> Tensor:
 
 
 def chosen_loss(losses: Sequence[type[Any]], config: Config, elsewhere: Callable[[str], str]) -> Any:
-    """Return the loss that `config.loss` names, the first where that is None, with its options.
+    """Return the loss that `config.loss` names (None: the first), with its options.
 
     Args:
-        losses: those that may be named; their fields are options where the config has them, None: the loss's own.
-        elsewhere: returns advice on a loss that is not one of these.
+        losses: the allowed losses. Their fields are options if the config has fields of these names; None there keeps
+            the loss's default.
+        elsewhere: returns advice on a name that is not one of these losses.
 
     Raises:
-        RecipeError: there is none of that name, or it does not read an option that is set, or not such a value.
+        RecipeError: there is no such loss, or it does not have an option that is set, or refuses its value.
     """
     names, options = {cls.name: cls for cls in losses}, dict[str, Any]()
     name = getattr(config, "loss", None) or next(iter(names))
@@ -102,7 +103,7 @@ def _reads(loss: type[Any], key: str) -> bool:
 
 
 def require_sound(loss: type[Any], task: type[Any]) -> None:
-    """Refuse a loss with a method that only looks like one of its base, or an option that no recipe can set."""
+    """Refuse a loss with a misspelt method of its base class, or with an option that no recipe can set."""
     own = {name for cls in loss.__mro__ for name, value in vars(cls).items() if isfunction(value) and name[0] != "_"}
     base = next(cls for cls in loss.__mro__[::-1] if {"loss", "token_losses"} & vars(cls).keys())
     alike = [name for name in vars(base) if isfunction(vars(base)[name]) and name[0] != "_"]
@@ -118,7 +119,7 @@ def require_sound(loss: type[Any], task: type[Any]) -> None:
 
 
 class ComparesAnswers(ReferenceTask, LanguageTask):
-    """Learns relative likelihoods of answers to a prompt, by a loss of its own."""
+    """Base class of tasks whose loss compares the likelihoods of answers to a prompt."""
 
     traits = TaskTraits(
         example_model="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -150,7 +151,7 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
 
     @cached_property
     def sound_loss(self) -> Any:
-        """The loss, tested before the first batch (PluginError: it does not fall where it should)."""
+        """The loss, tested before the first batch (PluginError: better answers getting likelier do not lower it)."""
         self.require_falling(self.preference_loss)
         return self.preference_loss
 
@@ -159,7 +160,7 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
         return did_you_mean(name, [loss.name for loss in self.losses])
 
     def for_reference(self) -> ComparesAnswers:
-        """Return the task with a loss that takes a reference and no option of its own: log-probabilities are equal."""
+        """Return the task with any reference loss in its defaults, as the reference's log-probabilities are equal."""
         fields = {field for loss in self.losses for field in loss.model_fields}
         plain = dict.fromkeys(fields & set(type(self.config).model_fields))
         first = next(loss.name for loss in self.losses if loss.reference)
@@ -177,7 +178,7 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
         raise NotImplementedError
 
     def as_read(self, row: Example, processor: Any) -> Example:
-        """Return a row from `question` or `answered` in the form that the model reads."""
+        """Return a row of `question` or `answered` in the form that the model reads."""
         return row
 
     def check_input(self, row: Example) -> None:
@@ -206,13 +207,13 @@ class ComparesAnswers(ReferenceTask, LanguageTask):
 def cut_to(
     limit: int, features: Sequence[Features], processor: Any, *, behind: bool = False
 ) -> tuple[list[dict[str, list[int]]], int, bool]:
-    """Cut answers with their prompt to a number of tokens, first at the beginning of the prompt, all equally.
+    """Cut all answers with their prompt to a number of tokens; the beginning of the prompt is dropped first.
 
     A BOS in front is kept. With `behind`, text that a template writes after an answer is kept: it does not change the
     answer's probability, but a sequence classifier reads it last.
 
     Returns:
-        tokens and labels of each; how many the longest had; whether an answer was cut.
+        tokens and labels of each answer; the length of the longest before cutting; whether an answer was cut.
     """
     inputs = [example.inputs for example in features]
     places = [[i for i, label in enumerate(answer["labels"]) if label != IGNORED] for answer in inputs]
@@ -233,5 +234,5 @@ def cut_to(
 
 
 def trains(inputs: Mapping[str, Any]) -> bool:
-    """Return whether any token is trained on; the first one is never predicted."""
+    """Return whether any token is trained on; the first token is never predicted."""
     return any(label != IGNORED for label in inputs["labels"][1:])

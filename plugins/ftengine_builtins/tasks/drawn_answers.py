@@ -1,4 +1,4 @@
-"""Answers that an on-policy task draws: the draw, their log-probabilities, and what becomes a batch."""
+"""Sampled answers of on-policy tasks: drawing them, their log-probabilities, and collating them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,18 @@ drawn, and of the model before training."""
 
 @dataclass(frozen=True)
 class DrawnAnswer:
-    """An answer of the model's.
+    """A sampled answer.
 
     Args:
-        prompt: its tokens.
-        asked: what was asked, as text.
-        ids: the answer's tokens, with the one that ended it where one did.
-        text: the answer as a reward sees it.
-        ended: whether the model ended it, before it was as long as may be.
-        sampled: log-probabilities of `ids` by what drew them; None where it does not say.
-        drawn, reference: the same by the loss's own computation, and of the model before training; None where the loss
-            does not need them.
-        scored: its rewards.
-        attempt: how often the prompt was answered before in its step.
+        prompt: tokens of the prompt.
+        asked: the question as text.
+        ids: tokens of the answer, including the end token if there is one.
+        text: the answer as reward functions get it.
+        ended: whether the model ended it before the maximal length.
+        sampled: log-probabilities of `ids` from the sampler; None if it does not report them.
+        drawn, reference: log-probabilities as the loss computes them, by the sampling model and by the reference; None
+            if the loss does not need them.
+        scored: the rewards of the answer.
     """
 
     prompt: list[int]
@@ -57,11 +56,11 @@ class DrawnAnswer:
 
     @property
     def total(self) -> float:
-        """The sum of its rewards; nan where there is none."""
+        """The sum of the rewards; nan without a reward."""
         return math.nan if self.scored is None or self.scored.total is None else self.scored.total
 
     def record(self, advantage: float, names: Sequence[str]) -> dict[str, Any]:
-        """Return its line of draws.jsonl; `names` are those of the rewards."""
+        """Return the answer's line in draws.jsonl; `names` are the names of the rewards."""
         rewards = dict(zip(names, self.scored.rewards if self.scored else (), strict=False))
         error = {"error": self.scored.error} if self.scored and self.scored.error else {}
         total = self.scored.total if self.scored else None
@@ -69,7 +68,7 @@ class DrawnAnswer:
         return {"prompt": self.asked, "answer": self.text, "rewards": rewards, **figures, **error}
 
     def features(self, advantage: float, weight: float) -> Features:
-        """Return the answer as an example."""
+        """Return the answer as an encoded example."""
         inputs = example(self.prompt, self.ids, advantage)
         for key, values in zip(LOGPS, (self.sampled, self.drawn, self.reference), strict=True):
             if values is not None:
@@ -84,7 +83,7 @@ def example(prompt: Sequence[int], ids: Sequence[int], advantage: float) -> dict
 
 
 def collated(features: Sequence[Features], processor: Any) -> Batch:
-    """Stack tokens and labels, (n, T) on the right, advantages (n,), and log-probabilities (n, T) where there are."""
+    """Return tokens and labels (n, T), padded on the right, advantages (n,), log-probabilities (n, T) if any."""
     import torch
 
     inputs = [one.inputs for one in features]
@@ -112,18 +111,14 @@ def draw_groups(
     stop: Sequence[int],
     attempt: int = 0,
 ) -> list[list[Answer]]:
-    """Draw several answers to each prompt, which end with one of `stop`, from what the model computes.
-
-    Answers of another attempt have other numbers.
-    """
-    repeated = [prompt for prompt in prompts for _ in range(each)]
-    numbers = [*range(attempt * each, (attempt + 1) * each)] * len(prompts)
+    """Draw several answers to each prompt from the model's own distribution; `stop` are the end tokens."""
+    repeated, numbers = [prompt for prompt in prompts for _ in range(each)], [*range(each)] * len(prompts)
     answers = draw_answers(loaded, repeated, options, stop, numbers, own_settings=False)
     return [answers[start : start + each] for start in range(0, len(answers), each)]
 
 
 class Tempered(Criterion):
-    """-log π of labels at a temperature; keeps the entropies, (N,), of the distributions in the order of calls."""
+    """A criterion, -log π of labels at a temperature, that records the distributions' entropies, (N,), by call."""
 
     def __init__(self, temperature: float) -> None:
         self._temperature = temperature
@@ -140,7 +135,7 @@ class Tempered(Criterion):
 def log_probabilities(
     loss: TokenLoss, request: DrawRequest, answers: Sequence[DrawnAnswer], temperature: float
 ) -> list[list[float]]:
-    """Return the log-probability of each token of answers, as the loss computes them."""
+    """Return the log-probability of each token of each answer, as the loss computes it."""
     module: nn.Module = request.loaded.module
     device, values = next(module.parameters()).device, list[list[float]]()
     for start in range(0, len(answers), request.size):
@@ -168,7 +163,7 @@ def overlong(tokens: int, longest: int, buffer: int) -> float:
 
 
 def reward_figures(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """Return the figures of a step's answers, by prompt, and of their rewards (prompts, answers), nan without one."""
+    """Return figures of a step's answers, by prompt, and of their rewards (prompts, answers); nan: no reward."""
     answers = [one for group in scored for one in group]
     known = rewards[~rewards.isnan()]
     groups = [own for group in rewards if len(own := group[~group.isnan()]) > 1]
@@ -190,7 +185,7 @@ def reward_figures(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, nam
 
 
 def why_unscored(scored: Sequence[Sequence[DrawnAnswer]]) -> str:
-    """Return why no answer of a step has a reward; "" where one has."""
+    """Return the reason why no answer of a step has a reward; "" if some have one."""
     answers = [one for group in scored for one in group]
     if not all(math.isnan(one.total) for one in answers):
         return ""
@@ -202,7 +197,7 @@ def why_unscored(scored: Sequence[Sequence[DrawnAnswer]]) -> str:
 
 
 def why_idle(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, trains_truncated: bool) -> str:
-    """Return why answers of a step, of which some have a reward, teach nothing."""
+    """Return the reason why no answer of a step has an advantage, given that some have a reward."""
     answers = [one for group in scored for one in group]
     failed = sum(math.isnan(one.total) for one in answers)
     if not any(int((~group.isnan()).sum()) > 1 for group in rewards):

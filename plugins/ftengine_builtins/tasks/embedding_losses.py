@@ -1,8 +1,8 @@
 """Losses of embeddings: formulas over vectors of many examples, which are compared by their cosine.
 
-`x` holds, by name, vectors (n, d) and what is known of the n examples: `anchor`, `positive` and `negative` with
-`anchor_id`, `positive_id`, `negative_id` (equal for equal texts), `label_id` (equal for what is no negative of each
-other), `score`. Each loss returns (sum, weight).
+`x` holds tensors of n examples by name: vectors (n, d) `anchor`, `positive` and `negative`; (n,) ids `anchor_id`,
+`positive_id` and `negative_id` (equal for equal texts) and `label_id` (texts with equal ids are not negatives of each
+other); and (n,) `score`. Each loss returns (sum, weight).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 class InBatchNegatives:
-    """In-batch negatives (InfoNCE): each anchor is to find its own positive among those of all examples.
+    """In-batch negatives (InfoNCE): each anchor has to find its own positive among those of all examples.
 
     loss_i = -log( exp(s_ii / τ) / Σ_j exp(s_ij / τ) ),  s_ij = cos(anchor_i, candidate_j)
 
@@ -65,7 +65,7 @@ class InBatchNegatives:
 
 
 class SameLabel:
-    """In-batch negatives of labelled texts: each text is to find those of its label among those of other labels.
+    """In-batch negatives of labelled texts: each text has to find those of its label among those of other labels.
 
     loss_i = mean over p of -log( exp(s_ip / τ) / (exp(s_ip / τ) + Σ_k exp(s_ik / τ)) )
 
@@ -92,7 +92,7 @@ class SameLabel:
 
 
 class TripletMargin:
-    """Triplets: the positive is to be nearer to the anchor than the negative, by a margin.
+    """Triplets: the positive has to be nearer to the anchor than the negative, by a margin.
 
     loss_i = max(0, d(anchor_i, positive_i) - d(anchor_i, negative_i) + margin)
 
@@ -130,7 +130,7 @@ class CosineRegression:
 
 
 class CoSENT:
-    """Scored pairs: those with a higher score are to have a higher cosine, whatever its size.
+    """Scored pairs: pairs with a higher score have to get a higher cosine, of any size.
 
     loss = log( 1 + Σ exp((cos_j - cos_i) / τ) )  over all i, j with score_i > score_j
 
@@ -157,7 +157,7 @@ class CoSENT:
 class Matryoshka:
     """Any loss, of the first m numbers of each vector for several m: Σ_m w_m · loss(vectors[:m]).
 
-    So vectors that are cut are still of use (Kusupati et al. 2022, arXiv:2205.13147, eq. 1). Weights are 1.
+    Truncated vectors then stay useful (Kusupati et al. 2022, arXiv:2205.13147, eq. 1). Weights are 1.
     """
 
     def __init__(self, loss: Loss, dimensions: Sequence[int], weights: Sequence[float] | None = None) -> None:
@@ -174,5 +174,5 @@ class Matryoshka:
 
 
 def equal(ids: Tensor) -> Tensor:
-    """Return (n, n): which of n ids are the same."""
+    """Return (n, n) bool: whether each two of n ids are equal."""
     return ids[:, None] == ids

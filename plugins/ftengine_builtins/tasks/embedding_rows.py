@@ -86,14 +86,14 @@ def recognise_embedding(columns: Sequence[str], rows: Sequence[Example]) -> Reco
 
 
 def have_several(columns: Sequence[str], rows: Sequence[Example]) -> bool:
-    """Say whether rows have lists of documents, or more columns of negatives than a triplet has."""
+    """Return whether rows have lists of documents, or more columns of negatives than a triplet."""
     named = [column for names in LISTED.values() if (column := first_of(names, columns)) is not None]
     lists = (is_list(row.get(column)) for row in rows for column in named)
     return any(map(NUMBERED.fullmatch, columns)) or any(lists)
 
 
 def is_list(value: Any) -> bool:
-    """Say whether a value is a list, or a table's cell with a list of texts, as JSON or a Python literal."""
+    """Return whether a value is a list, or a table's cell with a list of texts, as JSON or a Python literal."""
     if not isinstance(value, str):
         return isinstance(value, (list, tuple))
     text = value.strip()

@@ -55,7 +55,7 @@ class ImageClassification(LabelledTask):
         return {"image": self.config.image, "label": self.config.label}
 
     def kind_of(self, examples: Iterable[Example]) -> str:
-        """Decide the kind of label; names of the folders that images lie in are classes, also "1.5" and "2.0"."""
+        """Decide the kind of label; names of image folders are always classes, even "1.5" and "2.0"."""
         return "single" if all(map(self._is_named_by_folder, examples)) else super().kind_of(examples)
 
     def view(self, row: Example) -> View:

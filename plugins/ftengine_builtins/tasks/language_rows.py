@@ -124,7 +124,7 @@ def _called(columns: Sequence[str]) -> dict[str, str | None]:
 def recognise(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
     """Recognise conversations, prompts with completions, or texts, also under other column names.
 
-    Answers to compare, and answers marked good or bad, are for other tasks.
+    Pairs of answers, and answers marked good or bad, belong to other tasks.
     """
     guess = _recognised(columns, rows)
     others = columns_of(columns) is not None or are_unpaired(columns, rows)
@@ -225,7 +225,7 @@ def read_row(example: Example) -> Conversation:
 
 
 def as_text(example: Example) -> Example:
-    """Return a question of Alpaca's or ms-swift's as a plain prompt, which ends with a line break, and completion."""
+    """Return an Alpaca or ms-swift row as plain prompt, which ends with a line break, and completion."""
     if not is_question(example):
         return example
     question, *answer = read_row(example).messages
@@ -317,10 +317,10 @@ class Asked:
     Args:
         ids, prompt: the prompt's tokens, from `prompt_tokens`, and its text.
         reference: the row's answer; None if it has none.
-        chat, opened: whether that is in the chat template, and this has begun the answer's thought.
+        chat, opened: whether the prompt is in the chat template, and whether it already begins the answer's thought.
         messages: in a chat, the messages before the answer.
         calls: tool calls of the row's answer, from `calls_json`; None if the row has no tools.
-        readable: whether calls as the template writes them are read.
+        readable: whether calls in the form of the chat template can be read.
     """
 
     ids: list[int]
@@ -368,8 +368,8 @@ def turn_asked(
 
     Args:
         trained: by number, the trained messages; if empty, all turns of the assistant.
-        lasts: the last message of each example of the conversation, up to this example.
-        at_call: prefer the last that calls tools.
+        lasts: the number of the last message of each example of the conversation, up to this example.
+        at_call: prefer the last message that calls tools.
     """
     turns = list(trained) or [k for k, message in enumerate(messages) if k and message.role == "assistant"]
     before, last = [-1, *(k for k in lasts if k is not None)][-2:] if any(lasts) else (-1, len(messages))

@@ -1,14 +1,14 @@
-"""Losses of drawn answers, one class each: how rewards become advantages, and what a token or answer counts.
+"""On-policy losses, one class each: advantages from rewards, and the weighting of tokens and answers.
 
-Of G answers to a prompt with rewards r, m is their mean and s their standard deviation (divided by G - 1). A is an
-answer's advantage, L its number of tokens, and a token's ratio is ρ = π/π_d, of its probability now and when it was
-drawn, both at the temperature of drawing. As long as an answer is learnt from once, ρ is 1 and only its gradient
-counts. The loss of a step is a sum over its answers, divided once by the weight of all of them.
+The G answers to a prompt have rewards r with mean m and standard deviation s (with divisor G - 1). A is an answer's
+advantage and L its number of tokens. A token's ratio is ρ = π/π_d: its probability now over that when it was drawn,
+both at the sampling temperature. If each answer is used for one update only, ρ is 1 and only its gradient matters. The
+loss of a step is a sum over its answers, divided once by their total weight.
 
     clip(ρ) = min(ρ·A, min(max(ρ, 1 - ε), 1 + ε′)·A)
     k3      = q/π - log(q/π) - 1, q being the reference's probability (Schulman 2020)
 
-With β above 0 a token's loss has β·ρ·k3 added, whose gradient is that of the divergence (DeepSeek-AI 2025,
+If β > 0, β·ρ·k3 is added to a token's loss; its gradient is that of the KL divergence (DeepSeek-AI 2025,
 arXiv:2512.02556, §3.1).
 """
 
@@ -37,11 +37,11 @@ class DrawnTokens:
     """The N trained tokens of n answers, in at least fp32.
 
     Args:
-        now, drawn: (N,) log π and log π_d; the same where answers are learnt from once, without gradient in the second.
-        answers: (N,) the number of each token's answer, from 0.
+        now, drawn: (N,) log π and log π_d; equal if each answer is used for one update, but `drawn` has no gradient.
+        answers: (N,) the index of each token's answer, from 0.
         advantages: (n,) A.
-        longest: most tokens of an answer that may be drawn.
-        reference: (N,) log q; None if there is no divergence in the loss.
+        longest: maximal number of tokens of an answer.
+        reference: (N,) log q; None if the loss has no divergence term.
     """
 
     now: Tensor
@@ -84,7 +84,7 @@ class DrawnTokens:
 
 
 class PolicyLoss(Config):
-    """A loss of drawn answers. Its fields are its options: keys of the task that set them have their names."""
+    """A loss of sampled answers. Its fields are its options, which the task's keys of the same names set."""
 
     name: ClassVar[str]
     """What recipes write as `task.loss`."""
@@ -99,7 +99,7 @@ class PolicyLoss(Config):
     scale_rewards: Scale = "group"
 
     def advantages(self, rewards: Tensor) -> Tensor:
-        """Return (groups, G) advantages of rewards, which are nan where there is none; 0 there, and without spread."""
+        """Return (groups, G) advantages of rewards; 0 for nan (a missing reward), and if all rewards are equal."""
         import torch
 
         known = ~rewards.isnan()
@@ -114,15 +114,15 @@ class PolicyLoss(Config):
         return torch.where(known & spread[:, None], gaps, 0.0)
 
     def token_losses(self, tokens: DrawnTokens) -> Tensor:
-        """Return (N,) losses of tokens, without the divergence. By default -clip(ρ)."""
+        """Return (N,) losses of tokens without the divergence term; by default -clip(ρ)."""
         return -self.clipped(tokens.log_ratio, tokens.advantage)
 
     def reduce(self, tokens: DrawnTokens, losses: Tensor) -> tuple[Tensor, float]:
-        """Return (sum over answers of the mean (N,) loss of their tokens, number of answers); or others."""
+        """Return (sum, weight) of the (N,) token losses; by default each answer's mean, and the number of answers."""
         return (tokens.sums(losses) / tokens.counts).sum(), float(len(tokens.advantages))
 
     def weight(self, tokens: int, longest: int) -> float:
-        """Return what an answer of so many tokens adds to the weight of `reduce`."""
+        """Return the weight in `reduce` of an answer with this number of tokens."""
         return 1.0
 
     def __call__(self, tokens: DrawnTokens) -> tuple[Tensor, float]:
@@ -133,7 +133,7 @@ class PolicyLoss(Config):
         return self.reduce(tokens, losses)
 
     def ratio(self, tokens: DrawnTokens) -> Tensor:
-        """Return (N,) the ratio that weighs a token. By default ρ."""
+        """Return the (N,) ratios of tokens; by default ρ."""
         return tokens.log_ratio.exp()
 
     def bounds(self) -> tuple[float, float]:
@@ -149,14 +149,14 @@ class PolicyLoss(Config):
         return torch.minimum(ratio * advantages, ratio.clamp(*self.bounds()) * advantages)
 
     def is_clipped(self, tokens: DrawnTokens) -> Tensor:
-        """Return (N,) whether a token's ratio is beyond the bound that stops it."""
+        """Return (N,) whether clipping stops a token's gradient."""
         low, high = self.bounds()
         ratio = self.ratio(tokens).detach()
         return ((ratio < low) & (tokens.advantage < 0)) | ((ratio > high) & (tokens.advantage > 0))
 
 
 class GRPO(PolicyLoss):
-    """-clip(ρ), A = (r - m)/(s + 10⁻⁴), ε 0.2; each answer's mean, then the mean of answers.
+    """-clip(ρ), A = (r - m)/(s + 10⁻⁴), ε 0.2; the mean over each answer's tokens, then over answers.
 
     (Shao et al. 2024, arXiv:2402.03300, eq. 3.) A token of a long answer counts less than one of a short answer.
     """
@@ -165,7 +165,7 @@ class GRPO(PolicyLoss):
 
 
 class PerToken(PolicyLoss):
-    """A loss in which all tokens of a step count the same."""
+    """A loss in which all tokens of a step have the same weight."""
 
     def reduce(self, tokens: DrawnTokens, losses: Tensor) -> tuple[Tensor, float]:
         return losses.sum(), float(len(losses))
@@ -175,7 +175,7 @@ class PerToken(PolicyLoss):
 
 
 class DrGRPO(PolicyLoss):
-    """-clip(ρ), A = r - m, ε 0.2, divided by answers times `max_new_tokens`, whatever their length.
+    """-clip(ρ), A = r - m, ε 0.2; the sum divided by the number of answers times `max_new_tokens`.
 
     (Liu et al. 2025, arXiv:2503.20783, §3.1.)
     """
@@ -191,16 +191,16 @@ class DrGRPO(PolicyLoss):
 
 
 class DAPO(PerToken):
-    """-clip(ρ), A as of grpo, ε 0.2 and ε′ 0.28, every token of the step alike (Yu et al. 2025, arXiv:2503.14476)."""
+    """-clip(ρ), A as in grpo, ε 0.2 and ε′ 0.28, the mean over all tokens (Yu et al. 2025, arXiv:2503.14476)."""
 
     name = "dapo"
     epsilon_high: float | None = 0.28
 
 
 class RLOO(PolicyLoss):
-    """-clip(∏ρ), A = r less the mean of the other answers, ε 0.2, a whole answer at a time.
+    """-clip(∏ρ) per answer, A = r minus the mean of the other answers' rewards, ε 0.2.
 
-    (Ahmadian et al. 2024, arXiv:2402.14740, eq. 5.) With β above 0, r is the reward less β times the summed log π_d/q.
+    (Ahmadian et al. 2024, arXiv:2402.14740, eq. 5.) If β > 0, r is the reward minus β times the summed log π_d/q.
     """
 
     name = "rloo"
@@ -208,7 +208,7 @@ class RLOO(PolicyLoss):
     scale_rewards: Scale = "none"
 
     def advantages(self, rewards: Tensor) -> Tensor:
-        """Return (groups, G) rewards less the mean of the others, G/(G - 1)·(r - m)."""
+        """Return (groups, G) rewards minus the mean of the others, G/(G - 1)·(r - m)."""
         known = (~rewards.isnan()).sum(1, keepdim=True)
         return super().advantages(rewards) * known / (known - 1).clamp(min=1)
 
@@ -221,7 +221,7 @@ class RLOO(PolicyLoss):
 
 
 class GSPO(PolicyLoss):
-    """-clip((∏ρ)^(1/L)), A as of grpo, ε 3·10⁻⁴ and ε′ 4·10⁻⁴, a whole answer at a time.
+    """-clip((∏ρ)^(1/L)) per answer, A as in grpo, ε 3·10⁻⁴ and ε′ 4·10⁻⁴.
 
     (Zheng et al. 2025, arXiv:2507.18071, eq. 5.)
     """
@@ -239,9 +239,9 @@ class GSPO(PolicyLoss):
 
 
 class CISPO(PerToken):
-    """-min(ρ, ε′)·A·log π, A as of grpo, the factor without gradient, ε′ 5, every token alike.
+    """-min(ρ, ε′)·A·log π without gradient through min, A as in grpo, ε′ 5, the mean over all tokens.
 
-    (MiniMax 2025, arXiv:2506.13585, §3.1; ε′ as in Khatri et al. 2025, arXiv:2510.13786.) It bounds ρ itself.
+    (MiniMax 2025, arXiv:2506.13585, §3.1; ε′ as in Khatri et al. 2025, arXiv:2510.13786.) It clips ρ itself.
     """
 
     name = "cispo"

@@ -120,7 +120,7 @@ class Preference(ComparesAnswers):
         return Recognised(2, renamed(**recognised_columns)) if len(recognised_columns) == len(OTHER_NAMES) else None
 
     def view(self, row: Example) -> View:
-        """See the prompt as input, and both answers as the target."""
+        """Return the prompt as input, and both answers as the target."""
         try:
             pair = preference(row)
             chosen, rejected = (language_rows.view(_side(pair, side), all_trained=False) for side in SIDES)
@@ -206,7 +206,7 @@ class Preference(ComparesAnswers):
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return log-probabilities and tokens of both answers, and the margin of the loss.
 
-        Without a reference in the batch, the model is its own.
+        Without a reference in the batch, the model is its own reference.
         """
         import torch
 

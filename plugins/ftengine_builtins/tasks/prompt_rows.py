@@ -1,4 +1,4 @@
-"""Rows as prompts that a model answers anew, apart from the answer that a row may hold."""
+"""Rows as prompts to answer, separated from the answer that a row may have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ftengine_builtins.tasks.language_rows import read_row
 
 
 def own_answer(row: Example) -> dict[str, str]:
-    """Return {"completion": a row's own answer as text}, of a conversation its last turn's; {} where it has none."""
+    """Return {"completion": the row's own answer as text}, for a conversation its last turn; {} if it has none."""
     if isinstance(row.get("completion"), str):
         return {"completion": row["completion"]}
     try:
@@ -25,9 +25,9 @@ def own_answer(row: Example) -> dict[str, str]:
 
 
 def without_answer(row: Example) -> dict[str, Any]:
-    """Return a row without its answer: the completion, or the assistant's turn that its messages end with.
+    """Return a row without its answer: the completion, or the assistant's turn at the end of its messages.
 
-    Columns of other layouts are those of `messages` or `prompt`. DataError: it has neither a prompt nor messages.
+    Rows in other layouts are converted to `messages` or `prompt`. DataError: the row has neither.
     """
     row = normal(row)
     kept = {name: value for name, value in row.items() if name not in ("completion", "messages")}

@@ -37,7 +37,7 @@ MOST_CLASSES, ROWS_AN_ANSWER = 50, 5
 
 
 def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
-    """Return the column that has one of the names, earlier names first; case does not count."""
+    """Return the column with one of the names, earlier names first; case is ignored."""
     by_lower_name = {column.lower(): column for column in columns}
     return next((by_lower_name[name] for name in names if name in by_lower_name), None)
 
@@ -48,7 +48,7 @@ def renamed(**columns: str) -> dict[str, str]:
 
 
 def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See a text, or two of them, with a label."""
+    """Recognise a text, or two texts, with a label."""
     label, certainty = label_of(columns, rows), 1 if are_unpaired(columns, rows) else 3
     guessed = {} if label else _candidates(columns, rows)
     if len(guessed) > 1:
@@ -80,14 +80,14 @@ def recognise_text(columns: Sequence[str], rows: Sequence[Example]) -> Recognise
 
 
 def is_relevance(label: str, rows: Sequence[Example]) -> bool:
-    """Say whether labels are 1 and 0, or true and false."""
+    """Return whether labels are 1 and 0, or true and false."""
     return all(
         as_number(int(x) if isinstance(x, bool) else x) in (0, 1) for row in rows if (x := row.get(label)) is not None
     )
 
 
 def recognise_images(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See an image, a path or its bytes, with a label."""
+    """Recognise an image, as a path or bytes, with a label."""
     image, label = first_of(IMAGES, columns), label_of(columns, rows)
     if image is None or label is None or not all(_is_image(row.get(image)) for row in rows if row.get(image)):
         return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Contrastive:
-    """Localized contrastive estimation: each relevant document is to be found among the query's irrelevant ones.
+    """Localized contrastive estimation: each relevant document has to be found among the query's irrelevant ones.
 
     loss_p = -log( exp(s_p) / (exp(s_p) + Σ_n exp(s_n)) )
 
@@ -33,7 +33,7 @@ class Contrastive:
 
 
 class RankNet:
-    """RankNet: of each pair of documents the relevant one is to have the higher score.
+    """RankNet: in each pair of documents the relevant one has to get the higher score.
 
     loss_pn = log( 1 + exp(s_n - s_p) )
 
@@ -52,7 +52,7 @@ class RankNet:
 
 
 class ListNet:
-    """ListNet: scores are to have the top-one probabilities of the relevance, y = 1 or 0.
+    """ListNet: the scores' top-one probabilities have to match those of the relevance, y = 1 or 0.
 
     loss = -Σ_d exp(y_d) / Σ_e exp(y_e) · log( exp(s_d) / Σ_e exp(s_e) )
 

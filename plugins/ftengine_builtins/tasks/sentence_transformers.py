@@ -1,6 +1,6 @@
 """The files with which sentence-transformers opens a transformers folder as an encoder.
 
-The keys are those of versions before 5.4, which later ones read as well, and not the other way round.
+The keys are those of versions before 5.4, which later versions also read.
 """
 
 from __future__ import annotations

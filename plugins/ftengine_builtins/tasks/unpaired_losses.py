@@ -5,7 +5,7 @@ implied reward is
 
     r(x, y) = β·(log p(y|x) - log p_ref(y|x))
 
-The answers of an effective batch meet: all of them are one group, on one process or many.
+The loss compares all answers of an effective batch, across processes: they are one group.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Answers:
 
     Args:
         logp: log-probability of each answer, summed over its tokens.
-        tokens: how many each has.
-        desirable: whether it is desirable, bool.
-        mismatched_logp: log-probability that the prompt of each has for another prompt's answer; without gradient.
+        tokens: number of tokens of each.
+        desirable: bool, whether each is desirable.
+        mismatched_logp: log-probability of another prompt's answer, given each answer's prompt; without gradient.
         reference_logp, reference_mismatched_logp: the same by the reference.
     """
 
@@ -87,7 +87,7 @@ class KTO(UnpairedLoss):
 
 
 def require_falling(loss: UnpairedLoss) -> None:
-    """Refuse a loss that does not fall as desirable answers get likelier, and others less so (PluginError).
+    """Refuse a loss that does not fall as desirable answers get likelier and others less likely (PluginError).
 
     It is tested on answers whose log-probability equals the reference's.
     """

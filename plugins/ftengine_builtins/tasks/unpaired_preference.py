@@ -94,7 +94,7 @@ class UnpairedPreference(InBatchTask, ComparesAnswers):
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-        """See answers with true or false beside them."""
+        """Recognise answers with a label true or false."""
         if not are_unpaired(columns, rows):
             return None
         relevance = {"query", "response", "label"} <= set(columns) and is_relevance("label", rows)

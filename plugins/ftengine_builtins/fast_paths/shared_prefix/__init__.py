@@ -1,4 +1,4 @@
-"""Shared prefixes of rows, computed once: the fast path, the tree of the rows' tokens, attention over it."""
+"""Computing shared prefixes of rows once: the fast path, the prefix tree of the rows' tokens, and attention over it."""
 
 from ftengine_builtins.fast_paths.shared_prefix.path import SharedPrefix
 

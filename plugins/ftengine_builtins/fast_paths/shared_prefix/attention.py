@@ -20,12 +20,12 @@ from ftengine.ops.precision import compute_dtype
 
 @dataclass(frozen=True)
 class Piece:
-    """What is new of some rows.
+    """The new tokens of some rows, with the tokens that they attend to.
 
     Args:
-        queries: (m, L) tokens of the prefix tree; of shorter ones the last is repeated.
-        keys: (m, P) tokens of the prefix tree, those before them included.
-        mask: (m, 1, L, P), the keys that a query sees; None: all keys before it, and its own.
+        queries: (m, L) indices of tokens in the prefix tree; shorter rows repeat their last token.
+        keys: (m, P) indices of the tokens that they attend to.
+        mask: (m, 1, L, P), the keys that a query attends to; None: causal.
     """
 
     queries: Tensor
@@ -35,11 +35,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Pieces:
-    """All of a prefix tree.
+    """All pieces of a prefix tree.
 
     Args:
-        own: pieces in which each query is once.
-        places: the position of each query's result among theirs.
+        own: the pieces, in which each query occurs once.
+        places: the position of each query's result in the concatenated results.
     """
 
     own: Sequence[Piece]

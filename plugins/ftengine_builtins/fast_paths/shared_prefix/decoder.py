@@ -1,8 +1,8 @@
-"""Answers that grow by a token at a time, over keys and values that are kept.
+"""Token-by-token generation over cached keys and values.
 
-Each layer's keys and values of all tokens lie in one pool; a sequence is the list of its tokens' places there, so that
-sequences share what they begin with, and nothing is copied, moved or padded as they grow (paged attention with pages of
-one token: Kwon et al. 2023, arXiv:2309.06180). What is new of all sequences is one row of tokens for the model.
+The keys and values of all tokens of a layer are in one pool, and a sequence is the list of its tokens' places in the
+pool. So sequences share common prefixes, and nothing is copied, moved or padded as they grow (paged attention with
+pages of one token: Kwon et al. 2023, arXiv:2309.06180). The model computes the new tokens of all sequences as one row.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LEAST = 512
 
 
 class Places:
-    """Which places of the pools are in use, and by how many sequences each."""
+    """Reference counts of the places in the pools."""
 
     def __init__(self) -> None:
         self.uses = np.zeros(LEAST, dtype=np.int32)
         self._free, self._left = np.arange(LEAST)[::-1].copy(), LEAST
 
     def take(self, count: int) -> np.ndarray:
-        """Return free places, (count,), which are in use then."""
+        """Allocate free places, (count,)."""
         if count > self._left:
             before, size = len(self.uses), max(int(len(self.uses) * GROWTH), len(self.uses) + count)
             self.uses = np.concatenate([self.uses, np.zeros(size - before, dtype=np.int32)])
@@ -46,7 +46,7 @@ class Places:
         return places
 
     def release(self, places: np.ndarray) -> None:
-        """Give places back that no other sequence uses."""
+        """Free the places that no other sequence uses."""
         self.uses[places] -= 1
         unused = places[self.uses[places] == 0]
         self._free[self._left : self._left + len(unused)] = unused
@@ -55,12 +55,12 @@ class Places:
 
 @dataclass
 class Step:
-    """What is computed in one call of the model.
+    """The tokens that one call of the model computes.
 
     Args:
-        where: (N,) the places of its tokens.
-        paths: of each sequence the places that it reads, and which of the N tokens are its queries.
-        size: places of a pool.
+        where: (N,) places of the tokens.
+        paths: for each sequence the places that it reads, and the indices of its queries among the N tokens.
+        size: number of places in a pool.
     """
 
     where: Tensor
@@ -69,7 +69,7 @@ class Step:
     _cut: dict[Any, Any] = field(default_factory=dict)
 
     def cut(self, made: Any, queries: int, keys: int, window: int | None) -> Any:
-        """Return what `sequences_of` or `pieces_of` makes of the paths, with virtual tokens in front of them all."""
+        """Return `sequences_of` or `pieces_of` of the paths, with virtual tokens in front of each."""
         asking, virtual = queries - len(self.where), keys - len(self.where)
         longest = virtual + max(len(path) for path, _ in self.paths)
         key = made, asking, virtual, None if window is None or window >= longest else window
@@ -82,11 +82,11 @@ class Step:
 
 
 class PoolDecoder:
-    """`ftengine.api.Decoder` of a model whose attention is given a `Step` as its mask.
+    """An `ftengine.api.Decoder` for a model whose attention gets a `Step` as its mask.
 
     Args:
         model: a decoder with its output head.
-        state: what its attention reads, and the keys and values that are kept.
+        state: the cached keys and values, and the current step.
     """
 
     def __init__(self, model: Any, state: DecoderState) -> None:
@@ -133,10 +133,10 @@ class PoolDecoder:
 
 @dataclass
 class DecoderState:
-    """What a model that answers computes, and the keys and values of its layers.
+    """The current step of a generating model, and the cached keys and values of its layers.
 
     Args:
-        attention: how often attention was computed so.
+        attention: number of attention calls that were computed in this way.
     """
 
     step: Step | None = None

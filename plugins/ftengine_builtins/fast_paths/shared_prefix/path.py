@@ -1,4 +1,4 @@
-"""What rows of a batch begin with alike, computed once."""
+"""The fast path that computes common prefixes of a batch's rows once."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ REQUIRES_GRADIENT = "make_inputs_require_grads"
 class SharedPrefix(InferencePath):
     """The shared beginning of a batch's rows, such as a system prompt, computed once for all of them, by decoders.
 
-    Padding is not computed either. With dropout, rows share the mask of the tokens that they share. Without a compiled
-    kernel for attention, a batch is computed row by row if sharing saves less than a twelfth of its tokens. Models
-    whose lowest blocks are frozen are left to `frozen-prefix`, if it may keep their outputs.
+    Padding is not computed either. With dropout, rows share the mask of shared tokens. Without a compiled attention
+    kernel, a batch is computed row by row if sharing saves less than a twelfth of its tokens. Models with frozen lowest
+    blocks are left to `frozen-prefix`, if that path is allowed and can keep their outputs.
     """
 
     name = "shared-prefix"

@@ -1,7 +1,7 @@
-"""Decoders over rows with shared beginnings: one row of tokens takes the place of a batch.
+"""Decoders over rows with shared prefixes: one row of tokens replaces a batch.
 
-Each token attends to its own beginning alone (`tree`, `attention`). After the last layer each row gets the states of
-all its tokens back, so the gradient of a shared token is the sum over its rows.
+Each token attends only to the tokens before it in its own rows (`tree`, `attention`). After the last layer each row
+gets the states of all its tokens back, so the gradient of a shared token is the sum over its rows.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def prefix_tree_of(inputs: Mapping[str, Any], worth: float = 1.0) -> tuple[Prefi
     Args:
         inputs: input_ids (B, T), with the attention_mask of rows padded on the right (and optional `position_ids` that
             count tokens), or with the `position_ids` of packed rows, which restart with each row.
-        worth: the most that a prefix tree may have of a batch's tokens, padding included (`worth_of`).
+        worth: the largest share of a batch's tokens, padding included, that a prefix tree may have (`worth_of`).
     """
     ids, mask, positions = (inputs.get(name) for name in TENSORS)
     odd = any(value is not None and value is not False for name, value in inputs.items() if name not in _OTHERS)
@@ -108,7 +108,7 @@ def _prefix_tree_of(
 
 @dataclass
 class Calls:
-    """What a model that may share prefixes did.
+    """Counts of a model's calls while it may share prefixes.
 
     Args:
         stack: the decoder.
@@ -256,9 +256,9 @@ _answering: dict[int, DecoderState] = {}
 
 @contextmanager
 def answering(model: Any) -> Iterator[PoolDecoder]:
-    """Have a decoder of transformers compute answers that grow, over keys and values that are kept meanwhile.
+    """Within the block, let a decoder of transformers generate token by token over cached keys and values.
 
-    The model is called with one row of tokens, (1, N), of all answers, with their positions.
+    The model is called with one row (1, N) of the new tokens of all answers, with their positions.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -278,7 +278,7 @@ def answering(model: Any) -> Iterator[PoolDecoder]:
 
 
 def supports_prefix_sharing(model: Any) -> int:
-    """Return how many layers compute attention over prefix trees with the results of single rows; 0: none."""
+    """Return the number of layers whose attention over prefix trees equals that over single rows; 0: not supported."""
     if not _is_decoder(model):
         return 0
     if _found.get(model, (None, 0))[0] != (parts := _parts(model)):  # a strategy may have changed it
@@ -296,7 +296,7 @@ def probe_result(model: Any) -> list[Any] | None:
 
 
 def restore_probe_result(model: Any, found: list[Any]) -> None:
-    """Take what `probe_result` returned of the same model in an earlier run, so that it is not checked again."""
+    """Restore what `probe_result` returned for the same model in an earlier run, so that it is not checked again."""
     layers, by_torch = found
     _found[model] = _parts(model), layers
     _by_torch.setdefault(model.get_decoder(), set()).update(by_torch)
@@ -324,7 +324,7 @@ _grow: WeakKeyDictionary[nn.Module, tuple[Any, bool]] = WeakKeyDictionary()
 
 
 def supports_answering(model: Any) -> bool:
-    """Say whether `answering` computes the logits that a decoder computes of whole rows."""
+    """Return whether `answering` computes the same logits as a decoder does for whole rows."""
     from torch.distributed.tensor import DTensor
 
     divided = any(isinstance(parameter, DTensor) for parameter in model.parameters())

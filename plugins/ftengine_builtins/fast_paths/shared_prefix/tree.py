@@ -1,11 +1,11 @@
-"""Rows of tokens with each shared beginning once, and the pieces over which attention is computed.
+"""Prefix trees of rows of tokens, and the pieces over which attention is computed.
 
-A batch becomes one or several prefix trees: its rows are sorted, and of each row only the tokens are computed that it
-does not share with the row before it. A token keeps its position in its own row and attends to the tokens before it
-there. Prefix Grouper (arXiv:2506.05433) does this for the prompt of a group of answers.
+The rows of a batch are sorted, and for each row only the tokens after its common prefix with the previous row are
+computed. A token keeps its position in its own row and attends to the tokens before it there. Prefix Grouper
+(arXiv:2506.05433) does this for the prompt of a group of answers.
 
-Attention goes from a row's new tokens (queries) to its whole row (keys): row by row, or, for kernels that need rows of
-one size, over pieces of similar size, so that no mask spans the tokens of two rows.
+A row's new tokens (queries) attend to the whole row (keys). Attention is computed row by row or, for kernels that need
+rows of equal size, over pieces of similar size, so that no mask spans two rows.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Path = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """The tokens of rows, each beginning once.
+    """The tokens of rows, with each common prefix once.
 
     Args:
         ids, positions: (1, N) int64.
         rows: for each row, the indices of its tokens among the N.
         new: number of tokens computed for each row, its last ones.
-        order: in which the rows' new tokens lie.
+        order: the order of the rows by which their new tokens are concatenated.
     """
 
     ids: Tensor
@@ -71,20 +71,20 @@ class PrefixTree:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are computed."""
+        """The number of computed tokens."""
         return self.ids.shape[1]
 
     def sequences(self, queries: int, keys: int, window: int | None) -> Sequences:
-        """Return whose keys each query sees.
+        """Return the keys that each query attends to.
 
         Args:
-            queries, keys: their numbers; those beyond the tree's tokens are virtual ones, in front of all rows.
-            window: how many tokens back a query sees, itself included; None: all.
+            queries, keys: their numbers; those that exceed the tree's tokens are virtual tokens in front of all rows.
+            window: size of the sliding window, the query included; None: no window.
         """
         return self._known(self._sequences, queries, keys, window)
 
     def pieces(self, queries: int, keys: int, window: int | None) -> Pieces:
-        """Return the pieces of attention, from what `sequences` takes."""
+        """Return the pieces of attention; arguments as of `sequences`."""
         return self._known(self._pieces, queries, keys, window)
 
     def _known(self, make: Callable[[int, int, int | None], Any], queries: int, keys: int, window: int | None) -> Any:
@@ -108,7 +108,7 @@ class PrefixTree:
 
 
 def sequences_of(paths: Sequence[Path], window: int | None, device: torch.device) -> Sequences:
-    """Return whose keys each query sees, long paths in several parts."""
+    """Return the keys that each query attends to; long paths are divided into several parts."""
     parts, most = list[Path](), max(MOST, -(-sum(len(own) for _, own in paths) // PARTS))
     for read, own in paths:
         for first in range(0, len(own), most):
@@ -122,7 +122,7 @@ def sequences_of(paths: Sequence[Path], window: int | None, device: torch.device
 
 
 def pieces_of(paths: Sequence[Path], window: int | None, device: torch.device) -> Pieces:
-    """Cut attention into pieces of paths of like size."""
+    """Divide attention into pieces of paths with similar size."""
     pieces, places, count = list[Piece](), np.zeros(sum(len(own) for _, own in paths), dtype=np.int64), 0
     for group in _grouped(paths):
         wide, most = max(len(own) for _, own in group), max(len(read) for read, _ in group)
