@@ -1,5 +1,5 @@
-"""Benchmarks of the low-rank kernels: what a layer costs above the frozen layer, and how that compares.
+"""Benchmarks of the low-rank kernels: the overhead of a layer over the frozen layer, compared with other libraries.
 
-`ftengine bench` prints what this package measures. It needs torch and the standard library alone, so that
-`python -m ftengine_bench` runs on a machine that has no more; PEFT and matplotlib are used where they are installed.
+`ftengine bench` runs them. The package needs only torch and the standard library, so `python -m ftengine_bench` runs on
+a machine without ftengine's requirements. PEFT and matplotlib are used if they are installed.
 """

@@ -1,4 +1,4 @@
-"""`python -m ftengine_bench` is `ftengine bench` for a machine with torch and nothing else."""
+"""`python -m ftengine_bench` is `ftengine bench` for machines that have only torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def kernels(json: str | None, plot: str | None, **options: Any) -> None:
-    """Measure, print, and write what is asked for."""
+    """Measure the kernels, print tables, and write the requested files."""
     if json:
         check_writable(Path(json))
     if plot:
@@ -57,7 +57,7 @@ def kernels(json: str | None, plot: str | None, **options: Any) -> None:
 
 
 def comparison(files: Sequence[str], by: str, fail_over: str | None) -> None:
-    """Print a comparison; fail where one became slower."""
+    """Print a comparison; fail if a measurement became slower."""
     allowed = None if fail_over is None else parse_share(fail_over)
     if by not in ("file", "device"):
         raise InputError(f"--by {by!r}: write file or device.")
@@ -80,7 +80,7 @@ def _tell(name: str, done: int, total: int) -> None:
 
 
 def aligned(table: tables.Table, left: int) -> str:
-    """Return a table as text, its first columns to the left and figures to the right."""
+    """Return a table as text, with the first columns left-aligned and the figures right-aligned."""
     columns, rows = table
     lines = [columns, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
@@ -91,7 +91,7 @@ def aligned(table: tables.Table, left: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text with whatever could steer a terminal escaped."""
+    """Return text with control characters of terminals escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

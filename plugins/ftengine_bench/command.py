@@ -1,4 +1,4 @@
-"""`ftengine bench`: what the low-rank kernels cost, and whether that became more."""
+"""`ftengine bench`: measure the low-rank kernels, and detect regressions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def kernels(**options: Any) -> None:
 def compare(**options: Any) -> None:
     """Compare measurements with the first of them, row by row.
 
-    Compared is the time over the frozen layer of the same run, so that a slower machine changes little.
+    Times are compared relative to the frozen layer of the same run, so a slower machine changes little.
 
     \b
     Example:

@@ -1,7 +1,6 @@
-"""Two or more measurements side by side, and whether ours became slower.
+"""Comparison of two or more measurements, to detect regressions.
 
-What is compared is the overhead over the frozen layer of the same run, not seconds: a slower or a busier machine
-slows both, and the ratio stays.
+The overhead over the frozen layer of the same run is compared, not seconds: a slower or busier machine slows both.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ NOISY = 0.1
 
 
 class Slower(FtengineError):
-    """A measurement is slower than the first one by more than is allowed."""
+    """A measurement exceeds the first one by more than the allowed share."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One of our rows in several files.
+    """A row of ftengine's kernels in several files.
 
     Args:
-        row: as the first file has it.
-        overheads: over the frozen layer, by file; None where a file has no such row.
+        row: the row of the first file.
+        overheads: overhead over the frozen layer in each file; None if a file has no such row.
     """
 
     row: Row
@@ -37,7 +36,7 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float | None]:
-        """Of each file's overhead to the first file's; None where a file has no such row."""
+        """The ratio of each file's overhead to the first file's; None if a file has no such row."""
         return [overhead and overhead / self.row.overhead for overhead in self.overheads]
 
     @property
@@ -46,11 +45,11 @@ class Comparison:
 
 
 def compare(reports: Sequence[Report]) -> list[Comparison]:
-    """Put rows of the same layer, phase and provider of ours side by side.
+    """Match rows of ftengine's providers by layer, phase and provider.
 
     Raises:
-        InputError: there is one file alone, files were launched in different ways, or nothing in the first has a
-            counterpart in another.
+        InputError: there is only one file, files were measured with different --launch, or no row of the first file is
+            in another.
     """
     if len(reports) < 2:
         raise InputError("one file has nothing to be compared with; give two or more, the one to compare with first.")
@@ -71,10 +70,10 @@ def compare(reports: Sequence[Report]) -> list[Comparison]:
 
 
 def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
-    """Fail where a row of the compiled kernels became slower by more than a share.
+    """Fail if a row of the compiled kernels became slower by more than a share.
 
     Raises:
-        Slower: one did; the message names the worst.
+        Slower: a row did; the message names the worst.
         InputError: there is no such row.
     """
     guarded = [comparison for comparison in comparisons if comparison.row.provider == GUARDED]
@@ -95,7 +94,7 @@ def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
 
 
 def noise(report: Report) -> str | None:
-    """Say that a measurement was disturbed, by the spread of its own repetitions; None where it was not."""
+    """Return a warning if the repetitions of a measurement spread widely; None otherwise."""
     spread = median((row.p80 - row.p20) / row.p50 for row in report.rows) if report.rows else 0.0
     if spread <= NOISY:
         return None
@@ -110,7 +109,7 @@ def parse_share(text: str) -> float:
     """Read a percentage such as 5% as a share.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a percentage.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", text.strip())
     if not match:

@@ -1,4 +1,4 @@
-"""What a step has to compute and to move, and what a time is worth against that."""
+"""Operations and memory traffic of a step, and the lower bounds of its time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def operations(shape: Shape | Case, rank: int, phase: str) -> int:
 
 
 def least_bytes(shape: Shape, rank: int, phase: str, size: int, factor_size: int = 4) -> int:
-    """Return the bytes that a step moves at least, were each operand read once and each result written once.
+    """Return the least memory traffic of a step in bytes: each operand is read once and each result written once.
 
     Args:
-        shape: of the layer.
+        shape: shape of the layer.
         rank: r, or 0 for the frozen layer alone.
         phase: "forward", "backward" or "both".
-        size: bytes an element of x, W, y and S.
-        factor_size: bytes an element of A and B and of their gradients.
+        size: bytes per element of x, W, y and S.
+        factor_size: bytes per element of A, B and their gradients.
     """
     m, k, n = shape.m, shape.k, shape.n
     factors = factor_size * rank * (k + n)
@@ -43,7 +43,8 @@ def least_bytes(shape: Shape, rank: int, phase: str, size: int, factor_size: int
 def least_overhead(shape: Shape | Case, rank: int, phase: str) -> float:
     """Return T_floor / T_frozen: 1 + 1.5 r (K + N) / (N K) for forward and backward together.
 
-    The low-rank part at the rate of the frozen layer, with no traffic, no launches and no random numbers.
+    The bound assumes that the low-rank part computes at the frozen layer's rate, without memory traffic, launches and
+    random numbers.
     """
     return operations(shape, rank, phase) / operations(shape, 0, phase)
 
@@ -52,13 +53,13 @@ def recovered(provider: str, overhead: Mapping[str, float], least: float) -> flo
     """Return the share of the avoidable overhead that is recovered: (T_eager - T_ours) / (T_eager - T_floor).
 
     Args:
-        provider: whose share.
-        overhead: by provider, times over the time of the frozen layer.
-        least: the floor's time over that.
+        provider: the provider whose share is computed.
+        overhead: by provider, time divided by the frozen layer's time.
+        least: the lower bound divided by the frozen layer's time.
 
     Returns:
-        1 where it costs no more than the floor, 0 where it costs what the eager layer does; None of the frozen and the
-        eager layer, and where that is not measured or at or below the floor, so that there is nothing to recover.
+        1 at the lower bound, 0 at the eager layer's time. None for the frozen and the eager layer, and if the eager
+        layer is not measured or not slower than the bound.
     """
     if provider in ("frozen", "eager") or overhead.get("eager", 0.0) <= least:
         return None
@@ -66,5 +67,5 @@ def recovered(provider: str, overhead: Mapping[str, float], least: float) -> flo
 
 
 def roofline(operation_count: int, byte_count: int, operations_a_second: float, bytes_a_second: float) -> float:
-    """Return the seconds below which a device of these peaks cannot stay (Williams et al. 2009)."""
+    """Return the least seconds of a step on a device with these peaks (roofline, Williams et al. 2009)."""
     return max(operation_count / operations_a_second, byte_count / bytes_a_second)

@@ -1,4 +1,4 @@
-"""The measurement: every provider on every layer that the settings ask for, and each operator alone."""
+"""The measurement of every provider on every layer of the settings, and of each operator."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ Progress = Callable[[str, int, int], object]
 def measure_kernels(
     settings: Settings, progress: Progress, keep: Callable[[Report], object] = lambda report: None
 ) -> Report:
-    """Measure what the settings ask for.
+    """Run the measurements of the settings.
 
     Args:
         settings: from `Settings.parse`.
         progress: called with each measurement.
-        keep: called with the unfinished report after every layer and dropout, so that an interrupted measurement is not
-            lost.
+        keep: called with the partial report after every layer and dropout, so that an interruption does not lose it.
     """
     with nullcontext() if settings.instruction_set == "auto" else use_instruction_set(settings.instruction_set):
         device, clock, seconds = settings.device, clock_of(settings.device), settings.seconds
@@ -88,7 +87,7 @@ def prepare(names: tuple[str, ...], layer: Layer, left_out: dict[str, str], grap
 
 
 def measure_layer(layer: Layer, steps: dict[str, Step], peak: Peak, clock: Clock, seconds: float) -> list[Row]:
-    """Look at the memory of each provider of one layer, then time them in turn."""
+    """Measure the memory of each provider on one layer, then time them in turn."""
     shape = layer.shape
     held = {name: (peak_bytes(step, layer.x.device.type), saved_bytes(step)) for name, step in steps.items()}
     actions = {name: step.parts for name, step in steps.items()}
@@ -129,7 +128,7 @@ Call = tuple[Callable[[], object], int]
 
 
 def operator_calls(layer: Layer, dropouts: tuple[float, ...]) -> dict[tuple[str, float], Call]:
-    """Return the calls of every operator on one layer by name and p, with each dropout where it has one."""
+    """Return the calls of every operator on one layer, by name and dropout p."""
     x, a, b, dy = (tensor.detach() for tensor in (layer.x, layer.a, layer.b, layer.dy))
     ops, weight, seed = torch.ops.ftengine, layer.weight.contiguous(), draw_seed(x.device)
     s, y, dx = ops.lowrank_shrink(x, a, 0.0, None), torch.zeros_like(dy), torch.zeros_like(x)
@@ -154,7 +153,7 @@ def measure_operators(
 ) -> list[OperatorRow]:
     """Time every operator on one layer, all of them in turn.
 
-    They are bound by memory, so the measure is the bandwidth of a plain copy.
+    They are bound by memory, so they are compared with the bandwidth of a plain copy.
     """
     calls = operator_calls(layer, tuple(dict.fromkeys((0.0, *dropouts))))
     times = measure({case: [call] for case, (call, _) in calls.items()}, clock, seconds)

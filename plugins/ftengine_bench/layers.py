@@ -1,4 +1,4 @@
-"""The layers that are measured, and who computes them: the frozen layer alone, other people's ways, and ours."""
+"""The measured layers and their providers: the frozen layer, PyTorch, other libraries, and ftengine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCALE = 2.0  # alpha / r; no provider is quicker for one value than for another
 
 @dataclass(frozen=True)
 class Shape:
-    """A frozen linear layer and the tokens that it sees: x (M, K), weight (N, K).
+    """The shape of a frozen linear layer and its input: x (M, K), weight (N, K).
 
     Args:
         m: tokens.
@@ -72,7 +72,7 @@ TRANSPOSED = {"gpt2"}
 
 
 def preset_shapes(name: str, tokens: Iterable[int]) -> list[Shape]:
-    """Return the shapes of a preset, each once, for every number of tokens.
+    """Return the distinct shapes of a preset for each number of tokens.
 
     Raises:
         InputError: there is no such preset.
@@ -89,7 +89,7 @@ def parse_shape(text: str) -> Shape:
     """Read a shape such as 512x2048x2048.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not a shape.
     """
     match = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)[x×]([1-9]\d*)", text.strip())
     if not match:
@@ -106,7 +106,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class Layer:
-    """The operands: x (M, K), weight (N, K), a (r, K), b (N, r), dy (M, N); p is dropout's probability."""
+    """The operands of a layer: x (M, K), weight (N, K), a (r, K), b (N, r), dy (M, N); p is the dropout probability."""
 
     shape: Shape
     x: Tensor
@@ -118,13 +118,13 @@ class Layer:
 
     @property
     def described(self) -> dict[str, Any]:
-        """The fields by which a report tells layers apart."""
+        """The fields that identify a layer in a report."""
         sizes = {"m": self.shape.m, "k": self.shape.k, "n": self.shape.n, "rank": len(self.a)}
         return {**sizes, "dtype": dtype_name(self.x.dtype), "p": self.p}
 
     @classmethod
     def make(cls, shape: Shape, rank: int, dtype: torch.dtype, p: float, device: str) -> Layer:
-        """Draw the operands. The factors are float32 whatever x is, as training keeps them."""
+        """Draw the operands. The factors are float32 in any dtype of x, as in training."""
         draw = torch.Generator(device).manual_seed(0)
 
         def normal(*size: int, dtype: torch.dtype, scale: float = 1.0) -> Tensor:
@@ -143,7 +143,7 @@ class Layer:
         )
 
     def step(self, call: Callable[[], Tensor], *factors: Tensor) -> Step:
-        """Return the step of a provider that computes y by a call, from these trained factors."""
+        """Return the step of a provider that computes y by `call` from these trained factors."""
         inputs = (self.x, *factors)
         return Step(call, inputs, self.dy, (*inputs, self.weight, self.dy))
 
@@ -160,7 +160,7 @@ class Step:
         call: computes y.
         inputs: tensors that get gradients.
         dy: the gradient of y.
-        given: tensors that exist for every provider, and are not counted as its memory.
+        given: tensors that exist for every provider, and do not count as its memory.
     """
 
     call: Callable[[], Tensor]
@@ -173,7 +173,7 @@ class Step:
 
     @property
     def parts(self) -> Parts:
-        """What is timed: replays of CUDA graphs where there are some."""
+        """The timed calls: CUDA graph replays if there are graphs."""
         return self.graphs or (self.forward, self.backward)
 
     def forward(self) -> None:
@@ -184,12 +184,12 @@ class Step:
         self.gradients = torch.autograd.grad(self.y, self.inputs, self.dy)
 
     def clear(self) -> None:
-        """Let the results go, outside of what is timed."""
+        """Release the results, outside of the timing."""
         self.y = self.gradients = None
 
 
 def capture(step: Step) -> None:
-    """Have a step replayed from two CUDA graphs, which write to the memory of the results that it has now."""
+    """Capture a step as two CUDA graphs, which write to the memory of its present results."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # what libraries allocate at first use cannot be captured
@@ -206,7 +206,7 @@ def capture(step: Step) -> None:
 
 
 def composition(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, p: float) -> Tensor:
-    """Return the layer as everybody writes it: five calls of PyTorch."""
+    """Return the eager layer: five calls of PyTorch."""
     update = linear(linear(dropout(x, p) if p else x, a.to(x.dtype)), b.to(x.dtype))
     return linear(x, weight) + update * SCALE
 
@@ -228,7 +228,7 @@ def compiled_composition(layer: Layer) -> Step:
 
 
 def peft(layer: Layer) -> Step:
-    """PEFT's layer, its factors in x's dtype: that is its quickest way, since it converts x otherwise."""
+    """PEFT's layer with factors in x's dtype, its fastest setting, as it converts x otherwise."""
     from peft import LoraConfig, get_peft_model
 
     rank, (n, k) = layer.a.shape[0], layer.weight.shape
@@ -246,7 +246,7 @@ def peft(layer: Layer) -> Step:
 
 
 def lorafusion(layer: Layer) -> Step:
-    """LoRAFusion's layer (github.com/CentML/lorafusion), its factors in x's dtype."""
+    """LoRAFusion's layer (github.com/CentML/lorafusion), with factors in x's dtype."""
     from lorafusion.ops.lora_v1 import fused_linear_lora
 
     a, b = _factors_like_x(layer)
@@ -255,7 +255,7 @@ def lorafusion(layer: Layer) -> Step:
 
 
 def unsloth(layer: Layer) -> Step:
-    """Unsloth's layer, its factors in x's dtype. It has none with dropout."""
+    """Unsloth's layer, with factors in x's dtype; it does not support dropout."""
     from unsloth.kernels.fast_lora import LoRA_W
 
     a, b = _factors_like_x(layer)
@@ -302,7 +302,7 @@ GUARDED = "compiled"
 
 
 def why_unavailable(name: str, device: str) -> str | None:
-    """Say why a provider cannot be measured here, or None when it can."""
+    """Return why a provider cannot be measured on this machine; None if it can."""
     if name == "peft" and find_spec("peft") is None:
         return "PEFT is not installed; pip install peft"
     if name in ("lorafusion", "unsloth"):

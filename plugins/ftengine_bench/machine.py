@@ -1,4 +1,4 @@
-"""What a measurement ran on, and what that can do at best: measured here and now, not read from a data sheet."""
+"""The machine of a measurement, and its measured peak rates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRODUCT_SIZE = {"cpu": 2048, "cuda": 8192}
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return the device, what it can do, and the software above it."""
+    """Return the device, its capability, and the versions of the software."""
     if device == "cuda":
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         name, capability = properties.name, f"sm_{properties.major}{properties.minor}"
@@ -64,11 +64,11 @@ def _version(package: str) -> str | None:
 
 @dataclass(frozen=True)
 class Peak:
-    """Rates of a device in one dtype.
+    """Measured peak rates of a device in one dtype.
 
     Args:
         dtype: the dtype's name.
-        copy_bytes_a_second: read and written together, of a large copy.
+        copy_bytes_a_second: bytes read and written per second by a large copy.
         operations_a_second: speed of a large square product, counting two operations for each multiply and add.
     """
 
@@ -78,7 +78,7 @@ class Peak:
 
 
 def measure_peak(dtype: torch.dtype, device: str, clock: Clock, seconds: float) -> Peak:
-    """Time a large copy and a large product; medians, as of everything that is compared with them."""
+    """Time a large copy and a large matrix product; return medians, as for the measurements."""
     count, size = COPIED_BYTES[device] // dtype.itemsize, PRODUCT_SIZE[device]
     source = torch.ones(count, dtype=dtype, device=device)
     target = torch.empty_like(source)

@@ -1,4 +1,4 @@
-"""Bytes that a step holds: what it saves for its backward, and the most that it holds at once."""
+"""Memory of a step: bytes saved for the backward pass, and the peak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ftengine_bench.layers import Step
 
 
 def saved_bytes(step: Step) -> int:
-    """Return the bytes that the forward keeps for the backward, beyond tensors that exist anyway."""
+    """Return the bytes that the forward pass saves for the backward pass, without tensors that exist anyway."""
     kept: dict[int, int] = {}
     given = {tensor.untyped_storage().data_ptr() for tensor in step.given}
 
@@ -29,7 +29,7 @@ def saved_bytes(step: Step) -> int:
 
 
 def peak_bytes(step: Step, device: str) -> dict[str, int]:
-    """Return, by phase, the most bytes that are held at once, above what there was before the step."""
+    """Return, by phase, the peak bytes above those before the step."""
     watch = _watch_cuda if device == "cuda" else _watch_processor
     held, forward = watch(step.forward)
     backward = held + watch(step.backward)[1]

@@ -1,4 +1,4 @@
-"""Overheads as a picture: shapes along the axis, a bar a provider."""
+"""A bar chart of overheads, by shape and provider."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def check_plot(path: Path) -> None:
-    """Refuse what could not be drawn or written, before anything is measured.
+    """Check before measuring that a plot can be drawn and written.
 
     Raises:
-        InputError: matplotlib is missing, the suffix unknown, or the place not to be written to.
+        InputError: matplotlib is missing, the suffix is unknown, or the path is not writable.
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"--plot {path}: the name must end in {', '.join(SUFFIXES)}.")
@@ -25,7 +25,7 @@ def check_plot(path: Path) -> None:
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draw the time of forward and backward over the frozen layer's; a panel for each dtype, rank and dropout."""
+    """Draw forward and backward times relative to the frozen layer's, with a panel per dtype, rank and dropout."""
     from matplotlib.figure import Figure
 
     panels: dict[tuple[str, int, float], list[Row]] = {}

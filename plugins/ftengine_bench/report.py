@@ -1,4 +1,4 @@
-"""Measurements as a file: JSON with a version, written whole or not at all, and checked when read."""
+"""The report file: versioned JSON, written atomically and validated when read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Case:
-    """A layer, and how long something takes on it.
+    """A layer and a time measured on it.
 
     Args:
         m, k, n, rank: tokens, inputs, outputs, and the update's rank.
@@ -44,19 +44,19 @@ class Row(Case):
     """One provider on one layer in one phase.
 
     Args:
-        layers: names of the layers of a block that have this shape.
+        layers: names of the block's layers with this shape.
         transposed: the weight is stored as (K, N).
         phase: forward, backward or both.
-        provider: what computed the layer.
+        provider: the implementation that computed the layer.
         repetitions: number of timed repetitions.
-        overhead: time over the frozen layer's: the median over rounds of the ratio within a round.
-        recovered: share of the avoidable overhead that is recovered in this phase; None for `frozen` and `eager`, and
-            where eager costs no more than the floor.
-        peak_bytes: most bytes held at once in this phase, above what was held before the step.
-        saved_bytes: kept from forward to backward.
-        operations: floating-point operations that the mathematics asks for.
+        overhead: time divided by the frozen layer's: the median over rounds of the ratio within a round.
+        recovered: recovered share of the avoidable overhead in this phase; None for `frozen` and `eager`, and if
+            `eager` is at the lower bound.
+        peak_bytes: peak memory of this phase, above that before the step.
+        saved_bytes: bytes saved for the backward pass.
+        operations: floating-point operations of the formula.
         bytes: bytes to move if each operand is read once and each result written once.
-        roofline_share: the least time that the measured peaks allow over `p50`.
+        roofline_share: the least time at the measured peaks divided by `p50`.
     """
 
     layers: list[str]
@@ -74,7 +74,7 @@ class Row(Case):
 
     @property
     def layer(self) -> tuple[Any, ...]:
-        """What tells layers apart."""
+        """The fields that identify the layer."""
         return (self.m, self.k, self.n, self.transposed, self.dtype, self.rank, self.p)
 
 
@@ -85,11 +85,11 @@ class OperatorRow(Case):
     Args:
         operator: its name in `torch.ops.ftengine`.
         backend: `compiled` or `reference`.
-        bytes: bytes that it has to move.
-        bandwidth: `bytes` over `p50`, a second.
-        copy_share: `bandwidth` over that of the large copy; on a CPU it may exceed 1.
-        random_ns: of `lowrank_shrink` with dropout on a CPU, nanoseconds of a core for an element's random bits and
-            their use: the median over rounds of the time with dropout less the time without; else None.
+        bytes: least memory traffic in bytes.
+        bandwidth: `bytes` divided by `p50`.
+        copy_share: `bandwidth` divided by that of the large copy; on a CPU it may exceed 1.
+        random_ns: for `lowrank_shrink` with dropout on a CPU, nanoseconds of a core per element for random bits and
+            their use: the median over rounds of the time with dropout minus the time without; else None.
     """
 
     operator: str
@@ -101,7 +101,7 @@ class OperatorRow(Case):
 
 
 def a_row_a_line(content: Mapping[str, Any]) -> str:
-    """Return JSON in which each key, and each entry of a list, has a line, as people compare such files by lines."""
+    """Return JSON with a line for each key and each entry of a list, for line-based diffs."""
 
     def text(value: Any) -> str:
         if not isinstance(value, list) or not value:
@@ -116,13 +116,13 @@ class Report:
     """What `ftengine bench kernels` measured.
 
     Args:
-        complete: False where the measurement was interrupted.
+        complete: False if the measurement was interrupted.
         environment: `device`, `name`, `capability` (SM or vector extension), `driver`, `kernels` (with the instruction
             set or architectures), `threads` and versions.
-        settings: what was asked for; `left_out` says which providers were not there, and why.
+        settings: the settings; `left_out` has the unavailable providers, with reasons.
         peaks: by `dtype`: `copy_bytes_a_second` (read and written together) and `operations_a_second`.
-        rows: a layer, provider and phase each.
-        operators: each operator alone.
+        rows: one for each layer, provider and phase.
+        operators: one for each operator.
     """
 
     complete: bool
@@ -136,7 +136,7 @@ class Report:
         return {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
 
     def write(self, path: Path) -> None:
-        """Write beside the place and rename, so that no half-written file takes its name."""
+        """Write the file atomically."""
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             beside.write_text(a_row_a_line(self.to_json()), encoding="utf-8")
@@ -150,7 +150,7 @@ class Report:
         """Read a file that `write` wrote.
 
         Raises:
-            InputError: it is missing, no JSON, something else, or of another version.
+            InputError: it is missing, not JSON, not a report, or of another version.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -176,10 +176,10 @@ class Report:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a place that a file cannot be written to.
+    """Refuse a path that cannot be written to.
 
     Raises:
-        InputError: it is a folder, or its folder is missing or may not be written to.
+        InputError: it is a folder, or its folder is missing or not writable.
     """
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder. Name a file in it.")

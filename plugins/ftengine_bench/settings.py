@@ -1,4 +1,4 @@
-"""What a measurement is asked for: read from text, and refused before anything is measured."""
+"""The settings of a measurement, parsed and checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """The settings of a measurement.
 
     Args:
-        dropouts: p of each layer, multiples of 1/65536, as they are applied.
+        dropouts: dropout probabilities, rounded to multiples of 1/65536.
         dtypes: of x and the frozen weight; the factors A and B are float32, as in training.
         launch: "call", or "graph" for CUDA graphs.
-        seconds: that measuring takes for each provider of a layer, and for each operator.
-        left_out: providers that were not named and are not available, with the reason.
+        seconds: measuring time for each provider of a layer, and for each operator.
+        left_out: unavailable providers, unless named by the user, with the reason.
     """
 
     shapes: tuple[Shape, ...]
@@ -45,10 +45,10 @@ class Settings:
 
     @classmethod
     def parse(cls, **given: Any) -> Settings:
-        """Read settings as the command line gives them, those of `KERNELS`: lists are separated by commas.
+        """Parse the command line's options (`KERNELS`); lists are separated by commas.
 
         Raises:
-            InputError: something is unknown, malformed, or not to be had on this machine.
+            InputError: an option is unknown, malformed, or not available on this machine.
         """
         asked = {flag[2:].replace("-", "_"): default for flag, (_, default, _) in KERNELS.items()} | given
         device, preset = _device(asked["device"]), asked["preset"]

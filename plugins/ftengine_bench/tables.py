@@ -1,4 +1,4 @@
-"""Measurements as tables of text: (columns, rows). Whoever prints decides how."""
+"""Measurements as tables of text, (columns, rows)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def threads(count: int) -> str:
 
 
 def facts(report: Report) -> Iterator[tuple[str, str]]:
-    """Yield what a measurement ran on, in a few lines."""
+    """Yield lines that describe the machine of a measurement."""
     machine = report.environment
     if not report.complete:
         yield "incomplete", "the measurement was interrupted"
@@ -57,7 +57,7 @@ def facts(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def layer_table(report: Report) -> Table:
-    """Return every provider on every layer, forward and backward together; the JSON has the phases."""
+    """Return a table of all providers and layers, forward and backward together."""
     times, figures = ("p20 ms", "p50 ms", "p80 ms"), ("over frozen", "recovered", "roofline", "peak MiB", "saved KiB")
     rows = [
         (
@@ -77,7 +77,7 @@ def layer_table(report: Report) -> Table:
 
 
 def block_table(report: Report) -> Table:
-    """Return every provider on all layers of a preset's block, each layer as often as a block has it."""
+    """Return a table of the providers' times for all layers of a preset's block."""
     blocks: dict[tuple[float | str, ...], dict[str, list[Row]]] = {}
     for row in report.rows:
         if row.phase == "both" and row.layers:
@@ -97,7 +97,7 @@ def block_table(report: Report) -> Table:
 
 
 def over_frozen(by_provider: dict[str, list[Row]]) -> tuple[dict[str, float], float]:
-    """Return the time of a block over that of its frozen layers: by provider, and of the floor.
+    """Return a block's time divided by that of its frozen layers, by provider, and for the lower bound.
 
     Args:
         by_provider: rows of forward and backward; a provider that lacks one of the layers is left out.
@@ -114,7 +114,7 @@ def over_frozen(by_provider: dict[str, list[Row]]) -> tuple[dict[str, float], fl
 
 
 def operator_table(report: Report) -> Table:
-    """Return each operator alone."""
+    """Return a table of the operators."""
     rows = [
         (
             *_case(row),
@@ -130,7 +130,7 @@ def operator_table(report: Report) -> Table:
 
 
 def comparison_table(comparisons: Sequence[Comparison], names: Sequence[str]) -> Table:
-    """Return overheads by file, and for each later file the ratio to the first."""
+    """Return a table of overheads by file, with the ratio of each later file to the first."""
     first, *others = names
     columns = (*CASE, "phase", "provider", first, *(column for name in others for column in (name, "ratio")))
     rows = []
@@ -142,7 +142,7 @@ def comparison_table(comparisons: Sequence[Comparison], names: Sequence[str]) ->
 
 
 def device_table(reports: Sequence[Report]) -> Table:
-    """Return each device's layers, forward and backward together: what others and we cost over the frozen layer."""
+    """Return a table of overheads over the frozen layer by device and layer, forward and backward together."""
     rows: dict[tuple[str, ...], tuple[str, ...]] = {}
     measured = {row.provider for report in reports for row in report.rows}
     others = [name for name in PROVIDERS if name in measured and name not in ("frozen", *OURS)]

@@ -1,4 +1,4 @@
-"""Times of several things taken in turn, so that what disturbs the machine disturbs all of them."""
+"""Timing of several actions in turn, so that disturbances of the machine affect all of them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MOST = 2000
 
 
 class Clock:
-    """Marks moments on a CPU, which computes before it returns."""
+    """A clock for CPUs, on which calls return after they have computed."""
 
     def ready(self) -> None:
-        """Bring the device into the state in which every repetition begins."""
+        """Bring the device into the state before every repetition."""
 
     def mark(self) -> Any:
-        """Mark this moment."""
+        """Record the present time."""
         return time.perf_counter_ns()
 
     def seconds(self, marks: Sequence[Any]) -> list[float]:
@@ -37,7 +37,7 @@ class Clock:
 
 
 class CudaClock(Clock):
-    """The time of an NVIDIA GPU between two events in its stream."""
+    """A clock for NVIDIA GPUs, by events in the stream."""
 
     # Larger than any L2 cache (H100: 50 MB, B200: 126 MB). Read, not written: what lies in L2 written has to leave it
     # within the time that is measured.
@@ -88,11 +88,11 @@ def measure(
     """Time actions in rounds, each action once a round and in an order that is drawn anew for each.
 
     Args:
-        actions: by name, parts that are called in turn, each timed by itself.
+        actions: by name, the parts of an action, which are called in order and timed separately.
         clock: clock of the device that they run on.
-        seconds: that the rounds take in all, for each action, as far as LEAST and MOST permit.
+        seconds: total time of the rounds per action, as far as LEAST and MOST rounds permit.
         clear: called with the name after each action, not timed.
-        now: returns the time, for the limit of seconds.
+        now: returns the time, to which the limit `seconds` refers.
     """
 
     def timed(name: Name) -> list[float]:
@@ -120,10 +120,10 @@ def measure(
 
 
 def paired_ratio(values: Sequence[float], base: Sequence[float]) -> float:
-    """Return the median over rounds of value over base; both of one round were taken within a moment."""
+    """Return the median over rounds of value / base; both of a round are timed one after the other."""
     return statistics.median(value / other for value, other in zip(values, base, strict=True))
 
 
 def paired_difference(values: Sequence[float], base: Sequence[float]) -> float:
-    """Return the median over rounds of value less base."""
+    """Return the median over rounds of value - base."""
     return statistics.median(value - other for value, other in zip(values, base, strict=True))

@@ -1,4 +1,4 @@
-"""Liger's Triton kernels, for whatever model computes what they compute."""
+"""Liger's Triton kernels as a fast path for any model with RMS norms or gated blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules that compute by Liger's kernels while a model trains."""
+"""The fast path that computes modules by Liger's kernels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ftengine.model import GatedBlock, RMSNorm, gated_block_of, rms_norm_of
 class Liger(api.FastPath):
     """RMS norms and gated feed-forward blocks by Liger's kernels, on a GPU.
 
-    Norms are found by what they compute, gated blocks by the names of their children in transformers.
+    Norms are recognised by their function, gated blocks by the names of their children in transformers.
     """
 
     name = "liger"
@@ -39,7 +39,7 @@ class Liger(api.FastPath):
 
     @contextmanager
     def activate(self, loaded: api.LoadedModel, context: api.TrainingContext) -> Iterator[Mapping[str, int] | None]:
-        """Give norms and gated blocks another `forward`; yield how many of each kind."""
+        """Within the block, replace the `forward` of norms and gated blocks; yield the number of each kind."""
         counts, changed = Counter[str](), list[nn.Module]()
         try:
             for module in loaded.module.modules():

@@ -1,4 +1,4 @@
-"""The kernels, and which of them a module takes."""
+"""Liger's kernels, and the choice of the kernel for a module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Binary]] = {
 
 
 def serves(device: torch.device) -> bool:
-    """Say whether Triton's kernels run on a device: a GPU, or any where they are interpreted."""
+    """Return whether Triton's kernels run on a device: on a GPU, or anywhere with Triton's interpreter."""
     return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -45,9 +45,9 @@ def norm_kernel(offset: float, eps: float, rounding: str) -> Binary:
 
 
 def once(kernel: Binary) -> Binary:
-    """Return a kernel whose gradients are computed once and are not differentiated; anything else is a RuntimeError.
+    """Return a kernel that raises RuntimeError if its backward pass runs twice or is differentiated.
 
-    Those of gates lie where the operands were, and none has a second derivative.
+    Gradients of gates overwrite the operands, and no kernel has a second derivative.
     """
 
     def guarded(a: Tensor, b: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class _Once:
 
 
 def gate_kernel(activation: nn.Module) -> tuple[str, Binary] | None:
-    """Return name and kernel of an activation's gate, None where there is none."""
+    """Return name and kernel of the gate with an activation; None if there is none."""
     x = torch.linspace(-12, 12, 1001, device="cpu")
     try:
         y = activation(x)

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on base and tuned model: evaluator `lm-eval`, and a rule."""
+"""Tasks of lm-evaluation-harness on base and tuned model: evaluator `lm-eval` and a rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluator: the harness asks the models of a run, and its figures stand in evaluation.json, report and verdict."""
+"""The evaluator that runs the harness on the models of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ftengine_lm_eval.options import Options
 
 
 class LmEval(ModelEvaluator):
-    """Ask base and tuned model tasks of lm-evaluation-harness."""
+    """Run tasks of lm-evaluation-harness on base and tuned model."""
 
     name = "lm-eval"
     paper = "Biderman et al. 2024, arXiv:2405.14782"
@@ -34,11 +34,11 @@ class LmEval(ModelEvaluator):
     Config = Options
 
     def score(self, rows: Rows, weights: np.ndarray) -> dict[str, float]:
-        """Return nothing: it measures nothing of what the recipe's task predicts."""
+        """Return no metrics, as it does not measure the predictions of the recipe's task."""
         return {}
 
     def benchmarks(self, task: Task) -> dict[str, Evaluator]:
-        """Return an evaluator for each of the harness's tasks, without its groups; their data is fetched."""
+        """Return an evaluator for each of the harness's tasks, without groups; this downloads their data."""
         from ftengine_lm_eval.harness import require_head
         from ftengine_lm_eval.tasks import load_tasks
 
@@ -50,9 +50,9 @@ class LmEval(ModelEvaluator):
         return {name: Answers(one) for name, one in load_tasks(self.config.tasks)["tasks"].items()}
 
     def ask_models(self, loaded: LoadedModel) -> dict[str, list[Prediction]]:
-        """Return each metric of each example, as the harness gives it to what makes a figure of all.
+        """Return each metric of each example, before the harness aggregates it.
 
-        Questions about one text, which the harness's documents number, are one group.
+        Questions about one text, as numbered in the harness's documents, are one group.
         """
         from ftengine_lm_eval.harness import answers
 
@@ -70,7 +70,7 @@ class LmEval(ModelEvaluator):
 
 
 class Answers(IntervalEvaluator):
-    """Figures of one task of the harness, made as the harness makes them; `task` is the harness's."""
+    """Figures of one task of the harness (`task`), aggregated by the harness's own functions."""
 
     def __init__(self, task: Any) -> None:
         from lm_eval.api.metrics import mean
@@ -93,7 +93,7 @@ class Answers(IntervalEvaluator):
         return {name: self._figure(name, rows, weights) for name in self.metrics}
 
     def score_resamples(self, rows: Rows, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the means of many resamples, (B,); other figures have no interval."""
+        """Return metrics that are means for many resamples, (B,); other metrics have no interval."""
         means = {}
         for name in self._means:
             values = _numbers(rows.get(name), weights.shape[1])
@@ -103,12 +103,12 @@ class Answers(IntervalEvaluator):
         return means
 
     def trials(self, rows: Rows) -> dict[str, float]:
-        """Return the number of examples of metrics that say right or wrong of each."""
+        """Return the number of examples for metrics that mark answers right or wrong."""
         columns = {name: _numbers(rows.get(name), 0) for name in self._means}
         return {name: float(len(x)) for name, x in columns.items() if len(x) and np.isin(x, (0, 1)).all()}
 
     def score_examples(self, rows: Rows) -> ExampleScores:
-        """Return the first metric that says right or wrong of each example."""
+        """Return the first metric that marks answers right or wrong."""
         judging = [name for name in self.metrics if name in self.trials(rows) and self.metrics[name].higher_is_better]
         count = len(next(iter(rows.values()), ()))
         values = _numbers(rows[judging[0]], count) if judging else np.full(count, math.nan)

@@ -1,4 +1,4 @@
-"""The harness on the two models of a run."""
+"""Running the harness on a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADS = ("causal-lm", "seq2seq-lm")
 
 
 def answers(loaded: LoadedModel, options: Options) -> dict[str, Any]:
-    """Return what `lm_eval.evaluate` returns for a model, in the dtype that autocast has now."""
+    """Return the result of `lm_eval.evaluate` for a model, computed in the present autocast dtype."""
     device = next(loaded.module.parameters()).device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     with contained(), _own_generators():

@@ -1,4 +1,4 @@
-"""What is asked of the harness."""
+"""Options of the harness."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ftengine.api import Config
 
 
 class Options(Config):
-    """What is asked of the harness."""
+    """Options of evaluator lm-eval."""
 
     tasks: list[str] = Field(
         min_length=1,

@@ -1,4 +1,4 @@
-"""What benchmarks say of a run."""
+"""The rule about benchmarks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Key = tuple[str, str]
 
 
 class Benchmarks(Rule):
-    """Says whether the tuned model is better or worse at tasks of lm-evaluation-harness."""
+    """Reports whether the tuned model is better or worse at tasks of lm-evaluation-harness."""
 
     name = "benchmarks"
     order = 110

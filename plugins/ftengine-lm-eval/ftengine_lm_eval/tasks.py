@@ -1,4 +1,4 @@
-"""Tasks of the harness by name, and tasks of one's own from YAML files, of which nothing is executed."""
+"""The harness's tasks by name, and user tasks from YAML files, of which no code is executed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LEFT_OUT = ("class", "custom_dataset", "use_prompt", "unsafe_code", "doc_to_imag
 
 
 def is_file(name: str) -> bool:
-    """Say whether a task is named by a file or folder."""
+    """Return whether a task is given as a file or folder."""
     return name.endswith(SUFFIXES) or os.sep in name or Path(name).is_dir()
 
 
@@ -50,7 +50,7 @@ def check_names(names: Sequence[str]) -> None:
 
 @cache
 def manager() -> Any:
-    """Return the harness's own tasks by name; finding them takes seconds."""
+    """Return the harness's task manager; listing its tasks takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
@@ -60,7 +60,7 @@ def load_tasks(names: Sequence[str]) -> dict[str, Any]:
     """Load tasks with their data, as `lm_eval.evaluate` takes them.
 
     Raises:
-        InputError: a task does not exist, or a file of one cannot be used.
+        InputError: a task does not exist, or its file cannot be used.
         DataError: the data of a task cannot be loaded.
     """
     from lm_eval.tasks import TaskManager
@@ -81,9 +81,9 @@ def load_tasks(names: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """Let templates reach no Python, of which a plain Jinja template can execute anything, and keep the harness quiet.
+    """Within the block, render templates in Jinja's sandbox, so that they execute no Python, and silence the harness.
 
-    Its progress bars are for terminals alone.
+    Its progress bars are shown only on terminals.
     """
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval import utils
@@ -104,10 +104,10 @@ def contained() -> Iterator[None]:
 
 
 def own_tasks(place: str) -> list[dict[str, Any]]:
-    """Read the tasks in a YAML file, or in all of a folder, in the order of their names.
+    """Read the tasks in a YAML file, or in all YAML files of a folder by name.
 
     Raises:
-        InputError: there is none, or one names code, unknown keys, or data that is not there.
+        InputError: there is no task, or one names code, unknown keys, or missing data.
     """
     path = Path(place)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
@@ -124,10 +124,10 @@ def own_tasks(place: str) -> list[dict[str, Any]]:
 
 
 def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a task file and those that it includes; its own keys hold.
+    """Read a task file with its includes; the file's own keys override included ones.
 
     Raises:
-        InputError: it is no YAML mapping, or names Python code (`!function`).
+        InputError: it is not a YAML mapping, or names Python code (`!function`).
     """
     try:
         content = load_yaml(file.read_text(encoding="utf-8"))
@@ -153,9 +153,10 @@ def read_yaml(file: Path, including: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def check_task(content: dict[str, Any], folder: Path) -> None:
-    """Refuse a task that the harness would not understand, or that would make it execute code (InputError).
+    """Refuse a task that the harness does not support, or that makes it execute code (InputError).
 
-    Data files are looked for beside the task file first; their paths in the content are replaced by those found.
+    Data files are searched for beside the task file first; the content's paths are replaced by the files that were
+    found.
     """
     from dataclasses import fields
 

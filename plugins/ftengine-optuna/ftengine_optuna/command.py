@@ -59,7 +59,7 @@ def tune(
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Search for the learning rate, and other options, with which a recipe does best.
+    """Search for the best learning rate and other options of a recipe.
 
     Trials train on the training split and are compared on validation; the first has the recipe's own values. The best
     one is measured on the test split, once, at the end. Without --set-range or --search, the learning rate is searched,
@@ -109,7 +109,7 @@ def tune(
 
 
 def show(tuning: Tuning) -> None:
-    """Print the trials, best first, and what came of them."""
+    """Print the trials, best first, and the result."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The recipe's splits as files of their own, so that no trial sees the test split, and what is measured of them."""
+"""The recipe's splits as separate files, so that no trial reads the test split, and the trials' recipes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class _Divided(Exception):
 
 
 def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None]:
-    """Write the rows of a recipe's splits into files, as ftengine divides them; return the files and the labels.
+    """Write the rows of a recipe's splits to files; return the files and the labels.
 
     A task is shown the rows of all splits when it learns its labels (`Task.bind`), which is where they are taken from.
-    They have the columns that the task expects, and paths that hold from anywhere.
+    The files have the columns that the task expects, and absolute paths.
 
     Raises:
-        InputError: rows hold what a line of JSON cannot, such as the images of a folder.
+        InputError: rows hold values that JSON cannot, such as the images of a folder.
     """
     files: dict[str, Path] = {}
     learnt: list[Labels | None] = []
@@ -80,9 +80,9 @@ def _absolute(value: Any) -> Any:
 
 
 def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Recipe:
-    """Return a recipe for a trial: it trains on the training rows and is measured on validation, and on nothing else.
+    """Return a trial's recipe, which trains on the training rows and is measured only on validation.
 
-    What else a recipe has measured is left out, and comes back in the recipe of the best.
+    The recipe's other measurements are left out; the best trial's recipe has them again.
     """
     content = recipe.resolved()
     content["data"] |= {"train": str(files["train"]), "validation": str(files["validation"]), "test": None}
@@ -96,10 +96,10 @@ def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Rec
 
 
 def choose_metric(recipe: Recipe, labels: Labels | None, asked: str | None) -> tuple[str, Metric]:
-    """Return the metric by which trials are compared: the one that is asked for, else what the verdict goes by.
+    """Return the metric that compares trials: the requested one, else that of the verdict.
 
     Raises:
-        InputError: it will not be measured, or nothing says whether more of it is better.
+        InputError: it will not be measured, or does not declare whether higher is better.
     """
     registry = registry_of()
     task = registry.build("task", recipe.task, "task")

@@ -16,7 +16,7 @@ FILE = "tune.json"
 
 
 class Tried(BaseModel):
-    """One trial: its number, from 1, the values that it had, and what it came to on validation."""
+    """One trial: its number, from 1, its values, and its figure on validation."""
 
     number: int
     values: dict[str, Any]
@@ -36,7 +36,7 @@ Figure = Annotated[Estimate, BeforeValidator(_undefined)]
 
 
 class Tested(BaseModel):
-    """What a trial came to on the test split, and the base there."""
+    """The figures of a trial and of the base on the test split."""
 
     trial: int
     base: Figure
@@ -48,10 +48,10 @@ class Tuning(BaseModel):
 
     Args:
         metric: the metric that compares trials; `label` is its name for people.
-        trials: in their order; the first has the recipe's own values where the ranges hold them.
+        trials: in order; the first has the recipe's own values, if the ranges contain them.
         as_written: the number of that trial; None if there is none.
         best: the number of the best.
-        tested: each look at the test split, in its order; one, unless trials were added after it.
+        tested: each evaluation on the test split, in order; one, unless trials were added later.
         statement: the result in words.
     """
 
@@ -70,7 +70,7 @@ class Tuning(BaseModel):
 
     @property
     def finished(self) -> list[Tried]:
-        """The trials that came to a figure."""
+        """The trials that have a figure."""
         return [trial for trial in self.trials if trial.state == "finished"]
 
     def of(self, number: int) -> Tried:
@@ -78,14 +78,14 @@ class Tuning(BaseModel):
         return next(trial for trial in self.trials if trial.number == number)
 
     def write(self, folder: Path) -> None:
-        """Write tune.json, beside its place and renamed."""
+        """Write tune.json atomically."""
         partial = folder / f"{FILE}.partial"
         partial.write_text(f"{self.model_dump_json(indent=2)}\n", encoding="utf-8")
         partial.replace(folder / FILE)
 
     @classmethod
     def read(cls, folder: Path) -> Tuning | None:
-        """Read that of a folder; None where there is none (RunError: it is damaged)."""
+        """Read a folder's tune.json; None if there is none (RunError: it is damaged)."""
         file = folder / FILE
         if not file.is_file():
             return None
@@ -97,13 +97,13 @@ class Tuning(BaseModel):
 
 
 def ranked(trials: list[Tried], higher_is_better: bool) -> list[Tried]:
-    """Return the trials that came to a figure, the best first, equals in their order."""
+    """Return the trials that have a figure, the best first, equal ones in order."""
     scored = [(trial.figure.value, trial) for trial in trials if has_value(trial.figure)]
     return [trial for _, trial in sorted(scored, key=lambda one: one[0], reverse=higher_is_better)]
 
 
 def statement(tuning: Tuning) -> str:
-    """Say what came of the trials: how many there were, and what the best one's figure is worth."""
+    """Return the result in words: the number of trials, and how reliable the best one's figure is."""
     if tuning.best is None:
         return "No trial came to a figure."
     best, failed = tuning.of(tuning.best), len(tuning.trials) - len(tuning.finished)

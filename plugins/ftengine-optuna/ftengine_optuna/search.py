@@ -1,4 +1,4 @@
-"""The search: Optuna proposes values, each trial is a run of ftengine's, and the best one sees the test split."""
+"""The search: Optuna proposes values, each trial is a run, and the best one is evaluated on the test split."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def tune(
     test: bool = True,
     listener: Listener | None = None,
 ) -> Tuning:
-    """Search for the values with which a recipe does best on validation, and measure the best on the test split.
+    """Search for the values that are best on validation, and evaluate the best trial on the test split.
 
     Everything is kept in `recipe.output`: trials.log (Optuna's journal), trials/001 and so on (the runs), division/
-    (the splits), best.yaml, tune.json. The same call goes on with what is there.
+    (the splits), best.yaml, tune.json. The same call continues an interrupted search.
 
     Args:
         recipe: has a validation and a test split.
         trials: total number of trials, including earlier and failed ones.
-        space: what is searched; by default learning rate, rank and dropout.
+        space: the search space; by default learning rate, rank and dropout.
         metric: metric that compares trials; by default the verdict's.
         sampler: "tpe" (Bergstra et al. 2011) or "random".
         timeout: seconds after which no further trial begins.
-        test: whether the best is measured on the test split, once.
+        test: whether the best trial is evaluated on the test split, once.
         listener: receives phases, and a line per trial.
 
     Raises:
-        InputError: recipe, ranges or metric are wrong, or the folder holds something else; found before any training.
+        InputError: recipe, ranges or metric are wrong, or the folder holds something else; raised before any training.
         TrainingError: no trial has a figure.
     """
     listener = listener or SilentListener()
@@ -126,7 +126,7 @@ class Search:
         sampler: str,
         listener: Listener,
     ) -> Search:
-        """Go on with what `recipe.output` holds, or begin there (InputError: it holds something else)."""
+        """Continue or begin the search in `recipe.output` (InputError: the folder holds something else)."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         asked = {"recipe": recipe.resolved(), "space": [one.to_json() for one in space]}
         asked = json.loads(json.dumps(asked))
@@ -152,7 +152,7 @@ class Search:
         return cls(recipe, space, files, sampler, study, listener)
 
     def run(self, trials: int, own: dict[str, Any] | None, timeout: float | None) -> None:
-        """Run trials until there are as many as asked; one that was interrupted is taken up first."""
+        """Run trials until there are `trials`; an interrupted one is continued first."""
         until = None if timeout is None else time.monotonic() + timeout
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
             if all(one.key in trial.params for one in self.space):
@@ -216,7 +216,7 @@ class Search:
         return self.folder / "trials" / f"{number + 1:03d}"
 
     def tried(self) -> list[Tried]:
-        """Return the trials that ended, in their order."""
+        """Return the trials that ended, in order."""
         ended = []
         for trial in self._done():
             told = self.study.user_attrs[_key(trial.number)]
@@ -232,11 +232,11 @@ class Search:
         return ended
 
     def ranked(self) -> list[Tried]:
-        """Return the trials that came to a figure, the best first."""
+        """Return the trials that have a figure, the best first."""
         return ranked(self.tried(), self.higher_is_better)
 
     def tuning(self, own: dict[str, Any] | None) -> Tuning:
-        """Return what came of the trials; nothing is said of the test split yet."""
+        """Return the result of the trials, without figures on the test split."""
         tried = self.tried()
         return Tuning(
             metric=self.metric,
@@ -250,7 +250,7 @@ class Search:
 
 
 def conclude(tuning: Tuning, search: Search, test: bool, before: Tuning | None) -> None:
-    """Write the best trial's recipe, measure it on the test split if it was not yet, and write tune.json."""
+    """Write the best trial's recipe, evaluate it on the test split if that is still to be done, and write tune.json."""
     assert tuning.best is not None
     best = tuning.of(tuning.best)
     recipe = with_values(search.recipe, best.values)

@@ -1,4 +1,4 @@
-"""What is searched: ranges and choices of the recipe's keys."""
+"""The search space: ranges and choices of the recipe's keys."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ DROPOUTS = ("dropout", "lora_dropout")
 
 @dataclass(frozen=True)
 class Dimension:
-    """A key of the recipe, and the values that are tried.
+    """A key of the recipe with its range or choices.
 
     Args:
-        low, high: ends of a range, both included; whole numbers alone are tried where both are int.
-        log: whether a range is gone through by factors rather than by differences.
-        choices: the values, where it is no range.
+        low, high: ends of a range, both included; if both are int, only integers are tried.
+        log: whether values are sampled on a logarithmic scale.
+        choices: the values, if it is not a range.
     """
 
     key: str
@@ -49,7 +49,7 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def suggest(self, trial: optuna.Trial) -> Any:
-        """Return a value to try."""
+        """Return the value that an Optuna trial suggests."""
         if self.choices:
             return json.loads(trial.suggest_categorical(self.key, [json.dumps(one) for one in self.choices]))
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -57,7 +57,7 @@ class Dimension:
         return self._short(trial.suggest_float(self.key, self.low, self.high, log=self.log))
 
     def of(self, params: Mapping[str, Any]) -> Any:
-        """Return the value that Optuna's parameters hold."""
+        """Return the value from Optuna's parameters."""
         value = params[self.key]
         return json.loads(value) if self.choices else self._short(value) if isinstance(value, float) else value
 
@@ -66,7 +66,7 @@ class Dimension:
         return min(max(float(f"{value:.4g}"), self.low), self.high)
 
     def holds(self, value: Any) -> bool:
-        """Say whether a value is among those that are tried."""
+        """Return whether a value is in the range or among the choices."""
         if self.choices:
             return value in self.choices
         whole = isinstance(self.low, int) and isinstance(self.high, int)
@@ -74,11 +74,11 @@ class Dimension:
         return number and self.low <= value <= self.high and (not whole or float(value).is_integer())
 
     def stored(self, value: Any) -> Any:
-        """Return a value as Optuna's parameters hold it."""
+        """Return a value in the form of Optuna's parameters."""
         return json.dumps(value) if self.choices else value
 
     def ends(self) -> Sequence[Any]:
-        """Return the values with which the recipe is checked."""
+        """Return the extreme values, with which the recipe is checked."""
         return self.choices or (self.low, self.high)
 
     def __str__(self) -> str:
@@ -95,7 +95,8 @@ def parse(key: str, text: Any, where: str) -> Dimension:
     """Read a range ("1e-5..1e-3:log", "1..8") or choices ("4,8,16", or a list).
 
     Raises:
-        InputError: it is neither, the range is empty, or the key may not differ between trials; `where` begins it.
+        InputError: it is neither, the range is empty, or the key must not differ between trials; `where` begins the
+            message.
     """
     if not key.startswith(SECTIONS):
         raise InputError(
@@ -124,7 +125,7 @@ def parse(key: str, text: Any, where: str) -> Dimension:
 
 
 def read_space(path: Path) -> list[Dimension]:
-    """Read a YAML file of keys and ranges or choices (InputError: it is no such file)."""
+    """Read a YAML file of keys with ranges or choices (InputError: it has another form)."""
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -135,7 +136,7 @@ def read_space(path: Path) -> list[Dimension]:
 
 
 def default_space(recipe: Recipe, strategy: type[BaseModel]) -> list[Dimension]:
-    """Return what is searched where nothing is said: the learning rate, and rank and dropout of the strategy.
+    """Return the default search space: the learning rate, and rank and dropout of the strategy.
 
     The learning rate goes from a tenth of the recipe's to ten times as much, the rank from a quarter to four times,
     dropout from 0 to 0.2, as far as the options' own bounds allow.
@@ -168,7 +169,7 @@ def _within(field: FieldInfo, low: float, high: float) -> tuple[float, float]:
 
 
 def check_space(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> None:
-    """Refuse keys that the recipe does not have, and values that it does not take (InputError)."""
+    """Refuse keys that the recipe does not have, and values that it does not allow (InputError)."""
     seen = set()
     for one in space:
         if one.key in seen:
@@ -190,14 +191,14 @@ def _check_components(recipe: Recipe, registry: Any) -> None:
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with other values of some keys (RecipeError: it does not take them)."""
+    """Return the recipe with other values of some keys (RecipeError: a value is not allowed)."""
     content = recipe.resolved()
     overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     return Recipe.make(content, overrides)
 
 
 def own_values(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> dict[str, Any] | None:
-    """Return the recipe's own values of what is searched; None where one is not among those that are tried."""
+    """Return the recipe's own values of the searched keys; None if one is outside of the search space."""
     content = recipe.resolved()
     content["strategy"] = registry.factory("strategy", recipe.strategy, "strategy").described
     values = {}
@@ -215,5 +216,5 @@ def own_values(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> dic
 
 
 def shown(value: Any) -> str:
-    """Return a value in few characters: numbers with six digits at most."""
+    """Return a short text of a value: numbers with at most six digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
 """The tuning methods of PEFT as strategies: `peft-ia3`, `peft-oft`, `peft-vera`, ….
 
-Beside the strategies, `LEFT_OUT` says why a method of PEFT is none of them.
+`LEFT_OUT` has PEFT's other methods, with the reasons why they are no strategies.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""AdaLoRA, which has a term in the loss, and moves ranks between layers after each step: PEFT's own functions do."""
+"""AdaLoRA, which adds a penalty to the loss and reallocates ranks after each step, by PEFT's own functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 
 
 class AdaLoraOptions(PeftOptions):
-    """Options of AdaLoRA; the number of steps is the run's, and known only when it trains."""
+    """Options of AdaLoRA; the number of steps comes from the run."""
 
     def peft_config(self, **further: Any) -> PeftConfig:
         options: Any = self
@@ -48,7 +48,7 @@ class AdaLoraStrategy(PeftStrategy):
         _freeze_counts(loaded.module)
 
     def regularizer(self, steps: int) -> api.Regularizer:
-        """Return what acts in a run of so many steps (RecipeError: they leave none in which ranks move)."""
+        """Return the rank allocation for a run of `steps` steps (RecipeError: too few steps to reallocate ranks)."""
         config: Any = self._model.peft_config["default"]
         if steps <= config.tinit + config.tfinal:
             raise RecipeError(
@@ -59,9 +59,9 @@ class AdaLoraStrategy(PeftStrategy):
         return Allocation(self._tuner)
 
     def save(self, loaded: api.LoadedModel, directory: Path) -> None:
-        """Write what PEFT's `save_pretrained` writes; the weights that are kept may be those of an earlier step.
+        """Write the files of PEFT's `save_pretrained`; the kept weights may be those of an earlier step.
 
-        Their ranks are those of what is not zero.
+        Ranks are the numbers of non-zero singular values.
         """
         config: Any = self._model.peft_config["default"]
         for name in config.rank_pattern or ():
@@ -99,7 +99,7 @@ class AdaLoraStrategy(PeftStrategy):
 
 
 class Allocation(api.Regularizer):
-    """AdaLoRA's penalty, and its choice of ranks by what the gradients of each step say; `tuner` is PEFT's."""
+    """AdaLoRA's penalty, and its allocation of ranks by the gradients of each step; `tuner` is PEFT's."""
 
     def __init__(self, tuner: AdaLoraModel) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""PEFT's files: what `save_pretrained` of a PeftModel writes, written and read with ftengine's checks."""
+"""The files of PeftModel.save_pretrained, written and read with ftengine's checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHOOSING = frozenset({"exclude_modules", "layers_pattern", "layers_to_transform"
 
 
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
-    """Return what PEFT's own functions save of an adapter, by PEFT's keys."""
+    """Return the tensors that PEFT saves for an adapter, by PEFT's keys."""
     # "auto" asks the hub whether the base's vocabulary was larger, which no strategy changes.
     return get_peft_model_state_dict(model, save_embedding_layers="auto" if _adapts_embeddings(model) else False)
 
@@ -66,11 +66,11 @@ def write(model: PeftModel, loaded: api.LoadedModel, whole: list[str], directory
 
 
 def require_same(config: PeftConfig, options: Iterable[str], directory: Path) -> None:
-    """Make sure that a folder's adapter_config.json says what a model was prepared with.
+    """Require that a folder's adapter_config.json agrees with the options of a prepared model.
 
     Raises:
-        RunError: the file is missing, no JSON, or of another method.
-        BaseMismatch: an option that decides what is computed differs.
+        RunError: the file is missing, not JSON, or of another method.
+        BaseMismatch: an option that affects the outputs differs.
     """
     file = directory / CONFIG_FILE
     try:
@@ -91,7 +91,7 @@ def require_same(config: PeftConfig, options: Iterable[str], directory: Path) ->
 
 
 def as_stored(config: PeftConfig) -> dict[str, Any]:
-    """Return a configuration as its file holds it."""
+    """Return a configuration in the form of its file."""
     content: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=sorted))
     return content
 

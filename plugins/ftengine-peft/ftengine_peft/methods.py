@@ -1,4 +1,4 @@
-"""What is known of PEFT's methods beyond what PEFT itself tells of them, by PEFT's name of the method."""
+"""Facts about PEFT's methods that PEFT does not provide, by PEFT's name of the method."""
 
 from __future__ import annotations
 

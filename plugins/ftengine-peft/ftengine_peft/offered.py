@@ -14,7 +14,7 @@ from ftengine_peft.strategy import PeftStrategy
 
 
 def strategies() -> list[type[api.Strategy]]:
-    """Return a strategy for every method that the installed PEFT has, but those that are left out."""
+    """Return a strategy for every method of the installed PEFT, except those in `LEFT_OUT`."""
     classes: list[type[api.Strategy]] = []
     for kind, made_from in PEFT_TYPE_TO_CONFIG_MAPPING.items():
         peft_type = str(kind.value)

@@ -54,10 +54,10 @@ NOT_FOLLOWED = (
 
 @contextmanager
 def strictly(config: Any = None) -> Iterator[None]:
-    """Raise (UserWarning) where PEFT would warn that it does not follow an option.
+    """Within the block, turn PEFT's warnings about ignored options into errors (UserWarning).
 
     Args:
-        config: PEFT's, where it exists already.
+        config: PEFT's configuration, if it exists already.
     """
     with warnings.catch_warnings():
         for message in NOT_FOLLOWED:
@@ -68,7 +68,7 @@ def strictly(config: Any = None) -> Iterator[None]:
 
 
 class PeftOptions(api.Config):
-    """Options of a method of PEFT, checked by PEFT's own class as well."""
+    """Options of a PEFT method, which PEFT's own class checks too."""
 
     made_from: ClassVar[type[PeftConfig]]
     meant: ClassVar[Mapping[str, str]] = {
@@ -77,10 +77,10 @@ class PeftOptions(api.Config):
     }
 
     def peft_config(self, **further: Any) -> PeftConfig:
-        """Return a new configuration of PEFT with these options, and further fields.
+        """Return a new PEFT configuration with these options and further fields.
 
         Raises:
-            ValueError, TypeError, NotImplementedError: PEFT refuses them.
+            ValueError, TypeError, NotImplementedError: PEFT refuses the options.
         """
         own = {name: copy.deepcopy(getattr(self, name)) for name in type(self).model_fields}
         return self.made_from(**own, **further)

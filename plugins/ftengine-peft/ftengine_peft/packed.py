@@ -1,4 +1,4 @@
-"""Bases whose weights are packed, in 4 or 8 bits: which methods can train beside them is tried on a single layer."""
+"""Support of methods for bases with packed 4-bit or 8-bit weights, tested on a single layer."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ NAMING |= {"rank_pattern": {}, "alpha_pattern": {}}
 
 
 def packed_layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """Return the linear layers whose weights are no floats, by path."""
+    """Return the linear layers whose weights are not floats, by path."""
     layers = {path: part for path, part in module.named_modules() if isinstance(part, nn.Linear)}
     return {path: layer for path, layer in layers.items() if not layer.weight.is_floating_point()}
 
 
 def require_no_values(name: str, config: PeftConfig, packed: dict[str, nn.Linear], adapted: Iterable[str]) -> None:
-    """Refuse a method (RecipeError) that reads weights, or their shape or type, where layers that it adapts pack them.
+    """Refuse a method that needs float weights for layers that are packed (RecipeError).
 
     Args:
-        name: of the strategy.
-        config: PEFT's.
-        packed: what `packed_layers` returned.
-        adapted: paths of adapted layers.
+        name: name of the strategy.
+        config: PEFT's configuration.
+        packed: the result of `packed_layers`.
+        adapted: paths of the adapted layers.
     """
     paths = [path for path in adapted if path in packed]
     if paths and not _trains_beside(min((packed[path] for path in paths), key=_size), config):

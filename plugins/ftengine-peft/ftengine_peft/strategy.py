@@ -1,4 +1,4 @@
-"""One strategy for every method of PEFT: PEFT adds its modules in place, and ftengine trains what they hold."""
+"""The base class of the strategies: PEFT adds its modules in place, and ftengine trains their parameters."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from ftengine_peft.targets import chosen, require_outside, whole_modules
 
 
 class PeftStrategy(api.Strategy):
-    """Train a method of PEFT; each has a subclass, made from PEFT's own list of methods."""
+    """Train with a method of PEFT; each method has a subclass, made from PEFT's own list."""
 
     peft_type: ClassVar[str]
 
     def prepare(self, loaded: api.LoadedModel) -> None:
         """Let PEFT freeze the model and add its modules, in place.
 
-        The model stays the module that it was: its outputs, `generate` and names outside of adapted layers are its
-        own. A PeftModel around it, which nothing is computed with, is kept for PEFT's functions.
+        The model object stays the same, as do its outputs, `generate`, and names outside of adapted layers. A PeftModel
+        around it is kept for PEFT's functions, and computes nothing.
 
         Raises:
-            NoMatch: a pattern matches no module, or one that trains whole.
-            RecipeError: PEFT refuses the options for this model, or the method needs weights that are packed.
+            NoMatch: a pattern matches no module, or a module that trains as a whole.
+            RecipeError: PEFT refuses the options for this model, or the method needs float weights and they are packed.
         """
         module, self._whole = loaded.module, whole_modules(loaded)
         config: Any = self.config.peft_config()
@@ -86,12 +86,12 @@ class PeftStrategy(api.Strategy):
         return {"peft": peft.__version__}
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Group trainable parameters: scales that PEFT holds as matrices do not decay either."""
+        """Group trainable parameters; scales that PEFT stores as matrices do not decay."""
         names = {name for name in decayed(model) if not any(f".{scale}." in name for scale in SCALES)}
         return default_param_groups(model, learning_rate, weight_decay, decays=names)
 
     def save(self, loaded: api.LoadedModel, directory: Path) -> None:
-        """Write what PEFT's own `save_pretrained` writes: adapter_config.json and adapter_model.safetensors."""
+        """Write the files of PEFT's `save_pretrained`: adapter_config.json and adapter_model.safetensors."""
         write(self._model, loaded, self._whole, Path(directory))
 
     def load(self, loaded: api.LoadedModel, directory: Path) -> None:
@@ -122,10 +122,10 @@ class PeftStrategy(api.Strategy):
             )
 
     def merge(self, loaded: api.LoadedModel) -> None:
-        """Let PEFT fold its modules into the base's weights and take them out.
+        """Let PEFT merge its modules into the base's weights and remove them.
 
         Raises:
-            NotMergeable: a weight is shared with another module, or PEFT cannot fold these.
+            NotMergeable: a weight is shared with another module, or PEFT cannot merge the method.
         """
         self._require_untied(loaded.module)
         try:
@@ -156,7 +156,7 @@ class PeftStrategy(api.Strategy):
 
 @contextmanager
 def refusing(text: str) -> Iterator[None]:
-    """Turn what PEFT raises of options into an error of the recipe."""
+    """Within the block, turn PEFT's errors about options into RecipeError."""
     try:
         yield
     except (NotImplementedError, TypeError, ValueError, Warning) as error:

@@ -1,4 +1,4 @@
-"""Which modules a method adapts, and which train whole, as PEFT decides it."""
+"""The modules that a method adapts, and those that train as a whole, by PEFT's rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASK_TYPES = {
 
 
 def heads_of(loaded: api.LoadedModel) -> tuple[str, ...]:
-    """Return the names of heads that PEFT takes for new in such a model."""
+    """Return the names of heads that PEFT treats as new for such a model."""
     return HEADS if TASK_TYPES.get(loaded.head) in ("SEQ_CLS", "TOKEN_CLS") else ()
 
 
@@ -39,13 +39,13 @@ def whole_modules(loaded: api.LoadedModel) -> list[str]:
 
 
 def modules_to_save(loaded: api.LoadedModel, whole: Iterable[str]) -> list[str] | None:
-    """Return PEFT's names of the modules that train whole: its own for heads, and the paths of others."""
+    """Return PEFT's `modules_to_save`: its own names for heads, and the paths of other modules."""
     heads = heads_of(loaded)
     return [*heads, *(path for path in whole if not matches_name(path, heads))] or None
 
 
 def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any:
-    """Return `target_modules` for PEFT: what a recipe says, with all-linear as a set of paths.
+    """Return PEFT's `target_modules` from the recipe's option, with all-linear as a set of paths.
 
     Raises:
         NoMatch: a pattern matches no module, or one that trains whole.
@@ -68,7 +68,7 @@ def chosen(targets: Any, loaded: api.LoadedModel, whole: Collection[str]) -> Any
 
 
 def require_outside(adapted: Iterable[str], whole: Collection[str]) -> None:
-    """Refuse (NoMatch) modules that are adapted although they train whole."""
+    """Refuse modules that would be adapted and also train as a whole (NoMatch)."""
     for path in adapted:
         if _inside(path, whole):
             raise NoMatch(

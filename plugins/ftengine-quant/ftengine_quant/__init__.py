@@ -1,4 +1,4 @@
-"""Models in 4 and 8 bits through bitsandbytes and torchao, and an AdamW that keeps its state in 8."""
+"""Base models in 4 and 8 bits by bitsandbytes and torchao, and AdamW with 8-bit state."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Frozen linear layers whose weights are held in 4 or 8 bits and unpacked in every pass.
+"""Frozen linear layers with 4-bit or 8-bit weights, which every forward pass unpacks.
 
-They compute the same in training and in evaluation, and their parameters are plain tensors of integers, so that moving,
-copying and counting them is torch's own. The layers of bitsandbytes 0.50 do not: on CPUs they answer differently in
-evaluation (activations in 8 bits, scales in bfloat16), so that what is measured is not what was trained, and 4-bit ones
-give no gradients any more once they were evaluated, where the CPU has AVX512-BF16.
+They compute the same in training and in evaluation, and their parameters are plain integer tensors, which torch can
+move, copy and count. bitsandbytes 0.50's own layers differ on CPUs: in evaluation they use 8-bit activations and
+bfloat16 scales, so the measured model is not the trained one, and 4-bit layers give no gradients after an evaluation if
+the CPU has AVX512-BF16.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def four_bit(layer: nn.Linear, quant_type: str, double_quant: bool, compute_dtyp
         layer: weight (out, in), perhaps on the meta device; its bias is taken over.
         quant_type: "nf4" or "fp4".
         double_quant: quantise the scales as well.
-        compute_dtype: dtype that weights are unpacked to, "auto" for the input's.
+        compute_dtype: dtype to which weights are unpacked, "auto" for the input's.
     """
     # On the meta device bitsandbytes would make, and keep for good, a table of codes without values.
     double_quant = double_quant and not layer.weight.is_meta
@@ -96,7 +96,7 @@ def eight_bit(layer: nn.Linear) -> EightBitLinear:
 
 
 def eight_bit_by_torchao(layer: nn.Linear) -> EightBitLinear:
-    """Do as `eight_bit`, by torchao."""
+    """Return the same as `eight_bit`, quantised by torchao."""
     from torchao.quantization import Int8Tensor, PerRow
 
     packed = Int8Tensor.from_hp(layer.weight.detach().float(), PerRow())

@@ -1,4 +1,4 @@
-"""Loaders that quantise the linear layers of what another loader reads."""
+"""Loaders that quantise the linear layers of a model that another loader reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUTO = "auto"
 
 
 class QuantisingConfig(api.Config):
-    """Options of every loader here."""
+    """Options of all quantising loaders."""
 
     skip: ModuleNames = Field(
         [],
@@ -34,7 +34,7 @@ class QuantisingConfig(api.Config):
 
 
 class QuantisingLoader(api.ModelLoader):
-    """Reads a model by another loader and quantises its linear layers, but for heads and new modules."""
+    """Reads a model by another loader and quantises its linear layers, except heads and new modules."""
 
     Config = QuantisingConfig
 
@@ -43,29 +43,29 @@ class QuantisingLoader(api.ModelLoader):
         self._readers: dict[str, api.ModelLoader] = {}
 
     def quantised(self, layer: nn.Linear, path: str) -> nn.Linear:
-        """Return a frozen layer with quantised weights that computes what `layer`, at `path`, does; on meta as well.
+        """Return a frozen layer with quantised weights in place of `layer` at `path`, which may be on the meta device.
 
         Raises:
-            SourceError: a layer of its shape cannot be quantised so.
+            SourceError: a layer of this shape cannot be quantised in this way.
         """
         raise NotImplementedError
 
     def accepts(self, source: str) -> bool:
-        """Accept nothing by itself: a recipe says that a model is to be quantised."""
+        """Return False, as a recipe must name a quantising loader."""
         return False
 
     def check_source(self, source: str) -> None:
-        """Have it checked by the loader that reads it."""
+        """Let the loader that reads the model check the source."""
         reader = self._reader(source)
         reader.check_source(source)
 
     def runs_code(self, source: str) -> str | None:
-        """Say what code the loader that reads it runs, if any."""
+        """Return what code the loader that reads the model runs."""
         reader = self._reader(source)
         return reader.runs_code(source) if api.overrides(reader, "runs_code") else None
 
     def check_head(self, source: str, head: str) -> None:
-        """Ask the loader that reads it."""
+        """Let the loader that reads the model check the head."""
         self._reader(source).check_head(source, head)
 
     def load_processor(self, source: str) -> Any:
@@ -143,7 +143,7 @@ class TorchaoLoader(QuantisingLoader):
     name = "torchao"
 
     def check_source(self, source: str) -> None:
-        """Look for torchao, which not every installation has, and have the source checked."""
+        """Check that torchao is installed, and the source."""
         if find_spec("torchao") is None:
             raise SourceError("loader 'torchao' needs the package torchao: pip install 'ftengine-quant[torchao]'.")
         super().check_source(source)
@@ -171,13 +171,13 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> dict[str, nn.Linear]:
-    """Return a model's linear layers by path, but for heads, new modules, what is shared, and what is skipped.
+    """Return a model's linear layers by path, without heads, new modules, shared layers and those in `skip`.
 
-    What lies outside of the base model that transformers knows is a head: it stays as it is, as new modules do, because
-    it is small and every error in it shows in the answers.
+    Modules outside of transformers' base model are heads. Heads and new modules are not quantised, because they are
+    small and their errors affect the answers directly.
 
     Args:
-        loaded: the model as its loader left it, on any device, meta too.
+        loaded: the model from its loader, on any device, including meta.
         skip: a regular expression for whole paths, or a list of paths and their endings.
 
     Raises:

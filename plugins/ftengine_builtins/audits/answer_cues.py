@@ -35,8 +35,8 @@ class Cue(NamedTuple):
 
     Args:
         feature: ("begins", words), ("word", word), or ("surface", name) of `surface.HAS`.
-        having, of: the side's answers that have it, and all of them.
-        others, of_others: the same of the other side.
+        having, of: number of the side's answers that have it, and of all its answers.
+        others, of_others: the same numbers for the other side.
     """
 
     feature: tuple[str, str]

@@ -59,19 +59,19 @@ def first_values(data: AuditedData, columns: Sequence[str], most: int) -> Iterat
 
 
 def are_kinds(values: Collection[Any]) -> bool:
-    """Say whether values may be kinds or ids: only texts and whole numbers."""
+    """Return whether values may be kinds or ids: only texts and whole numbers."""
     return bool(values) and all(isinstance(value, (str, int)) for value in values)
 
 
 def are_ids(name: str, distinct: Collection[Any], rows: int) -> bool:
-    """Say whether a column's values identify a patient, an author or the like, not a kind of rows.
+    """Return whether a column's values identify a patient, an author or the like, rather than a kind of rows.
 
     Ids have many values for the number of rows: a few rows each, or, if the column or its values look like ids, at most
     as many rows each as there are values.
 
     Args:
-        distinct: the values, without None.
-        rows: that have one of them.
+        distinct: the distinct values, without None.
+        rows: number of rows that have one of them.
     """
     if len(distinct) < FEWEST_IDS or rows > len(distinct) ** 2 or not are_kinds(distinct):
         return False
@@ -81,5 +81,5 @@ def are_ids(name: str, distinct: Collection[Any], rows: int) -> bool:
 
 
 def is_named_as_id(name: str) -> bool:
-    """Say whether a column's name says that it is an id or a number, such as `patient_id`."""
+    """Return whether a column's name marks it as an id or a number, such as `patient_id`."""
     return NAMED_AS_ID.search(name) is not None

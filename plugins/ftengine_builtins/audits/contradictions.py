@@ -41,7 +41,7 @@ class Contradictions(Audit):
 
 
 def are_numbers(data: AuditedData) -> bool:
-    """Say whether targets are numbers: equal texts may rightly have several."""
+    """Return whether targets are numbers, of which equal texts may rightly have several."""
     return any(isinstance(view.label, float) for rows in data.splits.values() for view in islice(rows, LOOKED_AT))
 
 
@@ -84,7 +84,7 @@ def hashed(value: Any) -> int:
 
 
 def tags_words(data: AuditedData) -> bool:
-    """Say whether targets are sequences with repeated values, such as a tag for each word."""
+    """Return whether targets are sequences with repeated values, such as a tag for each word."""
     targets = (view.target for rows in data.splits.values() for view in islice(rows, LOOKED_AT))
     return any(isinstance(x, (list, tuple)) and len(set(map(str, x))) < len(x) for x in targets)
 
@@ -100,7 +100,7 @@ class Torn:
 
 
 def contradicting(data: AuditedData, equal: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> Torn | None:
-    """Find equal rows with unequal targets, None where there are none.
+    """Find equal rows with unequal targets; None if there are none.
 
     Args:
         equal: for each split, (rows,) a number that rows of the same text share.

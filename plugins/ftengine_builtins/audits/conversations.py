@@ -45,7 +45,7 @@ NOTES = (
 
 
 class Conversations(Audit):
-    """Checks what of conversations is trained on, over all rows: ends of turns, thoughts, tools, tokens by role."""
+    """Checks which parts of all conversations are trained on: ends of turns, thoughts, tools, tokens by role."""
 
     name = "conversations"
 

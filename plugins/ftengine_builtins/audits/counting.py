@@ -12,13 +12,13 @@ SHOWN_PLACES = 5
 
 
 def split_name(name: str) -> str:
-    """Return how a split is called beside "rows"."""
+    """Return the name of a split in front of "rows"."""
     return "training" if name == "train" else name
 
 
 @dataclass(frozen=True)
 class FoundRows:
-    """Rows by split that something was found in.
+    """Rows with a finding, by split.
 
     Args:
         text: number and description, e.g. "4 of 200 training rows hold e-mail addresses".

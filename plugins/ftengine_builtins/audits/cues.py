@@ -29,10 +29,10 @@ Feature = tuple[str, str]
 
 @dataclass(frozen=True)
 class Cue:
-    """Features that tell a label in training and are missing elsewhere.
+    """Features that predict a label in training and are missing elsewhere.
 
     Args:
-        label: its number.
+        label: number of the label.
         features: all features that predict it.
         examples: words that have them, in their original form.
         covered, rows: the label's rows with one of the features, and all of them.
@@ -69,7 +69,7 @@ def features_of(text: str) -> Iterator[tuple[Feature, str]]:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts with a number of a label each, 0 for none."""
+    """Texts with the number of their label each, 0 for none."""
 
     texts: Sequence[str]
     labels: Sequence[int]
@@ -84,7 +84,7 @@ class Texts:
         return rows
 
     def own(self, rows: Set[int], label: int) -> set[int]:
-        """Return the rows of a label among some."""
+        """Return those of the given rows that have a label."""
         return {i for i in rows if self.labels[i] == label}
 
 

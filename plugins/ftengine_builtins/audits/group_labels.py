@@ -26,8 +26,8 @@ less than half-way from chance to 1."""
 class GroupLabels(Audit):
     """Finds labels that all rows of one value of an unread column share in one split and not in the other.
 
-    Such as averages of a group that were joined to each of its rows, or its majority's label: they say nothing of the
-    single row. Numbers and classes alike.
+    Such labels are a group's average that was copied to each of its rows, or the label of its majority, and say nothing
+    about single rows. The audit looks at numbers and classes.
     """
 
     name = "group-labels"

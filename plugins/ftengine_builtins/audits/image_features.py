@@ -24,8 +24,8 @@ EDGE = 8
 class ImageFeatures(Audit):
     """Finds images that differ between splits: in size, or in brightness or contrast of an edge, a corner or the whole.
 
-    A mark in a corner, a frame, a date that a camera wrote: what training alone has, a model learns in place of what is
-    shown. Looks at splits of a source of their own.
+    A mark in a corner, a frame or a camera's date that only training images have is learnt instead of what the images
+    show. Looks at splits from another source than training.
     """
 
     name = "image-features"
@@ -53,7 +53,7 @@ def _measured(data: AuditedData, split: str) -> dict[str, list[float]]:
 
 
 def measure(image: Any) -> Mapping[str, float]:
-    """Return size, and brightness of parts, of an image as PIL has it."""
+    """Return the size of a PIL image and the brightness of its parts."""
     width, height = image.size
     grey = image.convert("L")
     grey.thumbnail((LONGEST, LONGEST))

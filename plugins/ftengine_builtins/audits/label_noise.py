@@ -148,7 +148,7 @@ def find_noise(scores: np.ndarray, labels: np.ndarray) -> Noise | None:
     """Judge labels by out-of-sample scores; None if there is no noise, or if scores cannot show it.
 
     Args:
-        scores: (n, K), near the probabilities of labels, each row's by a model that was not trained on it.
+        scores: (n, K) approximate probabilities of the labels, out of sample.
         labels: (n,) numbers of the given labels.
     """
     preferred, ranked = scores.argmax(1), np.sort(scores, axis=1)

@@ -52,7 +52,7 @@ EAST_ASIAN = "Chinese or Japanese"
 
 
 class Languages(Audit):
-    """Finds scripts and languages of few rows, or far more frequent in held-out rows, by Unicode and py3langid."""
+    """Finds scripts and languages that are rare, or far more frequent in held-out rows (Unicode, py3langid)."""
 
     name = "languages"
 

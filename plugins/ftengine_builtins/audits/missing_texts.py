@@ -74,7 +74,7 @@ def _finding(data: AuditedData, by_split: dict[str, list[int]], texts: dict[str,
 
 
 def is_placeholder(text: str) -> bool:
-    """Say whether a text stands for a missing one."""
+    """Return whether a text is a placeholder for a missing one."""
     return _plain(text) in TEXTS
 
 

@@ -1,4 +1,4 @@
-"""Audits of reading and dividing: lost rows, repeated rows, rows on two sides of a split."""
+"""Audits of reading and splitting: lost rows, repeated rows, rows in two splits."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -47,13 +47,13 @@ which single words decide, and no copies. Noise puts a wrong label on one side o
 
 
 def are_of_one_form(facts: Mapping[str, Any]) -> bool:
-    """Say whether near duplicates have other labels so often that they are no copies, by the facts of an audit."""
+    """Return whether near duplicates differ in their labels so often that they are no copies, by an audit's facts."""
     labels = (facts.get("near_duplicates") or {}).get("labels") or {"pairs": 0}
     return labels["pairs"] > 0 and share_within(labels["other"], labels["pairs"])[0] >= OTHER_LABELS
 
 
 def of_one_form(facts: Mapping[str, Any]) -> str:
-    """Return a sentence, behind a space, on near duplicates with other labels; "" where they may be copies."""
+    """Return a sentence, with a leading space, on near duplicates with different labels; "" if they may be copies."""
     if not are_of_one_form(facts):
         return ""
     labels = facts["near_duplicates"]["labels"]
@@ -62,7 +62,7 @@ def of_one_form(facts: Mapping[str, Any]) -> str:
 
 
 class Duplicates(Audit):
-    """Finds rows that repeat another one of their source, or nearly do."""
+    """Finds duplicates and near duplicates within a source."""
 
     name = "duplicates"
 
@@ -117,18 +117,18 @@ def leak_level(
     placeholders: bool = False,
     one_form: bool = False,
 ) -> Level:
-    """Say how much a leak between two splits matters, before a run as after it.
+    """Return the level of a leak between two splits, for audits and for rules.
 
-    An alarm if measured rows are in training word for word or by their group, or if near copies are enough to move a
-    figure by more than chance (the 95 % interval of a share of n rows is at most about 1/√n to each side). For a split
-    that only chooses weights: as many rows. For validation and test: half of the test rows. Rows with one and the same
-    placeholder, such as N/A, do not count.
+    It is "alarm" if measured rows are copies of training rows or share their group, or if near copies are frequent
+    enough to change a figure significantly (the 95 % interval of a share of n rows is at most about 1/√n to each side).
+    For a split that only selects weights, the same frequency of copies is an alarm; between validation and test, half
+    of the test rows. Rows with one placeholder, such as N/A, do not count.
 
     Args:
         leaks: the recipe's data.leaks; with "warn" figures are made on the rows that do not leak, where there are any.
-        rows: how many the second split has.
-        measured: whether figures are made on that one.
-        placeholders: whether a short text that most of the rows have is known to be one.
+        rows: number of rows of the second split.
+        measured: whether figures are computed on the second split.
+        placeholders: whether a short text that most of the rows have is a known placeholder.
         one_form: whether near duplicates are no copies (`are_of_one_form`).
     """
     exact, near = leak["count"], 0 if one_form else leak["near"]
@@ -143,7 +143,7 @@ def leak_level(
 
 
 def set_apart(leak: Mapping[str, Any], leaks: str, rows: int) -> bool:
-    """Say whether rows that leak from training are measured separately."""
+    """Return whether rows that leak from training are measured separately."""
     return leak["between"][0] == "train" and leaks == "warn" and leak["rows"] < rows
 
 
@@ -158,7 +158,7 @@ def _compared_how(data: AuditedData) -> str:
 
 
 class Leaks(Audit):
-    """Finds rows on two sides of the split, and held-out rows that are no later than training."""
+    """Finds rows in two splits, and held-out rows that are not later than training rows."""
 
     name = "leaks"
 

@@ -64,7 +64,7 @@ class SplitShift(Audit):
 
 
 def is_nonrandom_split(data: AuditedData, split: str) -> bool:
-    """Say whether a split is no random part of the training source."""
+    """Return whether a split is not a random part of the training source."""
     return data.splits[split].source != data.splits["train"].source or bool(_divided_by(data, split))
 
 
@@ -99,7 +99,7 @@ class Shift:
         auc, low, high: ROC AUC with its 95 % interval (Hanley & McNeil 1982, doi:10.1148/radiology.143.1.7063747).
         chance: the mean of random divisions of the same rows.
         held, train: words that each side has more often.
-        examples: how many rows of both were compared.
+        examples: number of compared rows of both splits.
     """
 
     auc: float

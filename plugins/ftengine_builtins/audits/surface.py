@@ -30,7 +30,7 @@ class Feature:
 
     Args:
         name: for figures.
-        does: verb phrases for one text and for several, for features that texts have or not; None for an amount.
+        does: verb phrases for one text and for several, such as "begins" and "begin"; None for an amount.
         measure: returns 0 or 1, or the amount.
         is_share: whether an amount is a proportion.
     """
@@ -89,7 +89,7 @@ AMOUNTS = (
 
 
 def short_frequent_words(*sides: Sequence[str]) -> Feature:
-    """Return the share of a text's words that are short and occur in many texts of a side."""
+    """Return the share of a text's words that are short and occur in many of the compared texts."""
     counted = [Counter(word for text in texts for word in _short_words(text)) for texts in sides]
     found = {word for texts, counts in zip(sides, counted, strict=True) for word, count in counts.items()
              if count >= FREQUENT * len(texts)}  # fmt: skip

@@ -35,7 +35,7 @@ to 0.56; articles of other topics to 0.64 by what they have and to 0.77 by an am
 
 
 class SurfaceFeatures(Audit):
-    """Finds texts that are written otherwise in training: capitals, punctuation, line breaks, speakers, tags.
+    """Finds differences in how training texts are written: capitals, punctuation, line breaks, speakers, tags.
 
     Compares some twenty features of texts, prompts and answers, and the number of labels or tagged words of a row,
     between training and splits of another source. If longer words separate the splits too, topics differ, which audit

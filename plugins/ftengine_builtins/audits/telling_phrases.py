@@ -27,7 +27,7 @@ SHOWN = 3
 class TellingPhrases(Audit):
     """Finds one word or two that predict each label alone, in training and in held-out rows alike.
 
-    Such words may be what decides, or may have been written once the label was known.
+    Such words may be the reason for the label, or may have been written because of it.
     """
 
     name = "telling-phrases"

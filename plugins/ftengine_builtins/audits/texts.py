@@ -109,7 +109,7 @@ class Mojibake(Audit):
 
 
 def kinds_of(text: str) -> Iterator[str]:
-    """Yield "garbled" and "replaced" where a text is."""
+    """Yield "garbled" and "replaced" if they apply to a text."""
     if text.isascii():
         return
     if REPLACEMENT in text:
@@ -119,7 +119,7 @@ def kinds_of(text: str) -> Iterator[str]:
 
 
 def is_garbled(text: str) -> bool:
-    """Say whether ftfy can undo a wrong decoding of a text (Speer 2019, "ftfy")."""
+    """Return whether ftfy can undo a wrong decoding of a text (Speer 2019, "ftfy")."""
     import ftfy
 
     steps = ftfy.fix_encoding_and_explain(text).explanation

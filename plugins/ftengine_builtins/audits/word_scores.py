@@ -23,13 +23,13 @@ TOKEN = re.compile(rf"[^\W{CJK}]+|[{CJK}]")
 
 @dataclass(frozen=True)
 class DrawnRows:
-    """Rows that are looked at.
+    """Sampled rows of all splits.
 
     Args:
         texts, places: of each row.
-        labels: (n,) numbers of `names`; all 0 where targets are numbers.
-        rows: (n,) their numbers, counted over all splits.
-        numbers: (n,) targets that are numbers; None where they are classes.
+        labels: (n,) indices into `names`; all 0 if targets are numbers.
+        rows: (n,) row numbers, counted over all splits.
+        numbers: (n,) targets that are numbers; None if they are classes.
     """
 
     texts: list[str]
@@ -41,10 +41,10 @@ class DrawnRows:
 
 
 def choose_rows(distinct: np.ndarray, usable: np.ndarray, most: int) -> set[int]:
-    """Sample at most this many of the usable rows; of equal rows the first is used.
+    """Sample at most `most` of the usable rows; of equal rows only the first is used.
 
     Args:
-        distinct: (n,) numbers, the same for rows that are equal.
+        distinct: (n,) numbers that are equal for equal rows.
         usable: (n,) whether a row may be drawn.
     """
     rows = np.flatnonzero(usable)
@@ -71,10 +71,10 @@ def draw_rows(
     """Sample distinct rows with a text and one class from all splits; None with fewer than two classes.
 
     Args:
-        most: rows that are drawn, at most.
-        characters: of each text, from its beginning; None: all that audits are given.
+        most: maximal number of sampled rows.
+        characters: number of characters read from the beginning of each text; None: all that audits get.
         numbers: whether targets may be numbers with a fraction.
-        among: (rows of all splits,) whether a row may be drawn.
+        among: (rows of all splits,) whether a row may be sampled.
     """
     if not any(targets.any() for targets in data.targets.values()):
         return None

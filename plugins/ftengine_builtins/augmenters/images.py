@@ -37,7 +37,7 @@ class ImageAugmenter(InputAugmenter):
 class Flip(ImageAugmenter):
     """Flip images.
 
-    Not where left and right (or top and bottom) tell labels apart, as of letters or arrows.
+    Do not use it if left and right (or top and bottom) distinguish labels, as for letters or arrows.
     """
 
     name = "flip"

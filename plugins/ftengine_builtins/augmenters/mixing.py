@@ -87,8 +87,8 @@ class Mixup(Mixing):
 class CutMix(Mixing):
     """Put a box of another image of the batch into every image, and its label with it by area.
 
-    The box has the image's proportions and √(1 - λ) of its sides, with λ ~ Beta(alpha, alpha), and its middle anywhere;
-    what of it lies outside is cut off, and the label's share follows what is left.
+    The box has the image's proportions, √(1 - λ) of its sides with λ ~ Beta(alpha, alpha), and a random centre. The
+    part outside of the image is cut off, and the label's share is that of the remaining area.
     """
 
     name = "cutmix"

@@ -18,7 +18,7 @@ def lower(label: str, meaning: str, **declared: Any) -> Metric:
 
 
 def share(label: str, meaning: str, **declared: Any) -> Metric:
-    """Declare a proportion of which more is better."""
+    """Declare a metric that is a proportion, higher being better."""
     return higher(label, meaning, proportion=True, **declared)
 
 

@@ -1,4 +1,4 @@
-"""What constant answers reach, from the frequencies of true labels and of answers."""
+"""Figures of constant answers, from the frequencies of true labels and of the model's answers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ NOTHING = "nothing"
 def of_classes(
     names: Sequence[str], true: np.ndarray, given: np.ndarray, figures: Mapping[str, float], unit: str = "example"
 ) -> Baseline | None:
-    """Return the baseline for k classes, of which each example has one; None without examples.
+    """Return the baseline for k exclusive classes; None without examples.
 
     `true` and `given` are (k,): how often each class is the label, and the model's answer. `figures` are further
     metrics.

@@ -28,10 +28,10 @@ def by_part(
         part, parts: name of the parts, singular and plural: "label", "labels"; the plural is the fact's name.
         names: names of the k parts.
         headings: headings of the figures in the table, by name.
-        figures: takes weights (B, n), returns (B, k) by name.
-        estimate: as `details` gets it.
-        trials: (k,) by name, where the figures are proportions.
-        counted: more about each part, k whole numbers by name.
+        figures: function of weights (B, n) that returns (B, k) figures by name.
+        estimate: the argument `estimate` of `Evaluator.details`.
+        trials: (k,) by name, for figures that are proportions.
+        counted: further counts of each part, k integers by name.
     """
 
     def values(weights: np.ndarray) -> np.ndarray:

@@ -174,7 +174,7 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray) -> float:
 def best_temperature(logits: np.ndarray, label: np.ndarray) -> float | None:
     """Return `fit_temperature`.
 
-    None if there is no optimum: all answers are right, or it lies at an end of the range.
+    None if there is no optimum: all answers are right, or the optimum is at an end of the range.
     """
     temperature = fit_temperature(logits, label)
     inside = LOWEST * NEAR < temperature < HIGHEST / NEAR

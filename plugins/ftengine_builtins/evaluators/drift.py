@@ -12,8 +12,8 @@ from ftengine_builtins.evaluators.weighted import means
 class Divergence(WeightedEvaluator):
     """Distance of log-probabilities from those of the reference, per token of the data's answers.
 
-    It is estimated on the data's answers, preferred and rejected. KL divergence is a mean over the model's own answers,
-    and another number (`ftengine evaluate RUN --own-answers N`).
+    It is estimated on the data's answers, preferred and rejected. KL divergence, in contrast, is a mean over the
+    model's own answers (`ftengine evaluate RUN --own-answers N`).
     """
 
     name = "divergence"

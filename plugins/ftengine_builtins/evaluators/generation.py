@@ -121,7 +121,7 @@ class Generation(WeightedEvaluator):
         return ExampleScores(np.asarray(rows["token_f1"]), np.asarray(rows["exact_match"]))
 
     def details(self, rows, estimate):
-        """Yield the number of references, the answers' relative length, and what one constant text reaches."""
+        """Yield the number of references, the answers' relative length, and the figures of one constant answer."""
         words, wanted = (mean_of_finite(rows[name]) for name in ("words", "reference_words"))
         yield "references", int((~np.isnan(rows["exact_match"])).sum())
         yield "length_ratio", finite_or_none(ratio(words, wanted))
@@ -142,7 +142,7 @@ class Generation(WeightedEvaluator):
 
 
 def constant_text(completions, references):
-    """Return what always answering one of the references reaches; None with fewer than two of them."""
+    """Return the figures of the best reference as constant answer; None with fewer than two references."""
     pairs = [(ours, theirs) for ours, theirs in zip(completions, references, strict=True) if theirs is not None]
     if (best := always(references)) is None:
         return None

@@ -34,6 +34,6 @@ class Perplexity(WeightedEvaluator):
         return {"loss": tokens, "perplexity": tokens}
 
     def score_examples(self, rows):
-        """Score less the loss per token; unknown where nothing is predicted."""
+        """Score the negative loss per token; nan if no token is predicted."""
         score = -ratio(np.asarray(rows["loss"]), np.asarray(rows["tokens"]))
         return ExampleScores(score, np.full(len(score), np.nan))

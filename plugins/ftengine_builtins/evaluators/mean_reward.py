@@ -19,10 +19,10 @@ from ftengine_builtins.tasks.prompt_rows import own_answer
 
 
 class MeanReward(WeightedEvaluator, CodeEvaluator):
-    """Mean reward of the likeliest answers, by the functions that a task learns from.
+    """Mean reward of greedy answers, by the reward functions of the task.
 
-    An answer at which a function fails has no reward, and is counted apart. Rewards that training raised say how well
-    the model pleases them; a verifier, or a test of another kind, says whether it is better.
+    An answer for which a function fails has no reward, and is counted separately. Training maximises these rewards, so
+    use a verifier or another test to see whether answers became better.
     """
 
     name = "mean-reward"
@@ -52,7 +52,7 @@ class MeanReward(WeightedEvaluator, CodeEvaluator):
         return frozenset(self._rewards.columns())
 
     def set_labels(self, task, labels):
-        """Refuse to be used without a reward."""
+        """Refuse a task without reward functions."""
         if not self.config.rewards:
             raise RecipeError(f"evaluator {self.name!r} needs rewards: set its option `rewards` like task grpo's.")
 
@@ -63,15 +63,15 @@ class MeanReward(WeightedEvaluator, CodeEvaluator):
         return self._rewards.code_files()
 
     def check_row(self, row: Any) -> None:
-        """Refuse a row without a column that a function must be given; nothing is executed."""
+        """Refuse a row without a column that a function requires; nothing is executed."""
         self._rewards.check_row(self._rewards.arguments(row, own_answer(row)))
 
     def start(self) -> None:
-        """Begin the functions' processes (RecipeError: a file cannot be imported)."""
+        """Start the functions' processes (RecipeError: a file cannot be imported)."""
         self._rewards.start()
 
     def keep(self, prediction):
-        """Return the sum of an answer's rewards, and each of them where there are several; nan where one failed."""
+        """Return the sum of an answer's rewards and, if there are several, each of them; nan if a function failed."""
         own = {} if prediction.get("reference") is None else {"completion": prediction["reference"]}
         row = {key: value for key, value in prediction.items() if key != "completion"}
         scored = self._rewards.score(prediction["completion"], self._rewards.arguments(row, own))

@@ -14,9 +14,9 @@ SHOWN = 21
 
 
 class Preferences(WeightedEvaluator):
-    """Accuracy and margin of pairs, log-probabilities of both answers, and what length alone reaches.
+    """Accuracy and margin of pairs, log-probabilities of both answers, and the accuracy of preferring by length.
 
-    A pair without a preference counts half, as does every pair of a base that is its own reference.
+    A pair with margin 0 counts half, as does every pair of a base that is its own reference.
     """
 
     name = "preferences"
@@ -56,7 +56,7 @@ class Preferences(WeightedEvaluator):
         return {"preference_accuracy": means(weights, _by_length(rows)[1])[:, 0]}
 
     def details(self, rows, estimate):
-        """Yield what preferring by length reaches, the lengths of both answers with intervals, and the margins."""
+        """Yield the accuracy of preferring by length, the lengths of both answers with intervals, and the margins."""
         name, won = _by_length(rows)
         if not len(won):
             return
@@ -89,7 +89,7 @@ class Preferences(WeightedEvaluator):
 
 
 class Rewards(Preferences):
-    """How often, and by how much, a reward model scores the chosen answer higher, and what length alone reaches.
+    """How often, and by how much, a reward model scores the chosen answer higher, and the accuracy of length.
 
     A pair with equal scores counts half.
     """

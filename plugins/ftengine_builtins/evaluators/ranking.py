@@ -50,7 +50,7 @@ def declared(k: int, recall: Sequence[int], *, relative: bool = False) -> dict[s
 class RankingEvaluator(WeightedEvaluator):
     """Means over queries of figures that are kept in each query's first row, and are nan in its other rows.
 
-    So a resample of queries keeps the corpus whole, and a query counts once, whatever its number of rows.
+    So a resample of queries keeps the corpus whole, and a query counts once, even if it has several rows.
     """
 
     Config = RankingConfig
@@ -277,7 +277,7 @@ class Triplets(WeightedEvaluator):
         return {"triplet_accuracy": means(weights, rows["margin"] > 0)[:, 0]}
 
     def score_examples(self, rows):
-        """Score higher a larger distance between the two cosines."""
+        """Score the difference of the two cosines."""
         return ExampleScores(rows["margin"], (rows["margin"] > 0).astype(np.float64))
 
 

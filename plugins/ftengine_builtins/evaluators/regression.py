@@ -39,7 +39,7 @@ class Regression(WeightedEvaluator):
         return {name: values.mean(axis=1) for name, values in _by_output(rows, weights).items()}
 
     def score_examples(self, rows):
-        """Score less the squared error, the mean over outputs."""
+        """Score the negative squared error, the mean over outputs."""
         score = -((numbers(rows["value"]) - numbers(rows["target"])) ** 2).mean(axis=1)
         return ExampleScores(score, np.full(len(score), np.nan))
 

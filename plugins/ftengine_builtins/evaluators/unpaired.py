@@ -14,8 +14,8 @@ from ftengine_builtins.evaluators.weighted import means
 class UnpairedPreferences(WeightedEvaluator):
     """How well implied rewards separate desirable answers from others, and how both changed.
 
-    An answer's implied reward is β times what its log-probability gained on the reference's; 0 for a base that is its
-    own reference.
+    An answer's implied reward is β times the difference of its log-probability from the reference's; 0 for a base that
+    is its own reference.
     """
 
     name = "unpaired-preferences"
@@ -73,7 +73,7 @@ class UnpairedPreferences(WeightedEvaluator):
         return {"reward_auc": roc_auc(_desirable(rows), sign * _tokens(rows), weights)}
 
     def details(self, rows, estimate):
-        """Yield what ranking by length reaches, and the lengths of both kinds with intervals."""
+        """Yield the accuracy of ranking by length, and the lengths of both kinds with intervals."""
         good, tokens = _desirable(rows), _tokens(rows)
         area, sign = _by_length(rows)
         if area is None:

@@ -1,4 +1,4 @@
-"""Answers judged by a Python function: how often one passes, and at least one of several."""
+"""Answers judged by a Python function: the share that passes, and pass@k."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
         return AnswerFunction(self.config.function or self.own, self.config.timeout, f"evaluator {self.name!r}")
 
     def set_labels(self, task, labels):
-        """Refuse to be used without a function."""
+        """Refuse to run without a function."""
         if not self._named:
             raise RecipeError(f"evaluator {self.name!r} needs a function: set its option function to FILE.py:FUNCTION.")
 
@@ -129,7 +129,7 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
         self._function.check_row({**row, **own_answer(row)} if "completion" in self._function.columns[0] else row)
 
     def start(self) -> None:
-        """Begin the function's process (RecipeError: its file cannot be imported)."""
+        """Start the function's process (RecipeError: its file cannot be imported)."""
         self._function.start()
 
     def score_answers(self, answers: list[str], row: Any) -> tuple[list[float], list[int]]:

@@ -63,7 +63,7 @@ class LlamaCpp(Runtime):
         return self._ask("tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
 
     def log_probabilities(self, ids: Sequence[int], answer: Sequence[int]) -> list[float]:
-        """Request one token after each prefix of the answer; longer answers lack tokens of half characters."""
+        """Request one token after each prefix, as longer answers lack tokens of incomplete characters."""
         log_probabilities = []
         for at, token in enumerate(answer):
             request = {"prompt": [*ids, *answer[:at]], "n_predict": 1, "temperature": 0, "n_probs": TOP}

@@ -253,7 +253,7 @@ def check_weights(folder: Path, source: str) -> None:
 def stored_shapes(folder: Path, source: str) -> dict[str, Shape | None] | None:
     """Return the shape of each tensor that a folder's weights hold, by reading their headers; None without weights.
 
-    Of a shard that is not there the index tells the names, and their shapes are None (SourceError: one is damaged).
+    For a missing shard the names come from the index, with shape None (SourceError: a shard is damaged).
     """
     shards = _shards(folder, source)
     shapes: dict[str, Shape | None] = {name: None for names in shards.values() for name in names}

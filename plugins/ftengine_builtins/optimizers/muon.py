@@ -13,10 +13,10 @@ from ftengine_builtins.optimizers.torch import AdamConfig, Groups
 
 
 class Muon(Optimizer):
-    """Momentum made orthogonal, for matrices; AdamW for vectors and other parameters that are no matrices.
+    """Orthogonalised momentum for matrices, AdamW for all other parameters.
 
-    Updates are scaled to the size of AdamW's, so that both take one learning rate (Liu et al. 2025, arXiv:2502.16982).
-    Muon is meant for hidden layers; where a strategy trains embeddings or a head, it is used for those matrices too.
+    Updates are scaled to the size of AdamW's, so both use one learning rate (Liu et al. 2025, arXiv:2502.16982). Muon
+    is meant for hidden layers; if a strategy trains embeddings or a head, it is used for those matrices too.
     """
 
     name = "muon"

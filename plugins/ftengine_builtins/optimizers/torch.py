@@ -27,7 +27,7 @@ class AdamConfig(Config):
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay: the usual choice."""
+    """Adam with decoupled weight decay, the default."""
 
     name = "adamw"
     traits = ShardingTraits(is_default=True, supports_sharding=True)
@@ -62,7 +62,7 @@ class SGD(Optimizer):
 
 
 class Adafactor(Optimizer):
-    """Adam's second moment kept as a row and a column of each matrix, and no first: little memory.
+    """Adam with a factored second moment and no first moment, which needs little memory.
 
     The learning rate is relative to the size of each parameter, and at most 1/√step.
     """

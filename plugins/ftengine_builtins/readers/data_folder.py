@@ -30,7 +30,7 @@ KINDS: tuple[type[FileReader], ...] = (
 class DataFolderReader(Reader):
     """Folders of files of rows: all of one kind and with the same columns, read one after the other by name.
 
-    Hidden files are not read, and files of any other kind are refused. A folder with subfolders is none of these.
+    Hidden files are skipped, and files of another kind are refused. Folders with subfolders are not accepted.
     """
 
     name = "data-folder"

@@ -17,7 +17,7 @@ from ftengine_builtins.readers.data_folder import kind_of
 
 
 class LayoutReader(Reader):
-    """Reads files of any format whose rows have one layout. `data.reader` must name it; else tasks go by the keys."""
+    """Reads files of any format in one layout, if `data.reader` names it; tasks recognise layouts by keys."""
 
     traits = ReaderTraits(by_name=True)
 

@@ -15,8 +15,8 @@ from ftengine_builtins.regularizers.randomness import Place, config_dropouts, dr
 class Dropout(Regularizer):
     """Set the dropout probability of the whole model, attention's included (Srivastava et al. 2014).
 
-    Many models come with dropout 0, or with another one than little data wants. The dropout of what the strategy added
-    (lora, adapter) stays, unless `strategy` is true. 0 switches dropout off.
+    Many models come with dropout 0, or with too little for a small data set. Dropout of modules that the strategy added
+    (lora, adapter) stays as it is, unless `strategy` is true. 0 switches dropout off.
     """
 
     name = "dropout"

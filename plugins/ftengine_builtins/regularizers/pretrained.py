@@ -1,4 +1,4 @@
-"""Trained parameters that came with the base."""
+"""The base's own parameters that train."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ftengine.model import trainable
 
 
 def pretrained_trained(loaded: LoadedModel, regularizer: str, advice: str) -> dict[str, nn.Parameter]:
-    """Return the parameters that came with the base and train, by name (RecipeError: there are none)."""
+    """Return the base's own parameters that train, by name (RecipeError: there are none)."""
     parameters = {name: p for name, p in trainable(loaded.module).items() if name in loaded.pretrained}
     if not parameters:
         raise RecipeError(

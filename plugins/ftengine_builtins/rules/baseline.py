@@ -55,7 +55,7 @@ MOST_CLASSES = 5
 
 
 class ConstantAnswer(Rule):
-    """Finds a model that always answers the same, or that is no better than doing so, or than chance."""
+    """Finds a model that always gives the same answer, or is no better than a constant answer or than chance."""
 
     name = "constant-answer"
     order = 0
@@ -244,7 +244,7 @@ def unmeasured_answers(run: RunRecords) -> bool:
 
 
 def of_answers(run: RunRecords) -> str:
-    """Return how many answers are exact, or that no metric scored the texts; "" if neither applies."""
+    """Return a sentence on the number of exact answers, or on texts that no metric scores; "" if neither applies."""
     if not run.evaluation.metrics[run.headline_metric or ""].primary:
         shown = run.examples is not None and run.examples.answers
         sentence = "No metric scored its generated text"

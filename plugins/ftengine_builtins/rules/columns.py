@@ -1,4 +1,4 @@
-"""Rules about what predicts the label: an unread column, or one phrase."""
+"""Rules about unread columns and single phrases that predict the label."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -114,7 +114,7 @@ def _of_leaked(run: RunRecords, leaked: Any) -> str:
 
 
 class RepeatedRows(Rule):
-    """Says how much of the training split repeats itself."""
+    """Reports the share of duplicates in the training split."""
 
     name = "repeated-rows"
     order = 16
@@ -139,7 +139,7 @@ class RepeatedRows(Rule):
 
 
 class CutExamples(Rule):
-    """Says where most training examples were cut to the length limit, and what that costs by audit `cut-texts`.
+    """Reports that most training examples were cut to the length limit, and the cost of that by audit `cut-texts`.
 
     The audit's alarm is repeated if the model reaches less than half-way from what the kept parts predict to what whole
     texts do.

@@ -1,4 +1,4 @@
-"""Rules about training from rewards: what the drawn answers of a run show."""
+"""Rules about on-policy training, by the drawn answers of a run."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +23,12 @@ GONE = 0.1
 
 
 def drawn_steps(run: RunRecords) -> list[dict[str, Any]]:
-    """Return the lines of steps that learnt from drawn answers; none of other runs."""
+    """Return the lines of steps that trained on drawn answers; [] for other runs."""
     return [line for line in run.lines if "zero_spread" in line]
 
 
 class DrawnRewards(Rule):
-    """Finds rewards that teach nothing, fail, or are gained without the answers becoming better."""
+    """Finds reward functions that are constant or fail, and rewards that rise without better answers."""
 
     name = "drawn-rewards"
     order = 2

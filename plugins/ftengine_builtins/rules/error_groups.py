@@ -38,9 +38,9 @@ class Errors:
     """Errors of n rows.
 
     Args:
-        of: (n,) 1 where the answer is wrong, or a share; of numbers by how many standard deviations it is too high; of
-            texts the loss of a token.
-        strata: (n,) numbers that rows of one label share, of which one may be harder than the other.
+        of: (n,) errors: 1 for a wrong answer, or a share; for numbers the error in standard deviations; for texts the
+            loss per token.
+        strata: (n,) numbers that are equal for rows of one label, as labels differ in difficulty.
         what: "answers", "numbers" or "losses".
     """
 
@@ -52,9 +52,9 @@ class Errors:
 class ErrorGroups(Rule):
     """Finds the rows that hold most errors: those with a value of a column, a word, a length, a date or a place.
 
-    It works for every task, with one error a row, and uses all columns, read or not. It looks at the measured rows, and
-    at training rows: if a model cannot learn some of them, they contradict the others. An alarm if most of a group and
-    little else is wrong; a note if an unread column separates harder rows from others.
+    It works for every task with one error per row, and uses all columns, read or not. It looks at the measured rows,
+    and at training rows, where rows that a model cannot learn contradict others. It is an alarm if most of a group and
+    little else is wrong, and a note if an unread column separates harder rows from others.
     """
 
     name = "error-groups"

@@ -25,11 +25,11 @@ PARTS = 4
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that have something in common.
+    """A group of rows with a common property.
 
     Args:
         what: description after "where", such as "`export` is “2024-02”".
-        of: (n,) true at each of them.
+        of: (n,) whether each row is in the group.
         unread: whether the model does not read it.
     """
 

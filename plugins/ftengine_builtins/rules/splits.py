@@ -35,7 +35,7 @@ number of its rows."""
 
 
 class ValidationAndTest(Rule):
-    """Finds a test split that is answered far worse than the validation split, which was not trained on either."""
+    """Finds a test split on which the model is far worse than on validation, although neither was trained on."""
 
     name = "validation-and-test"
     order = 10
@@ -78,7 +78,8 @@ TRIPLETS, HALF = "triplet_accuracy", 0.5
 class OppositeScores(Rule):
     """Finds scores with opposite directions: distances in training, similarities in test, or the reverse.
 
-    By the base model, which has learnt neither: its scores agree with one split and contradict the other.
+    The base model, which was trained on neither, agrees with the scores of one split and contradicts those of the
+    other.
     """
 
     name = "opposite-scores"

@@ -1,4 +1,4 @@
-"""The threshold that a useful model must exceed: the best constant answer, or chance."""
+"""The threshold that a useful model must exceed: the figure of the best constant answer, or of chance."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,20 +74,20 @@ class Threshold:
 
     @property
     def may_be_better(self) -> bool:
-        """Whether it is not surely worse than the baseline, and surely ranks better than guessing."""
+        """Whether it is not significantly worse than the baseline, and ranks significantly better than guessing."""
         return self.gain is not None and self.gain.better is not False and bool(self.beaten(pooled=False))
 
     @property
     def is_hint(self) -> bool:
         """Whether a model may be useful without exceeding the baseline: one that prefers answers and has no new head.
 
-        Its preferences are a gain over its base; a new head has nothing else.
+        Preferences are measured against the base; a model with a new head has only its answers.
         """
         return bool(self.baseline.way) and not self.run.trained.new_modules
 
     @property
     def leaves_room(self) -> bool:
-        """Whether it prefers answers, and may be ROOM better than guessing."""
+        """Whether it prefers answers, and may exceed guessing by ROOM."""
         return bool(self.baseline.way) and self.gain is not None and ends(self.gain)[1] >= ROOM
 
     def beaten(self, *, pooled: bool) -> list[str]:
@@ -217,7 +217,7 @@ def uninformative(run: RunRecords) -> dict[str, Estimate]:
 
 
 def wrong_way_round(run: RunRecords) -> dict[str, Estimate]:
-    """Return the rankings that are surely below guessing; {} if another one is surely above."""
+    """Return the rankings that are significantly below guessing; {} if another one is significantly above."""
     threshold = threshold_of(run)
     if threshold is None:
         return {}

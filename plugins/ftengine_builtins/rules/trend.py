@@ -34,13 +34,13 @@ class Trend:
 
     @property
     def noise(self) -> float:
-        """By how much losses vary from step to step: the standard deviation of their logarithm, of most of them."""
+        """The variation of losses from step to step: a robust standard deviation of their logarithm."""
         falls = [abs(math.log(after / before)) for before, after in pairwise(self.losses) if min(before, after) > 0]
         return 1.4826 * median(falls) / math.sqrt(2) if falls else 0.0
 
     @property
     def most_fall(self) -> float:
-        """The largest relative fall inside the interval."""
+        """The largest relative decrease of the loss inside the interval."""
         return -self.low / self.first if self.first > 0 else math.inf
 
 
