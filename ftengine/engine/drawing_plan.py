@@ -49,7 +49,7 @@ def draw_step(data: PreparedData, device: Device, loaded: LoadedModel, steps: St
 def drawing_seconds(
     data: PreparedData, figures: RunEstimate, drawn: Mapping[str, float], steps: Steps, validations: int
 ) -> dict[str, Any]:
-    """Return a run's estimated seconds, including drawing, scoring and training on all answers."""
+    """Return an estimate's seconds with those of drawing, scoring and learning from all answers, and of validations."""
     task = data.ready.task
     assert is_on_policy(task)
     a_step, validation = drawn["seconds_draw"] + drawn["seconds_score"], data.encoded.get("validation")

@@ -70,13 +70,13 @@ class RewardConfig(Config):
         return self
 
     @property
-    def compares(self) -> bool:
-        """Whether it compares answers with a reference column of the row."""
-        return self.name == "exact-match"
+    def read(self) -> str | None:
+        """The column that a reward of the box reads; None if it reads none, or is a function of the user's."""
+        return (self.column or READS[self.name][0]) if self.name in READS else None
 
     def arguments(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the arguments that the function may take by name, from a row's columns."""
-        return {**columns, "wanted": columns.get(self.column)} if self.compares else columns
+        return {**columns, READS[self.name][1]: columns.get(self.read)} if self.read and self.name else columns
 
     def answer_function(self, timeout: float, owner: str) -> AnswerFunction:
         """Return the function that scores answers."""

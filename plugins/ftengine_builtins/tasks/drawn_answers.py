@@ -41,6 +41,7 @@ class DrawnAnswer:
         drawn, reference: log-probabilities as the loss computes them, by the sampling model and by the reference; None
             if the loss does not need them.
         scored: the rewards of the answer.
+        attempt: how often the prompt was answered before in its step.
     """
 
     prompt: list[int]
@@ -111,8 +112,12 @@ def draw_groups(
     stop: Sequence[int],
     attempt: int = 0,
 ) -> list[list[Answer]]:
-    """Draw several answers to each prompt from the model's own distribution; `stop` are the end tokens."""
-    repeated, numbers = [prompt for prompt in prompts for _ in range(each)], [*range(each)] * len(prompts)
+    """Draw several answers to each prompt from the model's own distribution; `stop` are the end tokens.
+
+    Answers of another attempt have other numbers.
+    """
+    repeated = [prompt for prompt in prompts for _ in range(each)]
+    numbers = [*range(attempt * each, (attempt + 1) * each)] * len(prompts)
     answers = draw_answers(loaded, repeated, options, stop, numbers, own_settings=False)
     return [answers[start : start + each] for start in range(0, len(answers), each)]
 

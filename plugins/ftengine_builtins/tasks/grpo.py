@@ -155,47 +155,10 @@ class GRPO(AnswersPrompts):
     def check_columns(self, columns: Sequence[str]) -> None:
         if not self.config.rewards:
             raise DataError("task 'grpo' has no rewards. Set task.rewards, e.g. [{function: score.py:right}].")
-        layouts = [{"prompt"}, {"instruction"}, {"query"}, *({column} for column in COLUMNS)]
-        if not any(names <= set(columns) for names in layouts):
-            raise DataError(
-                f"the data has columns {column_names(columns) or '(none)'}; task 'grpo' needs `prompt` (text, or "
-                "messages) or `messages`. Rename columns with data.columns, e.g. {prompt: COLUMN}."
-            )
-
-    def view(self, row: Example) -> View:
-        """Return the prompt as input, and the row's own answer as the target."""
-        try:
-            asked = without_answer(row)
-            own = own_answer(row).get("completion")
-            if "messages" not in asked and isinstance(asked["prompt"], str):
-                prompt = language_rows.read_text(asked, "prompt")
-                return View([prompt], own, texts=[prompt, *([own] if own else [])], identity=prompt)
-            seen = language_rows.view(asked, all_trained=False)
-        except DataError:
-            return language_rows.unreadable(row)
-        return View(seen.inputs, own, texts=[*seen.texts, *([own] if own else [])], identity=seen.identity)
-
-    def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
-        asked = without_answer(row)
-        if "messages" not in asked and isinstance(asked["prompt"], str):
-            language_rows.read_text(asked, "prompt")
-            return {**row, "prompt": inputs[0]}
-        changed = language_rows.with_inputs(asked, inputs)
-        answer = list(row.get("messages") or ())[len(asked.get("messages") or ()) :]
-        return {**row, **changed, **({"messages": [*changed["messages"], *answer]} if answer else {})}
-
-    def check_input(self, row: Example) -> None:
-        self._language.check_input(without_answer(row))
-
-    def _asked(self, row: Example, processor: Any, limit: int | None = None) -> Asked:
-        asked = self._language.asked(without_answer(row), processor, limit, anew=True)
-        return replace(asked, reference=own_answer(row).get("completion"))
+        super().check_columns(columns)
 
     def encode(self, example_row: Example, processor: Any, *, max_length: int | None = None) -> Features:
-        """Return the prompt with a placeholder answer of the maximal length, to measure time and memory.
-
-        DataError: this is longer than the model's limit, or the row lacks a column that a reward function reads.
-        """
+        """Return the prompt with an answer as long as may be drawn (DataError: the row lacks what rewards read)."""
         self._rewards.check_row(self._rewards.arguments(example_row, own_answer(example_row)))
         return super().encode(example_row, processor, max_length=max_length)
 
@@ -296,40 +259,6 @@ class GRPO(AnswersPrompts):
         if "clip_ratio" in self.token_figures:
             sums["clip_ratio"] = self.policy_loss.is_clipped(tokens).to(losses.dtype)
         return total, weight, [sums[name].sum() for name in self.token_figures], len(losses)
-
-    # Answers.
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        """Return empty predictions: evaluators read generated answers."""
-        return [{} for _ in batch["input_ids"]]
-
-    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
-        return dict(prediction)
-
-    def infer(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return {"completion": text} for each row, as task causal-lm does."""
-        return self._language.infer(loaded, [without_answer(row) for row in rows], self._options(options))
-
-    def generate(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[Prediction]:
-        """Return {"prompt", "completion", "reference"} for each row, whose reference is its own answer, if any."""
-        queries = [self._asked(row, loaded.processor, loaded.max_length) for row in rows]
-        config = CausalLMOptions.read(self._options(options))
-        prompts, chosen = made_to_fit(loaded, [query.ids for query in queries], config)
-        answers = self._language.completed(loaded, queries, prompts, chosen)
-        return [
-            {"prompt": query.prompt, "completion": text, "reference": query.reference}
-            for query, (_, text, _, _) in zip(queries, answers, strict=True)
-        ]
-
-    def _options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
-        return {"max_new_tokens": self.config.max_new_tokens, **(options or {})}
-
-    def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
-        return self._language.prompt(without_answer(row), loaded)
 
     def advice(self, rows: Sequence[Example], loaded: LoadedModel) -> Iterable[str]:
         """Yield warnings about the reward functions, and about a missing end token."""
