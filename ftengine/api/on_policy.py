@@ -117,7 +117,7 @@ class OnPolicyTask(GenerativeTask):
     # What some write.
 
     def draw_again(self, scored: Sequence[Any], attempt: int) -> Sequence[int]:
-        """Return the indices in `scored` of rows whose answers are drawn again after `attempt` further draws; default ().
+        """Return the indices in `scored` of rows to draw again after `attempt` further draws (default: none).
 
         The new results of `draw` and `score` replace the earlier ones.
         """
