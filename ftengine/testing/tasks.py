@@ -53,8 +53,7 @@ def check_task(
         make: returns a fresh task.
         processor: the tokenizer or image processor of the model.
         examples: at least two rows of JSON values.
-        load: returns a small model with the task's head, given `labels` (such as `Fixture.load`); None: the checks that
-            compute are skipped.
+        load: returns a small model with the task's head for some labels, as `Fixture.load`; None: nothing is computed.
         expected_failed_checks: names of checks that fail, with reasons.
     """
     run_checks(TaskChecks(make, processor, examples, load), expected_failed_checks)
