@@ -29,7 +29,7 @@ class Augmenter(Component):
     """
 
     modality: ClassVar[str | None] = None
-    """What it changes, as `Task.modality`: "text" or "image"; None where it takes any example."""
+    """What it changes, as `Task.modality`: "text", "image" or "audio"; None where it takes any example."""
 
     def augment(self, row: Example, task: Task, rng: RandomSource) -> Iterable[Example]:
         """Yield the rows that replace this one, which itself stays as it is.
@@ -79,7 +79,7 @@ class InputAugmenter(Augmenter):
 
     @abstractmethod
     def change(self, value: Any, rng: RandomSource) -> Any:
-        """Return the replacement of an input: a text for a text, a PIL image for an image.
+        """Return the replacement of an input: a text for a text, a PIL image for an image, audio for audio.
 
         Texts given are never blank; where a blank text is returned, the original is used.
         """

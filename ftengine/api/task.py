@@ -82,7 +82,7 @@ class Task(Component):
     head: ClassVar[str]
     """What the loader puts on top of the model."""
     modality: ClassVar[str]
-    """What the inputs in a `View` are: "text" or "image"."""
+    """What the inputs in a `View` are: "text", "image" or "audio"."""
     evaluators: tuple[str, ...] = ()
     """Evaluators that every run of this task uses; may depend on `labels`."""
     predicts: frozenset[str] = frozenset()

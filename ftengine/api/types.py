@@ -159,7 +159,8 @@ class View:
 
     Args:
         inputs: the row's inputs, which augmenters may change (`Task.with_inputs` replaces them): texts, none of them
-            blank, or PIL images, decoded on access. Empty if the row cannot be read.
+            blank, or PIL images or audio, decoded on access; the latter are compared by == and described by `str`.
+            Empty if the row cannot be read.
         target: the row's answer or label, a JSON value compared by ==; None if there is none, or if it cannot be read.
         classes: whether equal inputs should have equal targets, so that balance, contradictions and stratified splits
             go by the target; False for free text.

@@ -28,7 +28,7 @@ def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None
 
     Returns:
         Up to `count` mappings, one for each changed example: "place", and the inputs "before" and "after". These are
-        lists of texts or, for images, {width, height} with "difference", the mean absolute difference of the pixels
+        lists of texts (of audio, as `str` describes it) or, for images, {width, height} with "difference", the mean absolute difference of the pixels
         (0 to 255, after resizing to the former size). If batches are mixed, one more mapping has the labels of a
         batch. All values are JSON.
     """
@@ -66,8 +66,8 @@ def _reads_otherwise(split: EncodedSplit, row: int) -> bool:
     [(after, features)] = changed
     if _compared(split.task, split.rows[row], after) is None:
         return False
-    # Features of images are tensors; other pixels are read as such.
-    return split.task.modality == "image" or features != split.features(row)
+    # Features of images and audio are tensors; other pixels and samples are read as such.
+    return split.task.modality != "text" or features != split.features(row)
 
 
 def _require_read(split: EncodedSplit, augmenter: Augmenter) -> None:
@@ -130,7 +130,7 @@ def _compared(task: Task, before: Example, after: Example) -> dict[str, Any] | N
     old, new = (list(task.view(row).inputs) or [str(dict(row))] for row in (before, after))
     if task.modality == "image":
         return _compared_images(old, new)
-    return None if old == new else {"before": old, "after": new}
+    return None if old == new else {"before": [*map(str, old)], "after": [*map(str, new)]}
 
 
 def _compared_images(before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any] | None:

@@ -171,12 +171,12 @@ def plain(value: Any) -> str:
 
 
 def _undecoded(dataset: Dataset) -> Dataset:
-    """Return the data set with images as stored bytes or paths, not as pixels."""
-    from datasets import Image
+    """Return the data set with images and audio as stored bytes or paths."""
+    from datasets import Audio, Image
 
     for name, feature in dataset.features.items():
-        if isinstance(feature, Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
+        if isinstance(feature, (Audio, Image)):
+            dataset = dataset.cast_column(name, type(feature)(decode=False))
     return dataset
 
 

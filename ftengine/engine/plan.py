@@ -38,7 +38,7 @@ from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
 from ftengine.training.steps import Steps, batch_tokens, plan_steps
 
-UNITS = {"text": "tokens", "image": "images"}
+UNITS = {"text": "tokens", "audio": "tokens", "image": "images"}
 """What an example's length counts, by a task's modality."""
 
 

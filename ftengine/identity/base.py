@@ -143,8 +143,10 @@ def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def fingerprint_processor(processor: Any) -> str:
-    """Return a hash of a tokenizer's vocabulary and chat template (or of a processor's settings)."""
+    """Return a hash of a tokenizer's vocabulary and chat template, or of a processor's settings and its tokenizer."""
     digest = hashlib.sha256()
+    if not hasattr(processor, "get_vocab") and hasattr(processor, "tokenizer"):
+        digest.update(fingerprint_processor(processor.tokenizer).encode())
     if hasattr(processor, "get_vocab"):
         for token, index in sorted(processor.get_vocab().items()):
             digest.update(f"{token}\0{index}\0".encode("utf-8", "surrogatepass"))

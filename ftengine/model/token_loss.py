@@ -243,8 +243,7 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
     handle = head.register_forward_hook(replace)
     try:
         with evaluating(model):
-            decoder = {"decoder_input_ids": ids} if is_encoder_decoder(model) else {}
-            returned = logits_of(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), **decoder})
+            returned = logits_of(model, _probe_inputs(model, ids))
     finally:
         handle.remove()
         # Autocast keeps its casts of trainable weights; those made here have no graph, and torch before 2.13 may
@@ -257,6 +256,16 @@ def find_tail(model: nn.Module, head: nn.Module) -> Tail | None:
         if bool((distances <= rounding(returned.dtype)).all()):
             return tail
     return None
+
+
+def _probe_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
+    """Return the arguments with which a model reads `ids`; its decoder, where the encoder reads no tokens (audio)."""
+    if not is_encoder_decoder(model):
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if getattr(model, "main_input_name", "input_ids") == "input_ids":
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
+    states = torch.zeros(*ids.shape, model.config.hidden_size, device=ids.device, dtype=model.dtype)
+    return {"encoder_outputs": (states,), "decoder_input_ids": ids}
 
 
 def _probe_logits(output: Tensor) -> Tensor:

@@ -114,14 +114,18 @@ def require_tensors(folder: Path, merged: Path) -> None:
 
 
 def processor_of(folder: Path, like: Any) -> Any:
-    """Open the tokenizer or image processor in a folder; `like` is the run's."""
+    """Open the tokenizer, or whatever processor the run has (`like`), in a folder."""
     import transformers
 
     return getattr(transformers, _processor_kind(like)).from_pretrained(folder, local_files_only=True)
 
 
 def _processor_kind(like: Any) -> str:
-    return "AutoTokenizer" if hasattr(like, "eos_token_id") else "AutoImageProcessor"
+    if hasattr(like, "tokenizer"):  # beside a feature extractor or an image processor
+        return "AutoProcessor"
+    if hasattr(like, "eos_token_id"):
+        return "AutoTokenizer"
+    return "AutoFeatureExtractor" if hasattr(like, "sampling_rate") else "AutoImageProcessor"
 
 
 def _one_or_all(tokens: tuple[int, ...]) -> int | list[int]:

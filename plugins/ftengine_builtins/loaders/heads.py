@@ -15,17 +15,23 @@ from ftengine.errors import SourceError, did_you_mean
 Shape = tuple[int, ...]
 
 HEADS = {
+    "audio-classification": "AutoModelForAudioClassification",
     "causal-lm": "AutoModelForCausalLM",
+    "ctc": "AutoModelForCTC",
     "feature-extraction": "AutoModel",
     "image-classification": "AutoModelForImageClassification",
     "seq2seq-lm": "AutoModelForSeq2SeqLM",
     "sequence-classification": "AutoModelForSequenceClassification",
+    "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
     "token-classification": "AutoModelForTokenClassification",
 }
 """The transformers class behind each head."""
 
-GENERATIVE = frozenset({"causal-lm", "seq2seq-lm"})
+GENERATIVE = frozenset({"causal-lm", "seq2seq-lm", "speech-seq2seq"})
 """Heads over the vocabulary, which must come from the checkpoint: small data cannot train new ones."""
+
+AUDIO = ("audio-classification", "ctc", "speech-seq2seq")
+"""Heads of models that read audio."""
 
 HEADLESS = "feature-extraction"
 """No head: the task reads the hidden states of the base."""
@@ -63,6 +69,11 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
             "predict it. Use a decoder (GPT-2, Llama, …) or a classification task."
         )
     return auto
+
+
+def reads_audio(config: Any) -> bool:
+    """Return whether a model's input is audio."""
+    return any(type(config) in getattr(transformers, HEADS[head])._model_mapping for head in AUDIO)
 
 
 def is_decoder(config: Any) -> bool:

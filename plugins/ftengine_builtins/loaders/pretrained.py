@@ -243,7 +243,8 @@ def longest_input(module: Any, processor: Any) -> int | None:
     limits = [getattr(processor, "model_max_length", None)]
     config = getattr(module, "config", None)
     if hasattr(config, "get_text_config"):
-        limits.append(getattr(config.get_text_config(), "max_position_embeddings", None))
+        keys = ("max_position_embeddings", "max_target_positions")  # the latter of decoders behind an audio encoder
+        limits += [getattr(config.get_text_config(), key, None) for key in keys]
     limits += [table.num_embeddings - table.padding_idx - 1 for table in _tables_counted_from_padding(module)]
     valid = [limit for limit in limits if isinstance(limit, int) and 0 < limit < UNLIMITED]
     return min(valid, default=None)

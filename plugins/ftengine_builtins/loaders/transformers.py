@@ -16,7 +16,7 @@ from pydantic import Field
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Provenance
 from ftengine.errors import SourceError, did_you_mean, shown
-from ftengine_builtins.loaders.heads import HEADLESS, Shape, auto_class
+from ftengine_builtins.loaders.heads import HEADLESS, Shape, auto_class, reads_audio
 from ftengine_builtins.loaders.pretrained import (
     build_skeleton,
     load_pretrained,
@@ -32,7 +32,7 @@ from ftengine_builtins.loaders.quiet import cause, reading
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 VOCABULARIES = ("tokenizer.json", "vocab.*", "tokenizer.model*", "spiece.model", "*.bpe.model", "tekken.json")
-IMAGE_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 NOT_FETCHED: Mapping[type[Exception], str] = {
     errors.GatedRepoError: "the hub requires that you accept the terms of {source!r}. Accept them on its page, "
     "then log in with `hf auth login` or set HF_TOKEN.",
@@ -66,7 +66,8 @@ class TransformersLoader(ModelLoader):
         subfolder: str | None = Field(None, description="folder inside the source that holds the model")
         processor: Literal["auto", "tokenizer", "image"] = Field(
             "auto",
-            description="which to use if a model has both a tokenizer and an image processor; auto: the tokenizer",
+            description="which to use if a model has both a tokenizer and an image processor; auto: the tokenizer, and "
+            "of models that read audio all of it",
         )
         attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
             "auto",
@@ -109,17 +110,25 @@ class TransformersLoader(ModelLoader):
         return "Python code that comes with the model" if self.config.trust_remote_code else None
 
     def load_processor(self, source: str) -> Any:
-        """Load the tokenizer, or the image processor if the model has no tokenizer or the option asks for it."""
+        """Load the tokenizer, or the image processor if the model has no tokenizer or the option asks for it.
+
+        A model that reads audio gets its feature extractor, together with the tokenizer if there is one.
+        """
         folder = self._folder(source, weights=False)
         requested = self.config.processor
         texts = _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists()
+        if requested == "auto" and _holds(folder, PREPROCESSORS):
+            with reading(source):
+                if reads_audio(transformers.AutoConfig.from_pretrained(folder, **self._code)):
+                    auto = transformers.AutoProcessor if texts else transformers.AutoFeatureExtractor
+                    return auto.from_pretrained(folder, **self._code)
         if texts and requested != "image":
             with reading(source):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **self._code)
                 # Without files transformers silently builds an empty tokenizer; byte-level ones need none.
                 if _holds(folder, VOCABULARIES) or not tokenizer.vocab_files_names:
                     return pad_with_eos(tokenizer)
-        elif requested != "tokenizer" and _holds(folder, IMAGE_PROCESSORS):
+        elif requested != "tokenizer" and _holds(folder, PREPROCESSORS):
             from transformers import AutoImageProcessor  # imports torchvision and much of torch
 
             with reading(source):

@@ -1,0 +1,265 @@
+"""Speech to text with an encoder-decoder: Whisper, Moonshine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from ftengine.api import Batch, Example, Features, GenerativeTask, LoadedModel, Prediction, Strategy, TaskTraits, View
+from ftengine.errors import DataError, InputError
+from ftengine.generation import GenerationOptions
+from ftengine_speech.noise import signal_to_noise
+from ftengine_speech.rows import (
+    AudioInput,
+    TranscribedConfig,
+    extractor_of,
+    features_of,
+    read_transcript,
+    recognise_speech,
+    require_columns,
+    tokenizer_of,
+    view_of,
+)
+from ftengine_speech.whisper import is_multilingual, is_whisper, prompt_tokens, require_language
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ftengine.model import Criterion
+
+IGNORED = -100
+POSITIONS_A_SECOND = 50
+"""States of Whisper's encoder for a second of audio."""
+TOGETHER = 8
+"""Recordings that are transcribed in one batch."""
+LONGEST_ANSWERED = 4 * 3600.0
+"""Seconds of a recording that Whisper transcribes window by window."""
+
+
+class SpeechToTextConfig(TranscribedConfig):
+    """Options of task speech-to-text."""
+
+    language: str | None = Field(
+        None, description="language of the transcripts, as Whisper's multilingual models are told it: en, or german"
+    )
+    language_column: str | None = Field(None, description="column with the language of each row, instead of `language`")
+    writes: Literal["transcribe", "translate"] = Field(
+        "transcribe", description="Whisper's task: what is said, or its translation into English"
+    )
+
+
+class SpeechToText(AudioInput, GenerativeTask):
+    """Write down what is said, with an encoder-decoder (Whisper, Moonshine).
+
+    A row has `audio` and `text`. Labels are the tokens that the model itself writes: Whisper's start, language, task
+    and `<|notimestamps|>`, then the transcript and the end token; the decoder's first token is not trained, as the
+    model is given it.
+    """
+
+    name = "speech-to-text"
+    traits = TaskTraits(
+        example_model="openai/whisper-tiny.en",
+        example_data="speech.jsonl",
+        pipeline_tag="automatic-speech-recognition",
+    )
+    head = "speech-seq2seq"
+    Config = SpeechToTextConfig
+    evaluators = ("wer", "perplexity")
+    predicts = frozenset({"loss", "tokens"})
+    generates = frozenset({"completion", "reference", "prompt", "seconds", "snr", "language"})
+    short_generation = {"max_new_tokens": 64}  # noqa: RUF012
+    predicts_probabilities = True
+
+    recognise = staticmethod(recognise_speech)
+
+    def __init__(self, config: Any = None) -> None:
+        from ftengine.model import TokenLoss
+
+        super().__init__(config)
+        self._loss = TokenLoss(ahead=0)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        require_columns(self, columns, "audio", "text", *(["language_column"] if self.config.language_column else []))
+
+    def view(self, row: Example) -> View:
+        """Return the recording as input and the transcript as target."""
+        text = row.get(self.config.text)
+        return view_of(self, row, text, [text] if isinstance(text, str) else [])
+
+    def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
+        tokenizer = tokenizer_of(loaded.processor)
+        require_language(self.config.language, self.config.language_column, tokenizer)
+
+    def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
+        """Return the samples at the model's rate and the labels; `longest` counts the decoder's tokens.
+
+        A transcript that is longer than the decoder writes is refused, as a cut one would teach to stop early.
+        """
+        import torch
+
+        audio = self.read_input(example, extractor_of(processor).sampling_rate)
+        text = read_transcript(example, self.config.text)
+        labels = self.labels_of(text, example, processor)
+        if max_length is not None and len(labels) > max_length:
+            raise DataError(
+                f"`{self.config.text}` has {len(labels)} tokens, and the model writes at most {max_length}. Cut the "
+                "recording and its transcript at a pause."
+            )
+        shown = f"{audio.place}, {audio.seconds:.2f} s at {audio.rate} Hz"
+        return Features(
+            {"samples": torch.from_numpy(audio.samples), "labels": labels, "shown": shown},
+            length=round(audio.seconds * POSITIONS_A_SECOND) + len(labels),
+            weight=len(labels),
+            truncated=False,
+            longest=len(labels),
+            counts={"seconds": max(1, round(audio.seconds)), "clipped": int(audio.clipped)},
+        )
+
+    def labels_of(self, text: str, example: Example, processor: Any) -> list[int]:
+        """Return what the decoder writes after its start token: the rest of its prompt, the transcript, the end."""
+        tokenizer = tokenizer_of(processor)
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if not is_whisper(tokenizer):
+            return [*ids, tokenizer.eos_token_id]
+        prompt = prompt_tokens(tokenizer, self._language(example, tokenizer), self.config.writes)
+        return [*prompt[1:], *ids, tokenizer.eos_token_id]
+
+    def collate(self, features: Sequence[Features], processor: Any) -> Batch:
+        """Return the model's features, and labels padded on the right, (examples, longest)."""
+        import torch
+
+        batch = features_of(processor, [example.inputs["samples"] for example in features])
+        labels = [torch.tensor(example.inputs["labels"]) for example in features]
+        batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+        return batch
+
+    def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
+        """Return (summed losses of the labelled tokens, their number)."""
+        return self._loss.sum(model, _decoded(model, batch), batch["labels"], criterion)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Return each example's summed loss and its number of labelled tokens."""
+        losses, tokens = self._loss.by_example(model, _decoded(model, batch), batch["labels"])
+        return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
+
+    def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
+        from ftengine.model import raw_outputs
+
+        return raw_outputs(model, batch if "decoder_input_ids" in batch else _decoded(model, batch))
+
+    def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
+        if not prediction.get("tokens"):
+            return dict(prediction)
+        return {"loss per token": prediction["loss"] / prediction["tokens"], "tokens": prediction["tokens"]}
+
+    def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
+        """Return the recording's name and length, and the labels with special tokens visible."""
+        tokenizer = tokenizer_of(processor)
+        start = prompt_tokens(tokenizer, "en", self.config.writes)[:1] if is_whisper(tokenizer) else []
+        labels = tokenizer.decode(features.inputs["labels"], skip_special_tokens=False)
+        lead = f"{features.inputs['shown']} {tokenizer.decode(start)}"
+        return [(lead, False), (labels, True)]
+
+    def probe_batch(self, loaded: LoadedModel) -> Batch:
+        """Return noise of a second and random tokens."""
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        rate = extractor_of(loaded.processor).sampling_rate
+        noise = torch.randn(2, rate, generator=generator) / 10
+        size = loaded.module.get_output_embeddings().out_features
+        tokens = torch.randint(size, (2, 8), generator=generator)
+        return {**features_of(loaded.processor, list(noise)), "decoder_input_ids": tokens}
+
+    @property
+    def longest_answered(self) -> float:
+        return LONGEST_ANSWERED
+
+    def infer(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return {"text": transcript} for each row's recording; options are those of `GenerationOptions`.
+
+        Whisper transcribes a recording that is longer than its window window by window, with timestamps.
+        """
+        chosen = GenerationOptions.read(options)
+        return [{"text": text} for text, _ in self._transcribe(loaded, rows, chosen, LONGEST_ANSWERED)]
+
+    def generate(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
+    ) -> list[Prediction]:
+        """Return the model's transcript of each row, with the row's own, its seconds and estimated SNR in dB."""
+        answers = self._transcribe(loaded, rows, GenerationOptions.read(options), self.config.max_seconds)
+        tokenizer = tokenizer_of(loaded.processor)
+        return [
+            {
+                "prompt": audio.place,
+                "completion": text,
+                "reference": row.get(self.config.text),
+                "seconds": audio.seconds,
+                "snr": signal_to_noise(audio),
+                "language": self._language(row, tokenizer) or "en",
+            }
+            for row, (text, audio) in zip(rows, answers, strict=True)
+        ]
+
+    def write_config(self, loaded: LoadedModel, directory: Path) -> None:
+        """State language and task in a saved model's generation config, so that it writes as it was tuned."""
+        file = directory / "generation_config.json"
+        tokenizer = tokenizer_of(loaded.processor)
+        if not (file.is_file() and is_whisper(tokenizer) and is_multilingual(tokenizer) and self.config.language):
+            return
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings |= {"language": self._language({}, tokenizer), "task": self.config.writes}
+        settings.pop("forced_decoder_ids", None)  # which these two replace
+        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def _transcribe(
+        self, loaded: LoadedModel, rows: Sequence[Example], options: GenerationOptions, longest: float
+    ) -> list[tuple[str, Any]]:
+        """Return a text and the recording of each row."""
+        if options.temperature:
+            raise InputError("option 'temperature': transcripts are the likeliest tokens; 0 is allowed.")
+        from ftengine_speech.transcribe import transcribe
+
+        tokenizer, rate = tokenizer_of(loaded.processor), extractor_of(loaded.processor).sampling_rate
+        multilingual = is_whisper(tokenizer) and is_multilingual(tokenizer)
+        answers: list[tuple[str, Any]] = []
+        for start in range(0, len(rows), TOGETHER):
+            some = rows[start : start + TOGETHER]
+            audios = [self.read_at(row, rate, longest) for row in some]
+            languages = [self._language(row, tokenizer) for row in some] if multilingual else None
+            told = {"language": languages, "task": self.config.writes} if languages else {}
+            texts = transcribe(loaded, audios, options.max_new_tokens, told)
+            answers += zip(texts, audios, strict=True)
+        return answers
+
+    def read_at(self, row: Example, rate: int, longest: float) -> Any:
+        from ftengine_speech.audio import read_audio
+
+        return read_audio(row.get(self.config.audio), self.config.audio, longest).resampled(rate)
+
+    def _language(self, row: Example, tokenizer: Any) -> str | None:
+        """Return the code of a row's language; None where the model is not told it."""
+        if not (is_whisper(tokenizer) and is_multilingual(tokenizer)):
+            return None
+        from ftengine_speech.whisper import language_code
+
+        column = self.config.language_column
+        stated = row.get(column) if column else None
+        language = stated or self.config.language or getattr(tokenizer, "language", None)
+        return None if language is None else language_code(str(language), tokenizer)
+
+
+def _decoded(model: Any, batch: Batch) -> Batch:
+    """Return a batch with the decoder's input: the labels, shifted by one, after the token that it starts with."""
+    labels = batch["labels"]
+    moved = labels.roll(1, dims=1)
+    moved[:, 0] = model.config.decoder_start_token_id
+    return {**batch, "decoder_input_ids": moved.masked_fill(moved == IGNORED, model.config.pad_token_id)}
+
+

@@ -1,0 +1,75 @@
+"""Transcripts by a model's own `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from ftengine.api import LoadedModel
+from ftengine.errors import DataError
+from ftengine_speech.audio import Audio
+from ftengine_speech.rows import extractor_of, features_of, tokenizer_of
+from ftengine_speech.whisper import is_multilingual, is_whisper
+
+
+def transcribe(
+    loaded: LoadedModel, audios: Sequence[Audio], max_new_tokens: int, told: Mapping[str, Any]
+) -> list[str]:
+    """Return the likeliest transcript of each recording, token by token.
+
+    Args:
+        audios: recordings at the model's rate.
+        max_new_tokens: longest transcript of a window in tokens.
+        told: `language` of each recording and `task`, of a multilingual Whisper; else empty.
+    """
+    import torch
+
+    from ftengine.model import evaluating, quiet_transformers
+
+    module: Any = loaded.module
+    tokenizer = tokenizer_of(loaded.processor)
+    window = getattr(extractor_of(loaded.processor), "chunk_length", None)
+    long = [audio for audio in audios if window is not None and audio.seconds > window]
+    if long and len(audios) > 1:  # windows of one recording follow from one another
+        return [
+            text
+            for i, audio in enumerate(audios)
+            for text in transcribe(loaded, [audio], max_new_tokens, _of_row(told, i))
+        ]
+    with ExitStack() as stack:
+        for held in (torch.no_grad(), evaluating(module), quiet_transformers()):
+            stack.enter_context(held)
+        for path in loaded.inference_paths:
+            stack.enter_context(path.around_generation(module))
+        parameter = next(module.parameters())
+        inputs = _long_inputs(loaded, long[0]) if long else features_of(loaded.processor, [a.samples for a in audios])
+        inputs = {key: _moved(value, parameter) for key, value in inputs.items()}
+        output = module.generate(**inputs, **told, **_settings(module, tokenizer, max_new_tokens, timed=bool(long)))
+    return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in output.tolist()]
+
+
+def _settings(module: Any, tokenizer: Any, max_new_tokens: int, *, timed: bool) -> dict[str, Any]:
+    """Return arguments of `generate`: greedy, without timestamps but for long recordings."""
+    settings: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+    if not is_whisper(tokenizer):
+        return {**settings, "max_new_tokens": max_new_tokens}
+    room = module.config.max_target_positions - (4 if is_multilingual(tokenizer) else 2)
+    if room < 1:
+        raise DataError(f"the model writes at most {module.config.max_target_positions} tokens, its prompt included.")
+    timestamps = {"return_timestamps": True} if timed else {"return_timestamps": False}
+    return {**settings, **timestamps, "max_new_tokens": min(max_new_tokens, room)}
+
+
+def _long_inputs(loaded: LoadedModel, audio: Audio) -> dict[str, Any]:
+    extractor = extractor_of(loaded.processor)
+    options = {"truncation": False, "padding": "longest", "return_attention_mask": True, "return_tensors": "pt"}
+    return dict(extractor([audio.samples], sampling_rate=extractor.sampling_rate, **options))
+
+
+def _moved(value: Any, parameter: Any) -> Any:
+    return value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+
+
+def _of_row(told: Mapping[str, Any], row: int) -> dict[str, Any]:
+    return {key: [value[row]] if key == "language" else value for key, value in told.items()}

@@ -1,0 +1,112 @@
+"""Audio files and tiny models for the tests."""
+
+import io
+import json
+
+import numpy as np
+import soundfile
+
+RATE = 16_000
+
+
+def tone(seconds=1.0, rate=RATE, hertz=440.0, loud=0.3):
+    """Return samples of a tone that swells and fades."""
+    time = np.arange(round(seconds * rate)) / rate
+    return (loud * np.sin(2 * np.pi * hertz * time) * np.sin(np.pi * time / max(seconds, 1e-9))).astype(np.float32)
+
+
+def encoded(samples, rate=RATE, form="WAV", subtype=None):
+    """Return a file's bytes."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=form, subtype=subtype)
+    return file.getvalue()
+
+
+def whisper_tokenizer(*, multilingual=True):
+    """Return a tokenizer of bytes with Whisper's special tokens."""
+    from tokenizers import pre_tokenizers
+    from transformers import WhisperTokenizer
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = WhisperTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    languages = [f"<|{code}|>" for code in LANGUAGES] if multilingual else []  # transformers counts on their order
+    special = ["<|startoftranscript|>", *languages, "<|translate|>", "<|transcribe|>", "<|startoflm|>"]
+    special += ["<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.set_prefix_tokens()
+    return tokenizer
+
+
+def tiny_whisper(*, multilingual=True, seed=0):
+    """Return a random WhisperForConditionalGeneration with a window of 2 s, and its processor."""
+    import torch
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperProcessor,
+    )
+
+    tokenizer = whisper_tokenizer(multilingual=multilingual)
+    number = tokenizer.convert_tokens_to_ids
+    end, start = tokenizer.eos_token_id, number("<|startoftranscript|>")
+    config = WhisperConfig(
+        vocab_size=len(tokenizer),
+        num_mel_bins=16,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_source_positions=100,
+        max_target_positions=64,
+        decoder_start_token_id=start,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        begin_suppress_tokens=None,
+        init_std=0.2,
+    )
+    torch.manual_seed(seed)
+    module = WhisperForConditionalGeneration(config).eval()
+    languages = {"lang_to_id": {f"<|{x}|>": number(f"<|{x}|>") for x in ("en", "de", "hi")}} if multilingual else {}
+    module.generation_config = GenerationConfig(
+        max_length=64,
+        decoder_start_token_id=start,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        no_timestamps_token_id=number("<|notimestamps|>"),
+        is_multilingual=multilingual,
+        task_to_id={task: number(f"<|{task}|>") for task in ("transcribe", "translate")},
+        return_timestamps=False,
+        **languages,
+    )
+    extractor = WhisperFeatureExtractor(feature_size=16, chunk_length=2)
+    return module, WhisperProcessor(extractor, tokenizer)
+
+
+def spoken_rows(count=4):
+    """Return rows of tones as WAV bytes, with transcripts of different lengths."""
+    texts = ["a cat", "Two dogs ran.", "no", "the sun is up, Anna", "it rains", "we go"]
+    return [
+        {"audio": {"bytes": encoded(tone(0.3 + 0.2 * i, hertz=200 + 60 * i)), "path": f"{i}.wav"}, "text": texts[i % 6]}
+        for i in range(count)
+    ]
+
+
+def write_rows(folder, rows, name="train.jsonl"):
+    """Write rows whose audio is bytes as WAV files beside a JSONL file; return its path."""
+    lines = []
+    for i, row in enumerate(rows):
+        file = folder / f"{i}.wav"
+        file.write_bytes(row["audio"]["bytes"])
+        lines.append(json.dumps({**row, "audio": file.name}) + "\n")
+    path = folder / name
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
