@@ -28,9 +28,9 @@ def before_and_after(split: EncodedSplit, count: int = 3, batch_size: int | None
 
     Returns:
         Up to `count` mappings, one for each changed example: "place", and the inputs "before" and "after". These are
-        lists of texts (of audio, as `str` describes it) or, for images, {width, height} with "difference", the mean absolute difference of the pixels
-        (0 to 255, after resizing to the former size). If batches are mixed, one more mapping has the labels of a
-        batch. All values are JSON.
+        lists of texts (audio is described by `str`) or, for images, {width, height} with "difference", the mean
+        absolute difference of the pixels (0 to 255, after resizing to the former size). If batches are mixed, one more
+        mapping has the labels of a batch. All values are JSON.
     """
     pairs = []
     for row in sample_rows(split) if not all(map(_mixes, split.augmenters)) else ():

@@ -67,7 +67,9 @@ class Audio:
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        level = 20 * np.log10(max(1e-9, float(np.sqrt(np.mean(np.square(self.samples)))))) if len(self.samples) else -180
+        level = (
+            20 * np.log10(max(1e-9, float(np.sqrt(np.mean(np.square(self.samples)))))) if len(self.samples) else -180
+        )
         return f"{self.place} ({self.seconds:.2f} s at {self.rate} Hz, {level:.1f} dB)"
 
     def resampled(self, rate: int) -> Audio:

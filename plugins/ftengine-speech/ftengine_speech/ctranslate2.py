@@ -136,7 +136,8 @@ def _folder(source: str) -> Path:
         return Path(source)
     from ftengine_builtins.loaders import resolve  # imports transformers
 
-    return resolve(source)
+    folder: Path = resolve(source)
+    return folder
 
 
 class _Whisper:
@@ -163,24 +164,26 @@ class _Whisper:
             raise SourceError(f"{self._source!r} states {heads['encoder']} attention heads for {width} dimensions.")
         end, largest = self._token("<|endoftext|>"), max(self._tokens().values())
         if largest >= vocabulary:
-            raise SourceError(f"{TOKENIZER} of {self._source!r} has {largest + 1:,} tokens, the model has {vocabulary:,}.")
-        return WhisperConfig(
-            vocab_size=vocabulary,
-            num_mel_bins=mels,
-            d_model=width,
-            encoder_layers=layers["encoder"],
-            decoder_layers=layers["decoder"],
-            encoder_attention_heads=heads["encoder"],
-            decoder_attention_heads=heads["decoder"],
-            encoder_ffn_dim=ffn["encoder"],
-            decoder_ffn_dim=ffn["decoder"],
-            max_source_positions=self._shape("encoder/position_encodings/encodings", 2)[0],
-            max_target_positions=self._shape("decoder/position_encodings/encodings", 2)[0],
-            decoder_start_token_id=self._token("<|startoftranscript|>"),
-            **{f"{name}_token_id": end for name in ("bos", "eos", "pad")},
-            begin_suppress_tokens=self._numbers("suppress_ids_begin"),
-            architectures=["WhisperForConditionalGeneration"],
-        )
+            raise SourceError(
+                f"{TOKENIZER} of {self._source!r} has {largest + 1:,} tokens, the model has {vocabulary:,}."
+            )
+        settings: dict[str, Any] = {
+            "vocab_size": vocabulary,
+            "num_mel_bins": mels,
+            "d_model": width,
+            "encoder_layers": layers["encoder"],
+            "decoder_layers": layers["decoder"],
+            "encoder_attention_heads": heads["encoder"],
+            "decoder_attention_heads": heads["decoder"],
+            "encoder_ffn_dim": ffn["encoder"],
+            "decoder_ffn_dim": ffn["decoder"],
+            "max_source_positions": self._shape("encoder/position_encodings/encodings", 2)[0],
+            "max_target_positions": self._shape("decoder/position_encodings/encodings", 2)[0],
+            "decoder_start_token_id": self._token("<|startoftranscript|>"),
+            "begin_suppress_tokens": self._numbers("suppress_ids_begin"),
+            "architectures": ["WhisperForConditionalGeneration"],
+        }
+        return WhisperConfig(**settings, bos_token_id=end, eos_token_id=end, pad_token_id=end)
 
     def generation_config(self) -> Any:
         """Return what transformers' generate needs to know, as openai's models on the hub state it."""
@@ -231,7 +234,9 @@ class _Whisper:
         if moved or len(tokenizer) != size:
             raise SourceError(
                 f"{TOKENIZER} of {self._source!r} makes {len(tokenizer):,} tokens with those of times, and the model "
-                f"has {size:,}" + (f"; {moved[0]!r} gets another number" if moved else "") + ". Take both from one model."
+                f"has {size:,}"
+                + (f"; {moved[0]!r} gets another number" if moved else "")
+                + ". Take both from one model."
             )
         tokenizer.pad_token = tokenizer.eos_token
         tokenizer.set_prefix_tokens()
@@ -248,7 +253,11 @@ class _Whisper:
         return found
 
     def _layers(self, side: str) -> int:
-        numbers = {int(match[2]) for name in self._variables if (match := NAME.fullmatch(name)) and match[1] == side and match[2]}
+        numbers = {
+            int(match[2])
+            for name in self._variables
+            if (match := NAME.fullmatch(name)) and match[1] == side and match[2]
+        }
         if numbers != set(range(len(numbers))) or not numbers:
             raise SourceError(f"{self._source!r} lacks layers of the {side}: it has {sorted(numbers)[:8]}.")
         return len(numbers)
@@ -256,7 +265,9 @@ class _Whisper:
     def _shape(self, name: str, rank: int) -> tuple[int, ...]:
         value = self._variables.get(name)
         if value is None or value.ndim != rank or not value.size:
-            raise SourceError(f"{self._source!r} has no variable {name!r} of {rank} dimensions, as Whisper's models have.")
+            raise SourceError(
+                f"{self._source!r} has no variable {name!r} of {rank} dimensions, as Whisper's models have."
+            )
         return value.shape
 
     def _number(self, name: str, default: int) -> int:
@@ -301,16 +312,12 @@ def _placed(name: str) -> tuple[str, tuple[str, ...], str] | None:
     return f"model.{side}." + (f"layers.{layer}." if layer else ""), modules, PARAMETERS[parameter]
 
 
-def _divided(
-    variables: Variables, name: str, path: str, modules: tuple[str, ...], parameter: str
-) -> dict[str, Any]:
+def _divided(variables: Variables, name: str, path: str, modules: tuple[str, ...], parameter: str) -> dict[str, Any]:
     """Return a variable under its names in transformers; keys have no bias there (in CTranslate2 it is zeros)."""
     if not modules or name.endswith("_scale"):
         return {}
     value = variables.weight(name)
     rows = len(value) // len(modules)
-    parts: Iterator[tuple[str, Any]] = (
-        (module, value[i * rows : (i + 1) * rows]) for i, module in enumerate(modules)
-    )
+    parts: Iterator[tuple[str, Any]] = ((module, value[i * rows : (i + 1) * rows]) for i, module in enumerate(modules))
     keyless = (item for item in parts if not (item[0].endswith("k_proj") and parameter == "bias"))
     return {f"{path}{module}.{parameter}": part for module, part in keyless}

@@ -1,8 +1,8 @@
 """Files of CTranslate2: variables by name, mapped from disk. Nothing in them is executed.
 
-Layout (ctranslate2/specs/model_spec.py, file version 6): u32 version, text name of the spec, u32 revision, u32 number of
-variables; each has a text name, u8 rank, u32 dimensions, u8 type, u32 bytes, the values; at last the aliases. A text is
-a u16 length with its terminating zero.
+Layout (ctranslate2/specs/model_spec.py, file version 6): u32 version, text name of the spec, u32 revision, u32 number
+of variables; each has a text name, u8 rank, u32 dimensions, u8 type, u32 bytes, the values; at last the aliases. A text
+is a u16 length with its terminating zero.
 """
 
 from __future__ import annotations

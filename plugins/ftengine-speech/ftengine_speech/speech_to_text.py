@@ -261,5 +261,3 @@ def _decoded(model: Any, batch: Batch) -> Batch:
     moved = labels.roll(1, dims=1)
     moved[:, 0] = model.config.decoder_start_token_id
     return {**batch, "decoder_input_ids": moved.masked_fill(moved == IGNORED, model.config.pad_token_id)}
-
-

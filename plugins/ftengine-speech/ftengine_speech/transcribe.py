@@ -13,9 +13,7 @@ from ftengine_speech.rows import extractor_of, features_of, tokenizer_of
 from ftengine_speech.whisper import is_multilingual, is_whisper
 
 
-def transcribe(
-    loaded: LoadedModel, audios: Sequence[Audio], max_new_tokens: int, told: Mapping[str, Any]
-) -> list[str]:
+def transcribe(loaded: LoadedModel, audios: Sequence[Audio], max_new_tokens: int, told: Mapping[str, Any]) -> list[str]:
     """Return the likeliest transcript of each recording, token by token.
 
     Args:

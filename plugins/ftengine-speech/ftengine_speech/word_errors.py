@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,9 +90,9 @@ class _ErrorRate(IntervalEvaluator):
 class WordErrorRate(_ErrorRate):
     """Word error rate: (substitutions + deletions + insertions) / words of the references, over the whole set.
 
-    Alignment and counts are jiwer's. Both texts are normalised first, by Whisper's English normaliser unless `normaliser`
-    says otherwise. The details hold the kinds of errors, the most frequent confusions, and the rate by length and by
-    noise; with `words`, the recall of these words: how often one that was said is written.
+    Alignment and counts are jiwer's. Both texts are normalised first, by Whisper's English normaliser unless
+    `normaliser` says otherwise. The details hold the kinds of errors, the most frequent confusions, and the rate by
+    length and by noise; with `words`, the recall of these words: how often one that was said is written.
     """
 
     name = "wer"
@@ -244,7 +245,9 @@ def _shifted(pairs: Sequence[tuple[str, str] | None]) -> dict[str, float]:
 
 
 def _ratio(weights: np.ndarray, part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    above, below = (np.asarray(weights, dtype=np.float64) @ np.nan_to_num(np.asarray(x, dtype=np.float64)) for x in (part, whole))
+    above, below = (
+        np.asarray(weights, dtype=np.float64) @ np.nan_to_num(np.asarray(x, dtype=np.float64)) for x in (part, whole)
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(below > 0, above / below, np.nan)
 
@@ -294,9 +297,15 @@ def _by_range(
     figures: Callable[[np.ndarray], np.ndarray] = lambda weights: np.stack(  # noqa: E731
         [_ratio(weights, rows["errors"] * mask, rows["units"] * mask) for mask in inside.T], axis=1
     )
-    names = [f"below {ends[0]} {unit}", *(f"{a} to {b} {unit}" for a, b in zip(ends, ends[1:], strict=False)), f"{ends[-1]} {unit} and more"]
+    names = [
+        f"below {ends[0]} {unit}",
+        *(f"{a} to {b} {unit}" for a, b in pairwise(ends)),
+        f"{ends[-1]} {unit} and more",
+    ]
     cells = tuple(
         (names[code], with_ends(found) if np.isfinite(found.value) else None, int(mask.sum()))
         for code, found, mask in zip(present, estimate(figures), inside.T, strict=True)
     )
-    yield Table(title=title, columns=("range", "word error rate", "rows"), rows=cells, caption="In brackets: 95 % intervals.")
+    yield Table(
+        title=title, columns=("range", "word error rate", "rows"), rows=cells, caption="In brackets: 95 % intervals."
+    )

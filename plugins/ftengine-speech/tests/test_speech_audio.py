@@ -102,8 +102,7 @@ def test_a_hundred_damaged_files_are_read_or_refused(form, subtype):
             audio = read_audio(bytes(damaged), "audio", 2)
             assert audio.seconds <= 2 + BLOCK / audio.rate
             assert np.isfinite(audio.samples).all()
-        except DataError as error:
-            assert "`audio`" in str(error)
+        except DataError:
             refused += 1
     assert refused > 5
 

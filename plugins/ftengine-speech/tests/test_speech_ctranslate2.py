@@ -127,7 +127,9 @@ def test_half_precision_and_bytes_are_scaled_back(tiny, folder):
     (folder / "model.bin").write_bytes(packed(variables))
     state = loaded(folder).module.state_dict()
     assert state["model.decoder.embed_tokens.weight"].dtype == torch.float32
-    np.testing.assert_allclose(state["model.decoder.layers.0.fc1.weight"].numpy(), weight, atol=float(0.6 / scale.min()))
+    np.testing.assert_allclose(
+        state["model.decoder.layers.0.fc1.weight"].numpy(), weight, atol=float(0.6 / scale.min())
+    )
 
 
 @pytest.mark.parametrize(
@@ -185,8 +187,12 @@ def test_transcripts_of_the_real_model_are_faster_whispers(tmp_path):
         pytest.skip("espeak-ng is not installed")
     from ftengine_speech import SpeechToText
 
-    sentences = ["The cat sat on the mat.", "My brother drives to work at seven.", "Take one tablet of aspirin a day.",
-                 "It will rain tomorrow in the north."]
+    sentences = [
+        "The cat sat on the mat.",
+        "My brother drives to work at seven.",
+        "Take one tablet of aspirin a day.",
+        "It will rain tomorrow in the north.",
+    ]
     rows = []
     for i, sentence in enumerate(sentences):
         file = tmp_path / f"{i}.wav"
@@ -198,7 +204,7 @@ def test_transcripts_of_the_real_model_are_faster_whispers(tmp_path):
     own = [row["completion"] for row in SpeechToText().generate(model, rows)]
     theirs = faster_whisper.WhisperModel(str(package.get_model_path()), device="cpu", compute_type="float32")
     options = {"beam_size": 1, "temperature": 0.0, "without_timestamps": True, "condition_on_previous_text": False}
-    # Resampled alike, and with 30 s of silence: faster-whisper pads the normalised features by zeros, which are no silence.
+    # Resampled alike, and with 30 s of silence: faster-whisper pads normalised features by zeros, which are none.
     waves = [SpeechToText().read_input(row, 16_000).samples for row in rows]
     waves = [np.pad(wave, (0, 480_000 - len(wave))) for wave in waves]
     heard = ["".join(x.text for x in theirs.transcribe(wave, **options)[0]).strip() for wave in waves]

@@ -35,7 +35,9 @@ def loaded(made):
     return LoadedModel(copy.deepcopy(module), processor, "tiny", "speech-seq2seq", max_length=64)
 
 
-@pytest.mark.parametrize("options", [{"language": "en"}, {"language": "german"}, {"language": "de", "writes": "translate"}])
+@pytest.mark.parametrize(
+    "options", [{"language": "en"}, {"language": "german"}, {"language": "de", "writes": "translate"}]
+)
 def test_labels_are_those_of_transformers_with_generates_prompt(multilingual, options):
     """Processor, tokenizer and generate agree on language, task and no timestamps."""
     module, processor = multilingual
@@ -63,7 +65,9 @@ def test_a_model_of_english_alone_is_told_neither_language_nor_task(english):
     _, processor = english
     assert not is_multilingual(processor.tokenizer)
     labels = task().encode(spoken_rows(1)[0], processor).inputs["labels"]
-    assert [*processor.tokenizer.convert_tokens_to_ids(["<|startoftranscript|>"]), *labels] == processor.tokenizer("a cat").input_ids
+    assert [*processor.tokenizer.convert_tokens_to_ids(["<|startoftranscript|>"]), *labels] == processor.tokenizer(
+        "a cat"
+    ).input_ids
 
 
 def test_loss_and_gradients_are_those_of_seq2seqtrainers_model_and_collator(multilingual):
@@ -113,7 +117,7 @@ def test_greedy_transcripts_are_those_of_generate(multilingual):
 
 
 def test_each_row_may_state_its_language(multilingual):
-    module, processor = multilingual
+    _, processor = multilingual
     own = task(language_column="language")
     rows = [{**row, "language": name} for row, name in zip(spoken_rows(2), ("de-DE", "hindi"), strict=True)]
     number = processor.tokenizer.convert_tokens_to_ids
@@ -153,7 +157,9 @@ def test_rows_that_would_teach_something_else_are_refused(english, change, words
 
 def test_a_row_is_shown_as_the_decoder_sees_it(multilingual):
     own = task(language="en")
-    (lead, of_labels), (labels, trained) = own.decode_example(own.encode(spoken_rows(1)[0], multilingual[1]), multilingual[1])
+    (lead, of_labels), (labels, trained) = own.decode_example(
+        own.encode(spoken_rows(1)[0], multilingual[1]), multilingual[1]
+    )
     assert (of_labels, trained) == (False, True)
     assert "0.wav" in lead
     assert "0.30 s" in lead

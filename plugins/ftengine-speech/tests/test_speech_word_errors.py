@@ -20,7 +20,10 @@ PAIRS = [
 
 
 def rows_of(evaluator, pairs=PAIRS, **more):
-    predictions = [{"completion": ours, "reference": theirs, "seconds": i + 1.0, "snr": 5.0 + 9 * i} for i, (theirs, ours) in enumerate(pairs)]
+    predictions = [
+        {"completion": ours, "reference": theirs, "seconds": i + 1.0, "snr": 5.0 + 9 * i}
+        for i, (theirs, ours) in enumerate(pairs)
+    ]
     kept = [{**p, **evaluator.keep(p)} for p in predictions]
     columns = {key: [row[key] for row in kept] for key in kept[0]}
     return {key: np.array(x, dtype=object if isinstance(x[0], str) else float) for key, x in columns.items()}
@@ -90,7 +93,10 @@ def test_details_tell_kinds_confusions_and_shifted_transcripts():
 
 
 def test_normalisers_differ_as_they_say():
-    assert normalised("Dr. Smith's 2nd visit (cough) won't, uh, cost £5!", "whisper") == "doctor smith is 2nd visit will not cost £5"
+    assert (
+        normalised("Dr. Smith's 2nd visit (cough) won't, uh, cost £5!", "whisper")
+        == "doctor smith is 2nd visit will not cost £5"
+    )
     assert normalised("Straße, 5 km?", "whisper", "de") == "straße 5 km"
     assert normalised("हिन्दी भाषा।", "whisper", "hi") == "हिन्दी भाषा"  # Whisper's own divides it at the vowel signs
     assert normalised("  As  IS. ", "none") == "As IS."
