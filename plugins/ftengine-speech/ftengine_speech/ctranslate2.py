@@ -134,9 +134,9 @@ class CTranslate2Loader(ModelLoader):
 def _folder(source: str) -> Path:
     if not source.startswith(PACKAGE):
         return Path(source)
-    from ftengine_builtins.loaders import resolve  # imports transformers
+    from ftengine_builtins.loaders import PackageLoader  # imports transformers
 
-    folder: Path = resolve(source)
+    folder: Path = PackageLoader.place(source)
     return folder
 
 

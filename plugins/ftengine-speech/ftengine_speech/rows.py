@@ -45,14 +45,13 @@ class TranscribedConfig(AudioConfig):
     text: str = Field("text", min_length=1, description="column of the transcript")
 
 
-class AudioInput:
-    """The input of a task on audio; the task has the options of `AudioConfig`."""
+class AudioInput(Task):
+    """A task on audio, which has the options of `AudioConfig`."""
 
-    config: Any
     modality = "audio"
 
     @property
-    def file_columns(self) -> tuple[str, ...]:
+    def file_columns(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.config.audio,)
 
     def input_of(self, row: Example) -> LazyAudio:

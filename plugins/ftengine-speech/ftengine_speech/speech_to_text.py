@@ -171,7 +171,8 @@ class SpeechToText(AudioInput, GenerativeTask):
         generator = torch.Generator().manual_seed(0)
         rate = extractor_of(loaded.processor).sampling_rate
         noise = torch.randn(2, rate, generator=generator) / 10
-        size = loaded.module.get_output_embeddings().out_features
+        module: Any = loaded.module
+        size = module.get_output_embeddings().out_features
         tokens = torch.randint(size, (2, 8), generator=generator)
         return {**features_of(loaded.processor, list(noise)), "decoder_input_ids": tokens}
 

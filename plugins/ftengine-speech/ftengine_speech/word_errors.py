@@ -279,7 +279,7 @@ def _places(words: Sequence[str], listed: frozenset[tuple[str, ...]]) -> Iterato
 
 def _most(title: str, columns: tuple[str, ...], items: Iterable[tuple[str, ...]]) -> Iterator[Table]:
     if counted := Counter(items):
-        rows = tuple((*item, times) for item, times in counted.most_common(SHOWN))
+        rows: tuple[tuple[str | int, ...], ...] = tuple((*item, times) for item, times in counted.most_common(SHOWN))
         yield Table(title=title, columns=columns, rows=rows)
 
 

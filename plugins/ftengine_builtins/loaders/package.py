@@ -28,6 +28,11 @@ class PackageLoader(ModelLoader):
         super().__init__(config)
         self._folders, self._files = TransformersLoader(), GgufLoader()
 
+    @staticmethod
+    def place(source: str) -> Path:
+        """Return the path of package://NAME/PATH (SourceError: it does not exist), for loaders of other formats."""
+        return resolve(source)
+
     def accepts(self, source: str) -> bool:
         """Accept every source that begins with package://."""
         return source.startswith(SCHEME)
