@@ -21,7 +21,11 @@ AGAIN = (408, 409, 425, 429, 500, 502, 503, 504)
 MODELS_SHOWN = 10
 
 
-class _Refused(InputError):
+class NoAnswer(InputError):
+    """The endpoint gives no usable answer to this request; to another one it may."""
+
+
+class _Refused(NoAnswer):
     """The endpoint rejected a request; `reason` is its message."""
 
     def __init__(self, message: str, reason: str) -> None:
@@ -48,11 +52,11 @@ class Endpoint:
         self, url: str, model: str, *, key: str, timeout: float, retries: int, max_time: float = 1800.0
     ) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
-            raise InputError(f"--url {url!r}: write the API's address, such as http://localhost:8000/v1.")
+            raise InputError(f"address {url!r}: write that of the API, such as http://localhost:8000/v1.")
         if "@" in urlsplit(url).netloc or urlsplit(url).query or urlsplit(url).fragment:
             raise InputError(
-                "--url holds a user's name, a query or a fragment, which could be secret and would be shown. Write the "
-                "address alone; a key goes into the environment variable that --key-variable names."
+                "the address holds a user's name, a query or a fragment, which could be secret and would be shown. "
+                "Write the address alone; a key goes into the environment variable that --key-variable names."
             )
         self.url, self.retries, self._key_variable = url.rstrip("/"), retries, key
         secret = os.environ.get(key, "")
@@ -87,13 +91,21 @@ class Endpoint:
             )
         return names[0]
 
-    def answer(self, prompt: Prompt, max_tokens: int) -> Reply:
-        """Request the answer to a conversation or a plain text, at temperature 0."""
+    def answer(self, prompt: Prompt, max_tokens: int, *, scores: bool = True) -> Reply:
+        """Request the answer to a conversation or a plain text, at temperature 0.
+
+        Args:
+            scores: whether to request its log-probabilities too.
+
+        Raises:
+            NoAnswer: there is none to this request, after all attempts.
+            InputError: there will be none to others either: the address or the key is wrong, or the time is used up.
+        """
         chat = prompt.messages is not None
         request: dict[str, Any] = {"model": self._model, "temperature": 0}
         request |= {"messages": list(prompt.messages or ())} if chat else {"prompt": prompt.text}
         path = "chat/completions" if chat else "completions"
-        answer = self._complete(path, request, max_tokens, {"logprobs": True if chat else 1})
+        answer = self._complete(path, request, max_tokens, {"logprobs": True if chat else 1} if scores else {})
         try:
             return read_reply(answer, chat=chat)
         except Malformed as error:
@@ -111,7 +123,7 @@ class Endpoint:
             except _Refused as error:
                 if self._limit == "max_tokens" and "max_completion_tokens" in error.reason:
                     self._limit = "max_completion_tokens"
-                elif self._takes_logprobs:
+                elif self._takes_logprobs and logprobs:
                     self._takes_logprobs = False
                 else:
                     raise
@@ -155,24 +167,24 @@ class Endpoint:
                 wait = wait if response.wait is None else response.wait
             if attempt < self.retries:
                 self._client.pause(wait)
-        raise InputError(
+        raise NoAnswer(
             f"{address} cannot be reached in {self.retries + 1} attempts of at most {self._client.timeout:g} s: "
             f"{failure}. Is the server running there?"
         )
 
     def _read(self, address: str, response: Response) -> dict[str, Any]:
         if len(response.body) > MOST_BYTES:
-            raise InputError(f"{address} answers with more than {MOST_BYTES >> 20} MiB.")
+            raise NoAnswer(f"{address} answers with more than {MOST_BYTES >> 20} MiB.")
         try:
             answer = json.loads(response.body, parse_constant=_refuse)
         except (ValueError, RecursionError):
-            raise InputError(f"{address} answers with no JSON.") from None
+            raise NoAnswer(f"{address} answers with no JSON.") from None
         if isinstance(answer, dict):
             return answer
         raise self._no_such_api(address, f"the answer is {answer!r}, where an object is allowed")
 
-    def _no_such_api(self, address: str, reason: str) -> InputError:
-        return InputError(f"{address} does not answer as OpenAI's API does: {self._client.shown(reason)}.")
+    def _no_such_api(self, address: str, reason: str) -> NoAnswer:
+        return NoAnswer(f"{address} does not answer as OpenAI's API does: {self._client.shown(reason)}.")
 
     def _reason(self, response: Response) -> str:
         """Return the server's reason for rejecting a request; "" if the response is not JSON."""
@@ -195,7 +207,7 @@ class Endpoint:
         if status in (401, 403):
             return "It wants a key: put it into the environment variable that --key-variable names."
         if status == 404:
-            return "Does --url end as the API's does, in /v1, and is there such a model?"
+            return "Does the address end as the API's does, in /v1, and is there such a model?"
         return "Look at the server's log."
 
 

@@ -110,7 +110,7 @@ class HttpClient:
     def _remaining(self) -> float:
         if self._left <= 0:
             raise InputError(
-                f"the endpoint took the {self.max_time:g} s of --max-time. Ask fewer --rows, or allow more time."
+                f"the endpoint took the {self.max_time:g} s of --max-time. Ask for less, or allow more time."
             )
         return self._left
 

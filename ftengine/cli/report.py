@@ -19,8 +19,9 @@ from ftengine.run.progress import announce
 @click.option(
     "--output", metavar="FILE", type=PATH, help="File of the page. Default for one run: report.html in its folder."
 )
+@click.option("--renew", is_flag=True, help="Judge the runs again, as by rules or judgements that came later.")
 @json_option
-def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
+def report(runs: tuple[str, ...], output: str | None, renew: bool, as_json: bool) -> None:
     """Write an HTML report on finished runs, and print their verdicts.
 
     RUN is one run, several runs side by side (with --output), or a folder of runs that compare or cross-validate made.
@@ -33,7 +34,8 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
       ftengine report runs/compared
     """
     announce(f"reading {' '.join(runs)}")
-    from ftengine.report.write import REPORT, runs_in, verdict_of, write_report
+    from ftengine.report.write import REPORT, conclude, runs_in, verdict_of, write_report
+    from ftengine.run.directory import RunDirectory
 
     study = overview = None
     if len(runs) == 1 and (inside := runs_in(runs[0])) != [Path(runs[0])]:
@@ -45,6 +47,8 @@ def report(runs: tuple[str, ...], output: str | None, as_json: bool) -> None:
         runs = tuple(map(str, inside))
     if len(runs) > 1 and output is None and not as_json:
         raise InputError(f"{len(runs)} runs share one page. Choose its file with --output FILE.")
+    for run in runs if renew else ():
+        conclude(RunDirectory(run))
     if output is not None or not as_json:
         if len(runs) > 1:  # one run needs no imports of the engine
             from ftengine.engine import side_by_side

@@ -40,6 +40,9 @@ from ftengine.text import ends, few_groups, probability, sample_size, with_ends
 SECTION = "train."
 """Keys of the recipe that may differ between strategies: a learning rate that suits one does not suit another."""
 
+PREFERENCE = "preference"
+"""Kind of findings that the comparison repeats."""
+
 LONGEST_NAME = 100
 """Characters of a folder's name; file systems allow 255 bytes."""
 
@@ -240,7 +243,8 @@ def compare_runs(
         differences=tuple(differences),
         statement=_unranked(contenders, alarms)
         + statement(metric, split, examples, differences, rows=rows, worth=worth, best=best, strategies=len(sound))
-        + _rates(contenders),
+        + _rates(contenders)
+        + (_preferences(contenders) if ranked == "sound" else ""),
     )
 
 
@@ -254,6 +258,15 @@ def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
     """List the strategies that are not ranked, with the reason, one per line."""
     lines = [f"  {contender.label}: {alarm}\n" for contender, alarm in zip(contenders, alarms, strict=True) if alarm]
     return "".join(["Not ranked, as their verdicts are alarms:\n", *lines]) if lines else ""
+
+
+def _preferences(contenders: Sequence[Child]) -> str:
+    """Return what the runs' verdicts say of judges' preferences, one per line; "" for none."""
+    verdicts = [(contender.label, Verdict.read(contender.run)) for contender in contenders]
+    lines = [
+        f"  {label}: {one.text}" for label, verdict in verdicts for one in verdict.findings if one.kind == PREFERENCE
+    ]
+    return "\n".join(["\nPreferences of judges:", *lines]) if lines else ""
 
 
 def _measured(

@@ -12,7 +12,7 @@ from stub_server import Stub, served
 
 from ftengine.api import Prompt
 from ftengine.chat import endpoint as endpoints
-from ftengine.chat.endpoint import Endpoint
+from ftengine.chat.endpoint import Endpoint, NoAnswer
 from ftengine.chat.reply import Reply
 from ftengine.errors import InputError
 
@@ -300,3 +300,17 @@ def test_a_malformed_answer_is_one_error_of_the_endpoint(place, value, fact):
 def test_what_is_no_json_is_one_error_of_the_endpoint(body):
     with raw_server(lambda: [http(b"200 OK", body)]) as url, raises(InputError, url):
         Endpoint(url, "m", **LIMITS).answer(ASKED, 4)
+
+
+@pytest.mark.parametrize(("status", "to_others"), [("500", True), ("400", True), ("401", False), ("404", False)])
+def test_an_error_says_whether_another_request_may_be_answered(status, to_others):
+    with served(str.upper, [status] * 2) as (_, url), raises(InputError, status) as caught:
+        Endpoint(url, "m", **LIMITS).answer(ASKED, 4, scores=False)
+    assert isinstance(caught.value, NoAnswer) == to_others
+
+
+def test_log_probabilities_are_requested_where_they_are_wanted():
+    with served(str.upper) as (server, url):
+        for scores in (True, False):
+            Endpoint(url, "m", **LIMITS).answer(ASKED, 4, scores=scores)
+    assert ["logprobs" in body for _, _, body in server.seen] == [True, False]

@@ -11,8 +11,10 @@ from expected import golden
 from runs import start_commands_here
 
 from ftengine import load_run
+from ftengine.api import Finding
 from ftengine.cli.compare import parse_strategies
 from ftengine.errors import InputError
+from ftengine.run.records import Verdict
 
 STRATEGIES = "full,{name: lora, rank: 2, train.learning_rate: 0.02}"
 LORA = "lora rank=2 train.learning_rate=0.02"
@@ -59,6 +61,21 @@ def test_finished_runs_are_taken_as_they_are(ftengine, recipe, compared, no_proc
     perplexity = json.loads(compare(ftengine, recipe, compared[1], "--json", "--metric", "perplexity").stdout)
     assert perplexity["metric"] == "perplexity"
     assert perplexity["differences"] != content["differences"]
+
+
+def test_what_judges_prefer_is_repeated(ftengine, recipe, compared, no_process, monkeypatch):
+    """The verdict on a run has it from a rule."""
+    read = Verdict.read
+
+    def judged(run):
+        finding = Finding(kind="preference", level="note", text=f"Judged {run.path.name}.")
+        return (verdict := read(run)).model_copy(update={"findings": (*verdict.findings, finding)})
+
+    monkeypatch.setattr(Verdict, "read", judged)
+    lines = compare(ftengine, recipe, compared[1]).stdout.splitlines()
+    assert lines[-2:] == ["  full: Judged full.", f"  {LORA}: Judged lora-rank=2-train.learning_rate=0.02."]
+    monkeypatch.undo()
+    assert "Judged" not in compare(ftengine, recipe, compared[1]).stdout
 
 
 def test_the_recipe_of_each_run_lies_beside_it_and_can_be_run_compare(ftengine, compared):

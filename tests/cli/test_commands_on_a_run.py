@@ -235,3 +235,32 @@ def test_a_run_without_held_out_data_says_so(ftengine, recipe, tmp_path):
     content["output"] = str(tmp_path / "run")
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
     assert "no held-out data" in ftengine("train", tmp_path / "r.yaml").stdout
+
+
+RULE = """
+from pathlib import Path
+from ftengine import hookimpl
+from ftengine.api import Finding, Rule
+
+class Beside(Rule):
+    name = "beside"
+    def judge(self, run):
+        file = Path(run.path) / "note.txt"
+        if file.is_file():
+            yield Finding(kind="note", level="alarm", text=file.read_text())
+
+@hookimpl
+def ftengine_rules():
+    return [Beside]
+"""
+
+
+def test_report_judges_a_run_anew_by_what_lies_beside_it(ftengine, run, tmp_path, distribution):
+    distribution(RULE, "[ftengine]\nthing = ftengine_thing\n")
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "note.txt").write_text("People say no.")
+    assert "People say no." not in ftengine("report", copy, "--json").stdout
+    renewed = ftengine("report", copy, "--renew", "--json").stdout
+    assert {"People say no."} < {one["text"] for one in json.loads(renewed)["findings"]}
+    assert "People say no." in (copy / "report.html").read_text()
+    assert ftengine("report", copy, "--json").stdout == renewed  # it is sealed again
