@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit
 
 from ftengine.evaluation import CHANCE, holm
 
@@ -27,6 +28,8 @@ LEAST_SLICE = 5
 """Judged prompts from which a slice has figures of its own."""
 SEPARATED = 15.0
 """Size of a coefficient from which length tells preference without exception: no finite one fits."""
+NOTHING_KNOWN = 0.98
+"""Width of an interval that says nothing."""
 MOST_NEEDED = 100_000
 """Prompts beyond which no number is given: the preference is then too near to a half."""
 
@@ -306,5 +309,5 @@ def length_controlled(scores: np.ndarray, longer: np.ndarray) -> tuple[float, fl
     if not fitted.converged or np.abs(fitted.params).max() > SEPARATED or not math.isfinite(error):
         return None
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 2)) * error
-    value, low, high = (1 / (1 + math.exp(-x)) for x in (middle, middle - reach, middle + reach))
-    return value, low, high
+    value, low, high = (float(expit(x)) for x in (middle, middle - reach, middle + reach))
+    return (value, low, high) if high - low < NOTHING_KNOWN else None

@@ -1,0 +1,13 @@
+"""What ftengine finds by the entry point `studio`: a rule."""
+
+from __future__ import annotations
+
+from ftengine import api, hookimpl
+from ftengine_studio.rule import Preferences
+
+__all__ = ["Preferences", "ftengine_rules"]
+
+
+@hookimpl
+def ftengine_rules() -> list[type[api.Rule]]:
+    return [Preferences]
