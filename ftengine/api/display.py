@@ -30,7 +30,7 @@ class Finding(Shown):
 
     Args:
         kind: topic: "quality", "over-fitting", "slices", "data", …; findings of one kind are shown together. The worst
-            of kind "quality" heads the verdict; those of kind "preference" (of people or models that judged answers)
+            of kind "quality" heads the verdict; those of kind "judges" (what people or models who judged prefer)
             are repeated by `compare`.
         level: "alarm" (look at this before the model is used), "note" (know it) or "good".
         text: one or two plain sentences with the figures: first what to do; ends with a full stop. For kind "quality"

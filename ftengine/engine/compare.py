@@ -40,7 +40,7 @@ from ftengine.text import ends, few_groups, probability, sample_size, with_ends
 SECTION = "train."
 """Keys of the recipe that may differ between strategies: a learning rate that suits one does not suit another."""
 
-PREFERENCE = "preference"
+JUDGES = "judges"
 """Kind of findings that the comparison repeats."""
 
 LONGEST_NAME = 100
@@ -244,7 +244,7 @@ def compare_runs(
         statement=_unranked(contenders, alarms)
         + statement(metric, split, examples, differences, rows=rows, worth=worth, best=best, strategies=len(sound))
         + _rates(contenders)
-        + (_preferences(contenders) if ranked == "sound" else ""),
+        + (_judges(contenders) if ranked == "sound" else ""),
     )
 
 
@@ -260,12 +260,10 @@ def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
     return "".join(["Not ranked, as their verdicts are alarms:\n", *lines]) if lines else ""
 
 
-def _preferences(contenders: Sequence[Child]) -> str:
+def _judges(contenders: Sequence[Child]) -> str:
     """Return what the runs' verdicts say of judges' preferences, one per line; "" for none."""
     verdicts = [(contender.label, Verdict.read(contender.run)) for contender in contenders]
-    lines = [
-        f"  {label}: {one.text}" for label, verdict in verdicts for one in verdict.findings if one.kind == PREFERENCE
-    ]
+    lines = [f"  {label}: {one.text}" for label, verdict in verdicts for one in verdict.findings if one.kind == JUDGES]
     return "\n".join(["\nPreferences of judges:", *lines]) if lines else ""
 
 

@@ -68,7 +68,7 @@ def test_what_judges_prefer_is_repeated(ftengine, recipe, compared, no_process, 
     read = Verdict.read
 
     def judged(run):
-        finding = Finding(kind="preference", level="note", text=f"Judged {run.path.name}.")
+        finding = Finding(kind="judges", level="note", text=f"Judged {run.path.name}.")
         return (verdict := read(run)).model_copy(update={"findings": (*verdict.findings, finding)})
 
     monkeypatch.setattr(Verdict, "read", judged)

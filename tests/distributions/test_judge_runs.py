@@ -67,7 +67,7 @@ def test_what_a_model_judged_stands_in_verdict_and_report(run):
     assert (rate["value"], rate["prompts"]) == (1.0, 18)
     assert found["figures"]["judged"]["slices"]["kind"].keys() == {"even", "odd"}
     (finding,) = [one for one in load_run(run).verdict.findings if one.source == "preferences"]
-    assert (finding.kind, finding.level) == ("preference", "note")
+    assert (finding.kind, finding.level) == ("judges", "note")
     assert finding.figures["model judge"]["value"] == 1.0
     assert "not by people" in (run / "report.html").read_text(encoding="utf-8")
     assert load_run(run).evaluate()["split"] == "test"  # the run's seal holds

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ftengine_studio.statistics import Length, WinRate
     from ftengine_studio.summary import Judged, ModelJudged, Slices, Summary
 
-KIND = "preference"
+KIND = "judges"
 OFTEN = 0.1
 """Share of flipped pairs from which a model's judgements are called biased by position."""
 
