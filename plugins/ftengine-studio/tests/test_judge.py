@@ -1,15 +1,13 @@
 """A judge is asked within bounds, in both orders, and what it does wrong is reported as such."""
 
 import json
-import re
 import threading
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 from expected import raises
+from judge_stub import FIRST, FREE, LONGER, answering, chat, judge, judged, pairs, send, shown
 from stub_server import served
 
 from ftengine.api import SilentListener
@@ -18,14 +16,12 @@ from ftengine.chat import endpoint as endpoints
 from ftengine.errors import InputError
 from ftengine_studio import append, read
 from ftengine_studio.judge_replies import MARK, REPLIES, RUBRIC, question, read_replies, read_rubric, verdict_of
-from ftengine_studio.judge_run import Bounds, Judge, require_another_model
+from ftengine_studio.judge_run import require_another_model
 from ftengine_studio.judgements import Judgement, hash_of, now
-from ftengine_studio.pairs import Pair
 from ftengine_studio.rule import Preferences
 from ftengine_studio.summary import summaries
 
 SECRET = "sk-S3cret'\\key"
-FREE = Bounds(requests=None, cost=None, prices=None, max_tokens=64)
 
 
 @pytest.fixture(autouse=True)
@@ -34,45 +30,11 @@ def _no_pause(monkeypatch):
     monkeypatch.setenv("STUB_KEY", SECRET)
 
 
-def pairs(count, base="short {}", tuned="a much longer answer {}"):
-    return [
-        Pair(i, "", f"prompt {i}?", None, {"base": base.format(i), "tuned": tuned.format(i)}, {}) for i in range(count)
-    ]
-
-
 @pytest.fixture
 def run(tmp_path):
     """What a judge reads of a run whose answers are planted."""
     recipe = SimpleNamespace(model=SimpleNamespace(source="org/Base-1B"))
     return SimpleNamespace(path=tmp_path, recipe=recipe, evaluation=SimpleNamespace(split=None))
-
-
-def judge(run, url, planted, bounds=FREE, rubric=RUBRIC, **limits):
-    endpoint = Endpoint(url, "judge", key="STUB_KEY", **{"timeout": 5, "retries": 1, "max_time": 60, **limits})
-    return Judge(run, planted, endpoint, rubric, bounds, seed=0)
-
-
-def judged(run, url, planted, bounds=FREE, **options):
-    return judge(run, url, planted, bounds, **options).judge(SilentListener())
-
-
-def shown(asked):
-    """The two answers of a question, as they stand."""
-    return [re.search(rf"<answer_{n}>\n(.*)\n</answer_{n}>", asked, re.DOTALL)[1] for n in (1, 2)]
-
-
-def prefers(wanted):
-    """A judge that says which of two texts it prefers, by its place."""
-
-    def reply(asked):
-        first, second = shown(asked)
-        return f"Because.\n[[{wanted(first, second)}]]"
-
-    return reply
-
-
-LONGER = prefers(lambda first, second: 1 if len(first) > len(second) else 2)
-FIRST = prefers(lambda first, second: 1)
 
 
 # what is asked and read
@@ -253,42 +215,6 @@ def test_an_endpoint_that_is_gone_ends_the_call(run):
         judged(run, url, pairs(9))
     assert len(server.seen) == 1
     assert "S3cret" not in str(caught.value)
-
-
-@contextmanager
-def answering(handle):
-    """A server that answers as `handle` says, with the handler."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            handle(self, body)
-
-        def log_message(self, *_):
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def send(handler, content, status=200, **headers):
-    data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    handler.send_response(status)
-    for name, value in {"Content-Length": str(len(data)), **headers}.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(data)
-
-
-def chat(text):
-    return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
 
 
 def test_retry_after_is_waited_for_within_the_deadline(run, monkeypatch):
