@@ -77,6 +77,8 @@ class OnPolicyTask(GenerativeTask):
 
     answers_per_row: int = 1
     """How many answers are drawn for a row in a step; may depend on options."""
+    answer_tokens: int = 0
+    """Most tokens of an answer, by which the memory of drawing is reckoned; may depend on options."""
     updates_per_draw: int = 1
     """How many updates are made with the answers of a step; may depend on options."""
     uses_reference: bool = False

@@ -253,12 +253,13 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
     if estimate is None:
         return "not measured"
     chosen = f"; {estimate['memory']}" if estimate["memory"] else ""
+    drawn = f"drawn answers ({size(estimate['drawing_bytes'])}), " if estimate["drawing_bytes"] else ""
     answers = f" and {estimate['answers']:,} answers (not timed)" if estimate["answers"] else ""
     return (
         f"{duration(estimate['train_seconds'])} of training, {duration(estimate['evaluate_seconds'])} of evaluation"
         f"{answers}; {size(estimate['peak_bytes'])} of memory at the peak: weights ({size(estimate['weight_bytes'])}), "
         f"optimiser ({size(estimate['optimizer_bytes'])}), activations ({size(estimate['activation_bytes'])}), "
-        f"Python and its libraries ({size(estimate['other_bytes'])}){chosen}"
+        f"{drawn}Python and its libraries ({size(estimate['other_bytes'])}){chosen}"
     )
 
 

@@ -8,8 +8,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from ftengine.api import LoadedModel, Strategy
+from ftengine.api.on_policy import is_on_policy
 from ftengine.engine.prepared_data import PreparedData
 from ftengine.errors import RecipeError
+from ftengine.generation import drawing_bytes
+from ftengine.model import state_tensors
 from ftengine.parallel.device import Device
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import TrainSection
@@ -96,7 +99,21 @@ def trial_of(
         experiment.make_optimizer(),
         groups_of(strategy, loaded.module, section),
         fast_paths,
+        _beside(data, device, loaded, steps),
     )
+
+
+def _beside(data: PreparedData, device: Device, loaded: LoadedModel, steps: Steps) -> tuple[int, int]:
+    """Return the bytes that an on-policy task holds in training, and those that drawing takes beyond them."""
+    task, accelerator = data.ready.task, device.accelerator
+    if not is_on_policy(task):
+        return 0, 0
+    trained = state_tensors(loaded.module).values() if task.uses_reference else ()
+    copied, each = sum(tensor.numel() * tensor.element_size() for tensor in trained), task.answers_per_row
+    answers, longest = -(-steps.batch // accelerator.num_processes) * each, int(data.encoded["train"].lengths.max())
+    with accelerator.autocast():
+        drawing = drawing_bytes(loaded, answers, each, task.answer_tokens, longest)
+    return copied, copied + drawing  # the model as it is is copied too, while its reference computes
 
 
 def fit_memory(trial: Trial, section: TrainSection) -> Memory:
@@ -139,7 +156,8 @@ def fit_memory(trial: Trial, section: TrainSection) -> Memory:
 def _peak(trial: Trial, attached: Attached, most: int) -> float:
     """Return the peak bytes of training; infinity where the device runs out of memory while measuring."""
     try:
-        return trial.memory(attached, most)[1]
+        held, peak = trial.memory(attached, most)
+        return peak + trial.drawing(held, peak)
     except torch.OutOfMemoryError:
         trial.loaded.module.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()

@@ -237,6 +237,11 @@ def check_components(experiment: Experiment, task: Task, splits: Splits) -> None
             require_column(held, column)
     for make in experiment.make_regularizers:
         regularizer = make()
+        if is_on_policy(task) and overrides(regularizer, "criterion"):
+            raise RecipeError(
+                f"regularizer {regularizer.name!r} changes the criterion of a loss, and task {task.name!r} learns from "
+                "drawn answers by a loss without one. Take it out."
+            )
         wants = regularizer.traits.needs_validation
         if wants and splits.validation is None:
             raise RecipeError(

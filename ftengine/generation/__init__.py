@@ -9,6 +9,7 @@ from ftengine import lazy_attributes
 
 if TYPE_CHECKING:
     from ftengine.generation.answers import complete, draw_answers, generate, made_to_fit, streaming
+    from ftengine.generation.memory import drawing_bytes
     from ftengine.generation.options import GenerationOptions, sampling
     from ftengine.generation.sampler import Answer
     from ftengine.generation.scores import answer_scores, log_probabilities, next_log_probabilities
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ftengine.generation.answers": "complete draw_answers generate made_to_fit streaming",
+    "ftengine.generation.memory": "drawing_bytes",
     "ftengine.generation.options": "GenerationOptions sampling",
     "ftengine.generation.sampler": "Answer",
     "ftengine.generation.scores": "answer_scores log_probabilities next_log_probabilities",

@@ -71,6 +71,7 @@ class Trial:
         regularizers: attached during the passes.
         optimizer, groups: the optimiser, whose state will take memory in training but does not exist yet.
         fast_paths: active during the passes.
+        beside: bytes that an on-policy task holds in training, and those that drawing takes beyond them.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class Trial:
         optimizer: Optimizer,
         groups: Groups,
         fast_paths: FastPaths,
+        beside: tuple[int, int] = (0, 0),
     ) -> None:
         self.accelerator, self.loaded, self.task, self.train = accelerator, loaded, task, train
         self.steps, self.optimizer, self.groups = steps, optimizer, groups
-        self.state_bytes = optimizer_bytes(optimizer, groups)
+        self.state_bytes, self._beside = optimizer_bytes(optimizer, groups), beside
         self.fast_paths, fewer = fast_paths, fast_paths.compute_fewer_tokens
         planned, ranks = planned_batches(train, seed, steps), accelerator.num_processes
         if fewer:  # only collated batches show by how much
@@ -177,6 +179,11 @@ class Trial:
                 break
         return passes[0].held, peak + self.state_bytes
 
+    def drawing(self, held: int, peak: int) -> int:
+        """Return the bytes by which drawing answers, and what that needs, raises the peak of training."""
+        kept, drawn = self._beside
+        return kept + max(0, held + self.state_bytes + drawn - peak)
+
     def optimizer_seconds(self) -> float:
         """Return the seconds of an optimiser step with the last gradients; it changes the weights."""
         optimizer = build_optimizer(self.optimizer, self.groups)
@@ -199,6 +206,8 @@ class RunEstimate:
         weight_bytes: all parameters in their dtypes.
         optimizer_bytes: gradients and optimiser state.
         activation_bytes: memory of the largest micro-batch beyond these.
+        drawing_bytes: of an on-policy task, what drawing its answers takes beyond what then is free of these, and the
+            copy of the trained tensors that a reference needs.
         other_bytes: memory of the process before training without the weights; on a CPU, Python and its libraries.
         peak_bytes: the sum of these, or the peak of loading the model if that is larger.
     """
@@ -209,6 +218,7 @@ class RunEstimate:
     weight_bytes: int
     optimizer_bytes: int
     activation_bytes: int
+    drawing_bytes: int
     other_bytes: int
     peak_bytes: int
 
@@ -227,7 +237,8 @@ def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
     with trial.attached() as attached:
         resident, peak = trial.memory(attached, most)
         typical = trial.run(attached, median)
-        update = trial.optimizer_seconds() if peak <= most else 0.0
+        drawing = trial.drawing(resident, peak)
+        update = trial.optimizer_seconds() if peak + drawing <= most else 0.0
     passes = dict(sorted(trial.passes.items()))
     timed = np.minimum.accumulate([passed.seconds for passed in passes.values()][::-1])[::-1]
     seconds = np.interp(sizes, list(passes), timed)
@@ -242,8 +253,9 @@ def estimate(trial: Trial, evaluate_tokens: float) -> RunEstimate:
         weight_bytes=weights,
         optimizer_bytes=held_in_training,
         activation_bytes=max(0, peak - resident - held_in_training),
+        drawing_bytes=drawing,
         other_bytes=max(0, resident - weights),
-        peak_bytes=max(peak, peak_memory_bytes()),
+        peak_bytes=max(peak + drawing, peak_memory_bytes()),
     )
 
 

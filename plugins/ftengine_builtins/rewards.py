@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -24,6 +27,8 @@ READS = {"exact-match": ("completion", "wanted"), "unit-tests": ("tests", "tests
 """The column that each of some reads by default, and the parameter by which its function takes it."""
 OF_TIMEOUT = 0.8
 """Part of an answer's time that its code may take, so that code which hangs fails its tests, and its reward is 0."""
+MOST_SCORERS = 8
+"""Processes that score answers side by side, unless more are asked for."""
 TRIED_ROWS = 8
 """Rows whose rewards are tried."""
 
@@ -91,6 +96,12 @@ class RewardConfig(Config):
         return AnswerFunction(f"{file}:{(self.name or '').replace('-', '_')}", timeout, owner, given)
 
 
+def scorers(asked: int | None) -> int:
+    """Return in how many processes answers are scored: as many as asked, else one a core, shared with other ranks."""
+    cores = os.cpu_count() or 1
+    return asked or max(1, min(MOST_SCORERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
 @dataclass(frozen=True)
 class Scored:
     """The rewards of an answer by function, and their weighted sum; None and a reason if a function failed."""
@@ -107,11 +118,13 @@ class Rewards:
         configs: one for each reward.
         timeout: maximal seconds of a function for one answer.
         owner: the component that uses them, for messages, such as "task 'grpo'".
+        processes: number of processes for each function that score answers side by side.
     """
 
-    def __init__(self, configs: Sequence[RewardConfig], timeout: float, owner: str) -> None:
+    def __init__(self, configs: Sequence[RewardConfig], timeout: float, owner: str, processes: int = 1) -> None:
         self.configs, self._timeout = configs, timeout
-        self._functions = [config.answer_function(timeout, owner) for config in configs]
+        each = [[config.answer_function(timeout, owner) for config in configs] for _ in range(processes)]
+        self._functions, self._beside = each[0], each
         names = [function.name for function in self._functions]
         self.names = [name if names.count(name) == 1 else f"{name}-{i + 1}" for i, name in enumerate(names)]
 
@@ -149,10 +162,29 @@ class Rewards:
         for function in self._functions:
             function.start()
 
+    def score_each(self, answers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Scored]:
+        """Return the rewards of answers with their arguments, in that order."""
+        idle = SimpleQueue[list[AnswerFunction]]()
+        for functions in self._beside:
+            idle.put(functions)
+
+        def score(given: tuple[str, Mapping[str, Any]]) -> Scored:
+            functions = idle.get()
+            try:
+                return self._score(functions, *given)
+            finally:
+                idle.put(functions)
+
+        with ThreadPoolExecutor(len(self._beside)) as pool:
+            return list(pool.map(score, answers))
+
     def score(self, answer: str, arguments: Mapping[str, Any]) -> Scored:
         """Return the rewards of an answer."""
+        return self._score(self._functions, answer, arguments)
+
+    def _score(self, functions: Sequence[AnswerFunction], answer: str, arguments: Mapping[str, Any]) -> Scored:
         rewards, error = list[float | None](), ""
-        for function, config in zip(self._functions, self.configs, strict=True):
+        for function, config in zip(functions, self.configs, strict=True):
             result = function.score(answer, config.arguments(arguments))
             rewards.append(result.get("score"))
             if "score" not in result and not error:

@@ -226,7 +226,7 @@ def test_a_step_at_which_a_reward_always_fails_makes_no_update_and_the_run_goes_
     """Neither momentum nor the divergence from the model before training moves its weights."""
     updates = list[int]()
     monkeypatch.setattr(optimizer_step, "BeforeStep", lambda *args: updates.append(args[1]) or BeforeStep(*args))
-    run = fine_tune(build(tmp_path / "run", "late", task={"beta": 0.1}, max_steps=3, batch_size=1))
+    run = fine_tune(build(tmp_path / "run", "late", task={"beta": 0.1, "scorers": 1}, max_steps=3, batch_size=1))
     assert [line["failed"] for line in run.metrics] == [0, 8, 0]
     assert [line["examples"] for line in run.metrics] == [8, 0, 8]
     assert [line["zero_spread"] is None for line in run.metrics] == [False, True, False]
@@ -263,10 +263,11 @@ def test_a_function_gets_the_columns_that_it_names(build, tmp_path):
 def test_a_plan_draws_for_a_step_and_tries_the_rewards(build, tmp_path, monkeypatch):
     sizes = list[int]()
     monkeypatch.setattr(drawing_plan, "DrawRequest", lambda *args: sizes.append(args[4]) or DrawRequest(*args))
-    planned = plan(build(tmp_path / "run", "constant"))
+    planned = plan(build(tmp_path / "run", "constant", task={"beta": 0.1}))
     assert sizes == [8]  # of answers that a model is given at once, as in training
     assert planned.steps["answers_a_row"] == 8
     assert (planned.drawing["prompts"], planned.drawing["reward"], planned.drawing["zero_spread"]) == (4, 1, 1)
+    assert planned.estimate["drawing_bytes"] >= 4 * planned.model["trainable_parameters"]  # a copy of them
     warned = " ".join(planned.warnings)
     for fault in ("an empty answer", "the prompt as an answer", "over and over", "same reward"):
         assert fault in warned
@@ -288,6 +289,9 @@ def test_what_cannot_be_is_refused_before_a_model_loads(build, tmp_path, no_weig
         ({"loss": "cispo", "epsilon_high": 0.2, "updates_per_draw": 2}, RecipeError, "epsilon_high", "0.2", "cispo"),
         ({"rewards": [{"weight": 2}]}, RecipeError, "exact-match"),
     ]
+    smoothed = build(tmp_path / "run").resolved() | {"regularize": [{"name": "label-smoothing", "epsilon": 0.1}]}
+    with raises(RecipeError, "'label-smoothing'", "criterion", "'grpo'"):
+        plan(Recipe.make(smoothed), measure=False)
     for task, kind, *facts in cases:
         with raises(kind, *facts):
             plan(build(tmp_path / "run", task=task), measure=False)

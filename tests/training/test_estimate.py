@@ -48,7 +48,7 @@ class Split:
 
 @pytest.fixture
 def trial(monkeypatch):
-    def make(processes=1, **options):
+    def make(processes=1, beside=(0, 0), **options):
         task, section = Costly(), TrainSection(batch_size=2, epochs=2, **options)
         monkeypatch.setattr("ftengine.training.estimate.time.perf_counter", lambda: task.seconds)
         module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
@@ -61,7 +61,7 @@ def trial(monkeypatch):
         steps = plan_steps(24, section, processes)
         loaded = SimpleNamespace(module=module)
         none = FastPaths([], loaded, training_context(), {})
-        return Trial(accelerator, loaded, task, [], Split(), section, 0, steps, optimizer, groups, none)
+        return Trial(accelerator, loaded, task, [], Split(), section, 0, steps, optimizer, groups, none, beside)
 
     return make
 
@@ -87,6 +87,15 @@ def test_memory_is_that_of_the_largest_batch_which_is_not_tried_where_it_would_n
         assert peak_memory_bytes() >= held + 40 * MIB
     assert sorted(tried.passes) == [20, 60]
     assert sorted(scaled.passes) == [20, 40]
+
+
+def test_drawn_answers_count_where_they_take_more_than_a_batch(trial):
+    """And what a task holds all the time counts always."""
+    for beside, drawing in (((0, 0), 0), ((7 * MIB, 9 * MIB), 7), ((7 * MIB, 100 * MIB), 7 + 100 - 60)):
+        found = estimate(trial(beside=beside), evaluate_tokens=0.0)
+        assert found.drawing_bytes == pytest.approx(drawing * MIB, abs=6 * MIB)
+        parts = found.activation_bytes + found.drawing_bytes + found.other_bytes
+        assert found.peak_bytes >= found.weight_bytes + found.optimizer_bytes + parts
 
 
 @pytest.mark.parametrize(

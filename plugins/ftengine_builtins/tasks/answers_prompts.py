@@ -62,7 +62,7 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
         super().__init__(config)
         own = {key: getattr(self.config, key) for key in LANGUAGE}
         self._language = CausalLM(CausalLMConfig(max_length=WHOLE, **own))
-        self.answers_per_row = self.config.num_generations
+        self.answers_per_row, self.answer_tokens = self.config.num_generations, self.config.max_new_tokens
 
     # Rows.
 

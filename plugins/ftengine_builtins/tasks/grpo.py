@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from ftengine.api import Batch, Config, DrawRequest, Draws, Example, Features, L
 from ftengine.chat import stop_tokens
 from ftengine.errors import DataError, did_you_mean
 from ftengine.model import IGNORED
-from ftengine_builtins.rewards import RewardConfig, Rewards, Scored
+from ftengine_builtins.rewards import RewardConfig, Rewards, Scored, scorers
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.answers_prompts import AnswersPrompts, PromptOptions
 from ftengine_builtins.tasks.compared_answers import chosen_loss, require_sound
@@ -78,6 +78,12 @@ class GRPOConfig(PromptOptions, PolicyLossOptions):
     )
     updates_per_draw: int = Field(1, ge=1, description="updates with the answers of a step; above 1 ratios are clipped")
     timeout: float = Field(5.0, gt=0, description="seconds that a reward function may take for an answer")
+    scorers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="processes in which a function scores answers side by side; null: one a core, at most 8",
+    )
 
     @model_validator(mode="after")
     def _fitting(self) -> GRPOConfig:
@@ -125,7 +131,7 @@ class GRPO(AnswersPrompts):
 
     @cached_property
     def _rewards(self) -> Rewards:
-        return Rewards(self.config.rewards, self.config.timeout, f"task {self.name!r}")
+        return Rewards(self.config.rewards, self.config.timeout, f"task {self.name!r}", scorers(self.config.scorers))
 
     @cached_property
     def _sound_loss(self) -> PolicyLoss:
@@ -188,14 +194,14 @@ class GRPO(AnswersPrompts):
 
     def score(self, rows: Sequence[Example], drawn: Sequence[list[DrawnAnswer]]) -> list[list[DrawnAnswer]]:
         """Return answers with their rewards."""
-        groups = []
-        for row, answers in zip(rows, drawn, strict=True):
-            arguments = self._rewards.arguments(row, own_answer(row))
-            groups.append([replace(one, scored=self._scored(one, arguments)) for one in answers])
-        return groups
+        given = [self._rewards.arguments(row, own_answer(row)) for row in rows]
+        pairs = [(one.text, own) for own, answers in zip(given, drawn, strict=True) for one in answers]
+        scored = iter(self._rewards.score_each(pairs))
+        return [[replace(one, scored=self._shaped(one, next(scored))) for one in answers] for answers in drawn]
 
-    def _scored(self, answer: DrawnAnswer, arguments: Mapping[str, Any]) -> Scored:
-        scored, buffer = self._rewards.score(answer.text, arguments), self.config.overlong_buffer
+    def _shaped(self, answer: DrawnAnswer, scored: Scored) -> Scored:
+        """Return an answer's rewards with the price of its length."""
+        buffer = self.config.overlong_buffer
         if buffer is None:
             return scored
         penalty = overlong(len(answer.ids), self.config.max_new_tokens, buffer)
@@ -206,8 +212,8 @@ class GRPO(AnswersPrompts):
         """Return the reward of the likeliest answer to each row, without the price of length; nan without one."""
         answers = self.drawn(request, likeliest=True)
         given = [self._rewards.arguments(row, own_answer(row)) for row in request.rows]
-        totals = [self._rewards.score(one.text, own).total for one, own in zip(answers, given, strict=True)]
-        return [math.nan if total is None else total for total in totals]
+        pairs = [(one.text, own) for one, own in zip(answers, given, strict=True)]
+        return [math.nan if one.total is None else one.total for one in self._rewards.score_each(pairs)]
 
     def draw_again(self, scored: Sequence[list[DrawnAnswer]], attempt: int) -> Sequence[int]:
         """Return the rows whose answers all have the same reward, up to `redraws` times."""

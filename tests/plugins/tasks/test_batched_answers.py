@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 from ftengine.api import LoadedModel
 from ftengine.chat import stop_tokens, turn_ends
 from ftengine.errors import DataError, InputError
-from ftengine.generation import GenerationOptions, draw_answers, generate
+from ftengine.generation import GenerationOptions, draw_answers, drawing_bytes, generate
 from ftengine.generation import answers as generation
 from ftengine.generation.sampler import Sampler
 from ftengine_builtins.fast_paths.shared_prefix import SharedPrefix
+from ftengine_builtins.fast_paths.shared_prefix.decoder import DecoderState
 from ftengine_builtins.fast_paths.shared_prefix.sharing import sharing_prefixes, supports_answering
 from ftengine_builtins.strategies.prefix import Prefix
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
@@ -127,6 +128,24 @@ def test_answers_in_slots_are_those_of_transformers_and_each_prompt_is_read_once
     for slots in (1, 2):
         monkeypatch.setattr(generation, "SLOTS", slots)
         assert [x.tokens for x in draw_answers(loaded, prompts, asked, [96], samples)] == [x.tokens for x in expected]
+
+
+def test_the_memory_of_answers_is_what_their_keys_and_values_come_to(monkeypatch):
+    """Of twelve answers to each of four prompts of 600 tokens, 50 tokens long: prompts count once."""
+    loaded, pools = decoder(LlamaConfig, max_position_embeddings=4096), {}
+    loaded.inference_paths = (SharedPrefix(),)
+    make = DecoderState._pool
+
+    def noted(state, module, *args):
+        pools[module] = make(state, module, *args)
+        return pools[module]
+
+    monkeypatch.setattr(DecoderState, "_pool", noted)
+    prompts = [[n, *range(10, 90)] * 7 + [n] * 33 for n in range(4) for _ in range(12)]
+    draw_answers(loaded, prompts, GenerationOptions(max_new_tokens=50), [], [*range(12)] * 4)
+    taken = sum(x.numel() * x.element_size() for pair in pools.values() for x in pair)
+    expected = drawing_bytes(loaded, 48, 12, 50, 650)
+    assert 0.5 * expected < taken <= expected
 
 
 @pytest.mark.parametrize("where", ["tokenizer", "generation config", "chat template"])

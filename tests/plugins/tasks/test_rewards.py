@@ -23,6 +23,13 @@ def brief(answer):
 def breaks(answer):
     return 1 / len(answer)
 
+def waits(answer, folder):
+    import os, pathlib, time
+    pathlib.Path(folder, answer).write_text(str(os.getpid()))
+    while answer in "ab" and len(list(pathlib.Path(folder).iterdir())) < 2:  # each waits for the other
+        time.sleep(0.01)
+    return ord(answer)
+
 def grows(answer, size):
     return len(bytearray(size))
 """
@@ -127,6 +134,14 @@ def test_weights_and_failures(rewards):
 def test_a_function_that_takes_more_than_half_of_the_memory_fails(rewards):
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert "MemoryError" in rewards("grows").score("a", {"size": size}).error
+
+
+def test_answers_are_scored_side_by_side_and_in_order(rewards, tmp_path):
+    """The first two end only where both are scored at one time."""
+    made = Rewards(rewards("waits").configs, 5.0, "", processes=2)
+    scored = made.score_each([(answer, {"folder": str(tmp_path)}) for answer in "abcdef"])
+    assert [one.total for one in scored] == [ord(answer) for answer in "abcdef"]
+    assert len({file.read_text() for file in tmp_path.iterdir()}) == 2
 
 
 @pytest.mark.parametrize(
