@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from ftengine import api, hookimpl
+from ftengine_speech.audits import Recordings
+from ftengine_speech.augmenters import Gain, Noise, SpecAugment, Speed
 from ftengine_speech.ctranslate2 import CTranslate2Loader
+from ftengine_speech.readers import AudioFolderReader, CommonVoiceReader, LJSpeechReader, NemoReader
+from ftengine_speech.rules import Transcripts
 from ftengine_speech.speech_to_text import SpeechToText
 from ftengine_speech.word_errors import CharacterErrorRate, WordErrorRate
 
 __all__ = [
+    "AudioFolderReader",
     "CTranslate2Loader",
     "CharacterErrorRate",
+    "CommonVoiceReader",
+    "Gain",
+    "LJSpeechReader",
+    "NemoReader",
+    "Noise",
+    "Recordings",
+    "SpecAugment",
     "SpeechToText",
+    "Speed",
+    "Transcripts",
     "WordErrorRate",
+    "ftengine_audits",
+    "ftengine_augmenters",
     "ftengine_evaluators",
     "ftengine_model_loaders",
+    "ftengine_readers",
+    "ftengine_rules",
     "ftengine_tasks",
 ]
 
@@ -24,10 +42,30 @@ def ftengine_model_loaders() -> list[type[api.ModelLoader]]:
 
 
 @hookimpl
+def ftengine_readers() -> list[type[api.Reader]]:
+    return [AudioFolderReader, CommonVoiceReader, LJSpeechReader, NemoReader]
+
+
+@hookimpl
 def ftengine_tasks() -> list[type[api.Task]]:
     return [SpeechToText]
 
 
 @hookimpl
+def ftengine_augmenters() -> list[type[api.Augmenter]]:
+    return [Gain, Noise, SpecAugment, Speed]
+
+
+@hookimpl
 def ftengine_evaluators() -> list[type[api.Evaluator]]:
     return [CharacterErrorRate, WordErrorRate]
+
+
+@hookimpl
+def ftengine_audits() -> list[type[api.Audit]]:
+    return [Recordings]
+
+
+@hookimpl
+def ftengine_rules() -> list[type[api.Rule]]:
+    return [Transcripts]

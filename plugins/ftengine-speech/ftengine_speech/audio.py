@@ -104,6 +104,11 @@ class LazyAudio(Sequence[Audio]):
     def __init__(self, value: Any, column: str, longest: float) -> None:
         self._value, self._column, self._longest = value, column, longest
 
+    @property
+    def value(self) -> Any:
+        """What the row holds."""
+        return self._value
+
     def __len__(self) -> int:
         return 1
 
