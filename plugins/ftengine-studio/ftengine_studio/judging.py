@@ -1,0 +1,175 @@
+"""Blind judging: which pair comes next for whom, on which sides, and what became of it."""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, get_args
+
+from ftengine.errors import InputError
+from ftengine_studio.answers import Pair, pairs_of
+from ftengine_studio.judgements import Choice, Judgement, append, latest, now, read
+from ftengine_studio.runs import StudioRun
+
+VERDICTS: tuple[str, ...] = get_args(Choice)
+LONGEST_NAME, LONGEST_NOTE = 60, 4000
+
+
+class NotThere(InputError):
+    """What a request names does not exist."""
+
+
+class Changed(InputError):
+    """What was judged is no longer what the server has."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Two makers of answers to the same prompts: base and tuned model of a run, or two runs.
+
+    Judgements go to the folder of `run`. All people get the prompts in one order, so that they overlap; the sides are
+    drawn for each person and prompt.
+    """
+
+    run: StudioRun
+    other: StudioRun | None = None
+    seed: int = 0
+
+    @property
+    def makers(self) -> tuple[str, str]:
+        """Whose answers are compared: the one that is asked about first."""
+        return ("tuned", "base") if self.other is None else (self.other.name, self.run.name)
+
+    @property
+    def title(self) -> str:
+        """What the page calls it."""
+        return f"{self.run.name}: base and tuned" if self.other is None else f"{self.run.name} and {self.other.name}"
+
+    @cached_property
+    def pairs(self) -> Sequence[Pair]:
+        """The pairs in the order in which they are judged."""
+        pairs = sorted(pairs_of(self.run, self.other), key=lambda pair: (pair.row, pair.prompt_hash))
+        random.Random(self.seed).shuffle(pairs)
+        return pairs
+
+    def judgements(self) -> list[Judgement]:
+        """Return the judgements of this contest that count, from the file."""
+        return [one for one in latest(read(self.run.path)) if {one.left, one.right} == set(self.makers)]
+
+    def sides(self, judge: str, pair: Pair) -> tuple[str, str]:
+        """Return who stands left and right for a person."""
+        digest = sha256(f"{self.seed}\0{judge}\0{pair.row}\0{pair.prompt_hash}".encode()).digest()
+        first, second = self.makers
+        return (first, second) if digest[0] % 2 else (second, first)
+
+    def progress(self, judge: str) -> dict[str, Any]:
+        """Return the number of pairs, how many a person has judged, and the first that is open; None: none is."""
+        done = self._judged(judge)
+        open_ = [i for i, pair in enumerate(self.pairs) if pair.prompt_hash not in done]
+        return {
+            "total": len(self.pairs),
+            "judged": len(self.pairs) - len(open_),
+            "next": open_[0] if open_ else None,
+        }
+
+    def shown(self, judge: str, number: int) -> dict[str, Any]:
+        """Return a pair as a person sees it, with nothing that tells who wrote what (NotThere: there is no such)."""
+        pair, (left, right) = self._pair(number), self.sides(judge, self._pair(number))
+        made = self._judged(judge).get(pair.prompt_hash)
+        verdict = made.verdict if made else None
+        if made and verdict in ("left", "right"):  # the sides of a judgement with another seed may be others
+            verdict = "left" if made.preferred == left else "right"
+        return {
+            "number": number,
+            "prompt": pair.prompt,
+            "reference": pair.reference,
+            "left": pair.answers[left],
+            "right": pair.answers[right],
+            "shown": self._fingerprint(pair, left, right),
+            "verdict": verdict,
+            "note": made.note if made else None,
+        }
+
+    def judge(self, judge: str, number: int, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a judgement and return the progress.
+
+        Args:
+            content: "verdict", "note" and "shown", as `shown` gave it.
+
+        Raises:
+            NotThere: there is no such prompt.
+            Changed: the answers are others than those that were shown.
+            InputError: the verdict or the note cannot be kept.
+            RunError: the file cannot be written.
+        """
+        pair = self._pair(number)
+        left, right = self.sides(judge, pair)
+        if content.get("shown") != self._fingerprint(pair, left, right):
+            raise Changed("these answers are no longer those that were shown. Reload the page.")
+        append(self.run.path, self._judgement(judge, pair, (left, right), content))
+        return self.progress(judge)
+
+    def _judgement(self, judge: str, pair: Pair, sides: tuple[str, str], content: Mapping[str, Any]) -> Judgement:
+        left, right = sides
+        return Judgement(
+            prompt=pair.row,
+            prompt_hash=pair.prompt_hash,
+            left=left,
+            right=right,
+            verdict=verdict_of(content),
+            note=note_of(content),
+            judge=judge,
+            kind="person",
+            time=now(),
+            seed=self.seed,
+            left_length=len(pair.answers[left]),
+            right_length=len(pair.answers[right]),
+        )
+
+    def _pair(self, number: int) -> Pair:
+        if not 0 <= number < len(self.pairs):
+            raise NotThere(f"there is no pair {number}: {len(self.pairs)} are numbered from 0.")
+        return self.pairs[number]
+
+    def _judged(self, judge: str) -> dict[str, Judgement]:
+        return {one.prompt_hash: one for one in self.judgements() if one.judge == judge}
+
+    def _fingerprint(self, pair: Pair, left: str, right: str) -> str:
+        text = "\0".join((pair.prompt, pair.answers[left], pair.answers[right]))
+        return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def contests_of(runs: Sequence[StudioRun], seed: int) -> list[Contest]:
+    """Return what can be judged: each run's base and tuned model, and each run against the first."""
+    own = [Contest(run, None, seed) for run in runs]
+    return own + [Contest(runs[0], other, seed) for other in runs[1:]]
+
+
+def name_of(value: Any) -> str:
+    """Return a person's name (InputError: it is empty, long, or has control characters)."""
+    name = unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else ""
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise InputError(f"give a name of 1 to {LONGEST_NAME} printable characters, so that judgements can be told apart.")
+    return name
+
+
+def verdict_of(content: Mapping[str, Any]) -> Choice:
+    """Return the verdict of a request (InputError: there is none)."""
+    verdict = content.get("verdict")
+    if verdict not in VERDICTS:
+        raise InputError(f"verdict {verdict!r}: it is one of {', '.join(VERDICTS)}.")
+    return verdict  # type: ignore[no-any-return]
+
+
+def note_of(content: Mapping[str, Any]) -> str | None:
+    """Return the note of a request; None where it is blank (InputError: it is no text, or too long)."""
+    note = content.get("note")
+    if note is not None and not isinstance(note, str):
+        raise InputError("the note is not text.")
+    if note and len(note) > LONGEST_NOTE:
+        raise InputError(f"the note has {len(note):,} characters; at most {LONGEST_NOTE:,} are kept.")
+    return note.strip() or None if note else None

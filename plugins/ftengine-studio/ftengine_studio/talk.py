@@ -1,0 +1,141 @@
+"""Conversations with base and tuned model side by side, blind on request."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from ftengine import Chat, load_run
+from ftengine.errors import InputError
+from ftengine_studio.judgements import append_line, now
+from ftengine_studio.judging import NotThere, note_of, verdict_of
+from ftengine_studio.runs import StudioRun
+
+TALKS = "talks.jsonl"
+"""Judged conversations, in the run's folder: of prompts that people made up, so no sample of the test set."""
+MOST_CONVERSATIONS = 200
+"""Conversations that are kept; the oldest go."""
+LONGEST_MESSAGE = 20_000
+POSITIONS = ("left", "right")
+
+
+class Stopped(Exception):
+    """Nobody reads the answer any more."""
+
+
+@dataclass
+class Conversation:
+    """What was said to both models; each has its own answers in its history.
+
+    Args:
+        sides: who answers on the left and on the right: "base" and "tuned".
+        blind: whether the page may not know that yet.
+        turns: by position, the messages so far.
+    """
+
+    sides: Mapping[str, str]
+    blind: bool
+    turns: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {"left": [], "right": []})
+
+    def names(self) -> dict[str, str] | None:
+        """Return who answers where; None while that is hidden."""
+        return None if self.blind else dict(self.sides)
+
+
+class Talk:
+    """The conversations with one run's models, which answer one message at a time."""
+
+    def __init__(self, run: StudioRun, *, trust_code: bool = False) -> None:
+        self.run, self._trust_code = run, trust_code
+        self._busy = threading.Lock()
+        self._chat: Chat | None = None
+        self._conversations: OrderedDict[str, Conversation] = OrderedDict()
+
+    def begin(self, blind: bool) -> tuple[str, Conversation]:
+        """Begin a conversation; return its id. The sides are drawn anew where it is blind."""
+        if not self.run.finished:
+            raise InputError(f"run {self.run.name!r} has no trained model yet: it is {self.run.state}.")
+        order = ("base", "tuned") if not blind or secrets.randbelow(2) else ("tuned", "base")
+        key = secrets.token_urlsafe(12)
+        self._conversations[key] = conversation = Conversation(dict(zip(POSITIONS, order, strict=True)), blind)
+        while len(self._conversations) > MOST_CONVERSATIONS:
+            self._conversations.popitem(last=False)
+        return key, conversation
+
+    def conversation(self, key: str) -> Conversation:
+        """Return a conversation (NotThere: there is none of this id)."""
+        if key not in self._conversations:
+            raise NotThere("this conversation is over: the server was started anew. Begin another.")
+        return self._conversations[key]
+
+    def answer(self, conversation: Conversation, message: Any, write: Callable[[dict[str, Any]], None]) -> None:
+        """Let both models answer a message, one after the other.
+
+        Args:
+            write: gets {"side", "piece"} for each piece of text, and {"side", "state"} where an answer begins or ends;
+                whatever it raises ends the answer.
+
+        Raises:
+            InputError: the message is empty, too long, or does not fit the model.
+        """
+        if not isinstance(message, str) or not message.strip() or len(message) > LONGEST_MESSAGE:
+            raise InputError(f"a message is text of 1 to {LONGEST_MESSAGE:,} characters.")
+        if self._busy.locked():
+            write({"state": "waiting"})
+        with self._busy:
+            for position in POSITIONS:
+                write({"side": position, "state": "begins"})
+                self._answer(conversation, position, message, write)
+                write({"side": position, "state": "ends"})
+
+    def _answer(
+        self, conversation: Conversation, position: str, message: str, write: Callable[[dict[str, Any]], None]
+    ) -> None:
+        if self._chat is None:
+            write({"state": "loading"})
+            self._chat = Chat(load_run(self.run.path, trust_code=self._trust_code))
+        chat, side, turns = self._chat, conversation.sides[position], conversation.turns[position]
+        chat.turns[:] = turns
+        pieces: list[str] = []
+
+        def passed_on(piece: str) -> None:
+            pieces.append(piece)
+            write({"side": position, "piece": piece})
+
+        answer = chat.answer(message, "base" if side == "base" else "tuned", passed_on)
+        written = "".join(pieces)
+        if answer != written:  # what was streamed may have had a thought, or blanks at its ends
+            write({"side": position, "text": answer})
+        if chat.converses("base" if side == "base" else "tuned"):
+            turns += [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
+        else:
+            turns[:] = [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
+
+    def judge(self, conversation: Conversation, judge: str, content: Mapping[str, Any]) -> dict[str, str]:
+        """Keep a verdict on a conversation and return who answered where (InputError: nothing was answered)."""
+        if not all(conversation.turns.values()):
+            raise InputError("there are no answers to judge yet.")
+        line = {
+            "format": 1,
+            **{name: conversation.sides[name] for name in POSITIONS},
+            "verdict": verdict_of(content),
+            "note": note_of(content),
+            "judge": judge,
+            "time": now(),
+            "blind": conversation.blind,
+            "turns": conversation.turns,
+        }
+        append_line(self.run.path / TALKS, line)
+        conversation.blind = False
+        return dict(conversation.sides)
+
+    def close(self) -> None:
+        """Let the models go."""
+        if self._chat is not None:
+            with suppress(Exception):
+                self._chat.__exit__(None, None, None)
