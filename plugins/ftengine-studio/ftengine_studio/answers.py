@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ftengine import Experiment, load_run, prepare_data
 from ftengine.api import Listener, SilentListener
 from ftengine.errors import InputError, RunError
 from ftengine.evaluation import read_predictions
@@ -141,6 +140,8 @@ def make_answers(
     Raises:
         InputError: the run is not finished, has no held-out rows, writes no text, or its data has changed.
     """
+    from ftengine import Experiment, load_run, prepare_data
+
     listener = listener or SilentListener()
     opened = load_run(run.path, listener=listener, trust_code=trust_code)
     generate = getattr(opened.task, "generate", None)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from ftengine import Experiment, prepare_data
 from ftengine.errors import FtengineError, InputError, RunError
 from ftengine.text import comparable
 from ftengine_studio.judgements import now
@@ -122,7 +121,11 @@ class DataView:
         offset: int = 0,
         limit: int = 50,
     ) -> dict[str, Any]:
-        """Return "total" and the "rows" of one page of what passes the filters (NotThere: it is not read, or a filter)."""
+        """Return "total" and the "rows" of one page of what passes the filters.
+
+        Raises:
+            NotThere: the data is not read yet, or there is no such split or finding.
+        """
         rows, marks = self._ready(), self._marks()
         marked = {self._places[place] for place in marks if place in self._places}
         chosen = rows.chosen(split, least, most, finding, marked)
@@ -207,6 +210,8 @@ class DataView:
         }
 
     def _read(self) -> None:
+        from ftengine import Experiment, prepare_data
+
         try:
             recipe = self.run.recipe
             data = prepare_data(Experiment.open(recipe, check_source=False))

@@ -153,7 +153,9 @@ def name_of(value: Any) -> str:
     """Return a person's name (InputError: it is empty, long, or has control characters)."""
     name = unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else ""
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
-        raise InputError(f"give a name of 1 to {LONGEST_NAME} printable characters, so that judgements can be told apart.")
+        raise InputError(
+            f"give a name of 1 to {LONGEST_NAME} printable characters, so that judgements can be told apart."
+        )
     return name
 
 

@@ -8,13 +8,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftengine import Chat, load_run
 from ftengine.errors import InputError
 from ftengine_studio.judgements import append_line, now
 from ftengine_studio.judging import NotThere, note_of, verdict_of
 from ftengine_studio.runs import StudioRun
+
+if TYPE_CHECKING:
+    from ftengine import Chat
 
 TALKS = "talks.jsonl"
 """Judged conversations, in the run's folder: of prompts that people made up, so no sample of the test set."""
@@ -96,6 +98,8 @@ class Talk:
     def _answer(
         self, conversation: Conversation, position: str, message: str, write: Callable[[dict[str, Any]], None]
     ) -> None:
+        from ftengine import Chat, load_run
+
         if self._chat is None:
             write({"state": "loading"})
             self._chat = Chat(load_run(self.run.path, trust_code=self._trust_code))

@@ -1,0 +1,156 @@
+import { choice, el, fail, get, number, percent, post, say, svg, textOf } from "./dom.js";
+
+let contest = 0;
+
+/** What the judgements come to. */
+export async function show(place, overview) {
+  if (contest >= overview.contests.length) contest = 0;
+  const content = el("div");
+  const titles = overview.contests.map((one) => one.title);
+  const open = async (i) => {
+    contest = i;
+    content.replaceChildren(el("p", { class: "hint" }, "Computing …"));
+    try {
+      content.replaceChildren(...drawn(await get(`/api/result/${i}`), () => open(i)));
+    } catch (error) {
+      fail(error);
+    }
+  };
+  place.append(el("h1", {}, "Result"), el("div", { class: "controls" }, choice("Comparison", titles, contest, open)), content);
+  await open(contest);
+}
+
+function drawn(result) {
+  const { people, models } = result;
+  if (!people && !Object.keys(models).length) {
+    return [el("p", { class: "hint" }, `Nobody has judged yet; ${result.pairs} pairs wait in Judge.`)];
+  }
+  const parts = people ? figures(result, people, `${people.rate.judges === 1 ? "one person" : `${people.rate.judges} people`}`) : [];
+  for (const [name, own] of Object.entries(models)) {
+    if (own) parts.push(el("h2", {}, `Judged by the model ${name}, not by people`), ...figures(result, own, `the model ${name}`));
+  }
+  if (result.in_report) parts.push(el("h2", {}, "Verdict of the run"), conclude());
+  if (result.notes.length) parts.push(el("h2", {}, "Notes"), el("ul", { class: "rows" }, result.notes.map(noteOf)));
+  return parts;
+}
+
+function figures(result, own, who) {
+  const { rate, length, agreement } = own;
+  const level = rate.settled ? (rate.value > 0.5 ? "good" : "alarm") : "note";
+  const better = rate.value >= 0.5 ? result.side : result.other;
+  const sentence = rate.settled
+    ? `${better} is preferred: ${result.side} wins ${percent(rate.value)} (95 % interval ${percent(rate.low)} to ${percent(rate.high)}).`
+    : `No preference beyond chance: ${result.side} wins ${percent(rate.value)} (95 % interval ${percent(rate.low)} to ${percent(rate.high)}).`;
+  return [
+    el(
+      "div",
+      { class: `verdict ${level}` },
+      el("p", { class: "headline" }, sentence),
+      el("p", {}, `${rate.judgements} judgements by ${who} on ${rate.prompts} of ${result.pairs} prompts${own.skipped ? `, ${own.skipped} skipped` : ""}. Ties and two bad answers count as halves.`),
+      el("p", {}, needed(rate)),
+    ),
+    bar(rate, result),
+    table(["", "value"], [
+      [`prompts with ${result.side} ahead`, number(rate.wins)],
+      [`prompts with ${result.other} ahead`, number(rate.losses)],
+      ["equally good", percent(rate.ties)],
+      ["both bad", percent(rate.both_bad)],
+      ["sign test, p", rate.p === null ? "–" : number(rate.p)],
+    ]),
+    el("h2", {}, "Is the longer answer what wins?"),
+    el("p", {}, lengths(length, result)),
+    el("h2", {}, "Do people agree?"),
+    el("p", {}, agreed(agreement)),
+    kappas(agreement),
+    ...slices(own.slices, result),
+    table(["judge", "judgements"], Object.entries(own.judges).map(([name, count]) => [name, number(count)])),
+  ].filter(Boolean);
+}
+
+function needed(rate) {
+  if (rate.needed === 0) return "The sign test has decided; more judgements would narrow the interval.";
+  if (rate.needed === null) return "The preference is too near to a half to say how many more judgements would decide it.";
+  return `About ${number(rate.needed)} more prompts would decide it in four cases of five, if the preference is as large as it looks.`;
+}
+
+function lengths(length, result) {
+  const total = length.longer_wins + length.shorter_wins;
+  if (!total) return "No prompt has answers of different lengths and a preferred one.";
+  const parts = [`The longer answer is preferred on ${length.longer_wins} of ${total} prompts (sign test, p ${number(length.p)}).`];
+  if (length.preferred !== null) parts.push(`Preferred answers have ${number(Math.round(length.preferred))} characters on average, the others ${number(Math.round(length.other))}.`);
+  if (length.controlled) {
+    const [value, low, high] = length.controlled;
+    parts.push(`If both were equally long, ${result.side} would win ${percent(value)} (${percent(low)} to ${percent(high)}).`);
+  }
+  return parts.join(" ");
+}
+
+function agreed(agreement) {
+  if (!agreement) return "No prompt was judged by several.";
+  const alpha = agreement.alpha === null ? "is undefined, as all say the same" : `is ${number(agreement.alpha)} (1: full agreement, 0: that of chance)`;
+  return `${agreement.prompts} prompts have several judges; ${percent(agreement.same)} of their pairs of judgements are the same. Krippendorff's alpha ${alpha}.`;
+}
+
+function kappas(agreement) {
+  const rows = agreement ? Object.entries(agreement.kappas) : [];
+  return rows.length ? table(["judges", "Cohen's kappa"], rows.map(([pair, value]) => [pair, number(value)])) : null;
+}
+
+function slices(found, result) {
+  if (!found.length) return [];
+  const rows = found.map(({ column, value, rate, p }) => [
+    `${column}: ${value}`, percent(rate.value), `${percent(rate.low)} to ${percent(rate.high)}`, number(rate.prompts), p === null ? "–" : number(p),
+  ]);
+  return [el("h2", {}, "By slice"), table(["slice", `${result.side} wins`, "95 % interval", "prompts", "p, for all slices"], rows)];
+}
+
+function bar(rate, result) {
+  const x = (value) => 10 + 480 * value;
+  return el(
+    "figure",
+    {},
+    svg(
+      "svg",
+      { viewBox: "0 0 500 60", class: "plot", role: "img", "aria-label": `win rate of ${result.side}: ${percent(rate.value)}` },
+      svg("path", { class: "axis", d: `M${x(0)} 25H${x(1)}` }),
+      svg("path", { class: "half", d: `M${x(0.5)} 8V42` }),
+      svg("path", { class: "c0", d: `M${x(rate.low)} 25H${x(rate.high)}`, "stroke-width": 3 }),
+      svg("circle", { class: "c0", cx: x(rate.value), cy: 25, r: 6 }),
+      svg("text", { x: x(0), y: 56 }, `${result.other} always`),
+      svg("text", { x: x(0.5), y: 56, "text-anchor": "middle" }, "50 %"),
+      svg("text", { x: x(1), y: 56, "text-anchor": "end" }, `${result.side} always`),
+    ),
+  );
+}
+
+function table(columns, rows) {
+  const cell = (value, i) => el(i ? "td" : "th", i ? { class: "num" } : { scope: "row" }, value);
+  const head = el("tr", {}, columns.map((name, i) => el("th", { scope: "col", class: i ? "num" : "" }, name)));
+  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell))))));
+}
+
+function noteOf(note) {
+  return el(
+    "li",
+    { class: "row" },
+    el("p", { class: "head hint" }, `${note.judge}: ${note.verdict}`),
+    textOf(note.note),
+    el("details", {}, el("summary", {}, "Prompt"), textOf(note.prompt)),
+  );
+}
+
+function conclude() {
+  const button = el("button", { type: "button" }, "Bring these judgements into verdict and report");
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    try {
+      const { headline } = await post(`/api/result/${contest}`, {});
+      say(`Written: ${headline}`);
+    } catch (error) {
+      fail(error);
+    } finally {
+      button.disabled = false;
+    }
+  });
+  return el("p", {}, button);
+}

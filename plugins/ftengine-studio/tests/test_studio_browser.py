@@ -1,0 +1,182 @@
+"""The page in a browser: judging by keyboard, a reload, two people; hostile text; live curves; narrow screens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import threading
+
+import filelock
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+from studio_runs import HOSTILE, open_studio, write_run
+
+from ftengine_studio import read
+
+sync_api = pytest.importorskip("playwright.sync_api")
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("no Chromium is installed (e.g. apt-get install chromium)", allow_module_level=True)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def serve():
+    """Serve runs in a thread until the test ends; return the address."""
+    servers = []
+
+    def start(*runs):
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        config = uvicorn.Config(open_studio(runs, "token", port), log_level="error", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        servers.append((server, thread, listening))
+        return f"http://127.0.0.1:{port}/?token=token"
+
+    yield start
+    for server, thread, listening in servers:
+        server.should_exit = True
+        thread.join(10)
+        listening.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open an address as somebody of their own."""
+    contexts, errors = [], []
+
+    def visit(address, width=1280, **options):
+        contexts.append(chromium.new_context(viewport={"width": width, "height": 900}, **options))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        page.goto(address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def introduce(page, name):
+    page.fill("input[name=name]", name)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".verdicts")
+
+
+def press(page, key):
+    """Judge by a key and wait for the next pair."""
+    heading = page.inner_text("h1")
+    page.keyboard.press(key)
+    page.wait_for_function("heading => document.querySelector('h1').textContent !== heading", arg=heading)
+
+
+def prefer(page, side):
+    """Return the key that prefers the answers that begin with a letter."""
+    return "1" if page.inner_text("[aria-label=Left] .text").startswith(side) else "2"
+
+
+def test_thirty_pairs_by_keyboard_a_reload_and_a_second_person(tmp_path, serve, visit):
+    run = write_run(tmp_path / "support", 34)
+    address = serve(run)
+    page = visit(address)
+    introduce(page, "Ada")
+    for i in range(30):
+        if i == 13:
+            page.reload()
+            page.wait_for_selector(".verdicts")
+            assert page.inner_text("h1") == "Pair 14 of 34"
+        press(page, "3" if i % 5 == 4 else prefer(page, "b" if i % 5 == 3 else "t"))
+    press(page, "b")  # back to the last, which was a tie, to correct it
+    assert page.inner_text("h1") == "Pair 30 of 34"
+    assert page.get_attribute("[data-verdict=tie]", "aria-pressed") == "true"
+    page.keyboard.press("n")
+    page.keyboard.type("1 and 2 are typed here")
+    page.keyboard.press("Escape")
+    press(page, prefer(page, "t"))
+    other = visit(address)
+    introduce(other, "Grace")
+    for i in range(10):
+        press(other, "4" if i == 0 else prefer(other, "t"))
+
+    judged = read(run)
+    assert (len(judged), sum(one.judge == "Grace" for one in judged)) == (41, 10)
+    assert judged[30].note == "1 and 2 are typed here"
+    scores = {}
+    for one in [*judged[:29], *judged[30:]]:  # the corrected one does not count
+        value = 0.5 if one.verdict in ("tie", "both-bad") else float(one.preferred == "tuned")
+        scores.setdefault(one.prompt, []).append(value)
+    means = np.array([np.mean(values) for values in scores.values()])
+    wins, losses = int((means > 0.5).sum()), int((means < 0.5).sum())
+    page.goto(f"{address.split('?')[0]}#result")
+    page.wait_for_selector(".verdict")
+    shown = page.evaluate("fetch('/api/result/0').then((answer) => answer.json())")["people"]
+    rate = shown["rate"]
+    assert rate["value"] == pytest.approx(means.mean())
+    assert (rate["wins"], rate["losses"], rate["prompts"], rate["judges"]) == (wins, losses, 30, 2)
+    assert rate["p"] == pytest.approx(stats.binomtest(wins, wins + losses).pvalue)
+    # Wilson's interval for as many tosses as vary as much as these, half a win, half a loss and a tie more.
+    more, weights = np.array([*means, 1, 0, 0.5]), np.array([*np.ones(30), 0.5, 0.5, 1])
+    middle = np.average(more, weights=weights)
+    tosses = 30 * middle * (1 - middle) / np.average((more - middle) ** 2, weights=weights)
+    ends = proportion_confint(means.mean() * tosses, tosses, method="wilson")
+    assert (rate["low"], rate["high"]) == pytest.approx(ends)
+    assert shown["agreement"]["prompts"] == 10
+    for text in (f"{100 * means.mean():.0f} %", f"{100 * ends[0]:.0f} %", f"{100 * ends[1]:.0f} %"):
+        assert text in page.inner_text(".headline")
+
+
+def test_hostile_text_stays_text(tmp_path, serve, visit):
+    page = visit(serve(write_run(tmp_path / "run", 1, [HOSTILE])))
+    introduce(page, "<b>Ada</b>")
+    body = page.inner_text("main")
+    for part in ("<script>", "</textarea>", "␛[31m", "⟨U+202E⟩", "<b>Ada</b>"):
+        assert part in body
+    assert page.locator("main :is(script, img, b)").count() == 0
+    assert "owned" not in page.title()
+
+
+def test_a_live_curve_follows_and_the_run_can_be_stopped(tmp_path, serve, visit):
+    run = write_run(tmp_path / "run")
+    (run / "evaluation.json").unlink()
+    with filelock.FileLock(run / ".lock"):
+        page = visit(f"{serve(run)}#runs")
+        page.wait_for_selector(".badge.running")
+        with open(run / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": 77, "loss": 0.5}) + "\n")
+        page.wait_for_selector("[data-key=step]:text-is('77')", timeout=2000)
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.click("text=Stop after this step")
+        page.wait_for_selector("#status span")
+        assert (run / "stop").exists()
+    page.wait_for_selector(".badge.stopped")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_fits_a_phone(tmp_path, serve, visit, scheme):
+    runs = [write_run(tmp_path / name, 3, ["w" * 300]) for name in ("support", "a-run-with-quite-a-long-name")]
+    address = serve(*runs)
+    page = visit(address, width=390, color_scheme=scheme)
+    introduce(page, "Ada")
+    press(page, "1")
+    for view, there in {"judge": ".verdicts", "result": ".verdict", "runs": ".plot", "talk": ".say"}.items():
+        page.goto(f"{address.split('?')[0]}#{view}")
+        page.wait_for_selector(there)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, view

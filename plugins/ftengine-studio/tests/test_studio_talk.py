@@ -1,0 +1,115 @@
+"""Conversations: both models answer one message in their own histories, and a blind one tells nothing beforehand."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from studio_runs import open_studio, write_run
+
+from ftengine.errors import DataError
+from ftengine_studio.talk import TALKS, Talk
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx2")
+TOKEN, PORT = "right", 4712
+
+
+class Echo:
+    """A chat whose models answer with their side and how many turns they were given."""
+
+    def __init__(self, run):
+        self.turns = []
+
+    def converses(self, side):
+        return True
+
+    def answer(self, text, side, write):
+        if text == "too long":
+            raise DataError("it does not fit.")
+        pieces = (side, f" {len(self.turns)}", " <b>")
+        for piece in pieces:
+            write(piece)
+        return "".join(pieces)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr("ftengine.Chat", Echo, raising=False)
+    monkeypatch.setattr("ftengine.load_run", lambda *arguments, **options: None, raising=False)
+    return write_run(tmp_path / "run", 1)
+
+
+@pytest.fixture
+def client(run):
+    from starlette.testclient import TestClient
+
+    app = open_studio([run], TOKEN, PORT)
+    with TestClient(app, base_url=f"http://127.0.0.1:{PORT}", cookies={f"ftengine-studio-{PORT}": TOKEN}) as client:
+        yield client
+
+
+def say(client, message, **content):
+    """Return the conversation's id, the names, and the answers by side."""
+    response = client.post("/api/talk/0", json={"message": message, **content})
+    first, *lines = [json.loads(line) for line in response.text.splitlines()]
+    answers = {"left": "", "right": ""}
+    for line in lines:
+        assert "error" not in line, line
+        if "side" in line:
+            answers[line["side"]] += line.get("piece", "")
+    return first["conversation"], first["names"], answers
+
+
+def test_both_answer_each_with_its_own_turns(client):
+    key, names, answers = say(client, "Hello")
+    assert names == {"left": "base", "right": "tuned"}
+    assert answers == {"left": "base 0 <b>", "right": "tuned 0 <b>"}
+    assert say(client, "Again", conversation=key)[2] == {"left": "base 2 <b>", "right": "tuned 2 <b>"}
+
+
+def test_a_blind_conversation_tells_who_answered_once_it_is_judged(client, run):
+    drawn = set()
+    for _ in range(40):
+        key, names, answers = say(client, "Hello", blind=True)
+        assert names is None
+        drawn.add(answers["left"])
+    assert len(drawn) == 2  # the fake models give themselves away, the server does not
+    content = {"conversation": key, "verdict": "left", "name": "Ada", "note": "short"}
+    told = client.post("/api/talk/0/judge", json=content).json()["names"]
+    assert answers["left"].startswith(told["left"])
+    (line,) = map(json.loads, (run / TALKS).read_text().splitlines())
+    assert (line["verdict"], line["judge"], line["left"], line["blind"]) == ("left", "Ada", told["left"], True)
+    assert line["turns"]["right"][-1]["content"] == answers["right"]
+
+
+@pytest.mark.parametrize("message", ["", "  ", None, 3, "x" * 30_000, "too long"], ids=str)
+def test_a_message_that_cannot_be_answered_is_reported(client, message):
+    response = client.post("/api/talk/0", json={"message": message})
+    assert "error" in json.loads(response.text.splitlines()[-1])
+
+
+def test_a_conversation_of_an_earlier_server_is_reported(client):
+    assert client.post("/api/talk/0", json={"message": "Hello", "conversation": "gone"}).status_code == 404
+    content = {"conversation": "gone", "verdict": "left", "name": "Ada"}
+    assert client.post("/api/talk/0/judge", json=content).status_code == 404
+
+
+def test_an_answer_that_nobody_reads_ends_and_the_next_begins(run):
+    from ftengine_studio.runs import find_runs
+
+    talk = Talk(find_runs([run])[0])
+    _, conversation = talk.begin(False)
+
+    def gone(line):
+        if "piece" in line:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        talk.answer(conversation, "Hello", gone)
+    lines = []
+    thread = threading.Thread(target=talk.answer, args=(conversation, "Hello", lines.append))
+    thread.start()
+    thread.join(10)
+    assert {"side": "right", "state": "ends"} in lines
