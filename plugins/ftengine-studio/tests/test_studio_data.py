@@ -47,9 +47,8 @@ def run(tmp_path_factory):
     asked += [asked[0], asked[0], (asked[5][0], "something else")]
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in asked]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "test.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in [*rows[7:8], {**rows[9], "prompt": "x"}])
-    )
+    held = [rows[7], {**rows[9], "prompt": "x"}]
+    (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
     recipe = {
         "model": {"source": str(tiny_llama(folder / "llama"))},
         "task": "causal-lm",
