@@ -10,15 +10,18 @@ from ftengine.ops import elementwise as elementwise
 from ftengine.ops import library
 from ftengine.ops.dropout import draw_seed, quantise_dropout
 from ftengine.ops.eligibility import active_backend, use_reference, why_reference
+from ftengine.ops.experts import ExpertMap, lowrank_experts
 from ftengine.ops.functional import lowrank_add, lowrank_linear, lowrank_linears, lowrank_merge_
 from ftengine.ops.library import instruction_sets, use_instruction_set
 from ftengine.ops.precision import without_autocast
 
 __all__ = [
+    "ExpertMap",
     "active_backend",
     "draw_seed",
     "instruction_sets",
     "lowrank_add",
+    "lowrank_experts",
     "lowrank_linear",
     "lowrank_linears",
     "lowrank_merge_",
