@@ -57,6 +57,10 @@ class Strategy(Component):
         """Return the modules that each pattern matched in `prepare`, for `ftengine plan`."""
         return {}
 
+    def notes(self, loaded: LoadedModel) -> tuple[list[str], list[str]]:
+        """Return sentences for `ftengine plan`: facts about what `prepare` made train, and warnings about the rest."""
+        return [], []
+
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups over trainable parameters; `lr` is the given one or a multiple of it.
 

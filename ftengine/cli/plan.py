@@ -154,7 +154,7 @@ def show_count(counted: ParameterCount) -> None:
         ("model", f"{model['source']} ({model['class']}, {counted.base_parameters:,} parameters)"),
         ("trains", f"{trained:,} of {total:,} parameters ({percent(trained / total)})"),
         ("", [f"of these {count:,} in {module}, which is newly initialised" for module, count in new]),
-        ("strategy", parts or name),
+        ("strategy", [*parts, *counted.notes] or name),
         ("labels", f"{len(model['labels'])}" if model["labels"] else None),
     ]
     page().print(facts(lines))
@@ -246,7 +246,7 @@ def _strategy(plan: Plan) -> list[str]:
     for pattern, modules in plan.targets.items():
         named = ", ".join(modules[:SHOWN_MODULES]) + (", …" if len(modules) > SHOWN_MODULES else "")
         lines.append(f"{name}: {pattern} matches {len(modules):,} modules ({named})")
-    return lines
+    return [*lines, *plan.notes]
 
 
 def _estimate(estimate: dict[str, Any] | None) -> str:

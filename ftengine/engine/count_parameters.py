@@ -28,6 +28,7 @@ class ParameterCount:
             `trainable_parameters`; tables in papers mostly leave them out.
         patterns: for each pattern of the strategy, the number of matched modules, their parameters, and how many
             of these train.
+        notes: the strategy's own facts about what trains, then its warnings.
     """
 
     model: dict[str, Any]
@@ -37,6 +38,7 @@ class ParameterCount:
     base_parameters: int
     new_modules: dict[str, int]
     patterns: dict[str, dict[str, int]]
+    notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -90,6 +92,7 @@ def count_parameters(
             for pattern, modules in matched(strategy).items()
             for held, training in [_count_below(loaded, modules)]
         },
+        notes=[note for notes in strategy.notes(loaded) for note in notes],
     )
 
 

@@ -50,6 +50,7 @@ class Plan:
         recipe: the resolved recipe.
         model: source, loader, class, and numbers of parameters.
         targets: modules matched by each of the strategy's patterns.
+        notes: the strategy's own facts about what trains.
         data: audit and token counts of each split.
         steps: optimiser steps, tokens, padding.
         examples: one training example of each kind: "kind" ("" where the task tells none), "place", and "pieces",
@@ -71,6 +72,7 @@ class Plan:
     recipe: dict[str, Any]
     model: dict[str, Any]
     targets: dict[str, list[str]]
+    notes: list[str]
     data: dict[str, Any]
     steps: dict[str, Any]
     examples: list[dict[str, Any]]
@@ -117,12 +119,8 @@ def plan(
     check_own_regularizers(data.ready, schedule.total)
     steps = _steps(data, device, schedule)
     busy = _busy() if measure else None
-    if data.ready.skeleton is None or measure:
-        require_fast_paths(device, data.experiment)
-        loaded = load_base(data.ready)
-        strategy = prepare_strategy(device, data.ready, loaded)
-    else:
-        loaded, strategy = data.ready.skeleton.loaded, data.ready.skeleton.strategy
+    loaded, strategy = _prepared(data, device, measure)
+    notes, left_out = strategy.notes(loaded)
     frozen, targets = never_trained(strategy, loaded.module, schedule), matched(strategy)
     drawn = draw_step(data, device, loaded, schedule) if measure else None
     figures = _estimate(data, device, loaded, strategy, evaluating, schedule, drawn) if measure else None
@@ -130,6 +128,7 @@ def plan(
         recipe=experiment.resolved(),
         model=_model(data, loaded),
         targets=targets,
+        notes=notes,
         data=data.audit.model_dump(mode="json"),
         steps=steps,
         examples=_examples(train),
@@ -143,12 +142,22 @@ def plan(
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
             *far_from_usual(experiment, schedule),
+            *left_out,
             *warnings_of(data, targets),
             *untested(evaluating),
             *cut_answers(data.ready.task, evaluating),
             *(f"{sentence}." for sentence in (*drawing_faults(data, loaded, drawn), frozen, busy) if sentence),
         ],
     )
+
+
+def _prepared(data: PreparedData, device: Device, measure: bool) -> tuple[LoadedModel, Strategy]:
+    """Return the model that the strategy prepared: with its weights if something is measured, else a skeleton."""
+    if data.ready.skeleton is not None and not measure:
+        return data.ready.skeleton.loaded, data.ready.skeleton.strategy
+    require_fast_paths(device, data.experiment)
+    loaded = load_base(data.ready)
+    return loaded, prepare_strategy(device, data.ready, loaded)
 
 
 def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:

@@ -13,6 +13,7 @@ products of the updates; everything else is computed again. Sums over experts ac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -153,19 +154,18 @@ class _Experts(torch.autograd.Function):
             if wanted:
                 dx.index_add_(0, group.tokens, rows.to(dx.dtype))
         d_shares = torch.empty_like(d_weights).scatter_(0, order, d_weights).view(shares.shape).to(shares.dtype)
-        factors = (None, None, up.da, up.db, None, None, down.da, down.db)
+        factors = (None, None, *up.gradients, None, None, *down.gradients)
         return dx.to(x.dtype) if wanted else None, None, d_shares, None, None, None, None, *factors
 
 
 class _Map:
-    """One of the two maps while it computes: what is kept of the forward pass, and the gradients of A and B."""
+    """One of the two maps while it computes, with what is kept of its forward pass."""
 
     def __init__(
         self, x: Tensor, operands: Sequence[Any], scale: float, p: float, seed: Tensor | None, kept: Sequence[Tensor]
     ) -> None:
         self.weight, self.bias, self.a, self.b = operands
         self.scale, self.p, self.seed, self.kept = scale, p, seed, list(kept)
-        self.da = self.db = None
         if self.a is not None:
             self._parts = operators(self.a.shape[-2], self.weight.shape[1:], x)
             self._without_seed = torch.empty(0, dtype=torch.int64, device=x.device)
@@ -185,17 +185,20 @@ class _Map:
         weight = self.weight[expert]
         if self.a is None:
             return dy @ weight.to(dy.dtype) if wanted else dy
-        if self.da is None:
-            self.da, self.db = torch.zeros_like(self.a), torch.zeros_like(self.b)
         seed = self._without_seed if self.seed is None else self.seed + expert
         s, factors = self.kept.pop(0), self._factors(expert)
         da, db, dx = self._parts.lowrank_backward(dy, rows, s, seed, weight, *factors, self.scale, self.p, wanted)
-        self.db[expert] = db
-        if self.da.dim() == 2:
-            self.da += da
-        else:
-            self.da[expert] = da
+        for gradient, part in zip(self.gradients, (da, db), strict=True):
+            if gradient.dim() == 2:
+                gradient += part
+            else:
+                gradient[expert] = part
         return dx
+
+    @cached_property
+    def gradients(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Of A and B; zeros for experts without rows."""
+        return (None, None) if self.a is None else (torch.zeros_like(self.a), torch.zeros_like(self.b))
 
     def _factors(self, expert: int) -> tuple[Tensor, Tensor]:
         return self.a if self.a.dim() == 2 else self.a[expert], self.b[expert]

@@ -88,7 +88,9 @@ def read_lora_config(adapter: Path) -> dict[str, Any]:
     if not file.is_file():
         raise NotExportable(f"{str(adapter)!r} has no {CONFIG}, so it is not a PEFT adapter. {MERGE}")
     config = json_of_file(file)
+    parameters = config.get("target_parameters") or ()
     faults = {
+        f"servers read updates of experts ({', '.join(parameters)}) in layouts of their own": parameters,
         f"it is {config.get('peft_type')}, but servers support only LoRA": config.get("peft_type") != "LORA",
         "it is DoRA, which servers do not support": config.get("use_dora"),
         f"servers do not support its modules_to_save ({', '.join(config.get('modules_to_save') or ())})": config.get(

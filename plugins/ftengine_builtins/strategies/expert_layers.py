@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ftengine.model import widen
 from ftengine.ops import ExpertMap, lowrank_experts, lowrank_merge_
+from ftengine.text import counted, percent
 
 FLAGS = ("has_gate", "has_bias", "is_transposed", "is_concatenated", "_apply_gate")
 """What transformers' `use_experts_implementation` gives a class of experts."""
@@ -136,18 +136,49 @@ class LoRARouter(nn.Module):
     lora_remove = LoRAExperts.lora_remove
 
 
-def routers(module: nn.Module) -> Iterator[str]:
-    """Yield the paths of the modules that choose experts: beside these, of a class of their own, with a weight (E, in).
-
-    """
-    for path in expert_modules(module):
-        parent = path.rpartition(".")[0]
+def routers(module: nn.Module) -> set[str]:
+    """Return the paths of routers: modules beside experts, with a forward of their own and a weight (E, in)."""
+    found = set[str]()
+    for path, experts in expert_modules(module).items():
+        parent, rows = path.rpartition(".")[0], len(experts._parameters[names(experts)[0]])
         for name, part in module.get_submodule(parent).named_children():
             weight = part._parameters.get("weight")
-            experts = module.get_submodule(path)
-            rows = getattr(experts, names(experts)[0]).shape[0]
             if type(part).forward is not nn.Linear.forward and weight is not None and len(weight) == rows:
-                yield f"{parent}.{name}" if parent else name
+                found.add(f"{parent}.{name}" if parent else name)
+    return found
+
+
+def experts_per_token(module: Any) -> int:
+    """Return how many experts a token passes, as the model's configuration says; 1 if it does not."""
+    config = module.config.get_text_config() if hasattr(module, "config") else None
+    keys = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+    return next((n for n in (getattr(config, key, None) for key in keys) if isinstance(n, int)), 1)
+
+
+def expert_notes(module: nn.Module) -> tuple[list[str], list[str]]:
+    """Return facts about the experts that have updates, and warnings about those that have none."""
+    parts, tuned = expert_modules(module), expert_layers(module)
+    own = {path: [part._parameters[name] for name in names(part)] for path, part in parts.items()}
+    every = [parameter for parameters in own.values() for parameter in parameters]
+    if not every or any(parameter.requires_grad for parameter in every):
+        return [], []
+    total = sum(parameter.numel() for parameter in module.parameters())
+    numbers = sorted({len(parameter) for parameter in every})
+    what = (
+        f"{' or '.join(map(str, numbers))} experts in each of {counted(len(parts), 'layer')}, "
+        f"{percent(sum(parameter.numel() for parameter in every) / total)} of the model's parameters"
+    )
+    facts, adapted = list[str](), {f"{path}.{name}" for path, part in tuned.items() for name in part.lora_names}
+    if adapted:
+        added = sum(factor.numel() for p in tuned.values() for name in p.lora_names for factor in p.lora_factors(name))
+        kinds = " and ".join(sorted({name.rpartition(".")[2] for name in adapted}))
+        facts = [f"{what}; {kinds} of {len(tuned):,} train by {added:,} parameters, {percent(added / total)} of all"]
+    left = [name for path, part in parts.items() for name in parameters_of(path, part) if name not in adapted]
+    if not left:
+        return facts, []
+    whole = f"are left out in part, such as {left[0]!r}" if adapted else "are left out"
+    why = next((f" ({path!r} {reason})" for path, part in parts.items() if (reason := why_not(part))), "")
+    return facts, [f"{what}, {whole}{why}: strategy.targets all-linear or experts takes them in."]
 
 
 def expert_layers(module: nn.Module) -> dict[str, LoRAExperts]:

@@ -6,40 +6,50 @@ import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits, usual
-from ftengine.errors import NoMatch, NotMergeable, RecipeError, RunError
-from ftengine.model import ModuleNames, matching, regex
+from ftengine.errors import RecipeError, RunError
+from ftengine.model import ModuleNames, regex
 from ftengine.ops import active_backend
 from ftengine.text import counted
 from ftengine_builtins.strategies import peft_format
 from ftengine_builtins.strategies.adapter_config import follow, require_base_of, require_same
+from ftengine_builtins.strategies.expert_layers import (
+    add_to_experts,
+    add_to_router,
+    expert_layers,
+    expert_notes,
+    lora_routers,
+    routers,
+)
+from ftengine_builtins.strategies.lora_checks import (
+    first_matches,
+    matches,
+    require_effect,
+    require_fit,
+    require_mergeable,
+    require_plain,
+    set_expert_ranks,
+)
 from ftengine_builtins.strategies.lora_layers import (
     INIT_PATTERN,
     INITIALISATIONS,
-    DenseLoRA,
     LoRAConv1D,
     LoRAEmbedding,
-    LoRALayer,
-    LoRALinear,
     add_lora,
-    lora_class,
     lora_layers,
     remove_lora,
     starts_from_weight,
 )
 from ftengine_builtins.strategies.peft_format import LoRAFile
-from ftengine_builtins.strategies.targets import ALL_LINEAR, freeze_base, param_groups, select
+from ftengine_builtins.strategies.targets import ALL_LINEAR, experts_of, freeze_base, param_groups, select
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
-
-PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-"""Dtypes of weights that an update can be added to."""
 
 
 def _init(value: Any) -> Any:
@@ -80,7 +90,8 @@ class LoRAConfig(Config):
     targets: ModuleNames = Field(
         ALL_LINEAR,
         min_length=1,
-        description="all-linear; a regular expression for whole module paths; or a list of module names or paths",
+        description="all-linear, which means experts too; attention; experts; a regular expression for whole paths; "
+        "or a list of names or paths of modules, or of experts' parameters",
     )
     rank_pattern: dict[Pattern, Rank] = Field(
         {},
@@ -108,6 +119,15 @@ class LoRAConfig(Config):
         description="learning rate of B over that of A (LoRA+, Hayou et al. 2024, arXiv:2402.12354; the "
         "authors recommend 16)",
         json_schema_extra=usual(0.25, 64),
+    )
+    expert_rank: Rank | Literal["split"] | None = Field(
+        None,
+        description="rank of each expert's update; split: rank divided by the experts that a token passes; null: rank",
+    )
+    expert_a: Literal["own", "shared"] = Field(
+        "own",
+        description="A for each expert, or one for all experts of a layer, which then differ in B (HydraLoRA, Tian et "
+        "al. 2024, arXiv:2404.19245)",
     )
     start_from: str | None = Field(
         None,
@@ -142,8 +162,8 @@ class LoRAConfig(Config):
 
     def layer(self, path: str) -> tuple[int, float]:
         """Return rank and scale of the layer at `path`: the first matching pattern counts, as in PEFT."""
-        rank = next((r for pattern, r in self.rank_pattern.items() if _matches(pattern, path)), self.rank)
-        alpha = next((x for pattern, x in self.alpha_pattern.items() if _matches(pattern, path)), self.alpha)
+        rank = next((r for pattern, r in self.rank_pattern.items() if matches(pattern, path)), self.rank)
+        alpha = next((x for pattern, x in self.alpha_pattern.items() if matches(pattern, path)), self.alpha)
         return rank, alpha / (math.sqrt(rank) if self.rslora else rank)
 
     def as_stored(self) -> LoRAConfig:
@@ -181,19 +201,37 @@ class LoRA(Strategy):
         paths = list(dict.fromkeys(path for paths in self._matches.values() for path in paths))
         config.require_all(loaded, paths)
         for option in PATTERNS if config.start_from is None else ():
-            _require_effect(option, getattr(config, option), paths)
+            require_effect(option, getattr(config, option), paths)
+        experts, of_routers = {*experts_of(module)}, routers(module)
+        set_expert_ranks(config, module, [path for path in paths if path in experts])
         for path in paths:
-            _require_fit(path, module.get_submodule(path), config)
+            if path in experts or path in of_routers:
+                require_plain(path, config)
+            else:
+                require_fit(path, module.get_submodule(path), config)
         freeze_base(loaded)
         for path in paths:
-            add_lora(module.get_submodule(path), *config.layer(path), config.dropout, config.init, config.dora)
+            rank, scale = config.layer(path)
+            if path in experts:
+                parent, _, name = path.rpartition(".")
+                one_a = config.expert_a == "shared"
+                part = module.get_submodule(parent)
+                add_to_experts(part, name, rank, scale, config.dropout, config.init, one_a=one_a)
+            elif path in of_routers:
+                add_to_router(module.get_submodule(path), rank, scale, config.init)
+            else:
+                add_lora(module.get_submodule(path), rank, scale, config.dropout, config.init, config.dora)
         if config.start_from is not None:
             require_base_of(Path(config.start_from), loaded)
             self.load(loaded, Path(config.start_from))
             for option in PATTERNS:  # PEFT's files may hold some that match nothing
                 patterns = getattr(config, option)
-                counting = set(_first(patterns, paths).values())
+                counting = set(first_matches(patterns, paths).values())
                 setattr(config, option, {p: patterns[p] for p in patterns if p in counting})
+
+    def notes(self, loaded: LoadedModel) -> tuple[list[str], list[str]]:
+        """Say how many experts train, by how much, and which are left out."""
+        return expert_notes(loaded.module)
 
     def matches(self) -> dict[str, list[str]]:
         return dict(self._matches)
@@ -219,6 +257,8 @@ class LoRA(Strategy):
         """
         layers, ratio = lora_layers(model).values(), self.config.lr_ratio
         fast = {id(layer.lora_b) for layer in layers if not isinstance(layer, LoRAEmbedding)}
+        fast |= {id(part.lora_factors(name)[1]) for part in expert_layers(model).values() for name in part.lora_names}
+        fast |= {id(router.lora_b) for router in lora_routers(model).values()}
         vectors = {id(layer.lora_magnitude) for layer in layers}  # of a convolution, shaped as its output
         return param_groups(model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1), vectors)
 
@@ -229,7 +269,11 @@ class LoRA(Strategy):
         """
         layers, stored = lora_layers(loaded.module), self.config.as_stored()
         options = {key: getattr(stored, key) for key in (*peft_format.SHARED, "dropout")}
-        options["targets"] = peft_format.target_modules(loaded.module, layers)
+        options |= peft_format.targets_of(loaded.module, layers)
+        if options["parameters"]:
+            options["dropout"] = (
+                0.0  # PEFT opens no file with dropout of parameters, though it matters in training alone
+            )
         config = LoRAFile(**options, modules_to_save=peft_format.modules_to_save(loaded))
         peft_format.write_weights(directory, peft_format.lora_tensors(loaded))
         transposed = any(isinstance(layer, LoRAConv1D) for layer in layers.values())
@@ -255,81 +299,16 @@ class LoRA(Strategy):
         (NotMergeable).
         """
         layers, holders = lora_layers(loaded.module), dict[int, list[str]]()
-        if not layers:
+        of_experts = [*expert_layers(loaded.module).values(), *lora_routers(loaded.module).values()]
+        if not layers and not of_experts:
             raise RunError("this model has no LoRA layers to merge; call prepare and load first.")
         for name, parameter in loaded.module.named_parameters(remove_duplicate=False):
             holders.setdefault(id(parameter), []).append(name)
         for path, layer in layers.items():
-            _require_mergeable(path, layer, holders)
+            require_mergeable(path, layer, holders)
         for layer in layers.values():
             layer.lora_merge()
             remove_lora(layer)
-
-
-def _matches(pattern: str, path: str) -> bool:
-    """Say whether a pattern is the path, or its ending after a dot, as in PEFT's rank_pattern."""
-    return bool(matching([path], rf"(.*\.)?({pattern})", full_match=True))
-
-
-def _first(patterns: Collection[str], paths: list[str]) -> dict[str, str | None]:
-    """Return for each path the first pattern that matches it."""
-    return {path: next((p for p in patterns if _matches(p, path)), None) for path in paths}
-
-
-def _require_effect(option: str, patterns: Collection[str], paths: list[str]) -> None:
-    """Check that each pattern is the first to match some layer."""
-    first = _first(patterns, paths)
-    for pattern in patterns:
-        matched = [path for path in paths if _matches(pattern, path)]
-        if not matched:
-            raise NoMatch(
-                f"{option} {pattern!r} matches none of the {len(paths)} layers that strategy.targets takes, "
-                f"e.g. {paths[0]!r}. Correct it or leave it out."
-            )
-        if pattern not in first.values():
-            raise NoMatch(
-                f"{option} {pattern!r} has no effect: each layer that it matches, e.g. {matched[0]!r}, matches an "
-                f"earlier pattern, {first[matched[0]]!r}, which counts. Put it before that one, or leave it out."
-            )
-
-
-def _require_fit(path: str, layer: nn.Module, config: LoRAConfig) -> None:
-    """Check that a layer has the weights that DoRA or an initialisation needs, and no lower rank of its own."""
-    cls, weight, rank = lora_class(layer), getattr(layer, "weight", None), config.layer(path)[0]
-    plain = issubclass(cls, DenseLoRA) and weight is not None and weight.dtype in PLAIN
-    what = f"{path!r} is a {type(layer).__name__}"
-    if config.dora and not plain:
-        raise RecipeError(
-            f"strategy.dora needs the norms of float weights, but {what} whose weights are packed or used in another "
-            "way. Set strategy.dora=false, leave that layer out of strategy.targets, or set model.source to an "
-            "unquantised copy of the base."
-        )
-    if not starts_from_weight(config.init):
-        return
-    if not (plain and issubclass(cls, LoRALinear)):
-        raise RecipeError(
-            f"strategy.init {config.init!r} decomposes the float weights of Linear and Conv1D layers, but {what}. "
-            "Use kaiming or gaussian, or leave that layer out of strategy.targets."
-        )
-    if rank > min(weight.shape):
-        raise RecipeError(
-            f"strategy.init {config.init!r} takes the rank from the weight's own, but rank {rank} exceeds "
-            f"the {min(weight.shape)} of {path!r}. Lower strategy.rank, or lower it there with strategy.rank_pattern."
-        )
-
-
-def _require_mergeable(path: str, layer: LoRALayer, holders: Mapping[int, list[str]]) -> None:
-    weight = layer._parameters.get("weight")
-    if not isinstance(layer, DenseLoRA) or weight is None or weight.dtype not in PLAIN:
-        kind = "computed" if weight is None else str(weight.dtype)[6:]
-        raise NotMergeable(
-            f"{path!r} is a {layer.lora_base.__name__} with {kind} weights; LoRA merges only into plain layers "
-            "with float weights. Serve the base with the adapter, or merge the adapter into an unquantised copy of "
-            "the base with PEFT (merge_and_unload)."
-        )
-    others = [name for name in holders[id(weight)] if name != f"{path}.weight"]
-    if others:
-        raise NotMergeable(
-            f"'{path}.weight' is tied to {', '.join(map(repr, others))}; merging would change both. "
-            "Serve the base with the adapter, or untie the weights of the base first."
-        )
+        for part in of_experts:
+            part.lora_merge()
+            part.lora_remove()

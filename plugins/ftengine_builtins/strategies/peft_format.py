@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -23,6 +23,7 @@ from ftengine_builtins.strategies.adapter_config import (
     refuse_unsupported,
     write_json,
 )
+from ftengine_builtins.strategies.expert_layers import expert_layers, expert_modules, lora_routers
 from ftengine_builtins.strategies.lora_layers import LoRAEmbedding, LoRALayer, lora_layers
 from ftengine_builtins.strategies.targets import inside, whole_modules
 
@@ -150,10 +151,25 @@ class LoRAFile(AdapterConfig):
     alpha: Alpha = Field(alias="lora_alpha")
     dropout: float = Field(0.0, alias="lora_dropout", ge=0, lt=1)
     rslora: bool = Field(False, alias="use_rslora")
-    targets: Name | Annotated[list[Name], Field(min_length=1)] = Field(alias="target_modules")
+    targets: Name | list[Name] = Field([], alias="target_modules")
+    parameters: list[Name] | None = Field(None, alias="target_parameters")
     dora: bool = Field(False, alias="use_dora")
     rank_pattern: dict[str, Rank] = Field({})
     alpha_pattern: dict[str, Alpha] = Field({})
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any], file: Path, library: str) -> Self:
+        """Return a file's content; `targets` takes in the parameters, where a layer stands for its weight."""
+        found = super().parse(content, file, library)
+        # A bare name is that of an experts' parameter there, and would be a dense layer's as a target.
+        names = [n.removesuffix(".weight") if "." in n else f"experts.{n}" for n in found.parameters or ()]
+        if not names and not found.targets:
+            given = f"target_modules={content.get('target_modules')!r}"
+            raise RunError(f"{str(file)!r}: {given} and no target_parameters; it must be as {library} wrote it.")
+        if isinstance(found.targets, str):
+            any_of = "|".join([found.targets, *(rf"(?:.*\.)?{re.escape(name)}" for name in names)])
+            return found.model_copy(update={"targets": any_of if names else found.targets})
+        return found.model_copy(update={"targets": [*found.targets, *names]})
 
 
 SHARED = ("rank", "alpha", "targets", "rslora", "dora", "rank_pattern", "alpha_pattern")
@@ -194,7 +210,28 @@ def lora_tensors(loaded: LoadedModel) -> dict[str, Tensor]:
         tensors[key_a], tensors[key_b] = layer.lora_factors()
         if layer.lora_magnitude is not None:
             tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = layer.lora_magnitude
+    for key, a, b in _expert_pairs(loaded.module):
+        count, _, rank = b.shape
+        stacked = a.expand(count, rank, a.shape[-1])
+        tensors[f"{key}.lora_A.weight"] = stacked.reshape(count * rank, -1)
+        tensors[f"{key}.lora_B.weight"] = b.permute(1, 2, 0).reshape(-1, rank * count)
+    for path, router in lora_routers(loaded.module).items():
+        tensors[f"{PREFIX}{path}.lora_A.weight"], tensors[f"{PREFIX}{path}.lora_B.weight"] = (
+            router.lora_a,
+            router.lora_b,
+        )
     return tensors | whole_tensors(loaded, PREFIX)
+
+
+def _expert_pairs(module: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the key of each parameter of experts, without its ending, with A and B.
+
+    PEFT wraps the module once for each parameter, so that the last of them is the outermost. It stores A as
+    (E · r, in) and B as (out, r · E), in which the expert runs fastest.
+    """
+    for path, part in expert_layers(module).items():
+        for depth, name in enumerate(reversed(part.lora_names)):
+            yield (f"{PREFIX}{path}" + ".base_layer" * depth, *part.lora_factors(name))
 
 
 def whole_tensors(loaded: LoadedModel, prefix: str = "") -> dict[str, Tensor]:
@@ -223,6 +260,16 @@ def fill_lora(loaded: LoadedModel, tensors: Mapping[str, Tensor], origin: str) -
         layer.lora_a0.copy_(a[rank:])
         layer.lora_b.copy_(b[:, :rank])
         layer.lora_b0.copy_(b[:, rank:])
+    for key, a, b in _expert_pairs(loaded.module):
+        count, out, rank = b.shape
+        stacked = targets[f"{key}.lora_A.weight"].view(count, rank, -1)
+        if a.dim() == 2 and not (stacked == stacked[0]).all():
+            raise BaseMismatch(
+                f"{origin} has an A for each expert of {key.removeprefix(PREFIX)!r}, and strategy.expert_a is "
+                "'shared'. Set strategy.expert_a=own."
+            )
+        a.copy_(stacked[0] if a.dim() == 2 else stacked)
+        b.copy_(targets[f"{key}.lora_B.weight"].view(out, rank, count).permute(2, 0, 1))
 
 
 def _keys(path: str, layer: LoRALayer) -> tuple[str, str]:
@@ -247,19 +294,47 @@ def _without_base(tensors: Mapping[str, Tensor], layers: Mapping[str, nn.Module]
     return kept
 
 
+CONVERTED = frozenset({"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
+"""Names of modules that PEFT takes for experts' in a model that has any (`_MOE_TARGET_MODULE_MAPPING`)."""
+
+
+def targets_of(module: nn.Module, paths: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a file for LoRA layers at `paths`, and for the experts and routers that have updates.
+
+    In a model with experts, PEFT reads `gate_proj` and the like as names of experts, so that other layers of such names
+    are named as parameters.
+    """
+    mixture = bool(expert_modules(module))
+    hidden = {path for path in paths if mixture and path.rpartition(".")[2] in CONVERTED}
+    named = [f"{path}.{name}" for path, part in expert_layers(module).items() for name in part.lora_names]
+    named += [f"{path}.weight" for path in (*lora_routers(module), *hidden)]
+    plain = {path for path in paths if path not in hidden}
+    every = [name for name, _ in module.named_parameters() if ".lora_" not in name]
+    return {
+        "targets": target_modules(module, plain) if plain else [],
+        "parameters": (_names_of(every, named) or sorted(named)) if named else None,
+    }
+
+
 def target_modules(module: nn.Module, paths: Collection[str]) -> list[str] | str:
     """Return PEFT's target_modules for exactly the modules at `paths`, in the shortest form.
 
     Last components if they are unambiguous, else whole paths, else a regular expression (if a whole path is the ending
     of another).
     """
-    endings = {path: _endings(path) for path, _ in module.named_modules()}
+    names = _names_of([path for path, _ in module.named_modules()], paths)
+    return "|".join(re.escape(path) for path in sorted(paths)) if names is None else names
+
+
+def _names_of(every: Collection[str], paths: Collection[str]) -> list[str] | None:
+    """Return the shortest names by which PEFT finds exactly `paths` of `every` path; None if there are none."""
+    endings = {path: _endings(path) for path in every}
     wanted = set(paths)
     for names in ({path.rpartition(".")[2] for path in wanted}, wanted):
         # A name matches by exact path or by its ending, so whole endings are looked up in one set.
         if {path for path, ends in endings.items() if not names.isdisjoint(ends)} == wanted:
             return sorted(names)
-    return "|".join(re.escape(path) for path in sorted(wanted))
+    return None
 
 
 def modules_to_save(loaded: LoadedModel) -> list[str] | None:

@@ -13,9 +13,13 @@ from ftengine.api import LoadedModel
 from ftengine.errors import NoMatch
 from ftengine.model import decayed, matching, near_modules, trainable
 from ftengine.model.token_loss import is_encoder_decoder
+from ftengine_builtins.strategies import expert_layers
+from ftengine_builtins.strategies.expert_layers import LoRAExperts, LoRARouter
 from ftengine_builtins.strategies.lora_layers import LoRALayer, is_linear, lora_class
 
-ALL_LINEAR = "all-linear"
+ALL_LINEAR, ATTENTION, EXPERTS = "all-linear", "attention", "experts"
+IN_ATTENTION = re.compile("attn|attention", re.IGNORECASE)
+"""What a module of attention is called in every architecture of transformers; linear layers are inside of it."""
 
 HEADS = {"sequence-classification": ("classifier", "score"), "token-classification": ("classifier", "score")}
 """Modules that PEFT trains and saves whole for such a task, whether the base brought them or not."""
@@ -73,15 +77,17 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     """Return the layers that each pattern matches, by path in the model's order (NoMatch: one matches none).
 
     Args:
-        targets: "all-linear" for every linear layer but the output head; another string is a regular expression for
-            whole paths, which selects the layers that LoRA can adapt among its matches; each item of a list is a path
-            or its ending after a dot, and must match such layers only.
+        targets: "all-linear" for every linear layer but the output head, and every parameter of experts; "attention"
+            for the linear layers of attention; "experts" for the parameters of experts; another string is a regular
+            expression for whole paths, which selects the layers and such parameters that LoRA can adapt among its
+            matches; each item of a list is a path or its ending after a dot, and must match such layers only. A module
+            of experts stands for its parameters.
         heads_are_welcome: pass over names of modules that train whole; PEFT's own files hold such names.
     """
     module = loaded.module
     obstacles = _obstacles(module, whole_modules(loaded))
-    if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
-        return {ALL_LINEAR: _all_linear(module, obstacles)}
+    if isinstance(targets, str) and (kind := targets.lower()) in KINDS:
+        return {kind: KINDS[kind](module, obstacles)}
     if isinstance(targets, str):
         return {targets: _usable(module, targets, matching(obstacles, targets, full_match=True), obstacles)}
     named = {name: _named(obstacles, name) for name in targets}
@@ -96,18 +102,60 @@ def select(loaded: LoadedModel, targets: str | Sequence[str], heads_are_welcome:
     return {name: _usable(module, name, paths, obstacles, strict=True) for name, paths in named.items()}
 
 
-def _all_linear(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
+def experts_of(module: nn.Module) -> dict[str, str]:
+    """Return why each parameter of a model's experts cannot be adapted, by path; "" if it can."""
+    return {
+        name: "has a LoRA already" if name.rpartition(".")[2] in getattr(part, "lora_scales", ()) else why
+        for path, part in expert_layers.expert_modules(module).items()
+        for why in [expert_layers.why_not(part)]
+        for name in expert_layers.parameters_of(path, part)
+    }
+
+
+def _linear(kind: str, module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
+    """Return the linear layers that can be adapted but the output head; a router is none."""
     if hooked := [path for path, why in obstacles.items() if why == _HOOKED]:
-        raise NoMatch(f"targets 'all-linear': {hooked[0]!r} {_HOOKED}. Load the model on one device.")
-    head = output_head(module)
-    free = {path: module.get_submodule(path) for path, why in obstacles.items() if not why}
-    taken = [path for path, layer in free.items() if layer is not head and is_linear(layer)]
+        raise NoMatch(f"targets {kind!r}: {hooked[0]!r} {_HOOKED}. Load the model on one device.")
+    head, routers = output_head(module), {*expert_layers.routers(module)}
+    free = _modules(module, (path for path, why in obstacles.items() if not why and path not in routers))
+    return [path for path, layer in free.items() if layer is not head and is_linear(layer)]
+
+
+def _all_linear(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
+    linear, experts = _linear(ALL_LINEAR, module, obstacles), experts_of(module)
+    taken = [path for path in obstacles if path in {*linear, *(name for name, why in experts.items() if not why)}]
     if not taken:
         raise NoMatch(
             f"targets 'all-linear' finds no linear layer in {type(module).__name__} to adapt. "
             f"{_layers(module, obstacles)}{_instead(module, obstacles)}"
         )
     return taken
+
+
+def _attention(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
+    linear = _linear(ATTENTION, module, obstacles)
+    taken = [path for path in linear if any(map(IN_ATTENTION.search, path.split(".")[:-1]))]
+    if not taken:
+        raise NoMatch(
+            f"targets 'attention' finds no linear layer inside of attention in {type(module).__name__}. "
+            f"{_layers(module, obstacles)}"
+        )
+    return taken
+
+
+def _experts(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
+    experts = experts_of(module)
+    if not (taken := [name for name, why in experts.items() if not why]):
+        why = "".join(f" {name!r} {why}." for name, why in [*experts.items()][:1])
+        raise NoMatch(
+            f"targets 'experts' finds no parameters of experts in {type(module).__name__} to adapt.{why} "
+            f"{_layers(module, obstacles)}"
+        )
+    return taken
+
+
+KINDS = {ALL_LINEAR: _all_linear, ATTENTION: _attention, EXPERTS: _experts}
+"""Words for kinds of layers, and what returns the paths."""
 
 
 def _usable(
@@ -119,20 +167,35 @@ def _usable(
             f"{_near(obstacles, pattern, strict)} {_layers(module, obstacles)}"
             + ("" if strict else " A string is a regular expression for the whole path; put plain names in a list.")
         )
-    taken = [path for path in matched if not obstacles[path]]
+    taken = _without_modules(module, (path for path in matched if not obstacles[path]))
     # A name says which module is meant, so one that cannot be adapted is a mistake; the head trains anyway.
     wrong = [path for path in matched if obstacles[path] and (not strict or obstacles[path] != _WHOLE)]
     if not taken or (strict and wrong):
         path = (wrong or matched)[0]
         raise NoMatch(
             f"targets pattern {pattern!r} matches {path!r}, which {obstacles[path]}. "
-            f"LoRA adapts Linear, Conv1D, Conv2d, Embedding and quantised linear layers. {_layers(module, obstacles)}"
+            "LoRA adapts Linear, Conv1D, Conv2d, Embedding and quantised linear layers, and experts. "
+            f"{_layers(module, obstacles)}"
         )
     return taken
 
 
+def _without_modules(module: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Replace modules of experts by their parameters."""
+    experts = expert_layers.expert_modules(module)
+    parts = ([path] if path not in experts else expert_layers.parameters_of(path, experts[path]) for path in paths)
+    return list(dict.fromkeys(name for names in parts for name in names))
+
+
+def _modules(module: nn.Module, paths: Iterable[str]) -> dict[str, nn.Module]:
+    """Return those of some paths that are modules."""
+    named = dict(module.named_modules())
+    return {path: named[path] for path in paths if path in named}
+
+
 def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
-    """Return for each module path why LoRA cannot adapt it; "" if it can."""
+    """Return for each module, and each parameter of experts, by path, why LoRA cannot adapt it; "" if it can."""
+    experts, routers = expert_layers.expert_modules(module), {*expert_layers.routers(module)}
     named = dict(module.named_modules())
     places = Counter(id(part) for _, part in module.named_modules(remove_duplicate=False))
     used = _used_instead(module)
@@ -141,9 +204,11 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
         parent = named[path.rpartition(".")[0]]
         if inside(path, whole):
             return _WHOLE
-        if isinstance(layer, LoRALayer):
+        if isinstance(layer, (LoRALayer, LoRAExperts, LoRARouter)):
             return "has a LoRA already"
-        if lora_class(layer) is None:
+        if path in experts:
+            return expert_layers.why_not(layer)
+        if path not in routers and lora_class(layer) is None:
             return f"is a {type(layer).__name__}"
         if why := _inexpressible(layer):
             return why
@@ -155,7 +220,13 @@ def _obstacles(module: nn.Module, whole: Sequence[str]) -> dict[str, str]:
             return "is one module under several names"
         return _HOOKED if "forward" in vars(layer) else ""
 
-    return {path: obstacle(path, layer) for path, layer in named.items() if path}
+    found = {path: obstacle(path, layer) for path, layer in named.items() if path}
+    of_experts = experts_of(module)
+    result: dict[str, str] = {}
+    for path, why in found.items():
+        names = expert_layers.parameters_of(path, experts[path]) if path in experts else []
+        result |= {path: why, **{name: why or of_experts[name] for name in names}}
+    return result
 
 
 def _inexpressible(layer: nn.Module) -> str:
@@ -223,7 +294,8 @@ def _instead(module: nn.Module, obstacles: Mapping[str, str]) -> str:
 
 def _free(module: nn.Module, obstacles: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Return the names of linear layers that can be adapted, and of other such layers."""
-    free = {path.rpartition(".")[2]: module.get_submodule(path) for path, why in obstacles.items() if not why}
+    modules = _modules(module, (path for path, why in obstacles.items() if not why))
+    free = {path.rpartition(".")[2]: layer for path, layer in modules.items() if lora_class(layer) is not None}
     linear = [name for name, layer in free.items() if is_linear(layer)]
     return linear, [name for name in free if name not in linear]
 
