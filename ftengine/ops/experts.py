@@ -22,6 +22,7 @@ from torch.nn.functional import linear
 
 from ftengine.ops.autograd import Gradients, apply, operators, outside_autocast
 from ftengine.ops.dropout import draw_seed, quantise_dropout
+from ftengine.ops.elementwise import dropout
 from ftengine.ops.precision import compute_dtype, without_autocast
 
 Gate = Callable[[Tensor], Tensor]
@@ -110,20 +111,21 @@ class _Experts(torch.autograd.Function):
         seed: Tensor | None,
         *operands: Any,
     ) -> Tensor:
-        up, down = _maps(x, operands, scales, p, seed)
+        up, down = _maps(x, operands, scales, p)
         order, groups = _grouped(chosen, len(up.weight))
+        kept, inner_kept = _masks(x, order, down.weight, p, seed)
         hidden = x.new_empty(len(order), up.weight.shape[1])
         for group in groups:
-            hidden[group.rows] = up.forward(group.expert, x[group.tokens], up.bias)
+            hidden[group.rows] = up.forward(group.expert, x[group.tokens], _of(kept, group.tokens), up.bias)
         weights = shares.reshape(-1)[order, None]
         inner = _times(gate(hidden), weights)
         y = x.new_zeros(len(x), down.weight.shape[1], dtype=_wide(x.dtype))
         for group in groups:
-            rows = down.forward(group.expert, inner[group.rows]).to(y.dtype)
+            rows = down.forward(group.expert, inner[group.rows], _of(inner_kept, order[group.rows])).to(y.dtype)
             if down.bias is not None:
                 rows = rows.addcmul(weights[group.rows].to(y.dtype), down.bias[group.expert].to(y.dtype))
             y.index_add_(0, group.tokens, rows)
-        ctx.save_for_backward(x, chosen, shares, seed, hidden, *operands, *up.kept, *down.kept)
+        ctx.save_for_backward(x, chosen, shares, seed, hidden, *operands, *up.products, *down.products)
         ctx.scales, ctx.gate, ctx.p = scales, gate, p
         return y.to(x.dtype)
 
@@ -131,8 +133,9 @@ class _Experts(torch.autograd.Function):
     @outside_autocast
     def backward(ctx: Any, dy: Tensor) -> Gradients:
         x, chosen, shares, seed, hidden, *rest = ctx.saved_tensors
-        up, down = _maps(x, rest[:8], ctx.scales, ctx.p, seed, rest[8:])
+        up, down = _maps(x, rest[:8], ctx.scales, ctx.p, rest[8:])
         order, groups = _grouped(chosen, len(up.weight))
+        kept, inner_kept = _masks(x, order, down.weight, ctx.p, seed)
         weights, dy = shares.reshape(-1)[order, None], dy.to(x.dtype)
         with torch.enable_grad():
             hidden = hidden.detach().requires_grad_()
@@ -140,8 +143,8 @@ class _Experts(torch.autograd.Function):
         inner = _times(gated.detach(), weights)
         d_inner, d_weights = torch.empty_like(inner), x.new_zeros(len(order), dtype=_wide(x.dtype))
         for group in groups:
-            rows = dy[group.tokens]
-            d_inner[group.rows] = down.backward(group.expert, rows, inner[group.rows])
+            rows, mask = dy[group.tokens], _of(inner_kept, order[group.rows])
+            d_inner[group.rows] = down.backward(group.expert, rows, inner[group.rows], mask)
             if down.bias is not None:
                 d_weights[group.rows] = rows.to(d_weights.dtype) @ down.bias[group.expert].to(d_weights.dtype)
         d_weights += (d_inner * gated.detach()).sum(1, dtype=d_weights.dtype)
@@ -150,45 +153,54 @@ class _Experts(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         dx = torch.zeros_like(x, dtype=_wide(x.dtype))
         for group in groups:
-            rows = up.backward(group.expert, d_hidden[group.rows], x[group.tokens], wanted)
+            rows, mask = x[group.tokens], _of(kept, group.tokens)
+            part = up.backward(group.expert, d_hidden[group.rows], rows, mask, wanted)
             if wanted:
-                dx.index_add_(0, group.tokens, rows.to(dx.dtype))
+                dx.index_add_(0, group.tokens, part.to(dx.dtype))
         d_shares = torch.empty_like(d_weights).scatter_(0, order, d_weights).view(shares.shape).to(shares.dtype)
         factors = (None, None, *up.gradients, None, None, *down.gradients)
         return dx.to(x.dtype) if wanted else None, None, d_shares, None, None, None, None, *factors
 
 
 class _Map:
-    """One of the two maps while it computes, with what is kept of its forward pass."""
+    """One of the two maps while it computes, with what is kept of its forward pass: S of each expert that has rows."""
 
-    def __init__(
-        self, x: Tensor, operands: Sequence[Any], scale: float, p: float, seed: Tensor | None, kept: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, x: Tensor, operands: Sequence[Any], scale: float, products: Sequence[Tensor]) -> None:
         self.weight, self.bias, self.a, self.b = operands
-        self.scale, self.p, self.seed, self.kept = scale, p, seed, list(kept)
+        self.scale, self.products = scale, list(products)
         if self.a is not None:
             self._parts = operators(self.a.shape[-2], self.weight.shape[1:], x)
-            self._without_seed = torch.empty(0, dtype=torch.int64, device=x.device)
+            self._no_seed = torch.empty(0, dtype=torch.int64, device=x.device)
 
-    def forward(self, expert: int, rows: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, expert: int, rows: Tensor, mask: Tensor | None, bias: Tensor | None = None) -> Tensor:
         weight, own = self.weight[expert], None if bias is None else bias[expert]
+        if self.a is None or mask is not None:
+            y = linear(rows, weight.to(rows.dtype), None if own is None else own.to(rows.dtype))
         if self.a is None:
-            return linear(rows, weight.to(rows.dtype), None if own is None else own.to(rows.dtype))
-        seed = None if self.seed is None else self.seed + expert
+            return y
         a, b = self._factors(expert)
-        y, s, _ = self._parts.lowrank_forward(rows, weight, own, a, b, self.scale, self.p, seed)
-        self.kept.append(s)
+        if mask is None:
+            y, s, _ = self._parts.lowrank_forward(rows, weight, own, a, b, self.scale, 0.0, None)
+        else:
+            s = self._parts.lowrank_shrink(rows * mask, a, 0.0, None)
+            self._parts.lowrank_expand_(y, s, b, self.scale)
+        self.products.append(s)
         return y
 
-    def backward(self, expert: int, dy: Tensor, rows: Tensor, wanted: bool = True) -> Tensor:
+    def backward(self, expert: int, dy: Tensor, rows: Tensor, mask: Tensor | None, wanted: bool = True) -> Tensor:
         """Return the gradient of an expert's rows, if it is wanted, and add those of A and B; experts in order."""
         weight = self.weight[expert]
         if self.a is None:
             return dy @ weight.to(dy.dtype) if wanted else dy
-        seed = self._without_seed if self.seed is None else self.seed + expert
-        s, factors = self.kept.pop(0), self._factors(expert)
-        da, db, dx = self._parts.lowrank_backward(dy, rows, s, seed, weight, *factors, self.scale, self.p, wanted)
+        s, (a, b) = self.products.pop(0), self._factors(expert)
+        if mask is None:
+            da, db, dx = self._parts.lowrank_backward(dy, rows, s, self._no_seed, weight, a, b, self.scale, 0.0, wanted)
+        else:
+            ds, db = self._parts.lowrank_backward_output(dy, s, b, self.scale)
+            dx, da = self._parts.lowrank_backward_input(rows * mask, ds, a, 0.0, None)
+            dx = torch.addcmul(dy @ weight.to(dy.dtype), dx, mask) if wanted else dx
         for gradient, part in zip(self.gradients, (da, db), strict=True):
+            assert gradient is not None
             if gradient.dim() == 2:
                 gradient += part
             else:
@@ -205,20 +217,32 @@ class _Map:
 
 
 def _maps(
-    x: Tensor,
-    operands: Sequence[Any],
-    scales: tuple[float, float],
-    p: float,
-    seed: Tensor | None,
-    kept: Sequence[Tensor] = (),
+    x: Tensor, operands: Sequence[Any], scales: tuple[float, float], p: float, products: Sequence[Tensor] = ()
 ) -> tuple[_Map, _Map]:
-    """Return both maps; each has a seed of its own for each expert."""
-    middle, experts = len(kept) if operands[6] is None else len(kept) // 2, len(operands[0])
-    if operands[2] is None:
-        middle = 0
-    later = None if seed is None else seed + experts
-    up = _Map(x, operands[:4], scales[0], p, seed, kept[:middle])
-    return up, _Map(x, operands[4:], scales[1], p, later, kept[middle:])
+    """Return both maps, with their parts of what the forward pass kept; scales take in 1 / (1 - p)."""
+    both = operands[2] is not None and operands[6] is not None
+    middle = len(products) // 2 if both else len(products) if operands[2] is not None else 0
+    up = _Map(x, operands[:4], scales[0] / (1 - p), products[:middle])
+    return up, _Map(x, operands[4:], scales[1] / (1 - p), products[middle:])
+
+
+def _masks(
+    x: Tensor, order: Tensor, down: Tensor, p: float, seed: Tensor | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return 1 where dropout keeps an element and 0 elsewhere: of x, and of the inputs of down, unsorted.
+
+    An element's fate depends on its token alone, not on where others went, such as those of padding.
+    """
+    if seed is None:
+        return None, None
+    sizes = x.shape, (len(order), down.shape[2])
+    ones = (x.new_ones(size) for size in sizes)
+    kept, inner = (dropout(one, p, seed + i) != 0 for i, one in enumerate(ones))
+    return kept.to(x.dtype), inner.to(x.dtype)
+
+
+def _of(mask: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if mask is None else mask[rows]
 
 
 def _grouped(chosen: Tensor, experts: int) -> tuple[Tensor, list[_Group]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from expert_models import MIXTURES
 from rows import photos, write_rows
 from tiny import byte_level_tokenizer, tiny_bert, tiny_gpt2, tiny_llama, tiny_resnet, tiny_t5, tiny_vit, write
 from transformers import (
@@ -18,10 +19,13 @@ from transformers import (
     BartForConditionalGeneration,
     Gemma3TextConfig,
     GPTNeoXConfig,
+    GptOssConfig,
     MistralConfig,
     MixtralConfig,
+    OlmoeConfig,
     Phi3Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from ftengine import Recipe
@@ -81,6 +85,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mixtral": Architecture(
         partial(tiny_decoder, config=MixtralConfig, num_local_experts=3, num_experts_per_tok=2, **GROUPED)
     ),
+    "qwen3-moe": Architecture(
+        partial(tiny_decoder, config=Qwen3MoeConfig, **GROUPED | MIXTURES["Qwen3Moe"])
+    ),
+    "olmoe": Architecture(partial(tiny_decoder, config=OlmoeConfig, **GROUPED | MIXTURES["Olmoe"])),
+    "gpt-oss": Architecture(partial(tiny_decoder, config=GptOssConfig, **GROUPED | MIXTURES["GptOss"])),
     "bert": Architecture(
         tiny_bert, "text-classification", _dropouts("hidden_dropout_prob", "attention_probs_dropout_prob")
     ),

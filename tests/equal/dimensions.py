@@ -65,17 +65,25 @@ class Dimension:
         )
 
 
+MIXTURES = ("mixtral", "qwen3-moe", "olmoe", "gpt-oss")
+"""Of experts."""
+
 UNFIT = frozenset(
     {f"{strategy} {name}" for strategy in ("prompt", "prefix") for name in ("vit", "resnet")}
     | {"prefix t5", "prefix bart"}
     | {f"adapter {name}" for name in ("gemma3", "phi3", "gpt-neox", "bart")}
-    | {f"bitfit {name}" for name in ("llama", "qwen3", "gemma3", "phi3", "mistral", "mixtral", "t5")}
+    | {
+        f"bitfit {name}"
+        for name in ("llama", "qwen3", "gemma3", "phi3", "mistral", "mixtral", "olmoe", "qwen3-moe", "t5")
+    }
+    | {f"dora {name}" for name in MIXTURES}
 )
-"""What a strategy refuses: images have no token embeddings, encoders no cache, adapters no places, these no biases."""
+"""What a strategy refuses: images have no token embeddings, encoders no cache, adapters no places, these no biases, and
+experts no magnitudes."""
 
 DECODERS = tuple(name for name, kind in ARCHITECTURES.items() if kind.task == "causal-lm")
-ROOT_MEAN_SQUARE = ("llama", "qwen3", "gemma3", "phi3", "mistral", "mixtral", "t5")
-GROUPED_KEYS = ("llama", "qwen3", "gemma3", "phi3", "mistral", "mixtral")
+ROOT_MEAN_SQUARE = ("llama", "qwen3", "gemma3", "phi3", "mistral", *MIXTURES, "t5")
+GROUPED_KEYS = ("llama", "qwen3", "gemma3", "phi3", "mistral", "mixtral", "qwen3-moe", "olmoe")
 ONE_STACK = tuple(name for name in ARCHITECTURES if name not in ("t5", "bart", "resnet"))
 LORA, ADDED = ("lora", "dora"), ("lora", "dora", "adapter", "bitfit")
 
@@ -108,7 +116,7 @@ DIMENSIONS: dict[str, Dimension] = {
         Way({"train.fast_paths": "grouped-layers"}),
         OFF,
         strategies=("lora",),
-        architectures=("llama", "qwen3", "gemma3", "mistral", "mixtral", "bert", "t5", "bart", "vit"),
+        architectures=("llama", "qwen3", "gemma3", "mistral", *MIXTURES, "bert", "t5", "bart", "vit"),
     ),
     "shared-prefix": Dimension(
         Way({"train.fast_paths": "shared-prefix"}), OFF, architectures=DECODERS, strategies=tuple(STRATEGIES)

@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 from cells import ARCHITECTURES, STRATEGIES, Cell
 from comparisons import RATIO, ROUNDINGS, ratio, roundings, same_bits
-from dimensions import DIMENSIONS, Way, ways
+from dimensions import DIMENSIONS, MIXTURES, Way, ways
 from planted import FAULTS, Fault, mean_of_means, tail_of_gradient_dropped
 from traces import Trace
 
@@ -45,7 +45,7 @@ def marks(name: str, *, slow: bool) -> list[pytest.MarkDecorator]:
 
 SINGLE = [(name, cell) for name in DIMENSIONS for cell in [QUICK[name].cell, *chosen(name)]]
 SINGLE = list(dict.fromkeys(SINGLE))
-IN_BFLOAT16 = [(name, cell) for name in HALVED for cell in chosen(name, 1)[::2] if cell.architecture != "mixtral"]
+IN_BFLOAT16 = [(name, cell) for name in HALVED for cell in chosen(name, 1)[::2] if cell.architecture not in MIXTURES]
 """A router of experts chooses others where two are near to each other, which is no rounding."""
 
 

@@ -113,6 +113,30 @@ def test_dropout_is_of_the_updates_alone_and_follows_the_seed() -> None:
         assert distance(run(up, down, seed=torch.tensor(1)), one) < 1e-6
 
 
+@pytest.mark.parametrize("plain", [{}, {"one_a": True}], ids=str)
+def test_gradients_under_dropout_are_those_of_finite_differences(plain) -> None:
+    torch.manual_seed(0)
+    chosen, seed = routed("some"), torch.tensor(4)
+    new = partial(torch.randn, dtype=torch.float64)
+    up, down = drawn(2 * INNER, INPUTS, torch.float64, **plain), drawn(INPUTS, INNER, torch.float64, bias=True)
+
+    def run(x, shares, *factors):
+        maps = up._replace(a=factors[0], b=factors[1]), down._replace(a=factors[2], b=factors[3])
+        return lowrank_experts(x, chosen, shares, *maps, gate, 0.3, seed)
+
+    x, shares = new(TOKENS, INPUTS).requires_grad_(), torch.rand(TOKENS, 2, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(run, (x, shares, up.a, up.b, down.a, down.b))
+
+
+def test_what_dropout_takes_of_a_token_does_not_depend_on_the_others() -> None:
+    torch.manual_seed(0)
+    x, chosen, shares = torch.randn(TOKENS, INPUTS), routed("some"), torch.rand(TOKENS, 2)
+    up, down = drawn(2 * INNER, INPUTS, x.dtype), drawn(INPUTS, INNER, x.dtype)
+    run = partial(lowrank_experts, x, shares=shares, up=up, down=down, gate=gate, p=0.5, seed=torch.tensor(1))
+    other = torch.cat([chosen[:-1] * 0 + torch.tensor([0, 3]), chosen[-1:]])
+    assert distance(run(other)[-1], run(chosen)[-1]) < 1e-6
+
+
 @pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
 def test_in_bfloat16_and_under_autocast_it_stays_near(weights) -> None:
     torch.manual_seed(0)
