@@ -32,9 +32,9 @@ def draw_step(data: PreparedData, device: Device, loaded: LoadedModel, steps: St
     if not is_on_policy(task):
         return None
     data.experiment.listener.phase("draw answers")
-    members = train.epoch(steps.batch, recipe.seed, 0)[0]
+    members = train.epoch(steps.batch, recipe.training_seed, 0)[0]
     rows, size = [train.example(member) for member in members], max(recipe.train.batch_size, task.answers_per_row)
-    request = DrawRequest(loaded, rows, recipe.seed, 0, size, nullcontext)
+    request = DrawRequest(loaded, rows, recipe.training_seed, 0, size, nullcontext)
     task.start_scoring()
     started = time.monotonic()
     with torch.no_grad(), evaluating(loaded.module), device.accelerator.autocast():

@@ -135,7 +135,7 @@ def _trained(ready: ReadyTask, run: RunDirectory, train: DataRows) -> DataRows:
     examples, began = AuditResult.read(run).encoded["train"]["examples"], Environment.read(run).processes
     steps = plan_steps(examples, ready.recipe.train, began)
     some = steps.total < steps.per_epoch or ready.recipe.train.sampling != "shuffle" or ready.recipe.data.weighted
-    return trained_rows(ready.encode("train", train, quiet=True), steps, ready.recipe.seed) if some else train
+    return trained_rows(ready.encode("train", train, quiet=True), steps, ready.recipe.training_seed) if some else train
 
 
 def _tell_of_trained_rows(ready: ReadyTask, rows: DataRows, train: DataRows) -> None:

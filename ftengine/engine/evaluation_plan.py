@@ -66,7 +66,7 @@ def evaluation_plan(data: PreparedData, began: int | None = None) -> EvalPlan:
     encoded, name = data.encoded, held_out(data.encoded)
     validation, train = encoded.get("validation") if name == "test" else None, encoded["train"]
     steps = plan_steps(len(train), data.ready.recipe.train, began or processes().num_processes)
-    trained = trained_rows(train, steps, data.ready.recipe.seed)
+    trained = trained_rows(train, steps, data.ready.recipe.training_seed)
     trained_on = data.splits.trained_on
     held, leaked = (None, None) if name is None else without_leaks(encoded[name], trained_on.get(name))
     if validation is not None:

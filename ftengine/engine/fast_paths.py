@@ -108,7 +108,7 @@ def _depends(
     if computed is None or batch is None:
         return None
     reports = json_mapping(strategy, "environment", strategy.environment())
-    by = [described(strategy), reports, prepared_by(strategy), ready.recipe.seed]
+    by = [described(strategy), reports, prepared_by(strategy), ready.recipe.training_seed]
     return [computed, by, [described(path) for path in paths], batch, build()]
 
 

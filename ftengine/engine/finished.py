@@ -15,7 +15,9 @@ from ftengine.engine.prepared_data import LabelledTask
 from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
+from ftengine.evaluation.figures import ResampledFigure
 from ftengine.evaluation.finite import require_finite_weights
+from ftengine.evaluation.stored import measure_again, stored, validation_of
 from ftengine.identity import folder_hash
 from ftengine.model.saving import write_calibration
 from ftengine.parallel.device import Device
@@ -82,6 +84,28 @@ class Run(Answering):
     def evaluation(self) -> dict[str, Any]:
         """The figures of the run: base, tuned and difference."""
         return EvaluationResult.read(self.directory).to_json()
+
+    def resampled_figures(self) -> dict[str, dict[str, ResampledFigure]]:
+        """Return the figures of "base" and "tuned" by metric, with their resamples, from the stored predictions.
+
+        Runs on the same examples with the recipe's `seed` weigh an example alike in each resample, so their resamples
+        can be subtracted and averaged.
+
+        Raises:
+            RunError: predictions are missing or damaged.
+            InputError: the run has no held-out split.
+        """
+        if (split := EvaluationResult.read(self.directory).split) is None:
+            raise InputError(f"run {str(self.path)!r} has no held-out split, so it kept no predictions to measure.")
+        ready = self.without_model()
+        tables = {side: stored(self.directory, split, side) for side in ("base", "tuned")}
+        weights = tables["tuned"].weights(self.recipe.seed, self.recipe.evaluation.resamples)
+        return {
+            side: measure_again(
+                table, ready.evaluators(), ready.task, weights, validation_of(self.directory, split, side)
+            ).figures
+            for side, table in tables.items()
+        }
 
     @property
     def verdict(self) -> Verdict:
@@ -173,7 +197,7 @@ class Run(Answering):
             settings["calibrated"] = True
         if base:  # what was trained has no part in it; the seed has, where the base's head is a fresh one
             facts = self.facts.to_json()
-            settings |= {"seed": self.recipe.seed, "task": facts["task"], "labels": facts["labels"]}
+            settings |= {"seed": self.recipe.training_seed, "task": facts["task"], "labels": facts["labels"]}
         return {
             "ftengine": versions()["ftengine"],
             "run": str(self.path),

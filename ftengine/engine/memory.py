@@ -94,7 +94,7 @@ def trial_of(
         [*own_regularizers(strategy, steps.total), *(make() for make in experiment.make_regularizers)],
         data.encoded["train"],
         section,
-        experiment.recipe.seed,
+        experiment.recipe.training_seed,
         steps,
         experiment.make_optimizer(),
         groups_of(strategy, loaded.module, section),

@@ -96,7 +96,7 @@ def merge_into(
     probe = probe_of(task, loaded)
     labelled.listener.phase("merge")
     base = outputs_of(task, loaded.module.eval(), probe)
-    set_seed(labelled.recipe.seed)
+    set_seed(labelled.recipe.training_seed)
     apply_strategy(strategy, loaded)
     load_trained_part(strategy, loaded, trained)
     before = outputs_of(task, loaded.module.eval(), probe)

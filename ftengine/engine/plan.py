@@ -177,7 +177,7 @@ def _model(data: PreparedData, loaded: LoadedModel) -> dict[str, Any]:
 
 def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]:
     recipe, train, task = data.ready.recipe, data.encoded["train"], data.ready.task
-    batches = planned_batches(train, recipe.seed, planned)
+    batches = planned_batches(train, recipe.training_seed, planned)
     size, most = recipe.train.batch_size, batch_tokens(recipe.train, device.accelerator.device)
     micro = [part for batch in batches for part in micro_batches(batch, size, lengths=train.lengths, tokens=most)]
     tokens = float(np.mean([train.lengths[batch].sum() for batch in batches]))

@@ -128,7 +128,7 @@ class ReadyTask(LabelledTask):
             on_error=self.recipe.data.on_error,
             listener=SilentListener() if quiet else self.listener,
             augmenters=self.experiment.augmenters if name == "train" else (),
-            seed=self.recipe.seed,
+            seed=self.recipe.training_seed,
             group=None if name == "train" else self.group_column(rows),
         )
         split = split.mixed() if name == "train" else split
@@ -255,7 +255,7 @@ def ready_task(experiment: Experiment, task: Task) -> ReadyTask:
     skeleton = prepare_skeleton(experiment, task)
     if skeleton is not None and skeleton.loaded.processor is not None:
         return ReadyTask(experiment, task, skeleton, skeleton.loaded.processor)
-    set_seed(experiment.recipe.seed)  # a callable may build its model here already
+    set_seed(experiment.recipe.training_seed)  # a callable may build its model here already
     processor = experiment.loader.load_processor(experiment.recipe.model.source)
     return ReadyTask(experiment, task, skeleton, experiment.with_day(processor))
 

@@ -131,7 +131,7 @@ class PreparedModel:
                 section=experiment.recipe.train.model_copy(
                     update={"gradient_checkpointing": self.memory.gradient_checkpointing}
                 ),
-                seed=experiment.recipe.seed,
+                seed=experiment.recipe.training_seed,
                 processes=self.processes,
                 run=run,
                 listener=experiment.listener,
@@ -301,7 +301,7 @@ def load_base(labelled: LabelledTask, *, weights: bool = True) -> LoadedModel:
     """
     experiment = labelled.experiment
     experiment.listener.phase("load model")
-    set_seed(experiment.recipe.seed)  # a fresh head is a function of the recipe
+    set_seed(experiment.recipe.training_seed)  # a fresh head is a function of the recipe
     loader, request = experiment.loader, experiment.request(labelled.task)
     require_saved(Path(experiment.recipe.model.source).expanduser())  # a fully tuned model may be a base
     if not weights and overrides(loader, "load_skeleton"):
@@ -347,7 +347,7 @@ def place_base(device: Device, ready: ReadyTask, loaded: LoadedModel) -> None:
 def prepare_strategy(device: Device, labelled: LabelledTask, loaded: LoadedModel) -> Strategy:
     """Build a strategy and let it prepare the model with the recipe's seed; trained weights are float32."""
     strategy = labelled.experiment.make_strategy()
-    set_seed(labelled.recipe.seed)
+    set_seed(labelled.recipe.training_seed)
     apply_strategy(strategy, loaded)
     device.place(loaded)
     labelled.task.set_model(loaded, strategy)

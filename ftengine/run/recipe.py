@@ -7,17 +7,16 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from ftengine.api import usual
-from ftengine.errors import RecipeError, load_yaml, near_file, text_of_file
+from ftengine.errors import RecipeError
 from ftengine.plugins.option_errors import explain
 from ftengine.plugins.registry import to_choose_from
 from ftengine.run.recipe_paths import found_beside
 from ftengine.run.recipe_sources import Sources, listed, name_of
 from ftengine.run.recipe_values import Bytes, Choice, HeldOut, Named, NamedList, Place, Text
-from ftengine.run.yaml_text import key_and_value, require_bounded
+from ftengine.run.yaml_text import content_of, key_and_value, require_bounded
 
 
 class _Section(BaseModel, extra="forbid", validate_default=True, allow_inf_nan=False):
@@ -193,6 +192,12 @@ class TrainSection(_Section):
         None, description="memory limit per process, such as 6 GiB; null: the free memory, for auto"
     )
     fast_paths: Choice = Field("auto", description="faster computations: auto (all that suit), off (none), or names")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**32,
+        description="seed of batches, dropout, augmenters and new weights; null: the recipe's, which decides splits",
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="with several processes: ddp, each holds the whole model; fsdp, a part of every parameter",
@@ -287,6 +292,11 @@ class Recipe(_Section):
     _origin: str = PrivateAttr("")
 
     @property
+    def training_seed(self) -> int:
+        """The seed of what training draws; `seed` alone decides which rows are held out, measured and resampled."""
+        return self.seed if self.train.seed is None else self.train.seed
+
+    @property
     def origin(self) -> str:
         """The file and the overrides that it was read from; "" if it was not read from a file."""
         return self._origin
@@ -324,7 +334,7 @@ class Recipe(_Section):
             RecipeError: the file is missing, is no YAML mapping, or a key or value is wrong.
         """
         path = Path(path)
-        content, beside = found_beside(path, apply_overrides(_content(path), overrides))
+        content, beside = found_beside(path, apply_overrides(content_of(path), overrides))
         origin = " ".join([str(path), *(["with"] if overrides else []), *map("--set {}".format, overrides)])
         recipe = cls.make(content, origin=origin)
         recipe._beside, recipe._origin = beside, origin
@@ -343,39 +353,6 @@ class Recipe(_Section):
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default written out."""
         return self.model_dump(mode="json")
-
-
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
-"""Suffixes of data files, which are never recipes."""
-
-
-def _content(path: Path) -> dict[str, Any]:
-    """Return the content of a recipe file (RecipeError: it is missing, or no YAML mapping)."""
-    if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
-        raise RecipeError(
-            f"{path} is a data file (by its suffix), not a recipe; `ftengine init --data {path}` makes a recipe."
-        )
-    try:
-        text = text_of_file(path)
-    except FileNotFoundError:
-        there = [file.name for ending in ("*.yaml", "*.yml") for file in path.parent.glob(ending)]
-        near = near_file(path, there)
-        raise RecipeError(f"no recipe file {str(path)!r}.{near} `ftengine init` writes one to start from.") from None
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"cannot read recipe {str(path)!r}: {error}.") from None
-    try:
-        content = load_yaml(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{where}: not valid YAML: {problem}.") from None
-    if not isinstance(content, dict):
-        raise RecipeError(
-            f"{path}: a recipe is a mapping of keys, not {type(content).__name__}. If it is data, `ftengine init "
-            f"--data {path}` makes a recipe."
-        )
-    return content
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

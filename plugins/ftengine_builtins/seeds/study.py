@@ -1,0 +1,214 @@
+"""seeds.json: one recipe trained with several seeds, and what they show together."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
+
+from ftengine import Recipe, Run, RunRecords, fine_tune, plan
+from ftengine.api import Listener
+from ftengine.errors import InputError, RunError, TrainingError
+from ftengine_builtins.seeds.interval import SeedFigure, seed_figure
+
+FILE = "seeds.json"
+SIDES = ("base", "tuned", "difference")
+Keep = Literal["median", "best"]
+
+
+class SeededRun(BaseModel):
+    """One of the runs.
+
+    Args:
+        seed: its `train.seed`.
+        run: its folder's name.
+        validation_loss: the lowest; None without a validation split.
+        better: whether its own test finds the compared metric better (True) or worse (False) than the base's beyond
+            chance; None: neither.
+    """
+
+    seed: int
+    run: str
+    validation_loss: float | None
+    better: bool | None
+
+
+class Seeds(BaseModel):
+    """seeds.json.
+
+    Args:
+        metric: the metric that the verdict compares; its label, and whether higher is better.
+        split: the held-out split, with so many examples (groups, if rows are grouped).
+        runs: in the order of seeds.
+        keep, kept: how one of the runs is chosen (decided beforehand), and the folder that was.
+        base, tuned, difference: by metric, the mean over seeds with an interval over seeds and examples.
+    """
+
+    metric: str
+    label: str
+    higher_is_better: bool | None
+    split: str
+    examples: int
+    runs: list[SeededRun]
+    keep: Keep
+    kept: str
+    base: dict[str, SeedFigure]
+    tuned: dict[str, SeedFigure]
+    difference: dict[str, SeedFigure]
+
+    @property
+    def settled(self) -> bool | None:
+        """Whether tuning is better (True) or worse (False) over seeds and examples; None: neither beyond chance."""
+        figure = self.difference[self.metric]
+        if figure.low is None or figure.high is None or self.higher_is_better is None:
+            return None
+        if figure.low <= 0 <= figure.high:
+            return None
+        return (figure.low > 0) == self.higher_is_better
+
+    def write(self, folder: Path) -> None:
+        """Write seeds.json, beside its place and renamed."""
+        partial = folder / f"{FILE}.partial"
+        partial.write_text(f"{self.model_dump_json(indent=2)}\n", encoding="utf-8")
+        partial.replace(folder / FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Seeds | None:
+        """Read that of a folder; None where there is none (RunError: it is damaged)."""
+        file = folder / FILE
+        if not file.is_file():
+            return None
+        try:
+            return cls.model_validate_json(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            raise RunError(f"{file} is damaged: {' '.join(str(error).split())} Write it again: ftengine seeds.") from None
+
+
+def train_seeds(
+    recipe: Recipe,
+    seeds: int,
+    *,
+    keep: Keep = "median",
+    listener: Listener | None = None,
+    on_run: Callable[[Recipe, bool], None] | None = None,
+) -> Seeds:
+    """Train a recipe with several seeds on one split, and measure all of them together.
+
+    Each run is a folder `seed-N` in `recipe.output`, where `seeds.json` is written as well. Unfinished runs are resumed,
+    finished ones reused. Every run's verdict and report are written again, with what all seeds show.
+
+    Args:
+        recipe: what to train. Its `seed` decides the split; `train.seed` is numbered from there.
+        seeds: number of runs, at least two.
+        keep: which run is kept, by validation loss: the median one, or the best one.
+        listener: receives phases and steps, as `fine_tune` has it.
+        on_run: called before each run with its recipe, and whether it was finished before.
+
+    Raises:
+        InputError: recipe, data or model is wrong, or nothing is held out; raised before anything trains.
+        TrainingError: a run failed; finished ones are kept.
+    """
+    recipes = seeded(recipe, seeds)
+    if recipe.data.validation is None and recipe.data.test is None:
+        raise InputError("seeds are compared on held-out data; set data.validation or data.test.")
+    finished = [(Path(one.output) / "verdict.json").is_file() for one in recipes]
+    if not all(finished):
+        plan(recipes[finished.index(False)])
+    runs = []
+    for one, done in zip(recipes, finished, strict=True):
+        if on_run is not None:
+            on_run(one, done)
+        try:
+            runs.append(fine_tune(one, resume=True, listener=listener))
+        except TrainingError as error:
+            raise TrainingError(f"train.seed {one.training_seed}: {error} Finished runs are kept.") from error
+    study = measured(runs, keep)
+    study.write(Path(recipe.output))
+    for run in runs:
+        study.write(run.path)
+        run.conclude()
+    return study
+
+
+def seeded(recipe: Recipe, seeds: int) -> list[Recipe]:
+    """Return the recipe of each seed, with its own folder (InputError: fewer than two, or the folder is a run)."""
+    if seeds < 2:
+        raise InputError(f"--seeds {seeds}: at least two are needed to see how results vary; three to five are usual.")
+    if (Path(recipe.output) / "recipe.yaml").is_file():
+        raise InputError(f"output {recipe.output!r} is a run; the runs of seeds are folders inside output. Name another.")
+    first = recipe.training_seed
+    return [
+        Recipe.make(
+            recipe.resolved() | {"output": str(Path(recipe.output) / f"seed-{seed}")}, [f"train.seed={seed}"]
+        )
+        for seed in range(first, first + seeds)
+    ]
+
+
+def measured(runs: Sequence[Run], keep: Keep) -> Seeds:
+    """Measure finished runs of one recipe together (RunError: they were measured on different examples)."""
+    records = [RunRecords.read(run.path) for run in runs]
+    first = records[0]
+    split, metric = first.evaluation.split, first.evaluation.headline_metric
+    if split is None or metric is None:
+        raise InputError("no metric was measured on held-out data, so seeds cannot be compared. Name an evaluator.")
+    contents = {record.audit.contents.get(split) for record in records}
+    if len(contents) > 1:
+        raise RunError(
+            f"the runs were measured on different {split} examples: the data changed between them. Remove the older "
+            "runs, or name another output."
+        )
+    resampled = [run.resampled_figures() for run in runs]
+    base, tuned = (
+        {
+            name: seed_figure([side[name].value for side in sides], [side[name].resampled for side in sides], one.size)
+            for name, one in sides[0].items()
+            if all(name in side for side in sides)
+        }
+        for sides in ([figures[name] for figures in resampled] for name in ("base", "tuned"))
+    )
+    both = [(figures["base"], figures["tuned"]) for figures in resampled]
+    difference = {
+        name: seed_figure(
+            [after[name].value - before[name].value for before, after in both],
+            [after[name].resampled - before[name].resampled for before, after in both],
+            both[0][1][name].size,
+        )
+        for name in tuned
+        if name in base
+    }
+    losses = [record.training.best_loss for record in records]
+    declared = first.evaluation.metrics[metric]
+    return Seeds(
+        metric=metric,
+        label=declared.label,
+        higher_is_better=declared.higher_is_better,
+        split=split,
+        examples=first.evaluation.tuned[metric].n,
+        runs=[
+            SeededRun(
+                seed=run.recipe.training_seed,
+                run=run.path.name,
+                validation_loss=loss,
+                better=record.evaluation.difference[metric].better if metric in record.evaluation.difference else None,
+            )
+            for run, record, loss in zip(runs, records, losses, strict=True)
+        ],
+        keep=keep,
+        kept=runs[chosen(losses, keep)].path.name,
+        base=base,
+        tuned=tuned,
+        difference=difference,
+    )
+
+
+def chosen(losses: Sequence[float | None], keep: Keep) -> int:
+    """Return the number of the run that is kept: by validation loss, the median one or the best; without, the first."""
+    known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+    if len(known) < len(losses):
+        return 0
+    return losses.index(min(known) if keep == "best" else statistics.median_low(known))
