@@ -46,9 +46,11 @@ def _begin(study: Seeds) -> str:
 
 def _agreement(study: Seeds, *, brief: bool = False) -> str:
     better, worse = (sum(run.better is side for run in study.runs) for side in (True, False))
-    parts = [f"{count} of {len(study.runs)} {'are' if count != 1 else 'is'} {what}" for count, what in (
-        (better, "better"), (worse, "worse")
-    ) if count]
+    parts = [
+        f"{count} of {len(study.runs)} {'are' if count != 1 else 'is'} {what}"
+        for count, what in ((better, "better"), (worse, "worse"))
+        if count
+    ]
     text = listed(parts) if parts else f"none of {len(study.runs)} differs"
     return text if brief else f"By its own test of the examples alone, {text} than the base beyond chance."
 

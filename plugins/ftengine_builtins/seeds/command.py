@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="The run to use in the end, by validation loss. The best one looks better than it is.",
 )
+@click.option(
+    "--against",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Output of another recipe's seeds on the same data: test the difference with seeds as replicates.",
+)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
 @click.option("--output", metavar="DIR", help="Folder of the runs, instead of the recipe's output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of seeds.json to stdout.")
@@ -30,6 +37,7 @@ def seeds(
     recipe_file: str,
     count: int,
     keep: Literal["median", "best"],
+    against: Path | None,
     overrides: tuple[str, ...],
     output: str | None,
     as_json: bool,
@@ -40,8 +48,9 @@ def seeds(
     cover other seeds and other examples. The same command resumes unfinished runs and reuses finished ones.
 
     \b
-    Example:
-      ftengine seeds recipe.yaml --seeds 5 --output runs/seeds
+    Examples:
+      ftengine seeds recipe.yaml --seeds 5 --output runs/lora
+      ftengine seeds recipe.yaml --seeds 5 --set strategy=full --output runs/full --against runs/lora
     """
     from ftengine import Recipe
     from ftengine.errors import InputError
@@ -54,9 +63,12 @@ def seeds(
         recipe = recipe.model_copy(update={"output": output})
 
     def announce(one: Recipe, done: bool) -> None:
-        click.echo(f"train.seed {one.training_seed}: {'finished before, its figures are used' if done else one.output}", err=True)
+        click.echo(
+            f"train.seed {one.training_seed}: {'finished before, its figures are used' if done else one.output}",
+            err=True,
+        )
 
-    study = train_seeds(recipe, count, keep=keep, on_run=announce)
+    study = train_seeds(recipe, count, keep=keep, against=against, on_run=announce)
     if as_json:
         click.echo(study.model_dump_json(indent=2))
     else:
@@ -69,22 +81,26 @@ def show(study: Seeds, output: str) -> None:
     from rich.table import Table
 
     from ftengine import load_run
-    from ftengine.text import number
+    from ftengine.text import number, probability
 
     table = Table(box=None, pad_edge=False, header_style="")
     columns = [*(f"seed {run.seed}" for run in study.runs), "mean", "95 % interval", "between seeds"]
     for column in ("metric", *columns):
-        table.add_column(column, justify="right" if table.columns else "left")
+        table.add_column(column, justify="right" if table.columns else "left", no_wrap=True)
     for name, figure in study.tuned.items():
-        table.add_row(name, *(number(value) for value in figure.values), *_over_seeds(figure))
-        if name in study.difference:
-            figure = study.difference[name]
-            table.add_row("  minus base", *(number(value) for value in figure.values), *_over_seeds(figure))
+        if figure.low is not None:
+            for label, of in ((name, figure), ("  minus base", study.difference.get(name))):
+                if of is not None:
+                    table.add_row(label, *map(number, of.values), *_over_seeds(of))
     out = Console(soft_wrap=True, highlight=False, markup=False)
     kept = f"{output}/{study.kept}"
     out.print(load_run(kept).verdict.headline)
-    out.print(f"\ntuned models on {study.examples:,} {study.split} examples, by seed; intervals cover seeds and examples:")
-    out.print(table)
+    out.print(f"\ntuned models on {study.examples:,} {study.split} examples; the intervals cover seeds and examples:")
+    out.print(table, crop=False)
+    if study.against is not None and (figure := study.minus_other.get(study.metric)) is not None:
+        mean, ends, _ = _over_seeds(figure)
+        sure = f", {probability(figure.p)}" if figure.p is not None else ""
+        out.print(f"\n{study.label} minus that of {study.against}, over both's seeds: {mean} ({ends}){sure}")
     out.print(f"\nkept, as the {study.keep} one by validation loss: {kept} (report: {kept}/report.html)")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import scipy
 
 CONFIDENCE = 0.95
+ANY = (-math.inf, math.inf)
 MOST_SEEDS = 100
 """Seeds up to which it is computed how many would settle a question."""
 
@@ -42,25 +43,18 @@ class Variance:
             examples: number of examples, as groups of equal weight.
         """
         seeds = len(values)
-        defined = resampled[:, ~np.isnan(resampled).any(axis=0)]
-        unbiased = examples / (examples - 1) if examples > 1 else 1.0
-        own = defined - defined.mean(axis=0)
-        both = unbiased * float(own.var(axis=1).sum()) / (seeds - 1)
-        example = max(0.0, unbiased * float(defined.mean(axis=0).var()) - both / seeds)
+        both = _unbiased(examples) * float((resampled - resampled.mean(axis=0)).var(axis=1).sum()) / (seeds - 1)
+        example = max(0.0, _unbiased(examples) * float(resampled.mean(axis=0).var()) - both / seeds)
         seed = max(0.0, float(values.var(ddof=1)) - both)
         return cls(seed, example, both, seeds, examples)
 
-    def error(self, seeds: int | None = None) -> tuple[float, float]:
-        """Return the standard error of the mean over so many seeds, and its degrees of freedom.
+    def between(self, seeds: int | None = None) -> float:
+        """Return the variance of the mean over so many seeds on the same examples."""
+        return (self.seed + self.both) / (seeds or self.seeds)
 
-        The degrees of freedom are Satterthwaite's (1946, doi:10.2307/3002019), of the mean square between seeds with
-        S - 1 and that between examples with n - 1.
-        """
-        seeds = seeds or self.seeds
-        between, shared = (self.seed + self.both) / seeds, self.example
-        total = between + shared
-        parts = between**2 / (seeds - 1) + shared**2 / max(1.0, self.examples - 1)
-        return math.sqrt(total), total**2 / parts if parts else math.inf
+    def error(self, seeds: int | None = None) -> tuple[float, float]:
+        """Return the standard error of the mean over so many seeds, and its degrees of freedom."""
+        return _error([(self.between(seeds), (seeds or self.seeds) - 1), (self.example, self.examples - 1)])
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class SeedFigure:
         p: two-sided p-value of a mean of zero; None as `low`.
         between: standard deviation between seeds, without what the examples cause.
         error: standard error over examples that all seeds share.
-        settled_by: for a mean whose interval holds zero, the number of seeds from which it would not, if spread and mean
+        settled_by: for a mean whose interval holds zero, the number of seeds from which it would not if spread and mean
             stayed; None if `MOST_SEEDS` are too few, or if it does not hold zero.
     """
 
@@ -88,28 +82,81 @@ class SeedFigure:
     settled_by: int | None = None
 
 
-def seed_figure(values: Sequence[float], resampled: Sequence[np.ndarray], examples: float) -> SeedFigure:
+def seed_figure(
+    values: Sequence[float], resampled: Sequence[np.ndarray], examples: float, *, bounds: tuple[float, float] = ANY
+) -> SeedFigure:
     """Return the mean over seeds of a figure (S,) with resamples (S, B), and its interval.
 
-    Rows and seeds are crossed random effects: each seed answers all examples. The interval is Student's t on the sum of
-    the variance components (`Variance`).
+    Examples and seeds are crossed random effects: each seed answers all examples. The interval is Student's t on the
+    sum of the variance components (`Variance`), and never beyond `bounds`.
     """
     plain = tuple(None if math.isnan(value) else value for value in values)
     if None in plain or len(plain) < 2:
         return SeedFigure(plain, None if None in plain else float(np.mean(values)))
-    mean, drawn = float(np.mean(values)), np.stack(resampled)
-    if np.isnan(drawn).all(axis=1).any() or examples < 2:
+    mean, drawn = float(np.mean(values)), _defined(resampled)
+    if not drawn.size or examples < 2:
         return SeedFigure(plain, mean)
     variance = Variance.of(np.array(values), drawn, examples)
-    error, freedom = variance.error()
+    low, high, p = _interval(mean, *variance.error(), bounds)
+    settled_by = _settled_by(mean, variance) if low <= 0 <= high else None
+    return SeedFigure(plain, mean, low, high, p, math.sqrt(variance.seed), math.sqrt(variance.example), settled_by)
+
+
+def difference_of_means(
+    first: Sequence[float],
+    second: Sequence[float],
+    drawn: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    examples: float,
+    *,
+    bounds: tuple[float, float] = ANY,
+) -> SeedFigure:
+    """Return the mean over one set of seeds minus that over another, independent one, on the same examples.
+
+    `drawn` are the resamples of both; a resample gives an example the same weight everywhere.
+    """
+    values = np.array(first), np.array(second)
+    some = _defined([*drawn[0], *drawn[1]])
+    mean = float(values[0].mean() - values[1].mean())
+    if not some.size or math.isnan(mean) or examples < 2:
+        return SeedFigure((), None if math.isnan(mean) else mean)
+    parts = some[: len(first)], some[len(first) :]
+    own = [Variance.of(of, part, examples) for of, part in zip(values, parts, strict=True)]
+    shared = _unbiased(examples) * float((parts[0].mean(axis=0) - parts[1].mean(axis=0)).var())
+    shared = max(0.0, shared - sum(one.both / one.seeds for one in own))
+    error, freedom = _error([*((one.between(), one.seeds - 1) for one in own), (shared, examples - 1)])
+    between = math.sqrt(sum(one.seed / one.seeds for one in own))
+    return SeedFigure((), mean, *_interval(mean, error, freedom, bounds), between, math.sqrt(shared))
+
+
+def _unbiased(examples: float) -> float:
+    return examples / (examples - 1) if examples > 1 else 1.0
+
+
+def _defined(resampled: Sequence[np.ndarray]) -> np.ndarray:
+    """Return resamples (S, B) without those in which the figure of a seed is undefined."""
+    drawn = np.stack(resampled)
+    return drawn[:, ~np.isnan(drawn).any(axis=0)]
+
+
+def _error(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the root of a sum of variances, and its degrees of freedom by Satterthwaite (1946, doi:10.2307/3002019).
+
+    `parts` are the variances, each with its own degrees of freedom.
+    """
+    total = sum(variance for variance, _ in parts)
+    spread = sum(variance**2 / max(1.0, freedom) for variance, freedom in parts)
+    return math.sqrt(total), total**2 / spread if spread else math.inf
+
+
+def _interval(
+    mean: float, error: float, freedom: float, bounds: tuple[float, float]
+) -> tuple[float, float, float | None]:
+    """Return the ends of the 95 % interval and the two-sided p-value of zero; no p-value where nothing varies."""
     if error == 0:
-        return SeedFigure(plain, mean, mean, mean, None, 0.0, 0.0)
+        return mean, mean, None
     half = _quantile(freedom) * error
-    p = float(2 * scipy.stats.t.sf(abs(mean) / error, freedom))
-    settled_by = None if abs(mean) > half else _settled_by(mean, variance)
-    return SeedFigure(
-        plain, mean, mean - half, mean + half, p, math.sqrt(variance.seed), math.sqrt(variance.example), settled_by
-    )
+    low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
+    return low, high, float(2 * scipy.stats.t.sf(abs(mean) / error, freedom))
 
 
 def _settled_by(mean: float, variance: Variance) -> int | None:

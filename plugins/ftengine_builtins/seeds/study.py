@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ValidationError
 
-from ftengine import Recipe, Run, RunRecords, fine_tune, plan
+from ftengine import Recipe, Run, RunRecords, fine_tune, load_run, plan
 from ftengine.api import Listener
 from ftengine.errors import InputError, RunError, TrainingError
-from ftengine_builtins.seeds.interval import SeedFigure, seed_figure
+from ftengine_builtins.seeds.interval import ANY, SeedFigure, difference_of_means, seed_figure
 
 FILE = "seeds.json"
 SIDES = ("base", "tuned", "difference")
@@ -46,6 +46,8 @@ class Seeds(BaseModel):
         runs: in the order of seeds.
         keep, kept: how one of the runs is chosen (decided beforehand), and the folder that was.
         base, tuned, difference: by metric, the mean over seeds with an interval over seeds and examples.
+        against, minus_other: the folder of another recipe's seeds on the same examples, and by metric this one's tuned
+            mean minus that one's.
     """
 
     metric: str
@@ -59,6 +61,8 @@ class Seeds(BaseModel):
     base: dict[str, SeedFigure]
     tuned: dict[str, SeedFigure]
     difference: dict[str, SeedFigure]
+    against: str | None = None
+    minus_other: dict[str, SeedFigure] = {}
 
     @property
     def settled(self) -> bool | None:
@@ -85,7 +89,9 @@ class Seeds(BaseModel):
         try:
             return cls.model_validate_json(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError) as error:
-            raise RunError(f"{file} is damaged: {' '.join(str(error).split())} Write it again: ftengine seeds.") from None
+            raise RunError(
+                f"{file} is damaged: {' '.join(str(error).split())} Write it again: ftengine seeds."
+            ) from None
 
 
 def train_seeds(
@@ -93,18 +99,20 @@ def train_seeds(
     seeds: int,
     *,
     keep: Keep = "median",
+    against: Path | None = None,
     listener: Listener | None = None,
     on_run: Callable[[Recipe, bool], None] | None = None,
 ) -> Seeds:
     """Train a recipe with several seeds on one split, and measure all of them together.
 
-    Each run is a folder `seed-N` in `recipe.output`, where `seeds.json` is written as well. Unfinished runs are resumed,
-    finished ones reused. Every run's verdict and report are written again, with what all seeds show.
+    Each run is a folder `seed-N` in `recipe.output`, where `seeds.json` is written as well. Unfinished runs are
+    resumed, finished ones reused. Every run's verdict and report are written again, with what all seeds show.
 
     Args:
         recipe: what to train. Its `seed` decides the split; `train.seed` is numbered from there.
         seeds: number of runs, at least two.
         keep: which run is kept, by validation loss: the median one, or the best one.
+        against: the output of another recipe's seeds, which was measured on the same examples.
         listener: receives phases and steps, as `fine_tune` has it.
         on_run: called before each run with its recipe, and whether it was finished before.
 
@@ -115,6 +123,7 @@ def train_seeds(
     recipes = seeded(recipe, seeds)
     if recipe.data.validation is None and recipe.data.test is None:
         raise InputError("seeds are compared on held-out data; set data.validation or data.test.")
+    others = [] if against is None else runs_of(against)
     finished = [(Path(one.output) / "verdict.json").is_file() for one in recipes]
     if not all(finished):
         plan(recipes[finished.index(False)])
@@ -127,6 +136,8 @@ def train_seeds(
         except TrainingError as error:
             raise TrainingError(f"train.seed {one.training_seed}: {error} Finished runs are kept.") from error
     study = measured(runs, keep)
+    if against is not None:
+        study = set_against(study, runs, against, others)
     study.write(Path(recipe.output))
     for run in runs:
         study.write(run.path)
@@ -134,17 +145,49 @@ def train_seeds(
     return study
 
 
+def runs_of(folder: Path) -> list[Run]:
+    """Return the runs of a folder that `train_seeds` wrote (InputError: it wrote none there)."""
+    study = Seeds.read(folder)
+    if study is None:
+        raise InputError(f"{str(folder)!r} holds no {FILE}. Name the output of `ftengine seeds`.")
+    return [load_run(folder / run.run) for run in study.runs]
+
+
+def set_against(study: Seeds, runs: Sequence[Run], folder: Path, others: Sequence[Run]) -> Seeds:
+    """Return a study with its difference from another one's runs (InputError: these have other examples or seeds)."""
+    records = [RunRecords.read(run.path) for run in (runs[0], others[0])]
+    contents = {record.audit.contents.get(study.split) for record in records}
+    if len(contents) > 1 or runs[0].recipe.seed != others[0].recipe.seed:
+        raise InputError(
+            f"the runs of {str(folder)!r} were measured on other {study.split} examples, or have another seed. Compare "
+            "recipes with the same data, splits and seed."
+        )
+    mine, theirs = ([run.resampled_figures()["tuned"] for run in side] for side in (runs, others))
+    minus = {
+        name: difference_of_means(
+            [one[name].value for one in mine],
+            [one[name].value for one in theirs],
+            ([one[name].resampled for one in mine], [one[name].resampled for one in theirs]),
+            mine[0][name].size,
+            bounds=(-1, 1) if mine[0][name].metric.proportion else ANY,
+        )
+        for name in mine[0]
+        if all(name in one for one in (*mine, *theirs))
+    }
+    return study.model_copy(update={"against": str(folder), "minus_other": minus})
+
+
 def seeded(recipe: Recipe, seeds: int) -> list[Recipe]:
     """Return the recipe of each seed, with its own folder (InputError: fewer than two, or the folder is a run)."""
     if seeds < 2:
         raise InputError(f"--seeds {seeds}: at least two are needed to see how results vary; three to five are usual.")
     if (Path(recipe.output) / "recipe.yaml").is_file():
-        raise InputError(f"output {recipe.output!r} is a run; the runs of seeds are folders inside output. Name another.")
+        raise InputError(
+            f"output {recipe.output!r} is a run; the runs of seeds are folders inside output. Name another."
+        )
     first = recipe.training_seed
     return [
-        Recipe.make(
-            recipe.resolved() | {"output": str(Path(recipe.output) / f"seed-{seed}")}, [f"train.seed={seed}"]
-        )
+        Recipe.make(recipe.resolved() | {"output": str(Path(recipe.output) / f"seed-{seed}")}, [f"train.seed={seed}"])
         for seed in range(first, first + seeds)
     ]
 
@@ -165,7 +208,12 @@ def measured(runs: Sequence[Run], keep: Keep) -> Seeds:
     resampled = [run.resampled_figures() for run in runs]
     base, tuned = (
         {
-            name: seed_figure([side[name].value for side in sides], [side[name].resampled for side in sides], one.size)
+            name: seed_figure(
+                [side[name].value for side in sides],
+                [side[name].resampled for side in sides],
+                one.size,
+                bounds=(0, 1) if one.metric.proportion else ANY,
+            )
             for name, one in sides[0].items()
             if all(name in side for side in sides)
         }
@@ -177,6 +225,7 @@ def measured(runs: Sequence[Run], keep: Keep) -> Seeds:
             [after[name].value - before[name].value for before, after in both],
             [after[name].resampled - before[name].resampled for before, after in both],
             both[0][1][name].size,
+            bounds=(-1, 1) if both[0][1][name].metric.proportion else ANY,
         )
         for name in tuned
         if name in base

@@ -1,0 +1,185 @@
+"""Several seeds of one recipe: intervals over seeds and examples, and the command that trains them."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from expected import raises
+from rows import sentences, write_rows
+from runs import curve, losses
+from sklearn.metrics import accuracy_score
+from tiny import tiny_bert
+
+from ftengine import Recipe, RunRecords, fine_tune, load_run
+from ftengine.errors import InputError, RunError
+from ftengine_builtins.rules import SeedSpread
+from ftengine_builtins.seeds.command import seeds as command
+from ftengine_builtins.seeds.interval import Variance, difference_of_means, seed_figure
+from ftengine_builtins.seeds.study import FILE, Seeds, chosen, seeded, train_seeds
+
+
+def world(rng, seeds, examples, of_seed, own=0.3, resamples=300):
+    """Figures and resamples of seeds that answer the same examples; the true mean is 0."""
+    answers = (
+        rng.normal(size=examples) + of_seed * rng.normal(size=(seeds, 1)) + own * rng.normal(size=(seeds, examples))
+    )
+    weights = rng.poisson(1, size=(resamples, examples)).astype(float)
+    return answers, answers.mean(1), (answers @ weights.T) / weights.sum(1)
+
+
+def test_components_are_those_of_the_analysis_of_variance():
+    """Of a two-way table without replication, both factors at random (Montgomery, Design of Experiments, §13.2)."""
+    answers, values, resampled = world(np.random.default_rng(0), 6, 80, 0.4, 0.7, 20_000)
+    seeds, examples = answers.shape
+    residual = answers - answers.mean(0) - answers.mean(1, keepdims=True) + answers.mean()
+    residual = (residual**2).sum() / ((seeds - 1) * (examples - 1))
+    of_examples = seeds * answers.mean(0).var(ddof=1)
+    of_seeds = examples * answers.mean(1).var(ddof=1)
+    variance = Variance.of(values, resampled, examples)
+    assert variance.both == pytest.approx(residual / examples, rel=0.05)
+    assert variance.example == pytest.approx((of_examples - residual) / seeds / examples, rel=0.05)
+    assert variance.seed == pytest.approx((of_seeds - residual) / examples, rel=0.05)
+
+
+@pytest.mark.parametrize("of_seed", [0.0, 0.5])
+def test_intervals_hold_the_mean_over_other_seeds_and_examples(of_seed):
+    """Bootstrapping the examples of one seed, as a single run does, would hold it far less often."""
+    rng, held, alone = np.random.default_rng(1), 0, 0
+    for _ in range(300):
+        _, values, resampled = world(rng, 3, 40, of_seed)
+        figure = seed_figure(values, resampled, 40)
+        held += figure.low <= 0 <= figure.high
+        alone += np.quantile(resampled[0], 0.025) <= 0 <= np.quantile(resampled[0], 0.975)
+    assert held / 300 > 0.925
+    assert of_seed == 0 or alone / 300 < 0.75
+
+
+def test_recipes_that_differ_by_seeds_alone_are_rarely_found_different():
+    rng, found = np.random.default_rng(2), 0
+    for _ in range(300):
+        _, values, resampled = world(rng, 6, 40, 0.3)
+        figure = difference_of_means(values[:3], values[3:], (resampled[:3], resampled[3:]), 40)
+        found += figure.p < 0.05
+    assert found / 300 <= 0.08
+
+
+def test_more_seeds_settle_what_seeds_leave_open():
+    _, values, resampled = world(np.random.default_rng(3), 3, 2000, 0.3)
+    figure = seed_figure(values + 0.25 - values.mean(), resampled + 0.25 - values.mean(), 2000)
+    assert figure.low < 0 < figure.high
+    assert 3 < figure.settled_by < 20
+    assert seed_figure([0.1, 0.2], [np.full(9, np.nan)] * 2, 20).low is None
+
+
+def test_the_kept_run_is_the_median_or_the_best_by_validation():
+    assert [chosen([3.0, 1.0, 2.0], keep) for keep in ("median", "best")] == [2, 1]
+    assert chosen([3.0, None, 2.0], "best") == 0
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seeds")
+    return Recipe.make(
+        {
+            "model": {"source": str(tiny_bert(folder / "bert", initializer_range=0.1))},
+            "task": "text-classification",
+            "data": {
+                "train": write_rows(folder / "rows.jsonl", list(sentences(60, random.Random(0)))),
+                "validation": 0.2,
+                "test": 0.3,
+            },
+            "strategy": {"name": "lora", "rank": 4},
+            "train": {"max_steps": 3, "batch_size": 8, "learning_rate": 0.01, "precision": "float32"},
+            "evaluation": {"resamples": 100, "training_sample": None},
+            "output": str(folder / "runs"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def study(recipe):
+    return train_seeds(recipe, 2, keep="best")
+
+
+def test_seeds_share_splits_and_differ_in_training(recipe, study):
+    runs = [load_run(Path(recipe.output) / run.run) for run in study.runs]
+    records = [RunRecords.read(run.path) for run in runs]
+    assert records[0].audit.contents == records[1].audit.contents
+    assert losses(runs[0]) != losses(runs[1])
+    plain = fine_tune(Recipe.make(recipe.resolved() | {"output": f"{recipe.output}-plain"}))
+    assert losses(plain) == losses(runs[0])  # the first seed is the recipe's
+
+
+def test_figures_are_those_of_the_runs_predictions(recipe, study):
+    folder, right = Path(recipe.output), []
+    for run in study.runs:
+        columns = pq.read_table(folder / run.run / "predictions" / "test-tuned.parquet").to_pydict()
+        right.append(accuracy_score(columns["label"], columns["predicted"]))
+    figure = study.tuned["accuracy"]
+    assert figure.values == pytest.approx(right)
+    assert figure.mean == pytest.approx(np.mean(right))
+    assert 0 <= figure.low <= figure.mean <= figure.high <= 1
+    assert Seeds.read(folder) == Seeds.read(folder / study.kept) == study
+    assert study.kept == min(study.runs, key=lambda run: run.validation_loss).run
+    assert load_run(folder / study.kept).verdict.findings[-1].kind  # the rewritten verdict is sealed
+
+
+def test_the_command_goes_on_from_finished_seeds_and_compares_recipes(recipe, study, tmp_path):
+    import yaml
+
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump(recipe.resolved()))
+    before = curve(Path(recipe.output) / "seed-1")
+    result = CliRunner().invoke(
+        command,
+        [str(file), "--seeds", "2", "--json", "--keep", "best", "--against", recipe.output],
+        catch_exceptions=False,
+    )
+    content = json.loads(result.stdout)
+    assert curve(Path(recipe.output) / "seed-1") == before
+    assert content["minus_other"]["accuracy"]["mean"] == 0
+    result = CliRunner().invoke(command, [str(file), "--seeds", "2"], catch_exceptions=False)
+    assert {"accuracy", "minus base", "kept, as the median one"} <= {
+        part for part in ("accuracy", "minus base", "kept, as the median one") if part in result.stdout
+    }
+
+
+@pytest.mark.parametrize(
+    ("difference", "kind", "level"),
+    [
+        ((0.2, 0.1, 0.3), "seeds", "good"),
+        ((-0.2, -0.3, -0.1), "quality", "alarm"),
+        ((0.1, -0.1, 0.3), "quality", "note"),
+    ],
+)
+def test_the_rule_judges_by_all_seeds(recipe, study, tmp_path, difference, kind, level):
+    record = RunRecords.read(Path(recipe.output) / study.kept)
+    mean, low, high = difference
+    figure = study.difference["accuracy"].__class__((mean, mean), mean, low, high, 0.04, 0.01, 0.02)
+    changed = study.model_copy(
+        update={"metric": "accuracy", "higher_is_better": True, "difference": {"accuracy": figure}}
+    )
+    changed.write(tmp_path)
+    [finding] = SeedSpread().judge(record.__class__(**{**vars(record), "path": tmp_path}))
+    assert (finding.kind, finding.level) == (kind, level)
+    assert list(SeedSpread().judge(record.__class__(**{**vars(record), "path": tmp_path / "alone"}))) == []
+
+
+def test_wrong_input_is_refused_before_training(recipe, study, tmp_path):
+    with raises(InputError, "at least two"):
+        seeded(recipe, 1)
+    with raises(InputError, "is a run"):
+        seeded(Recipe.make(recipe.resolved() | {"output": f"{recipe.output}/seed-0"}), 2)
+    with raises(InputError, FILE):
+        train_seeds(recipe, 2, against=tmp_path)
+    (tmp_path / FILE).write_text("{")
+    with raises(RunError, "damaged"):
+        Seeds.read(tmp_path)
+    other = Recipe.make(recipe.resolved() | {"output": str(tmp_path / "x")}, ["data.test=null", "data.validation=null"])
+    with raises(InputError, "held-out"):
+        train_seeds(other, 2)
+    assert not (tmp_path / "x").exists()
