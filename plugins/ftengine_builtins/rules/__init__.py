@@ -15,7 +15,7 @@ from ftengine_builtins.rules.learning import LearningCurve
 from ftengine_builtins.rules.preferences import ChosenAnswers, LongerAnswers, SeparablePairs, SwappedPairs
 from ftengine_builtins.rules.probes import Forgetting, Memorisation, Refusal, Robustness
 from ftengine_builtins.rules.quality import BetterThanBase, HeldOutSplit, WorseMetrics
-from ftengine_builtins.rules.seeds import SeedSpread
+from ftengine_builtins.rules.seed_spread import SeedSpread
 from ftengine_builtins.rules.slices import SliceGaps
 from ftengine_builtins.rules.split_shift import HeldOutShift
 from ftengine_builtins.rules.splits import (

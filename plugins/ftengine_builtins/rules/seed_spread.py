@@ -12,7 +12,7 @@ from ftengine_builtins.seeds.study import Seeds
 class SeedSpread(Rule):
     """Judges a run of `ftengine seeds` by all seeds: a difference that other seeds do not show is not settled."""
 
-    name = "seeds"
+    name = "seed-spread"
     order = 1
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
