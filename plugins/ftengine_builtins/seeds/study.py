@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -219,17 +219,7 @@ def measured(runs: Sequence[Run], keep: Keep) -> Seeds:
         }
         for sides in ([figures[name] for figures in resampled] for name in ("base", "tuned"))
     )
-    both = [(figures["base"], figures["tuned"]) for figures in resampled]
-    difference = {
-        name: seed_figure(
-            [after[name].value - before[name].value for before, after in both],
-            [after[name].resampled - before[name].resampled for before, after in both],
-            both[0][1][name].size,
-            bounds=(-1, 1) if both[0][1][name].metric.proportion else ANY,
-        )
-        for name in tuned
-        if name in base
-    }
+    difference = _differences([(figures["base"], figures["tuned"]) for figures in resampled])
     losses = [record.training.best_loss for record in records]
     declared = first.evaluation.metrics[metric]
     return Seeds(
@@ -253,6 +243,20 @@ def measured(runs: Sequence[Run], keep: Keep) -> Seeds:
         tuned=tuned,
         difference=difference,
     )
+
+
+def _differences(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, SeedFigure]:
+    """Return tuned minus base over seeds, by metric, of the resampled figures of base and tuned model of each run."""
+    names = [name for name in runs[0][1] if all(name in side for run in runs for side in run)]
+    return {
+        name: seed_figure(
+            [after[name].value - before[name].value for before, after in runs],
+            [after[name].resampled - before[name].resampled for before, after in runs],
+            runs[0][1][name].size,
+            bounds=(-1, 1) if runs[0][1][name].metric.proportion else ANY,
+        )
+        for name in names
+    }
 
 
 def chosen(losses: Sequence[float | None], keep: Keep) -> int:
