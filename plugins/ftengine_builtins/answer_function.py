@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from ftengine.errors import DataError, RecipeError, did_you_mean
 from ftengine_builtins.scoring_process import Scorer, file_of, files_with, functions_in
@@ -19,16 +21,19 @@ class AnswerFunction:
         timeout: maximal seconds for one answer.
         owner: the component that uses it, for messages, such as "evaluator 'verifier'".
         given: names of arguments that the caller supplies, so rows need no such columns.
+        replies: whether it returns replies, {"reply": list of texts or None}, and no scores.
     """
 
-    def __init__(self, place: str, timeout: float, owner: str, given: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, place: str, timeout: float, owner: str, given: Mapping[str, Any] | None = None, *, replies: bool = False
+    ) -> None:
         file, _, self.name = place.rpartition(":")
         self.target = f"{Path(file).resolve() if file.endswith('.py') else file}:{self.name}"
-        self._timeout, self._owner, self._given = timeout, owner, dict(given or {})
+        self._timeout, self._owner, self._given, self._replies = timeout, owner, dict(given or {}), replies
 
     @cached_property
     def _scorer(self) -> Scorer:
-        return Scorer(self.target, self._timeout)
+        return Scorer(self.target, self._timeout, self._replies)
 
     @property
     def code(self) -> Path:
@@ -77,3 +82,25 @@ class AnswerFunction:
         needed, optional = self.columns
         columns = {name: row[name] for name in (*needed, *optional) if row.get(name) is not None}
         return self._scorer.score(answer, {**columns, **self._given})
+
+
+Worker, Item, Result = TypeVar("Worker"), TypeVar("Item"), TypeVar("Result")
+
+
+def side_by_side(
+    workers: Sequence[Worker], items: Sequence[Item], call: Callable[[Worker, Item], Result]
+) -> list[Result]:
+    """Return `call(worker, item)` of each item in order; each worker has one item at a time, in a thread of its own."""
+    idle = SimpleQueue[Worker]()
+    for worker in workers:
+        idle.put(worker)
+
+    def result(item: Item) -> Result:
+        worker = idle.get()
+        try:
+            return call(worker, item)
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        return list(pool.map(result, items))

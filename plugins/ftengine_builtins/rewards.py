@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +15,7 @@ from ftengine.api import Config, Example
 from ftengine.errors import DataError
 from ftengine.text import counted
 from ftengine_builtins import code_tests, ready_rewards
-from ftengine_builtins.answer_function import AnswerFunction
+from ftengine_builtins.answer_function import AnswerFunction, side_by_side
 
 COPIES = 50
 """How often an answer stands in the over-long one that a reward is tried with."""
@@ -164,19 +162,7 @@ class Rewards:
 
     def score_each(self, answers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Scored]:
         """Return the rewards of answers with their arguments, in that order."""
-        idle = SimpleQueue[list[AnswerFunction]]()
-        for functions in self._beside:
-            idle.put(functions)
-
-        def score(given: tuple[str, Mapping[str, Any]]) -> Scored:
-            functions = idle.get()
-            try:
-                return self._score(functions, *given)
-            finally:
-                idle.put(functions)
-
-        with ThreadPoolExecutor(len(self._beside)) as pool:
-            return list(pool.map(score, answers))
+        return side_by_side(self._beside, answers, lambda functions, given: self._score(functions, *given))
 
     def score(self, answer: str, arguments: Mapping[str, Any]) -> Scored:
         """Return the rewards of an answer."""

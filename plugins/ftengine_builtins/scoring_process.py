@@ -39,8 +39,8 @@ class Scorer:
         timeout: seconds after which the process is killed; the next answer starts a new one.
     """
 
-    def __init__(self, target: str, timeout: float) -> None:
-        self.target, self.timeout = target, timeout
+    def __init__(self, target: str, timeout: float, replies: bool = False) -> None:
+        self.target, self.timeout, self._replies = target, timeout, replies
         self._process: subprocess.Popen[bytes] | None = None
         self._end: Callable[[], Any] = lambda: None
         self._waiting = b""
@@ -51,7 +51,7 @@ class Scorer:
             return ""
         self._waiting = b""
         self._process = subprocess.Popen(
-            [sys.executable, __file__, self.target, str(self.timeout + 1)],
+            [sys.executable, __file__, self.target, str(self.timeout + 1), *(["replies"] if self._replies else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -211,6 +211,13 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _texts(value: Any) -> list[str] | None:
+    value = [value] if isinstance(value, str) else value
+    if value is not None and not (isinstance(value, list) and value and all(isinstance(x, str) for x in value)):
+        raise TypeError(f"it returned {value!r}, which is neither a text, nor a list of texts, nor None")
+    return value
+
+
 def _message(error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = f" ({Path(where[0].filename).name}:{where[0].lineno})" if where else ""
@@ -224,7 +231,7 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (half if most == resource.RLIM_INFINITY else min(half, most), most))
 
 
-def main(target: str, seconds: float) -> None:
+def main(target: str, seconds: float, replies: bool = False) -> None:
     """Serve a function; a call that exceeds the time limit ends the process."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the function prints is no answer
@@ -246,7 +253,8 @@ def main(target: str, seconds: float) -> None:
         asked = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
-            said = {"score": _number(function(asked["answer"], **asked["columns"]))}
+            value = function(asked["answer"], **asked["columns"])
+            said = {"reply": _texts(value)} if replies else {"score": _number(value)}
         except BaseException as error:
             said = {"error": _message(error)}
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -254,4 +262,4 @@ def main(target: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), "replies" in sys.argv[3:])

@@ -41,6 +41,14 @@ def text(answer: str) -> str:
     return "good"
 
 
+def again(answer: str, turns: list) -> str:
+    return "And now?"
+
+
+def turns(answer: str, turns: list) -> float:
+    return len(turns) + lower(answer)
+
+
 def even(answer: str) -> bool:
     return len(answer) % 2 == 0
 
@@ -146,10 +154,13 @@ def test_draws_and_figures_are_of_the_answers(learnt):
         ("lower", {}),
         ("lower", {"updates_per_draw": 2, "beta": 0.1, "loss": "dapo"}),
         ("even", {"redraws": 2, "num_generations": 2}),
+        ("turns", {"reply": "again", "max_turns": 3, "max_new_tokens": 8, "scorers": 1}),
     ],
-    ids=["once", "twice", "drawn again"],
+    ids=["once", "twice", "drawn again", "several turns"],
 )
-def test_a_killed_run_goes_on_as_though_it_had_not_been(build, tmp_path, function, task):
+def test_a_killed_run_goes_on_as_though_it_had_not_been(build, tmp_path, folder, function, task):
+    several = "reply" in task
+    task = {**task, **({"reply": f"{folder / 'score.py'}:{task['reply']}"} if several else {})}
     whole = fine_tune(build(tmp_path / "whole", function, task=task, max_steps=4))
     recipe = build(tmp_path / "killed", function, task=task, max_steps=4, checkpoint_every=2)
     interrupt(recipe, after=3)
@@ -159,6 +170,7 @@ def test_a_killed_run_goes_on_as_though_it_had_not_been(build, tmp_path, functio
     assert draws(resumed) == draws(whole)
     assert len({line["entropy"] for line in whole.metrics}) == 4
     assert all(line.get("redrawn", 1) > 0 for line in whole.metrics)
+    assert several is any(len(line.get("turns", ())) > 1 for line in draws(whole))
 
 
 def test_a_resumed_run_counts_the_steps_without_a_score_before_it(build, tmp_path):

@@ -15,6 +15,7 @@ from ftengine.errors import RecipeError
 from ftengine_builtins.evaluators.base import WeightedEvaluator, higher
 from ftengine_builtins.evaluators.weighted import means, trials_of_means
 from ftengine_builtins.rewards import RewardConfig, Rewards
+from ftengine_builtins.tasks.exchanges import TURNS
 from ftengine_builtins.tasks.prompt_rows import own_answer
 
 
@@ -41,6 +42,8 @@ class MeanReward(WeightedEvaluator, CodeEvaluator):
         if len(names := self._rewards.names) > 1:
             each = {f"reward_{name}": higher(f"reward {name}", f"Mean of the reward {name}.") for name in names}
             self.metrics = {**self.metrics, **each}
+        if TURNS in self._rewards.columns():
+            self.reads = self.reads | {TURNS}
         self.first_error = ""
 
     @cached_property
@@ -49,7 +52,7 @@ class MeanReward(WeightedEvaluator, CodeEvaluator):
 
     @property
     def columns(self) -> frozenset[str]:  # type: ignore[override]
-        return frozenset(self._rewards.columns())
+        return frozenset(self._rewards.columns()) - {TURNS}
 
     def set_labels(self, task, labels):
         """Refuse a task without reward functions."""
@@ -64,7 +67,7 @@ class MeanReward(WeightedEvaluator, CodeEvaluator):
 
     def check_row(self, row: Any) -> None:
         """Refuse a row without a column that a function requires; nothing is executed."""
-        self._rewards.check_row(self._rewards.arguments(row, own_answer(row)))
+        self._rewards.check_row({**self._rewards.arguments(row, own_answer(row)), TURNS: []})
 
     def start(self) -> None:
         """Start the functions' processes (RecipeError: a file cannot be imported)."""

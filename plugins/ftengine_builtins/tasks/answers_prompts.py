@@ -22,12 +22,13 @@ from ftengine.api import (
 )
 from ftengine.chat import read_answer, stop_tokens
 from ftengine.errors import DataError, column_names
-from ftengine.generation import Answer, GenerationOptions, made_to_fit
+from ftengine.generation import Answer, GenerationOptions, draw_answers, made_to_fit
 from ftengine_builtins.layouts import COLUMNS
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
 from ftengine_builtins.tasks.compared_answers import LANGUAGE, WHOLE, LanguageOptions
 from ftengine_builtins.tasks.drawn_answers import DrawnAnswer, collated, draw_groups, example, step_seed
+from ftengine_builtins.tasks.exchanges import TURNS, Environment, Started
 from ftengine_builtins.tasks.generative import CausalLMOptions, LanguageTask, pieces_of
 from ftengine_builtins.tasks.language_rows import Asked
 from ftengine_builtins.tasks.prompt_rows import own_answer, without_answer
@@ -57,6 +58,8 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
     ahead = 1
     predicts = frozenset[str]()
     predicts_probabilities = False
+    environment: Environment | None = None
+    """What replies to the model's turns; None: an answer is one turn."""
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -108,7 +111,7 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
 
         DataError: that is longer than the model reads.
         """
-        asked, most = self._asked(example_row, processor), self.config.max_new_tokens
+        asked, most = self._asked(example_row, processor), self.answer_tokens
         length = len(asked.ids) + most
         if max_length is not None and length > max_length:
             raise DataError(
@@ -143,7 +146,25 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
         groups = draw_groups(loaded, ids, each, options, stop_tokens(loaded), request.attempt)
         drawn = zip(asked, groups, strict=True)
         answers = [self._answer(query, answer, loaded.processor) for query, group in drawn for answer in group]
-        return [replace(one, attempt=request.attempt) for one in answers]
+        answers = [replace(one, attempt=request.attempt) for one in answers]
+        if self.environment is None:
+            return answers
+        if not all(query.chat for query in asked):
+            raise DataError("task.reply needs a model with a chat template, in which replies have a place.")
+        first, stop = request.attempt * each, stop_tokens(loaded)
+        pairs = list(zip(request.rows, asked, strict=True))
+        started = [self._started(*pair, first + k) for pair in pairs for k in range(each)]
+        return self.environment.go_on(
+            loaded,
+            answers,
+            started,
+            lambda prompts, numbers: draw_answers(loaded, prompts, options, stop, numbers, own_settings=False),
+        )
+
+    def _started(self, row: Example, query: Asked, number: int) -> Started:
+        conversation = self._language._conversation(without_answer(row))
+        asked = replace(conversation, messages=tuple(query.messages), prompt_length=0)
+        return Started(asked, {**row, **own_answer(row)}, number)
 
     def _answer(self, query: Asked, answer: Answer, processor: Any) -> DrawnAnswer:
         if query.chat:
@@ -176,10 +197,36 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
         queries = [self._asked(row, loaded.processor, loaded.max_length) for row in rows]
         config = CausalLMOptions.read(self._options(options))
         prompts, chosen = made_to_fit(loaded, [query.ids for query in queries], config)
+        if self.environment is not None:
+            return self._exchanged(loaded, rows, queries, prompts, chosen)
         answers = self._language.completed(loaded, queries, prompts, chosen)
         return [
             {"prompt": query.prompt, "completion": text, "reference": query.reference}
             for query, (_, text, _, _) in zip(queries, answers, strict=True)
+        ]
+
+    def _exchanged(
+        self,
+        loaded: LoadedModel,
+        rows: Sequence[Example],
+        queries: Sequence[Asked],
+        prompts: Sequence[list[int]],
+        chosen: GenerationOptions,
+    ) -> list[Prediction]:
+        """Return what `generate` does, of answers of several turns: the last turn as completion, and all "turns"."""
+        assert self.environment is not None
+        stop, numbers = stop_tokens(loaded), chosen.numbers(len(queries)) or [0] * len(queries)
+
+        def draw(some: Sequence[list[int]], those: Sequence[int]) -> list[Answer]:
+            return draw_answers(loaded, some, chosen, stop, those)
+
+        fitted = [replace(query, ids=ids) for query, ids in zip(queries, prompts, strict=True)]
+        drawn = zip(fitted, draw(prompts, numbers), strict=True)
+        answers = [self._answer(query, answer, loaded.processor) for query, answer in drawn]
+        started = [self._started(*each) for each in zip(rows, queries, numbers, strict=True)]
+        return [
+            {"prompt": one.asked, "completion": one.text, "reference": query.reference, TURNS: list(one.turns)}
+            for one, query in zip(self.environment.go_on(loaded, answers, started, draw), queries, strict=True)
         ]
 
     def _options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:

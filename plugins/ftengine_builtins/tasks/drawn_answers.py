@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,9 @@ class DrawnAnswer:
             if the loss does not need them.
         scored: the rewards of the answer.
         attempt: how often the prompt was answered before in its step.
+        own: which of `ids` the model drew, and not a reply; None: all. Log-probabilities are of these alone.
+        turns: of several turns, {"role", "content"} of each, of the assistant's with {"calls"} where it has any.
+        error: why an exchange could not go on; such an answer has no reward.
     """
 
     prompt: list[int]
@@ -54,6 +57,14 @@ class DrawnAnswer:
     reference: list[float] | None = None
     scored: Scored | None = None
     attempt: int = 0
+    own: list[bool] | None = None
+    turns: tuple[Mapping[str, Any], ...] = ()
+    error: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the model drew."""
+        return len(self.ids) if self.own is None else sum(self.own)
 
     @property
     def total(self) -> float:
@@ -65,21 +76,28 @@ class DrawnAnswer:
         rewards = dict(zip(names, self.scored.rewards if self.scored else (), strict=False))
         error = {"error": self.scored.error} if self.scored and self.scored.error else {}
         total = self.scored.total if self.scored else None
-        figures = {"reward": total, "advantage": advantage, "tokens": len(self.ids), "ended": self.ended}
-        return {"prompt": self.asked, "answer": self.text, "rewards": rewards, **figures, **error}
+        figures = {"reward": total, "advantage": advantage, "tokens": self.tokens, "ended": self.ended}
+        turns = {"turns": list(self.turns)} if self.turns else {}
+        return {"prompt": self.asked, "answer": self.text, **turns, "rewards": rewards, **figures, **error}
 
     def features(self, advantage: float, weight: float) -> Features:
         """Return the answer as an encoded example."""
-        inputs = example(self.prompt, self.ids, advantage)
+        inputs = example(self.prompt, self.ids, advantage, self.own)
+        drawn = [len(self.prompt) + i for i, own in enumerate(self.own or [True] * len(self.ids)) if own]
         for key, values in zip(LOGPS, (self.sampled, self.drawn, self.reference), strict=True):
             if values is not None:
-                inputs[key] = [0.0] * len(self.prompt) + values
+                inputs[key] = [0.0] * (len(self.prompt) + len(self.ids))
+                for place, value in zip(drawn, values, strict=True):
+                    inputs[key][place] = value
         return Features(inputs, len(self.prompt) + len(self.ids), weight, not self.ended)
 
 
-def example(prompt: Sequence[int], ids: Sequence[int], advantage: float) -> dict[str, Any]:
-    """Return the inputs of a prompt with an answer."""
-    labels = [IGNORED] * len(prompt) + list(ids)
+def example(
+    prompt: Sequence[int], ids: Sequence[int], advantage: float, own: Sequence[bool] | None = None
+) -> dict[str, Any]:
+    """Return the inputs of a prompt with an answer, of which only its `own` tokens are trained; None: all."""
+    trained = ids if own is None else [token if drew else IGNORED for token, drew in zip(ids, own, strict=True)]
+    labels = [IGNORED] * len(prompt) + list(trained)
     return {"input_ids": [*prompt, *ids], "labels": labels, "advantage": advantage}
 
 
@@ -145,11 +163,11 @@ def log_probabilities(
     device, values = next(module.parameters()).device, list[list[float]]()
     for start in range(0, len(answers), request.size):
         some = answers[start : start + request.size]
-        batch = stack_tokens([example(one.prompt, one.ids, 0.0) for one in some], request.loaded.processor)
+        batch = stack_tokens([example(one.prompt, one.ids, 0.0, one.own) for one in some], request.loaded.processor)
         batch = {key: tensor.to(device) for key, tensor in batch.items()}
         labels = batch.pop("labels")
         losses, _ = loss.each(module, batch, labels, Tempered(temperature))
-        lengths = [len(one.ids) for one in some]
+        lengths = [one.tokens for one in some]
         values += [part.tolist() for part in (-losses).split(lengths)]
     return values
 
@@ -178,7 +196,7 @@ def reward_figures(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, nam
         "reward": known.mean().item() if len(known) else math.nan,
         "reward_std": sum(stds) / len(stds) if stds else math.nan,
         "zero_spread": sum(flat) / len(flat) if flat else math.nan,
-        "answer_tokens": sum(len(one.ids) for one in answers) / len(answers),
+        "answer_tokens": sum(one.tokens for one in answers) / len(answers),
         "cut_off": sum(not one.ended for one in answers) / len(answers),
         "answers": len(answers),
         "failed": sum(math.isnan(one.total) for one in answers),

@@ -30,6 +30,7 @@ from ftengine_builtins.tasks.drawn_answers import (
     why_idle,
     why_unscored,
 )
+from ftengine_builtins.tasks.exchanges import TURNS, Environment, ReplyOptions
 from ftengine_builtins.tasks.policy_losses import LOSSES, DrawnTokens, PolicyLoss, Scale, require_rising
 from ftengine_builtins.tasks.prompt_rows import own_answer
 from ftengine_builtins.tasks.recognising import first_of, renamed
@@ -61,7 +62,7 @@ class PolicyLossOptions(Config):
     )
 
 
-class GRPOConfig(PromptOptions, PolicyLossOptions):
+class GRPOConfig(PromptOptions, ReplyOptions, PolicyLossOptions):
     """Options of task grpo."""
 
     rewards: list[RewardConfig] = Field(
@@ -127,7 +128,33 @@ class GRPO(AnswersPrompts):
         self._trains_truncated = not self.config.mask_truncated
         asked = self.config.model_dump(mode="json", include={"rewards", "max_new_tokens", "timeout"})
         self.evaluator_options = {"mean-reward": asked}
+        if self.config.reply is not None:
+            self._open_environment(self.config.reply)
         self._drawn_needed = clips or (self.uses_reference and self.policy_loss.penalises_reward)
+
+    def _open_environment(self, place: str) -> None:
+        own, owner, processes = self.config, f"task {self.name!r}", scorers(self.config.scorers)
+        self.environment = Environment(
+            place,
+            own.timeout,
+            owner,
+            processes,
+            most=own.max_turns,
+            longest=own.max_reply_tokens,
+            new=own.max_new_tokens,
+        )
+        self.answer_tokens = self._longest + (own.max_turns - 1) * own.max_reply_tokens
+        self.generates = self.generates | {TURNS}  # type: ignore[misc]
+
+    @property
+    def _longest(self) -> int:
+        """Most tokens that the model draws in an answer."""
+        return self.config.max_new_tokens * (1 if self.environment is None else self.config.max_turns)
+
+    def _given(self, row: Example, turns: Sequence[Any] = ()) -> dict[str, Any]:
+        """Return what functions may take by name, of several turns those too."""
+        own = self._rewards.arguments(row, own_answer(row))
+        return own if self.environment is None else {**own, TURNS: list(turns)}
 
     @cached_property
     def _rewards(self) -> Rewards:
@@ -165,19 +192,23 @@ class GRPO(AnswersPrompts):
 
     def encode(self, example_row: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the prompt with an answer as long as may be drawn (DataError: the row lacks what rewards read)."""
-        self._rewards.check_row(self._rewards.arguments(example_row, own_answer(example_row)))
+        self._rewards.check_row(self._given(example_row))
+        if self.environment is not None:
+            self.environment.check_row(self._given(example_row))
         return super().encode(example_row, processor, max_length=max_length)
 
     def _weight(self, tokens: int) -> float:
-        return self.policy_loss.weight(tokens, self.config.max_new_tokens)
+        return self.policy_loss.weight(tokens, self._longest)
 
     # A step.
 
     def start_scoring(self) -> None:
         self._rewards.start()
+        if self.environment is not None:
+            self.environment.start()
 
     def code_files(self) -> Sequence[Path]:
-        return self._rewards.code_files()
+        return [*self._rewards.code_files(), *([] if self.environment is None else self.environment.code_files())]
 
     def draw(self, request: DrawRequest) -> list[list[DrawnAnswer]]:
         """Return answers to each row, with log-probabilities where the loss needs them."""
@@ -194,26 +225,30 @@ class GRPO(AnswersPrompts):
 
     def score(self, rows: Sequence[Example], drawn: Sequence[list[DrawnAnswer]]) -> list[list[DrawnAnswer]]:
         """Return answers with their rewards."""
-        given = [self._rewards.arguments(row, own_answer(row)) for row in rows]
-        pairs = [(one.text, own) for own, answers in zip(given, drawn, strict=True) for one in answers]
+        pairs = [
+            (one.text, self._given(row, one.turns)) for row, answers in zip(rows, drawn, strict=True) for one in answers
+        ]
         scored = iter(self._rewards.score_each(pairs))
         return [[replace(one, scored=self._shaped(one, next(scored))) for one in answers] for answers in drawn]
 
     def _shaped(self, answer: DrawnAnswer, scored: Scored) -> Scored:
         """Return an answer's rewards with the price of its length."""
         buffer = self.config.overlong_buffer
+        if answer.error:
+            scored = Scored(tuple(None for _ in scored.rewards), None, answer.error)
         if buffer is None:
             return scored
-        penalty = overlong(len(answer.ids), self.config.max_new_tokens, buffer)
+        penalty = overlong(answer.tokens, self._longest, buffer)
         total = None if scored.total is None else scored.total + penalty
         return Scored((*scored.rewards, penalty), total, scored.error)
 
     def measure(self, request: DrawRequest) -> list[float]:
         """Return the reward of the likeliest answer to each row, without the price of length; nan without one."""
         answers = self.drawn(request, likeliest=True)
-        given = [self._rewards.arguments(row, own_answer(row)) for row in request.rows]
-        pairs = [(one.text, own) for one, own in zip(answers, given, strict=True)]
-        return [math.nan if one.total is None else one.total for one in self._rewards.score_each(pairs)]
+        pairs = [(one.text, self._given(row, one.turns)) for one, row in zip(answers, request.rows, strict=True)]
+        scored = self._rewards.score_each(pairs)
+        totals = [None if one.error else own.total for one, own in zip(answers, scored, strict=True)]
+        return [math.nan if total is None else total for total in totals]
 
     def draw_again(self, scored: Sequence[list[DrawnAnswer]], attempt: int) -> Sequence[int]:
         """Return the rows whose answers all have the same reward, up to `redraws` times."""
@@ -234,7 +269,7 @@ class GRPO(AnswersPrompts):
         for group, own in zip(scored, advantages, strict=True):
             for one, advantage in zip(group, own, strict=True):
                 trains = one.ended or self._trains_truncated
-                tokens = len(one.ids) if trains else 0
+                tokens = one.tokens if trains else 0
                 weights.append(self._weight(tokens))
                 if trains and not unscored and (advantage or self.uses_reference):
                     examples.append(one.features(advantage, weights[-1]))
@@ -257,7 +292,7 @@ class GRPO(AnswersPrompts):
         sampled, drawn, reference = (batch[key][:, self.ahead :][trained] if key in batch else None for key in LOGPS)
         drawn = -losses.detach() if drawn is None else drawn
         advantages = batch["advantages"].to(losses.dtype)
-        tokens = DrawnTokens(-losses, drawn, answers, advantages, self.config.max_new_tokens, reference)
+        tokens = DrawnTokens(-losses, drawn, answers, advantages, self._longest, reference)
         total, weight = self._sound_loss(tokens)
         entropies = torch.cat(criterion.entropies)[: len(losses)] if criterion.entropies else losses.detach()
         sums = {"entropy": entropies, "kl": tokens.k3.detach()}
@@ -275,5 +310,5 @@ class GRPO(AnswersPrompts):
             )
         self._rewards.start()
         asked = [self._asked(row, loaded.processor).prompt for row in rows]
-        arguments = [self._rewards.arguments(row, own_answer(row)) for row in rows]
+        arguments = [self._given(row) for row in rows]
         yield from self._rewards.faults(list(zip(asked, arguments, strict=True)))
