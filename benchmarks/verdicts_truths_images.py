@@ -112,7 +112,7 @@ TRUTHS: list[Truth] = [
     of("labels of the next row in test", by("validation-and-test"), spoil=shifted("label", "test"), usable=False),
     of(
         "inverted in test",
-        either(by("validation-and-test"), by("image-features", "features")),
+        either(by("validation-and-test"), by("image-features")),
         spoil=in_test(inverted),
         usable=False,
     ),

@@ -81,6 +81,9 @@ def chats(answers):
         (["I don't know."] * 90 + [f"answer {i}" for i in range(10)], "note"),
         (["yes", "no"] * 50, None),
         (["I don't know."] * 10, None),
+        (["I don't know all of that."] * 40 + [f"answer {i}" for i in range(60)], "alarm"),
+        (["I don't know all of that."] * 20 + [f"answer {i}" for i in range(80)], "note"),
+        (["I don't know all of that.", *(f"answer {i}" for i in range(4))] * 20, None),
     ],
 )
 def test_answers_that_are_one_text_are_found(answers, level):
@@ -88,8 +91,9 @@ def test_answers_that_are_one_text_are_found(answers, level):
     found = list(OneAnswer().examine(data))
     assert [one.level for one in found] == ([level] if level else [])
     if found:
-        assert found[0].figures["share"] == max(0.9, (level == "alarm") * 1.0)
-        assert "“I don't know.”" in found[0].text
+        same = sum(answer.strip().lower() == answers[0].lower() for answer in answers)
+        assert found[0].figures["share"] == same / len(answers)
+        assert "“I don't know" in found[0].text
 
 
 def test_classes_and_texts_that_answer_nothing_are_no_answers():

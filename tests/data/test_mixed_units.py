@@ -31,7 +31,11 @@ def found(write, label_task, audit):
     def found(rows, **options):
         lines = "".join(json.dumps({"text": text, "label": value}) + "\n" for text, value in rows)
         findings = audit(label_task, write("a.jsonl", lines), **options).findings
-        return [one for one in findings if one.source == "number-targets" and "percents" in one.figures]
+        return [
+            one
+            for one in findings
+            if one.source == "number-targets" and not {"percents", "scaled"}.isdisjoint(one.figures)
+        ]
 
     return found
 
@@ -66,3 +70,25 @@ def test_numbers_of_one_unit_are_no_finding(found):
 )
 def test_numbers_that_are_spread_over_sizes_are_no_two_units(draw):
     assert all(find_percents(draw(np.random.default_rng(seed))) is None for seed in range(10))
+
+
+def rents(count=300, seed=0):
+    draw = np.random.default_rng(seed)
+    worth = {"attic": 350, "flat": 700, "loft": 1300, "house": 2000}
+    kinds = draw.choice(list(worth), count)
+    noise = draw.normal(0, 0.1, count)
+    return [
+        (f"{kind} to let, ad {i * 7919 % 997}", round(worth[kind] * np.exp(x)))
+        for i, (kind, x) in enumerate(zip(kinds, noise, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(("spoil", "factor"), [
+    (lambda i, value: value / 1000 if value >= 1000 else float(value), 1000),  # 1.250 beside 980
+    (lambda i, value: value * 100.0 if i % 3 == 0 else value + 0.5, 100),  # cents beside euros
+    (lambda i, value: value + 0.5, None),
+    (lambda i, value: value / 1000 + 0.0001, None),
+])  # fmt: skip
+def test_numbers_of_two_scales_are_named(found, spoil, factor):
+    findings = found([(text, spoil(i, value)) for i, (text, value) in enumerate(rents())])
+    assert [(one.level, one.figures["factor"]) for one in findings] == ([("alarm", factor)] if factor else [])

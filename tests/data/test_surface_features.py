@@ -9,6 +9,7 @@ from partly import partly
 from PIL import Image
 
 from ftengine.api import Task, View
+from ftengine_builtins.audits.image_changes import CHANGES, find_change
 from ftengine_builtins.tasks import language_rows
 
 PLACES = ("Rome", "Paris", "Oslo", "Lima")
@@ -156,3 +157,28 @@ def test_images_that_have_a_mark_in_one_file_alone_are_named_by_its_place(found,
     findings = found(DrawnTask(), *rows, source="image-features")
     assert [one.figures["split"] for one in findings] == ["test"] * (train != test)
     assert all("upper edge" in one.text for one in findings)
+
+
+def scenes(count, seed):
+    """Return (count, 8, 8, 3) images of a bright sky over a dark ground, to the left of something red."""
+    images = np.random.default_rng(seed).normal(0.4, 0.15, (count, 8, 8, 3))
+    images[:, :4] += (0.1, 0.2, 0.4)
+    images[:, 5:, 5:, 0] += 0.4
+    return np.clip(images, 0, 1)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("split", [0, 1])
+def test_what_was_done_to_all_images_of_a_file_is_named(change, split):
+    sides = [scenes(60, 1), scenes(40, 2)]
+    inverse = {"colours are in the order green, blue, red": "colours are in the order blue, red, green",
+               "images are turned by 90 degrees": "images are turned by 270 degrees"}  # fmt: skip
+    sides[split] = CHANGES[change](sides[split])
+    both = {change, inverse.get(change), *(one for one, other in inverse.items() if other == change)}
+    assert find_change(*sides) in both
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("darker", [1, 0.6])
+def test_images_of_one_source_or_of_another_light_have_no_such_change(seed, darker):
+    assert find_change(scenes(60, seed), scenes(40, seed + 10) * darker) is None

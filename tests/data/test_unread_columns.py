@@ -94,24 +94,47 @@ def guessed(label, draw):
 
 
 @pytest.mark.parametrize("carl", [exchanged, guessed])
-def test_the_annotator_whose_labels_the_texts_contradict_is_named(unread, carl):
-    (found,) = unread(LabelsByColumn, annotated(carl=carl))
-    assert (found.kind, found.level) == ("labels", "alarm" if carl is exchanged else "note")
-    assert (found.figures["column"], found.figures["value"]) == ("annotator", "carl")
+@pytest.mark.parametrize("name", ["carl", ""])
+def test_the_annotator_whose_labels_the_texts_contradict_is_named(unread, carl, name):
+    rows = annotated(carl=carl)
+    for row in rows:
+        row["annotator"] = name if row["annotator"] == "carl" else row["annotator"]
+    (found,) = unread(LabelsByColumn, rows)
+    assert (found.kind, found.level) == ("labels", "alarm")
+    assert (found.figures["column"], found.figures["value"]) == ("annotator", name)
     assert found.figures["share"] > 0.25 > 0.15 > found.figures["others"]
     if carl is exchanged:
         assert {pair[:2] for pair in found.figures["confused"]} == {("se", "wo"), ("wo", "se")}
 
 
+def sure_labels(i, draw):
+    return round(draw.uniform(0.2, 1), 2)
+
+
+def dates(i, draw):
+    return f"2024-{draw.randint(1, 12):02d}-{draw.randint(1, 28):02d}"
+
+
+@pytest.mark.parametrize(("column", "value", "bound"), [("confidence", sure_labels, 0.5), ("day", dates, "2024-05")])
+@pytest.mark.parametrize("wrong", [True, False])
+def test_rows_below_a_number_or_before_a_day_whose_labels_are_guessed_are_named(unread, column, value, bound, wrong):
+    draw, rows = random.Random(1), topical(400, 1)
+    for i, row in enumerate(rows):
+        row[column] = value(i, draw)
+        row["label"] = draw.choice(["se", "wo", "fi", "wi"]) if wrong and row[column] < bound else row["label"]
+    found = unread(LabelsByColumn, rows)
+    assert [(one.level, one.figures["column"]) for one in found] == [("alarm", column)] * wrong
+
+
 @pytest.mark.parametrize("misled", [0.5, 0.65])
-def test_harder_texts_of_two_classes_are_a_note(unread, misled):
+def test_harder_texts_of_two_classes_are_named_without_classes_that_are_exchanged(unread, misled):
     draw, rows = random.Random(1), topical(360, 1, topics=("sea", "wood"))
     for row in rows:
         row["difficulty"] = draw.choice(["easy", "easy", "hard"])
         if row["difficulty"] == "hard" and draw.random() < misled:
             row["label"] = next(other["label"] for other in rows if other["label"] != row["label"])
     (found,) = unread(LabelsByColumn, rows)
-    assert (found.level, found.figures["value"]) == ("note", "hard")
+    assert found.figures["value"] == "hard"
 
 
 def of_aspects(count=200):
@@ -283,3 +306,16 @@ def test_pairs_that_are_exchanged_where_a_column_has_a_value_are_an_alarm(unread
     rows = exported("2023", 60, False, told) + exported("2024", 50, exchanged, told)
     found = unread(PairsByColumn, rows, task=PairsTask())
     assert [(one.level, one.figures["column"]) for one in found] == [("alarm", "export")] * named
+
+
+RATINGS = [(lambda i: (3, 3) if i % 2 else (4, 2), True), (lambda i: (2, 4) if i % 4 == 0 else (4, 2), True),
+           (lambda i: (3, 3) if i % 20 == 0 else (4, 2), False), (lambda i: (1, 2), False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rating", "named"), RATINGS)
+def test_ratings_that_are_equal_or_go_against_the_preference_are_an_alarm(unread, rating, named):
+    rows = exported("2023", 100, False, True)
+    for i, row in enumerate(rows):
+        row["chosen_rating"], row["rejected_rating"] = rating(i)
+    found = [one for one in unread(PairsByColumn, rows, task=PairsTask()) if "columns" in one.figures]
+    assert [one.level for one in found] == ["alarm"] * named

@@ -180,6 +180,24 @@ def test_the_unread_text_leads_where_the_model_tells_less(verdict, accuracy, lev
     assert (judged.lead[0].figures.get("column") == "description") == (level == "alarm")
 
 
+@pytest.mark.parametrize(("wrong", "level"), [(0.6, "alarm"), (0.05, None)])
+def test_a_column_whose_labels_words_contradict_is_an_alarm_unless_the_model_copes(verdict, wrong, level):
+    kinds = ["plain", "turned"] * 60
+    rows = {
+        "row": [*range(120)],
+        "place": ["test.jsonl:1"] * 120,
+        "group": [*range(120)],
+        "duplicate": [*range(120)],
+        "label": [0, 0, 1, 1] * 30,
+        "row.kind": kinds,
+        "predicted": [(i // 2 + (kind == "turned" and i % 20 < 20 * wrong)) % 2 for i, kind in enumerate(kinds)],
+    }
+    found = audit_finding("labels-by-column", figures={"column": "kind", "value": "turned", "confused": []})
+    told = verdict(found, put("predictions", {"test-tuned": rows}))
+    (finding,) = (one for one in told.findings if one.source == "labels-by-column")
+    assert finding.level == (level or "note")
+
+
 @pytest.mark.parametrize("source", ["unread-groups", "labels-by-column"])
 def test_what_columns_show_of_ids_and_labels_leads_before_training(verdict, source):
     from ftengine_builtins.audits import labels_by_column, unread_groups

@@ -1,8 +1,8 @@
 """Audits that ship in the box."""
 
 from ftengine_builtins.audits.answer_cues import AnswerCues
+from ftengine_builtins.audits.answer_forms import AnswerForms
 from ftengine_builtins.audits.balance import Balance
-from ftengine_builtins.audits.capped_targets import CappedTargets
 from ftengine_builtins.audits.contradictions import Contradictions
 from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.cut_texts import CutTexts
@@ -26,6 +26,7 @@ from ftengine_builtins.audits.short_copies import ShortCopies
 from ftengine_builtins.audits.shortened_texts import ShortenedTexts
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
 from ftengine_builtins.audits.split_shift import SplitShift
+from ftengine_builtins.audits.split_support import SplitSupport
 from ftengine_builtins.audits.surface_features import SurfaceFeatures
 from ftengine_builtins.audits.telling_phrases import TellingPhrases
 from ftengine_builtins.audits.template_marks import TemplateMarks
@@ -36,8 +37,8 @@ from ftengine_builtins.audits.unread_groups import UnreadGroups
 
 __all__ = [
     "AnswerCues",
+    "AnswerForms",
     "Balance",
-    "CappedTargets",
     "Contradictions",
     "ContraryPreferences",
     "Conversations",
@@ -69,6 +70,7 @@ __all__ = [
     "ShortCopies",
     "ShortenedTexts",
     "SplitShift",
+    "SplitSupport",
     "SurfaceFeatures",
     "TellingPhrases",
     "TemplateMarks",

@@ -10,6 +10,7 @@ import numpy as np
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, number
 from ftengine_builtins.audits.counting import split_name
+from ftengine_builtins.audits.image_changes import find_change, thumbnail
 from ftengine_builtins.audits.split_shift import is_nonrandom_split
 from ftengine_builtins.audits.surface import Feature
 from ftengine_builtins.audits.surface_features import FEWEST, compared
@@ -22,34 +23,48 @@ EDGE = 8
 
 
 class ImageFeatures(Audit):
-    """Finds images that differ between splits: in size, or in brightness or contrast of an edge, a corner or the whole.
+    """Finds images that differ between splits: in size, or in colour, in brightness or contrast of a part.
 
-    A mark in a corner, a frame or a camera's date that only training images have is learnt instead of what the images
-    show. Looks at splits from another source than training.
+    Exchanged channels, and turned or inverted images, are named where undoing that makes the splits alike. A mark in a
+    corner, a frame or a camera's date that only training images have is learnt instead of what the images show. Looks
+    at splits from another source than training.
     """
 
     name = "image-features"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         held = [split for split in data.splits if split != "train" and is_nonrandom_split(data, split)]
-        train = _measured(data, "train") if held else {}
+        train, images = _measured(data, "train") if held else ({}, [])
         for split in reversed(held):  # figures are made on the last
-            others = _measured(data, split)
-            if min(len(of.get("width", ())) for of in (train, others)) >= FEWEST:
-                yield from _findings(split, train, others)
+            others, held_images = _measured(data, split)
+            if min(len(images), len(held_images)) < FEWEST:
+                continue
+            change = find_change(images, held_images)
+            yield from _findings(split, train, others) if change is None else [_of_change(split, change)]
 
 
-def _measured(data: AuditedData, split: str) -> dict[str, list[float]]:
-    """Return what is measured of distinct images of a split, by name; {} where rows are no images."""
+def _of_change(split: str, change: str) -> Finding:
+    name = split_name(split)
+    brief = (
+        f"bring {name} and training images to one form: in one of both {change}; once that is undone, they are alike"
+    )
+    text = f"{capitalized(brief)}. Look at five images of each to see which is right: how were they read and written?"
+    return Finding(kind="splits", level="note", text=text, brief=brief,
+                   figures={"split": split, "what": "images", "change": change})  # fmt: skip
+
+
+def _measured(data: AuditedData, split: str) -> tuple[dict[str, list[float]], list[np.ndarray]]:
+    """Return what is measured of distinct images of a split, by name, and thumbnails; nothing without images."""
     chosen = choose_rows(data.distinct[split], np.ones(len(data.distinct[split]), dtype=bool), SAMPLE)
-    found: dict[str, list[float]] = {}
+    found, thumbnails = dict[str, list[float]](), list[np.ndarray]()
     for view in data.splits[split].select(sorted(chosen)):
         image = next((of for of in view.inputs if hasattr(of, "convert")), None)
         if image is None:
-            return {}
+            return {}, []
+        thumbnails.append(thumbnail(image))
         for name, value in measure(image).items():
             found.setdefault(name, []).append(value)
-    return found
+    return found, thumbnails
 
 
 def measure(image: Any) -> Mapping[str, float]:

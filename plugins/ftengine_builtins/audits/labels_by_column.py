@@ -12,10 +12,18 @@ import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, counted, listed, percent, quoted
-from ftengine_builtins.audits.column_values import are_kinds, first_values, read_values, unread_columns, values_of
+from ftengine_builtins.audits.column_values import (
+    are_kinds,
+    first_values,
+    is_named_as_id,
+    read_values,
+    unread_columns,
+    values_of,
+)
 from ftengine_builtins.audits.split_shift import PENALTY, find_shift
 from ftengine_builtins.audits.word_scores import FEWEST_OF_LABEL, DrawnRows, WordRidge, draw_rows, one_hot, tf_idf
 from ftengine_builtins.label_fit import Swap, confusion_of, find_swap
+from ftengine_builtins.row_groups import DATE, of_column
 
 SAMPLE = 800
 """Rows that are looked at, drawn from all; the time grows with their cube, half a second of these on one core."""
@@ -32,6 +40,9 @@ SURER = 2.0
 be hard to tell, and no label wrong."""
 MORE, TIMES = 0.1, 2.0
 """How much more of a value's labels than of others' words contradict, in points and as a factor, at least."""
+WRONG, WRONG_TIMES = 0.25, 3.0
+"""The same from which labels are wrong, or depend on the column: texts that are only harder are not so often answered
+surely and otherwise."""
 CONFUSED = 3
 """Rows of one label that are rather another, from which it is named."""
 EXCHANGED = 0.5
@@ -53,6 +64,7 @@ OTHERWISE, ALIKE = 1e-6, 0.2
 Smirnov) up to which they are of the same one once they are converted."""
 EXPLAINS = (
     "quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse", "slices", "rows", "data",
+    "splits",
 )  # fmt: skip
 
 
@@ -67,7 +79,8 @@ class LabelsByColumn(Audit):
     name = "labels-by-column"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        names = [name for name, of in first_values(data, unread_columns(data), LOOKED_AT) if _are_few_kinds(of)]
+        values = first_values(data, unread_columns(data), LOOKED_AT)
+        names = [name for name, of in values if _are_few_kinds(of) or (_are_ordered(of) and not is_named_as_id(name))]
         names = [name for name in names if not _is_asked(data, name)]
         rows = draw_rows(data, SAMPLE, numbers=True) if names else None
         if rows is None or len(rows.texts) < FEWEST + FEWEST_OTHERS:
@@ -81,11 +94,18 @@ class LabelsByColumn(Audit):
 
 @dataclass(frozen=True)
 class _Group:
-    """The rows of one value of a column: (n,) bool."""
+    """The rows with one value of a column, or on one side of a bound.
+
+    Args:
+        value: the value; "" where rows have none, or for a bound.
+        of: (n,) bool.
+        where: the value or the bound in words, such as "is “mk”".
+    """
 
     column: str
     value: str
     of: np.ndarray
+    where: str = ""
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -96,17 +116,29 @@ def _groups(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[_G
     """Return the rows of each value of columns of kinds, if enough rows have the value and enough have not."""
     groups = list[_Group]()
     for name, of in values_of(data, names, rows.rows):
-        known = {str(value) for value in of if value is not None}
-        if len(known) < 2 or not _are_few_kinds([value for value in of if value is not None]):
-            continue
         column = np.array(["" if value is None else str(value) for value in of], dtype=object)
-        every = [_Group(name, value, column == value) for value in sorted(known)]
+        if len(values := sorted({*column})) < 2:
+            continue
+        if _are_few_kinds([value for value in of if value is not None]):
+            wheres = [f"is {quoted(value)}" if value else "is blank" for value in values]
+            every = [_Group(name, value, column == value, at) for value, at in zip(values, wheres, strict=True)]
+        elif rows.numbers is None and _are_ordered(of):
+            parts = of_column(name, column, ())
+            every = [_Group(name, "", inside, what.partition("` ")[2]) for what, inside in parts]
+        else:
+            continue
         groups += [group for group in every if group.of.sum() >= FEWEST and (~group.of).sum() >= FEWEST_OTHERS]
     return groups
 
 
 def _are_few_kinds(values: Sequence[Any]) -> bool:
     return are_kinds(values) and len(set(values)) <= MOST_VALUES
+
+
+def _are_ordered(values: Sequence[Any]) -> bool:
+    """Say whether values are numbers, or dates as text, in which a bound divides rows."""
+    kinds = {type(value) for value in values}
+    return (bool(kinds) and kinds <= {int, float}) or (kinds == {str} and all(DATE.match(value) for value in values))
 
 
 def _is_asked(data: AuditedData, name: str) -> bool:
@@ -224,7 +256,7 @@ def _of_labels(group: _Group, found: _Compared, names: Sequence[str]) -> Finding
     pairs = [divmod(at, len(names)) for at in worst if wrong.flat[at] >= CONFUSED]
     confused = [(names[i], names[j], int(wrong[i, j])) for i, j in pairs]
     mostly = listed([f"{quoted(label)} -> {quoted(answer)} ({count:,})" for label, answer, count in confused])
-    what = f"labels of {group.column} {quoted(group.value)}: a classifier of the other rows disagrees with "
+    what = f"labels of rows where `{group.column}` {group.where}: a classifier of the other rows disagrees with "
     what += f"{percent(excess.share)} of these labels, with {percent(excess.others)} of the others'"
     what += f"; mostly {mostly}" if mostly else ""
     text = f"If labels depend on `{group.column}`, read it (write it into the text); else check the {what}. "
@@ -232,7 +264,7 @@ def _of_labels(group: _Group, found: _Compared, names: Sequence[str]) -> Finding
     text += "Correct what is wrong or leave it out"
     text += "." if found.are_swapped else "; texts of this value may also be harder, and no label wrong."
     figures = {**group.figures, "share": excess.share, "others": excess.others, "n": excess.n, "confused": confused}
-    if not found.are_swapped:
+    if not found.are_swapped and (excess.share < WRONG or excess.share < WRONG_TIMES * excess.others):
         return Finding(kind="labels", level="note", text=text, figures=figures)
     brief = f"check the {what}"
     return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)

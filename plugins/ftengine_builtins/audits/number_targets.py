@@ -9,7 +9,7 @@ from ftengine.text import capitalized, counted, number, percent, short_place
 from ftengine_builtins.audits.contradictions import are_numbers
 from ftengine_builtins.audits.counting import SHOWN_PLACES
 from ftengine_builtins.audits.missing_codes import find_code
-from ftengine_builtins.audits.mixed_units import converted_fit, find_percents
+from ftengine_builtins.audits.mixed_units import Scale, converted_fit, find_percents, find_scale
 from ftengine_builtins.tasks.class_labels import as_number
 
 MOST = 0.5
@@ -31,9 +31,12 @@ BETTER = 0.1
 UNLIKE = 0.05
 """Probability by chance (Kolmogorov-Smirnov) below which numbers are not those of the others, point or not."""
 
+EXPLAINED = ("quality", "learning", "rows", "over-fitting", "worse")
+"""What follows from numbers that are not what they seem."""
+
 
 class NumberTargets(Audit):
-    """Finds target numbers that outweigh all others, lost their decimal point, or are a code for a missing value."""
+    """Finds target numbers that outweigh all others, lost their decimal point, have two scales, or are a code."""
 
     name = "number-targets"
 
@@ -55,6 +58,9 @@ class NumberTargets(Audit):
             return
         if (percents := find_percents(values)) is not None:
             yield _of_percents(data, rows, numbered, percents)
+            return
+        if (scaled := find_scale(data)) is not None:
+            yield _of_scale(*scaled)
             return
         median = float(np.median(values))
         figures = {"median": median, "least": float(values.min()), "most": float(values.max())}
@@ -85,7 +91,7 @@ def _of_code(
         level="alarm" if written and share >= MOST else "note",
         text=f"{capitalized(brief)}. {then}",
         brief=brief,
-        explains=("quality", "learning", "rows", "over-fitting", "worse"),
+        explains=EXPLAINED,
         figures={"code": code, "count": len(found), "rows": len(values), "share": share},
         places=places,
     )
@@ -113,9 +119,32 @@ def _of_percents(
         level="alarm" if sure else "note",
         text=f"{capitalized(brief)}.{told}",
         brief=brief,
-        explains=("quality", "learning", "rows", "over-fitting", "worse"),
+        explains=EXPLAINED,
         figures=figures,
         places=places,
+    )
+
+
+def _of_scale(scale: Scale, places: Sequence[str], values: np.ndarray) -> Finding:
+    """Name numbers that are too small by a factor."""
+    found, others = np.flatnonzero(scale.small), np.flatnonzero(~scale.small)
+    by_words = scale.after is not None and scale.before is not None
+    why = f"they differ by {scale.factor:,.0f}" if by_words else "a thousands point was read as a decimal one"
+    brief = f"write all numbers in one scale, {why}: {percent(len(found) / len(values))} of {len(values):,} are such "
+    brief += f"as {number(float(values[found[0]]))} ({short_place(places[found[0]])}), the others such as "
+    brief += number(float(values[others[0]]))
+    text = f"{capitalized(brief)}. Multiply the former by {scale.factor:,.0f}, in all files."
+    if by_words:
+        text += f" Words then predict them better: the correlation is {number(scale.after, 2)}, as they are "
+        text += f"{number(scale.before, 2)}."
+    return Finding(
+        kind="labels",
+        level="alarm",
+        text=text,
+        brief=brief,
+        explains=EXPLAINED,
+        figures={"scaled": len(found), "factor": scale.factor, "rows": len(values)},
+        places=tuple(places[i] for i in found[:SHOWN_PLACES]),
     )
 
 
@@ -135,7 +164,7 @@ def _of_lost_points(
         level="alarm",
         text=f"{capitalized(brief)}.",
         brief=brief,
-        explains=("quality", "learning", "rows", "over-fitting", "worse"),
+        explains=EXPLAINED,
         figures=figures,
         places=places,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, View
-from ftengine.text import comparable, percent, quoted
+from ftengine.text import capitalized, comparable, percent, quoted, short
 from ftengine_builtins.audits.contradictions import LOOKED_AT, free_answer, hashed
 from ftengine_builtins.audits.counting import share_within
 
@@ -17,10 +17,13 @@ FEWEST = 20
 NOTE, ALARM = 0.8, 0.98
 """Share of the training rows that have one and the same answer, from which it is a note, and an alarm: nothing else
 can be learnt, and a low loss says no more than that this answer was."""
+STOCK, MANY, TIMES, SENTENCE = 0.1, 0.25, 10, 4
+"""Shares of the training rows, near end, from which one sentence among answers that differ is a note and an alarm, how
+many times as frequent as any other it is, and words that it has, at least."""
 
 
 class OneAnswer(Audit):
-    """Finds one and the same free (or chosen) answer in nearly all training rows."""
+    """Finds one and the same free (or chosen) answer in nearly all training rows, or a sentence in many."""
 
     name = "one-answer"
 
@@ -32,7 +35,10 @@ class OneAnswer(Audit):
             (hashed(_plain(answer)) if (answer := any_answer(view)) else 0 for view in rows), np.int64
         )
         kinds, counts = np.unique(numbers[numbers != 0], return_counts=True)
-        if counts.sum() < FEWEST or counts.max() < NOTE * counts.sum():
+        if counts.sum() < FEWEST:
+            return
+        if counts.max() < NOTE * counts.sum():
+            yield from _stock_answer(data, numbers, kinds, counts)
             return
         count, total = int(counts.max()), int(counts.sum())
         first = int(np.flatnonzero(numbers == kinds[counts.argmax()])[0])
@@ -50,6 +56,29 @@ class OneAnswer(Audit):
             figures={"share": share, "low": share_within(count, total)[0], "distinct": len(kinds), "answers": total},
             places=(rows.where(first),),
         )
+
+
+def _stock_answer(data: AuditedData, numbers: Any, kinds: Any, counts: Any) -> Iterator[Finding]:
+    """Find a sentence that many answers are while hardly two others are equal, such as a refusal."""
+    rows, order = data.splits["train"], np.argsort(-counts, kind="stable")
+    count, total = int(counts[order[0]]), int(counts.sum())
+    share = share_within(count, total)[0]
+    if share < STOCK or len(kinds) < FEWEST or count < TIMES * counts[order[1]]:
+        return
+    first = int(np.flatnonzero(numbers == kinds[order[0]])[0])
+    answer = _text(any_answer(next(islice(rows, first, None))))
+    if len(answer.split()) < SENTENCE:
+        return
+    lead = (
+        f"check whether {percent(count / total)} of the training answers have to be one text: {quoted(short(answer))}"
+    )
+    text = f"{capitalized(lead)} is the answer of {count:,} of {total:,} rows, the next most frequent one of "
+    text += f"{int(counts[order[1]]):,}. A model that learns it gives it to other prompts too."
+    alarm = share >= MANY
+    explains = ("quality", "learning", "rows", "over-fitting", "memorisation", "worse") if alarm else ()
+    yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=lead, explains=explains,
+                  figures={"share": count / total, "low": share, "answers": total},
+                  places=(rows.where(first),))  # fmt: skip
 
 
 def any_answer(view: View) -> Any:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator as op
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine.text import capitalized, counted, percent, quoted
-from ftengine_builtins.audits.column_values import first_values, unread_columns
+from ftengine.text import capitalized, counted, listed, percent, quoted
+from ftengine_builtins.audits.column_values import first_values, read_values, unread_columns
+from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within
 from ftengine_builtins.audits.labels_by_column import EXPLAINS
 from ftengine_builtins.audits.split_shift import PENALTY
 from ftengine_builtins.audits.word_scores import CHARACTERS, WordRidge, tf_idf
 
 MOST_PAIRS, FEWEST = 500, 20
 """Training pairs that are looked at, the first, and pairs of a value and of all others, at least."""
+TIED, CONTRARY = 0.2, 0.1
+"""Shares of the pairs, near end, whose ratings are equal, or go against the preference, for an alarm."""
 MOST_VALUES = 20
 """Values of a column that has kinds of rows."""
 SURE, TOLD = 1e-3, 0.65
@@ -25,7 +29,7 @@ share of all other pairs of which they prefer the chosen one."""
 
 
 class PairsByColumn(Audit):
-    """Finds chosen and rejected answers that are exchanged where an unread column has one value.
+    """Finds pairs that unread columns contradict: exchanged where one has a value, or rated equal or the other way.
 
     A ridge classifier on the difference of both answers' words, which learns from all other training pairs, prefers the
     rejected ones of that value, and the chosen ones of others that it has not seen.
@@ -35,6 +39,7 @@ class PairsByColumn(Audit):
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         names = unread_columns(data)
+        yield from _ratings(data, names)
         views = list(islice(data.splits["train"], MOST_PAIRS)) if names else []
         answers = [answer for view in views for answer in _answers(view)]
         if len(views) < 2 * FEWEST or len(answers) < 2 * len(views):
@@ -51,6 +56,34 @@ class PairsByColumn(Audit):
         exchanged = [(p, i) for i, (_, _, of) in enumerate(groups) if (p := _against(pairs, signs, of)) is not None]
         if exchanged and min(exchanged)[0] * len(groups) <= SURE:
             yield _finding(*groups[min(exchanged)[1]], *_preferred(pairs, signs, groups[min(exchanged)[1]][2]))
+
+
+def _ratings(data: AuditedData, names: Sequence[str]) -> Iterator[Finding]:
+    """Find two columns of numbers, one of each answer, that are equal or go against the preference in many pairs."""
+    for name in names:
+        other = name.replace("chosen", "rejected")
+        if other == name or other not in names:
+            continue
+        pairs = [*enumerate(read_values(data, "train", (name, other)))]
+        rated = [(i, a, b) for i, (a, b) in pairs if isinstance(a, (int, float)) and isinstance(b, (int, float))]
+        if len(rated) < FEWEST:
+            continue
+        equal, against = ([i for i, a, b in rated if side(a, b)] for side in (op.eq, op.lt))
+        if sum(a > b for _, a, b in rated) < len(against):
+            continue  # less is better, as of ranks
+        tied, contrary = (share_within(len(rows), len(rated))[0] for rows in (equal, against))
+        if max(tied / TIED, contrary / CONTRARY) < 1:
+            continue
+        facts = [(len(equal), f"equals `{other}`"), (len(against), f"is below `{other}`")]
+        shown = listed([f"{what} in {percent(count / len(rated))}" for count, what in facts if count])
+        brief = f"leave out pairs whose ratings show no preference: `{name}` {shown} of "
+        brief += counted(len(rated), "training pair")
+        text = f"{capitalized(brief)}, and which answer is the chosen one is chance there."
+        figures = {"columns": [name, other], "equal": len(equal), "against": len(against), "pairs": len(rated)}
+        places = tuple(data.splits["train"].where(i) for i in (*equal, *against)[:SHOWN_PLACES])
+        yield Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures,
+                      places=places)  # fmt: skip
+        return
 
 
 def _answers(view: Any) -> list[str]:

@@ -54,11 +54,11 @@ def _share_of(name: str, pattern: re.Pattern[str]) -> Feature:
 
 
 class Echo(str):
-    """An answer that begins with its prompt."""
+    """An answer that begins with its prompt, or texts of which the second begins with the first."""
 
 
 HAS = (
-    Feature("prompt", ("begins with its prompt", "begin with their prompts"),
+    Feature("prompt", ("begins with its prompt or first text", "begin with their prompts or first texts"),
             lambda text: float(isinstance(text, Echo))),
     _having("speaker", SPEAKER, "a line that begins as one of a conversation does"),
     _having("markup", MARKUP),

@@ -112,7 +112,9 @@ def _parts(view: View) -> Iterator[tuple[str, str]]:
         yield "answers", Echo(answer) if echoed else answer
         yield "prompts", "\n".join(prompts)
     else:
-        yield "texts", "\n".join(view.texts)
+        texts = [text.strip() for text in view.texts]
+        echoed = len(texts) > 1 and texts[0] and texts[1].casefold().startswith(texts[0].casefold())
+        yield "texts", Echo("\n".join(view.texts)) if echoed else "\n".join(view.texts)
 
 
 def _findings(split: str, train: _Drawn, held: _Drawn, *, tagged: bool) -> Iterator[Finding]:

@@ -3,22 +3,32 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
+from ftengine.evaluation import read_predictions
 from ftengine.text import has_value, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
+from ftengine_builtins.audits.labels_by_column import LabelsByColumn
 from ftengine_builtins.audits.missing_texts import MissingTexts
+from ftengine_builtins.audits.one_answer import NOTE as NEARLY_ALL
 from ftengine_builtins.audits.one_answer import OneAnswer
 from ftengine_builtins.audits.sources import REPEATED, SAME_ROWS, are_of_one_form, leak_level, of_one_form
+from ftengine_builtins.rules.error_groups import errors_of
 from ftengine_builtins.rules.quality import is_chosen
 from ftengine_builtins.rules.threshold import is_better_than_a_constant
 
 NOTE = 0.05
 """Share of training rows that repeat another, from which it is said."""
 
+FEWEST, COPES = 20, 1.5
+"""Measured rows of a value, and of others, from which it shows whether the tuned model is right there; and how many
+times as often it is wrong there, up to which it is."""
+
 JUDGED_ELSEWHERE = (
     "label-noise", "leaks", "duplicates", "lengths", "cut-texts", "misplaced-labels", "split-shift", "answer-cues",
-    "exchanged-roles", "surface-features", "image-features", "capped-targets", "unread-columns",
+    "exchanged-roles", "surface-features", "image-features", "split-support", "unread-columns",
 )  # fmt: skip
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 
@@ -36,8 +46,26 @@ class AuditFindings(Rule):
         for finding in run.audit.findings:
             matters = finding.level == "alarm" or (finding.level == "note" and finding.source in KNOWN)
             if matters and finding.source not in JUDGED_ELSEWHERE:
-                more = finding.source == OneAnswer.name and is_better_than_a_constant(run)  # was learnt than that one
+                nearly_all = finding.source == OneAnswer.name and finding.figures.get("share", 1.0) >= NEARLY_ALL
+                more = nearly_all and is_better_than_a_constant(run)  # was learnt than that one
+                more = more or (finding.source == LabelsByColumn.name and _copes(run, finding))
                 yield finding.model_copy(update={"level": "note", "explains": ()}) if more else finding
+
+
+def _copes(run: RunRecords, finding: Finding) -> bool:
+    """Return whether the tuned model is as often right where a column has a value: words alone mislead there."""
+    name, value = finding.figures.get("column"), finding.figures.get("value")
+    if not value or "confused" not in finding.figures or not run.evaluation.split:
+        return False
+    table = read_predictions(run.path, run.evaluation.split, "tuned")
+    column, errors = table.get(f"row.{name}"), errors_of(table)
+    if column is None or errors is None:
+        return False
+    of = np.array([str(one) == value for one in column])
+    if min(of.sum(), (~of).sum()) < FEWEST:
+        return False
+    inside, outside = (float(errors.of[side].mean()) for side in (of, ~of))
+    return inside <= max(COPES * outside, outside + NOTE)
 
 
 class LeakedRows(Rule):

@@ -10,7 +10,7 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.evaluation import read_predictions
 from ftengine.text import capitalized, number, percent
-from ftengine_builtins.rules.row_groups import Group, row_groups
+from ftengine_builtins.row_groups import Group, row_groups
 
 if TYPE_CHECKING:
     import numpy as np

@@ -38,12 +38,12 @@ class SwappedPairs(Rule):
             return
         split, pairs = run.evaluation.split, counted(accuracy.n, "held-out pair")
         share, figures = percent(accuracy.value), {"preference_accuracy": accuracy, "training": training}
-        alarm, explains = True, (*OF_NO_USE, "quality", "over-fitting", "labels")
+        alarm, explains = True, (*OF_NO_USE, "quality", "over-fitting")
         if held[1] < EVEN and training is not None and (ends(training) or (0, 0))[0] > EVEN:
             brief = f"check which answers are the chosen ones in the {split} split: of its pairs the chosen answer is "
             brief += f"preferred in {share}, of training pairs in {percent(training.value)}"
             text = f"{capitalized(brief)}. Chosen and rejected are exchanged in one of the splits."
-            kind, figures = "labels", {"swapped": split, **figures}
+            kind, explains, figures = "labels", (*explains, "labels"), {"swapped": split, **figures}
         elif held[0] <= EVEN <= held[1] < TOLD_APART:
             by_heart = ranks_training_examples(run, "preference_accuracy") or learns_by_heart(run)
             alarm = held[1] < EVEN + ROOM or (by_heart and accuracy.value < EVEN + ROOM)

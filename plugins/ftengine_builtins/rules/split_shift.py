@@ -6,13 +6,13 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Rule
 from ftengine.text import capitalized
 from ftengine_builtins.audits.answer_cues import AnswerCues
-from ftengine_builtins.audits.capped_targets import CappedTargets
 from ftengine_builtins.audits.exchanged_roles import ExchangedRoles
 from ftengine_builtins.audits.image_features import ImageFeatures
 from ftengine_builtins.audits.label_noise import LabelNoise
 from ftengine_builtins.audits.languages import Languages
 from ftengine_builtins.audits.misplaced_labels import MisplacedLabels
 from ftengine_builtins.audits.split_shift import EXPLAINED, SplitShift
+from ftengine_builtins.audits.split_support import SplitSupport
 from ftengine_builtins.audits.surface import SHORT_WORD
 from ftengine_builtins.audits.surface_features import SurfaceFeatures
 from ftengine_builtins.rules.baseline import unmeasured_answers
@@ -22,9 +22,12 @@ from ftengine_builtins.rules.threshold import GAP_ALARM, no_better_than_a_consta
 HARDER = {"group": "new groups are harder than those of training", "time": "later rows are harder than earlier ones"}
 """What a model shows that fails on a split by group or time."""
 
+LACKING = 0.05
+"""Share of the measured rows with labels that training lacks, from which that is an alarm whatever the figures."""
+
 JUDGED = (
     SplitShift.name, SurfaceFeatures.name, MisplacedLabels.name, AnswerCues.name, ExchangedRoles.name, Languages.name,
-    CappedTargets.name, ImageFeatures.name,
+    SplitSupport.name, ImageFeatures.name,
 )  # fmt: skip
 """Audits of which findings are judged by what the model made of the rows; of languages, those that splits differ in."""
 
@@ -34,7 +37,7 @@ class HeldOutShift(Rule):
 
     Sound data may look the same to audits: a test set whose words mislead on purpose, or years of a split by time. If
     the model does as well on training rows as on measured ones, nothing is an alarm. If it fails, findings of audits
-    `split-shift`, `answer-cues`, `exchanged-roles`, `capped-targets` and `misplaced-labels` are alarms, and so are rows
+    `split-shift`, `answer-cues`, `exchanged-roles`, `split-support` and `misplaced-labels` are alarms, and so are rows
     from elsewhere, of another style, or in a language that training lacks. If nothing was measured, an alarm about
     training stands.
     """
@@ -55,7 +58,8 @@ class HeldOutShift(Rule):
                 continue
             slipped = noisy and "offset" in finding.figures and finding.figures["split"] == "train"
             elsewhere = finding.source in (Languages.name, SurfaceFeatures.name, ImageFeatures.name) or (
-                finding.source == SplitShift.name and "auc" in finding.figures
+                finding.source in (SplitShift.name, SplitSupport.name)
+                and not {"auc", "column"}.isdisjoint(finding.figures)
             )
             cue = finding.source == AnswerCues.name or not {"cues", "rule"}.isdisjoint(finding.figures)
             fails = constant or falls_behind(run, seen_metric(run), 0.0 if cue else GAP_ALARM)
@@ -63,6 +67,8 @@ class HeldOutShift(Rule):
             fails = fails or (finding.figures.get("what") == "answers" and unmeasured_answers(run))
             # A loss on texts learnt the wrong way round is worse everywhere: only a gain shows that they were not.
             fails = fails or (finding.source == ExchangedRoles.name and not _is_better(run))
+            # What training never has is never answered, however good the model is at the rest.
+            fails = fails or ("lacking" in finding.figures and finding.figures["share"] >= LACKING)
             if slipped:  # a model that copes does so against its labels
                 yield finding
             elif not fails or finding.figures.get("split") not in ("train", run.evaluation.split):

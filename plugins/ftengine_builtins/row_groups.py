@@ -53,7 +53,7 @@ def row_groups(
     for name in sorted(columns, key=lambda name: name not in unread):
         if unread_alone and name not in unread:
             continue
-        for what, of in _of_column(name, columns[name], {label.lower() for label in labels}):
+        for what, of in of_column(name, columns[name], {label.lower() for label in labels}):
             if min(of.sum(), (~of).sum()) >= FEWEST:
                 found.setdefault(of.tobytes(), Group(what, of, name in unread))
     if len(table.get("row", ())):
@@ -62,7 +62,7 @@ def row_groups(
     return list(found.values())
 
 
-def _of_column(name: str, column: np.ndarray, labels: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
+def of_column(name: str, column: np.ndarray, labels: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the groups that one column makes: a description, and the rows."""
     import numpy as np
 

@@ -1,0 +1,224 @@
+"""Audit `split-support`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
+from math import comb
+
+import numpy as np
+
+from ftengine.api import Audit, AuditedData, Finding
+from ftengine.text import capitalized, listed, number, percent, quoted
+from ftengine_builtins.audits.column_values import are_ids, are_kinds, read_values, unread_columns
+from ftengine_builtins.audits.contradictions import are_numbers, tags_words
+from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within, split_name
+from ftengine_builtins.audits.split_shift import EXPLAINED, is_nonrandom_split
+from ftengine_builtins.tasks.class_labels import as_number
+
+FEWEST = 20
+"""Rows of a split below which nothing is compared."""
+AT_BOUND, TIMES = 0.05, 5
+"""Share of a split's numbers that are exactly its largest, or least, at the interval's near end, and how many times the
+count of any other number it is: grades have a highest that many rows have, and others that many have."""
+BEYOND = 0.02
+"""Share of the other split's numbers that lie beyond, near end. Of one source, one in n + 1 lies beyond the largest of
+n."""
+FREE_BEYOND, SURE = 0.05, 1e-6
+"""The same where no number of the first split stands out, and the probability up to which it is no chance that so many
+of the largest numbers of both are in one."""
+FREQUENT, RARER = 0.1, 5
+"""Share of the training numbers that are one number, near end, and how many times as rare it is in the other split, far
+end, from which it is a default."""
+LACKING = 0.02
+"""Share of a held-out split's rows, near end, that have a label which training lacks."""
+ELSEWHERE, MOST_VALUES, MOST_ROWS = 0.5, 50, 5_000
+"""Share of the held-out rows, near end, whose value of a column training lacks; values of such a column, and rows of a
+split that are looked at, the first."""
+SHOWN = 4
+
+
+class SplitSupport(Audit):
+    """Finds what one split has and the other lacks: labels, tags, numbers beyond a bound, values of unread columns.
+
+    Looks at splits of a source of their own, and at those that a column divides. Also finds one number that is far more
+    frequent in training, such as a default.
+    """
+
+    name = "split-support"
+
+    def examine(self, data: AuditedData) -> Iterator[Finding]:
+        held = [split for split in data.splits if split != "train" and is_nonrandom_split(data, split)]
+        numbers = {split: _numbers(data, split) for split in ("train", *held)} if held and are_numbers(data) else {}
+        for split in reversed(held):  # figures are made on the last
+            finding = _range(data, split, numbers) if numbers else _labels(data, split)
+            if finding is not None:
+                yield finding
+                break
+        for split in reversed(held):
+            yield from islice(_columns(data, split), 1)
+
+
+def _numbers(data: AuditedData, split: str) -> np.ndarray:
+    """Return (rows,) numbers, nan where a row has none."""
+    values = (as_number(view.label) for view in data.splits[split])
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def _range(data: AuditedData, split: str, numbers: Mapping[str, np.ndarray]) -> Finding | None:
+    """Return a finding on numbers that pass a bound of the other split, or on a number that training has too often."""
+    for least in (BEYOND, FREE_BEYOND):
+        for here, there in (("train", split), (split, "train"))[: 1 if least == FREE_BEYOND else 2]:
+            for sign in (1, -1):
+                if _is_passed(sign * numbers[here], sign * numbers[there], least):
+                    return _of_bound(data, split, here, there, sign, numbers)
+    return _of_default(data, split, numbers)
+
+
+def _is_passed(one: np.ndarray, other: np.ndarray, least: float) -> bool:
+    """Say whether significantly many of (m,) numbers exceed the maximum of (n,) others, which many of these equal.
+
+    Args:
+        least: share that exceeds it, near end; with FREE_BEYOND the maximum may be a single number.
+    """
+    one, other = one[~np.isnan(one)], other[~np.isnan(other)]
+    if min(len(one), len(other)) < FEWEST:
+        return False
+    if least == BEYOND:
+        counts = np.unique(one, return_counts=True)[1]
+        at_bound = share_within(int(counts[-1]), len(one))[0] >= AT_BOUND
+        if len(counts) < 2 or not at_bound or counts[-1] < TIMES * counts[:-1].max():
+            return False
+    beyond = int((other > one.max()).sum())
+    if share_within(beyond, len(other))[0] < least:
+        return False
+    return least == BEYOND or comb(len(other), beyond) <= SURE * comb(len(one) + len(other), beyond)
+
+
+def _of_bound(
+    data: AuditedData, split: str, here: str, there: str, sign: int, numbers: Mapping[str, np.ndarray]
+) -> Finding:
+    ours, theirs = numbers[here], numbers[there]
+    bound = float(sign * np.nanmax(sign * ours))
+    at, beyond = np.flatnonzero(ours == bound), int((sign * theirs > sign * bound).sum())
+    known = [int((~np.isnan(of)).sum()) for of in (ours, theirs)]
+    passing = percent(beyond / known[1])
+    if share_within(len(at), known[0])[0] >= AT_BOUND:
+        end, past = ("capped", "above") if sign > 0 else ("cut off", "below")
+        lead = f"check whether {split_name(here)} numbers are {end} at {number(bound)}: {percent(len(at) / known[0])} "
+        lead += f"of {known[0]:,} rows have exactly that and none is {past}, {passing} of {known[1]:,} "
+        lead += f"{split_name(there)} rows are"
+        then = f"Export {data.splits[here].source} with its true numbers, or remove these rows."
+    else:
+        end, past = ("above", "largest") if sign > 0 else ("below", "least")
+        lead = f"add training rows with numbers {end} {number(bound)}: that is the {past} of {known[0]:,} training "
+        lead += f"rows, and {passing} of {known[1]:,} {split_name(there)} numbers are {end} it"
+        then = (
+            f"Were rows left out when {data.splits[here].source} was exported? A model does not answer what it never "
+        )
+        then += "saw."
+    return Finding(
+        kind="splits",
+        level="alarm",
+        text=f"{capitalized(lead)}. {then}",
+        brief=lead,
+        explains=EXPLAINED,
+        figures={"split": split, "capped": here, "bound": bound, "share": len(at) / known[0],
+                 "beyond": beyond / known[1]},
+        places=tuple(data.splits[here].where(int(row)) for row in at[:SHOWN_PLACES]),
+    )  # fmt: skip
+
+
+def _of_default(data: AuditedData, split: str, numbers: Mapping[str, np.ndarray]) -> Finding | None:
+    train, held = (of[~np.isnan(of)] for of in (numbers["train"], numbers[split]))
+    if min(len(train), len(held)) < FEWEST:
+        return None
+    values, counts = np.unique(train, return_counts=True)
+    value, count = float(values[counts.argmax()]), int(counts.max())
+    there = int((held == value).sum())
+    if share_within(count, len(train))[0] < max(FREQUENT, RARER * share_within(there, len(held))[1]):
+        return None
+    lead = f"check whether {number(value)} is a default: {percent(count / len(train))} of the training numbers are "
+    lead += f"exactly that, of the {split_name(split)} numbers {percent(there / len(held))}"
+    rows = np.flatnonzero(numbers["train"] == value)[:SHOWN_PLACES]
+    return Finding(
+        kind="splits",
+        level="alarm",
+        text=f"{capitalized(lead)}. Leave rows without a true number out of training.",
+        brief=lead,
+        explains=EXPLAINED,
+        figures={"split": split, "default": value, "share": count / len(train), "held_out": there / len(held)},
+        places=tuple(data.splits["train"].where(int(row)) for row in rows),
+    )
+
+
+def _labels(data: AuditedData, split: str) -> Finding | None:
+    """Return a finding on labels or tags that training lacks."""
+    tagged = tags_words(data)
+    train, held = (_counts(data, name) for name in ("train", split))
+    lacking = {label: count for label, count in held.items() if label not in train}
+    if min(train.total(), held.total()) < FEWEST or not lacking:
+        return None
+    rows = [i for i, view in enumerate(data.splits[split]) if not lacking.keys().isdisjoint(view.labels)]
+    share = share_within(len(rows), len(data.splits[split]))[0]
+    if share < LACKING:
+        return None
+    unit, name = ("word", "tag") if tagged else ("row", "label")
+    shown = [quoted(label) for label in sorted(lacking, key=lambda label: -lacking[label])]
+    more = [f"{len(shown) - SHOWN:,} others"] if len(shown) > SHOWN else []
+    lead = f"add training rows with {listed([*shown[:SHOWN], *more])}: no training row has this {name}"
+    lead = lead if len(shown) == 1 else lead.replace(f"this {name}", f"one of these {name}s")
+    total = held.total() if tagged else len(data.splits[split])
+    lead += f", {sum(lacking.values()):,} of {total:,} {split_name(split)} {unit}s do"
+    instead = _instead(train, held, lacking)
+    then = "A model cannot answer what it never saw. Were they called otherwise, or left out, in "
+    then += f"{data.splits['train'].source}?"
+    if instead:
+        then += f" {capitalized(listed([*map(quoted, instead)]))} {'is' if len(instead) == 1 else 'are'} more frequent "
+        then += f"in training than in {split_name(split)}."
+    return Finding(
+        kind="splits",
+        level="alarm",
+        text=f"{capitalized(lead)}. {then}",
+        brief=lead,
+        explains=EXPLAINED,
+        figures={"split": split, "lacking": lacking, "rows": len(rows), "share": len(rows) / len(data.splits[split]),
+                 "instead": instead},
+        places=tuple(data.splits[split].where(row) for row in rows[:SHOWN_PLACES]),
+    )  # fmt: skip
+
+
+def _counts(data: AuditedData, split: str) -> Counter[str]:
+    return Counter(label for view in data.splits[split] for label in view.labels)
+
+
+def _instead(train: Counter[str], held: Counter[str], lacking: Collection[str]) -> list[str]:
+    """Return the labels that take the place of lacking ones in training: they are surely more frequent there."""
+    sure = {
+        label: share_within(count, train.total())[0] - share_within(held[label], held.total())[1]
+        for label, count in train.items()
+    }
+    return [label for label in sorted(sure, key=lambda label: -sure[label]) if sure[label] > 0][: len(lacking)][:SHOWN]
+
+
+def _columns(data: AuditedData, split: str) -> Iterator[Finding]:
+    """Yield the unread columns of kinds of which most held-out rows have a value that training lacks."""
+    names = unread_columns(data)
+    sides = [[*zip(*read_values(data, name, names, MOST_ROWS), strict=True)] for name in ("train", split)]
+    for name, train, held in zip(names, *sides, strict=True) if all(sides) else ():
+        known, others = ([value for value in side if value is not None] for side in (train, held))
+        kinds = {*known, *others} if are_kinds(known) and are_kinds(others) else set()
+        if not 1 < len(kinds) <= MOST_VALUES or min(len(known), len(others)) < FEWEST:
+            continue
+        if are_ids(name, set(known), len(known)) or len(kinds) * FEWEST > len(known) + len(others):
+            continue
+        new = Counter(value for value in others if value not in set(known))
+        if share_within(new.total(), len(others))[0] < ELSEWHERE:
+            continue
+        ours, theirs = (listed([quoted(str(value)) for value, _ in of.most_common(2)]) for of in (Counter(known), new))
+        lead = f"compare rows by `{name}`: {percent(new.total() / len(others))} of the {split_name(split)} rows have a "
+        lead += f"value that no training row has ({theirs}; in training {ours})"
+        text = f"{capitalized(lead)}. Add such rows to training, or hold out a random part of all rows."
+        yield Finding(kind="splits", level="note", text=text, brief=lead,
+                      figures={"split": split, "column": name, "share": new.total() / len(others)})  # fmt: skip

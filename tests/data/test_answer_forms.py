@@ -1,0 +1,81 @@
+"""Audit `answer-forms`: answers that run on into other turns, or that are cut."""
+
+import json
+import random
+
+import pytest
+from partly import partly
+
+from ftengine.api import Task
+from ftengine_builtins.tasks import language_rows
+
+WORDS = ["the", "train", "to", "coast", "was", "late", "again", "nobody", "told", "us", "why", "it", "had", "stopped"]
+
+
+@partly
+class AnsweredTask(Task):
+    """A prompt has a completion."""
+
+    name = "answered"
+
+    def view(self, row):
+        return language_rows.view(row, all_trained=False)
+
+
+@pytest.fixture
+def found(write, audit):
+    def found(answer, count=100):
+        draw = random.Random(0)
+        rows = [{"prompt": f"question {i}", "completion": answer(draw, i)} for i in range(count)]
+        name = write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        return [(one.level, one.figures) for one in audit(AnsweredTask(), name, near_duplicates=None).findings
+                if one.source == "answer-forms"]  # fmt: skip
+
+    return found
+
+
+def said(draw, words):
+    return " ".join(draw.choice(WORDS) for _ in range(words))
+
+
+def whole(draw, i):
+    return f"{said(draw, draw.randint(4, 60)).capitalize()}."
+
+
+def turns(one, other, rounds=1):
+    return lambda draw, i: whole(draw, i) + rounds * f"\n{one}: {whole(draw, i)}\n{other}: {whole(draw, i)}"
+
+
+RECIPE = turns("Ingredients", "Steps")
+
+
+@pytest.mark.parametrize("answer", [turns("Customer", "Agent"), turns("User", "Assistant", 2), turns("Ann", "Bob", 2)])
+def test_answers_that_run_on_into_further_turns_are_an_alarm(found, answer):
+    ((level, figures),) = found(answer)
+    assert (level, figures["run_on"]) == ("alarm", 1.0)
+
+
+def by_characters(draw, i):
+    return whole(draw, i)[:120]
+
+
+def by_words(draw, i):
+    return " ".join(whole(draw, i).split()[:30])
+
+
+@pytest.mark.parametrize("cut", [by_characters, by_words])
+def test_answers_that_stop_at_one_length_are_an_alarm(found, cut):
+    ((level, figures),) = found(cut)
+    assert level == "alarm"
+    assert 0.3 < figures["cut"] < 0.9
+
+
+@pytest.mark.parametrize("answer", [
+    whole, RECIPE,
+    lambda draw, i: f"Ann: {whole(draw, i)}\nBob: {whole(draw, i)}\nAnn: {whole(draw, i)}",  # a dialogue as asked
+    lambda draw, i: said(draw, draw.randint(4, 60)),  # nobody writes full stops
+    lambda draw, i: said(draw, draw.randint(4, 9)) if i % 2 else whole(draw, i),  # headlines and texts
+    lambda draw, i: f"{i:04}-{i * 7919 % 997:04}",
+])  # fmt: skip
+def test_finished_answers_of_any_form_are_not(found, answer):
+    assert found(answer) == []
