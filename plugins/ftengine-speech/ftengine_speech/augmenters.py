@@ -14,6 +14,7 @@ from ftengine.api import Augmenter, AugmenterConfig, Batch, Config, InputAugment
 from ftengine.errors import RecipeError
 from ftengine_speech.audio import Audio
 from ftengine_speech.noise import LOUD, frame_powers
+from ftengine_speech.states import RECORDING
 
 DRAWS = 1 << 32
 """Numbers of which `rng` draws the seed of numpy's generator, for as many samples as a recording has."""
@@ -137,7 +138,7 @@ class SpecAugment(Augmenter):
         features = batch["input_features"].clone()
         for row in features:
             _mask(row, self.config, rng)
-        return {**batch, "input_features": features}
+        return {key: value for key, value in batch.items() if key != RECORDING} | {"input_features": features}
 
 
 def _mask(features: Any, config: SpecAugmentConfig, rng: RandomSource) -> None:

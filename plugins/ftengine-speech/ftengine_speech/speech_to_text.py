@@ -24,6 +24,7 @@ from ftengine_speech.rows import (
     tokenizer_of,
     view_of,
 )
+from ftengine_speech.states import RECORDING, EncoderStates, fingerprint
 from ftengine_speech.whisper import is_multilingual, is_whisper, prompt_tokens, require_language
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ class SpeechToTextConfig(TranscribedConfig):
         None, description="language of the transcripts, as Whisper's multilingual models are told it: en, or german"
     )
     language_column: str | None = Field(None, description="column with the language of each row, instead of `language`")
+    keep_states: int = Field(
+        1024,
+        ge=0,
+        description="MiB of memory for states of an encoder in which nothing trains, so that each recording "
+        "is heard once a run; 0 hears it in every epoch",
+    )
     writes: Literal["transcribe", "translate"] = Field(
         "transcribe", description="Whisper's task: what is said, or its translation into English"
     )
@@ -81,6 +88,7 @@ class SpeechToText(AudioInput, GenerativeTask):
 
         super().__init__(config)
         self._loss = TokenLoss(ahead=0)
+        self._states = EncoderStates(self.config.keep_states << 20)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         require_columns(self, columns, "audio", "text", *(["language_column"] if self.config.language_column else []))
@@ -93,6 +101,8 @@ class SpeechToText(AudioInput, GenerativeTask):
     def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
         tokenizer = tokenizer_of(loaded.processor)
         require_language(self.config.language, self.config.language_column, tokenizer)
+        if self.config.keep_states and is_whisper(tokenizer):
+            self._states.follow(loaded, prepared=strategy is not None)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the samples at the model's rate and the labels; `longest` counts the decoder's tokens.
@@ -135,21 +145,27 @@ class SpeechToText(AudioInput, GenerativeTask):
         batch = features_of(processor, [example.inputs["samples"] for example in features])
         labels = [torch.tensor(example.inputs["labels"]) for example in features]
         batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+        if self.config.keep_states and is_whisper(tokenizer_of(processor)):
+            batch[RECORDING] = torch.tensor([fingerprint(example.inputs["samples"]) for example in features])
         return batch
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the labelled tokens, their number)."""
-        return self._loss.sum(model, _decoded(model, batch), batch["labels"], criterion)
+        return self._loss.sum(model, self._inputs(model, batch), batch["labels"], criterion)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Return each example's summed loss and its number of labelled tokens."""
-        losses, tokens = self._loss.by_example(model, _decoded(model, batch), batch["labels"])
+        losses, tokens = self._loss.by_example(model, self._inputs(model, batch), batch["labels"])
         return [{"loss": x, "tokens": n} for x, n in zip(losses.tolist(), tokens.tolist(), strict=True)]
 
     def raw_outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         from ftengine.model import raw_outputs
 
-        return raw_outputs(model, batch if "decoder_input_ids" in batch else _decoded(model, batch))
+        own = batch if "decoder_input_ids" in batch else _decoded(model, batch)
+        return raw_outputs(model, {key: value for key, value in own.items() if key != RECORDING})
+
+    def _inputs(self, model: nn.Module, batch: Batch) -> Batch:
+        return self._states.inputs(model, _decoded(model, batch))
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         if not prediction.get("tokens"):

@@ -193,6 +193,76 @@ def test_a_recording_longer_than_the_window_is_transcribed_window_by_window(engl
     task().check_input(long)
 
 
+class Heard:
+    """Counts the recordings that an encoder hears."""
+
+    def __init__(self, module):
+        self.count = 0
+        module.get_encoder().register_forward_hook(self)
+
+    def __call__(self, module, args, output):
+        self.count += len(output.last_hidden_state)
+
+
+def prepared(made, *, encoder):
+    """Return a model whose decoder trains, or all of it, as the engine hands it to the task."""
+    whisper = loaded(made)
+    whisper.pretrained = frozenset(name for name, _ in whisper.module.named_parameters())
+    whisper.module.get_encoder().requires_grad_(encoder)
+    return whisper, Heard(whisper.module)
+
+
+def test_a_recording_is_heard_once_where_the_encoder_does_not_change(english):
+    """The loss and the decoder's gradients are the same as without."""
+    rows = spoken_rows(4)
+    figures = {}
+    for kept in (64, 0):
+        own = task(keep_states=kept)
+        whisper, heard = prepared(english, encoder=False)
+        own.set_model(whisper, "a strategy")
+        features = [own.encode(row, english[1]) for row in rows]
+        for order in ([0, 1], [2, 3], [3, 0], [1, 2]):
+            batch = own.collate([features[i] for i in order], english[1])
+            total, _ = own.loss(whisper.module, batch, Criterion())
+            total.backward()
+        own.predict(whisper.module, batch)
+        gradient = {name: p.grad for name, p in whisper.module.named_parameters() if p.grad is not None}
+        figures[kept] = (heard.count, total.item(), gradient)
+    assert (figures[64][0], figures[0][0]) == (4, 10)
+    assert figures[64][1] == pytest.approx(figures[0][1], rel=1e-5)
+    assert figures[64][2].keys() == figures[0][2].keys()
+    for name, gradient in figures[0][2].items():
+        torch.testing.assert_close(figures[64][2][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_states_are_not_kept_where_the_encoder_trains_or_was_changed(english):
+    own = task()
+    whisper, heard = prepared(english, encoder=True)
+    batch = own.collate([own.encode(row, english[1]) for row in spoken_rows(2)], english[1])
+    own.set_model(whisper, "a strategy")
+    for _ in range(2):
+        own.loss(whisper.module, batch, Criterion())
+    assert heard.count == 4
+    whisper, heard = prepared(english, encoder=False)
+    whisper.pretrained = frozenset()  # as if a strategy had put its own modules there
+    own.set_model(whisper, "a strategy")
+    for _ in range(2):
+        own.predict(whisper.module, batch)
+    assert heard.count == 4
+
+
+def test_no_more_states_are_kept_than_the_recipe_allows(english):
+    from ftengine_speech.states import EncoderStates
+
+    own, (whisper, heard) = task(), prepared(english, encoder=False)
+    own._states = EncoderStates(100 * 32 * 4 + 10)  # the states of one recording
+    own.set_model(whisper, "a strategy")
+    batch = own.collate([own.encode(row, english[1]) for row in spoken_rows(3)], english[1])
+    for _ in range(2):
+        own.predict(whisper.module, batch)
+    assert heard.count == 3 + 2
+
+
 @pytest.mark.slow
 def test_the_task_conforms(english):
     rows = spoken_rows(4)
