@@ -251,7 +251,7 @@ class SpeechToText(AudioInput, GenerativeTask):
             audios = [self.read_at(row, rate, longest) for row in some]
             languages = [self._language(row, tokenizer) for row in some] if multilingual else None
             told = {"language": languages, "task": self.config.writes} if languages else {}
-            texts = transcribe(loaded, audios, options.max_new_tokens, told)
+            texts = transcribe(loaded, audios, options.max_new_tokens, told, self._states)
             answers += zip(texts, audios, strict=True)
         return answers
 

@@ -36,9 +36,11 @@ class EncoderStates:
             return
         ids = {id(parameter) for parameter in module.get_encoder().parameters()}
         own = {name for name, parameter in module.named_parameters() if id(parameter) in ids}
-        if any(getattr(module.config, rate, 0) for rate in RATES) or getattr(
-            module.config, "apply_spec_augment", False
-        ) or (prepared and not (own <= loaded.pretrained and not _trains(module))):
+        if (
+            any(getattr(module.config, rate, 0) for rate in RATES)
+            or getattr(module.config, "apply_spec_augment", False)
+            or (prepared and not (own <= loaded.pretrained and not _trains(module)))
+        ):
             self._forget(module)
         else:
             self._kept.setdefault(module, {})

@@ -10,16 +10,24 @@ from ftengine.api import LoadedModel
 from ftengine.errors import DataError
 from ftengine_speech.audio import Audio
 from ftengine_speech.rows import extractor_of, features_of, tokenizer_of
+from ftengine_speech.states import RECORDING, EncoderStates, fingerprint
 from ftengine_speech.whisper import is_multilingual, is_whisper
 
 
-def transcribe(loaded: LoadedModel, audios: Sequence[Audio], max_new_tokens: int, told: Mapping[str, Any]) -> list[str]:
+def transcribe(
+    loaded: LoadedModel,
+    audios: Sequence[Audio],
+    max_new_tokens: int,
+    told: Mapping[str, Any],
+    states: EncoderStates | None = None,
+) -> list[str]:
     """Return the likeliest transcript of each recording, token by token.
 
     Args:
         audios: recordings at the model's rate.
         max_new_tokens: longest transcript of a window in tokens.
         told: `language` of each recording and `task`, of a multilingual Whisper; else empty.
+        states: states of recordings that the encoder need not hear again.
     """
     import torch
 
@@ -33,7 +41,7 @@ def transcribe(loaded: LoadedModel, audios: Sequence[Audio], max_new_tokens: int
         return [
             text
             for i, audio in enumerate(audios)
-            for text in transcribe(loaded, [audio], max_new_tokens, _of_row(told, i))
+            for text in transcribe(loaded, [audio], max_new_tokens, _of_row(told, i), states)
         ]
     with ExitStack() as stack:
         for held in (torch.no_grad(), evaluating(module), quiet_transformers()):
@@ -43,6 +51,9 @@ def transcribe(loaded: LoadedModel, audios: Sequence[Audio], max_new_tokens: int
         parameter = next(module.parameters())
         inputs = _long_inputs(loaded, long[0]) if long else features_of(loaded.processor, [a.samples for a in audios])
         inputs = {key: _moved(value, parameter) for key, value in inputs.items()}
+        if states is not None and not long:
+            recordings = torch.tensor([fingerprint(torch.from_numpy(audio.samples)) for audio in audios])
+            inputs |= states.inputs(module, {**inputs, RECORDING: recordings})
         output = module.generate(**inputs, **told, **_settings(module, tokenizer, max_new_tokens, timed=bool(long)))
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in output.tolist()]
 

@@ -235,6 +235,17 @@ def test_a_recording_is_heard_once_where_the_encoder_does_not_change(english):
         torch.testing.assert_close(figures[64][2][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_answering_needs_no_second_hearing(english):
+    own, (whisper, heard) = task(), prepared(english, encoder=False)
+    first = own.generate(whisper, spoken_rows(3), {"max_new_tokens": 6})
+    own.set_model(whisper, "a strategy")
+    heard.count = 0
+    batch = own.collate([own.encode(row, english[1]) for row in spoken_rows(3)], english[1])
+    own.predict(whisper.module, batch)
+    assert own.generate(whisper, spoken_rows(3), {"max_new_tokens": 6}) == first
+    assert heard.count == 3
+
+
 def test_states_are_not_kept_where_the_encoder_trains_or_was_changed(english):
     own = task()
     whisper, heard = prepared(english, encoder=True)
