@@ -12,7 +12,8 @@ from ftengine import hookimpl
 def _offered(kind: str) -> list[type]:
     """Return the classes that the package of a kind publishes."""
     package = import_module(f"ftengine_builtins.{kind}")
-    return [getattr(package, name) for name in package.__all__]
+    published = [getattr(package, name) for name in package.__all__]
+    return [cls for cls in published if hasattr(cls, "name")]  # others are bases for plugins to derive from
 
 
 @hookimpl

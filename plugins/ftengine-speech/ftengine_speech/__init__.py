@@ -5,6 +5,8 @@ from __future__ import annotations
 from ftengine import api, hookimpl
 from ftengine_speech.audits import Recordings
 from ftengine_speech.augmenters import Gain, Noise, SpecAugment, Speed
+from ftengine_speech.classification import AudioClassification
+from ftengine_speech.ctc import SpeechCTC
 from ftengine_speech.ctranslate2 import CTranslate2Loader
 from ftengine_speech.readers import AudioFolderReader, CommonVoiceReader, LJSpeechReader, NemoReader
 from ftengine_speech.rules import Transcripts
@@ -12,6 +14,7 @@ from ftengine_speech.speech_to_text import SpeechToText
 from ftengine_speech.word_errors import CharacterErrorRate, WordErrorRate
 
 __all__ = [
+    "AudioClassification",
     "AudioFolderReader",
     "CTranslate2Loader",
     "CharacterErrorRate",
@@ -22,6 +25,7 @@ __all__ = [
     "Noise",
     "Recordings",
     "SpecAugment",
+    "SpeechCTC",
     "SpeechToText",
     "Speed",
     "Transcripts",
@@ -48,7 +52,7 @@ def ftengine_readers() -> list[type[api.Reader]]:
 
 @hookimpl
 def ftengine_tasks() -> list[type[api.Task]]:
-    return [SpeechToText]
+    return [AudioClassification, SpeechCTC, SpeechToText]
 
 
 @hookimpl

@@ -21,6 +21,7 @@ LONGEST = 30.0
 AUDIO_COLUMNS = ("audio", "audio_filepath", "audio_path", "wav", "path", "file", "file_name", "filename", "filepath")
 TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_text", "raw_transcription")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id", "voice")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "emotion", "intent", "command")
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".oga", ".au", ".w64", ".caf")
 """Suffixes of audio files."""
 
@@ -165,6 +166,15 @@ def recognise_speech(columns: Sequence[str], rows: Sequence[Example]) -> Recogni
     split = {"by": "group", "column": speaker} if len(speakers) > 1 else {}
     note = "Held-out rows are of speakers that training lacks (data.split)." if split else ""
     return Recognised(3, renamed, note=note, split=split)
+
+
+def recognise_labelled(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
+    """See recordings with labels."""
+    audio, label = (_first(names, columns) for names in (AUDIO_COLUMNS, LABEL_COLUMNS))
+    values = [row.get(audio) for row in rows if audio and row.get(audio)]
+    if audio is None or label is None or not values or not all(map(_is_audio, values)):
+        return None
+    return Recognised(3, {ours: theirs for ours, theirs in (("audio", audio), ("label", label)) if ours != theirs})
 
 
 def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:

@@ -110,3 +110,33 @@ def write_rows(folder, rows, name="train.jsonl"):
     path = folder / name
     path.write_text("".join(lines), encoding="utf-8")
     return path
+
+
+def tiny_wav2vec2(head="Wav2Vec2ForCTC", *, mask=True, seed=0, **config):
+    """Return a random Wav2Vec2 with convolutions by 20, and its processor with a vocabulary of capitals."""
+    import torch
+    import transformers
+
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=mask)
+    settings = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    settings |= {"conv_dim": (8, 8), "conv_kernel": (10, 4), "conv_stride": (10, 2), "num_feat_extract_layers": 2}
+    settings |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8}
+    settings |= {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "mask_time_prob": 0.0, "vocab_size": 32}
+    torch.manual_seed(seed)
+    module = getattr(transformers, head)(transformers.Wav2Vec2Config(**settings, **config)).eval()
+    if head != "Wav2Vec2ForCTC":
+        return module, extractor
+    return module, transformers.Wav2Vec2Processor(extractor, _letters())
+
+
+def _letters():
+    import tempfile
+    from pathlib import Path
+
+    from transformers import Wav2Vec2CTCTokenizer
+
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "vocab.json")
+        file.write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+        return Wav2Vec2CTCTokenizer(str(file))

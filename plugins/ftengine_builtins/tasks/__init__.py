@@ -5,6 +5,7 @@ from ftengine_builtins.tasks.embedding import Embedding
 from ftengine_builtins.tasks.grpo import GRPO
 from ftengine_builtins.tasks.grpo import GRPOConfig as GRPOConfig
 from ftengine_builtins.tasks.image_classification import ImageClassification
+from ftengine_builtins.tasks.labelled import LabelledTask
 from ftengine_builtins.tasks.policy_losses import DrawnTokens as DrawnTokens
 from ftengine_builtins.tasks.policy_losses import PolicyLoss as PolicyLoss
 from ftengine_builtins.tasks.preference import Preference
@@ -25,6 +26,7 @@ __all__ = [
     "CausalLM",
     "Embedding",
     "ImageClassification",
+    "LabelledTask",
     "Preference",
     "Reranking",
     "Reward",
