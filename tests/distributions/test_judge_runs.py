@@ -94,6 +94,19 @@ def test_a_judge_without_a_run_or_with_wrong_options_is_refused(run, tmp_path):
     assert server.seen == []
 
 
+def test_the_runs_own_base_is_no_judge_under_another_name(run):
+    """The base that transformers serves answers the run's prompts as it did in the evaluation."""
+    opened = load_run(run)
+
+    def reply(asked):
+        (answer,) = opened.predict([{"prompt": asked}], base=True, options={"max_new_tokens": 12})
+        return answer["completion"]
+
+    with served(reply, models=("judge",)) as (_, url):
+        assert "answers as the base model" in judge(run, url, code=2)
+    assert not (run / "judge_replies.jsonl").exists()
+
+
 def test_a_real_model_judges(run, smollm2_gguf):
     """SmolLM2, which is too small to judge: whatever it replies is a verdict or counted as none, and kept."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -33,9 +33,9 @@ CHARACTERS = 3
 IN_A_ROW = 5
 """Requests without a reply, one after the other, after which the endpoint is taken for gone."""
 
-COMPARED, ALIKE, LONG = 4, 3, 24
-"""Recorded answers that the endpoint is asked for, those that it has to repeat to be the run's model, and the
-characters from which an answer is nobody else's."""
+COMPARED, ALIKE, LONG, BEGINNING = 4, 3, 24, 60
+"""Recorded answers of a model that the endpoint is asked for, those that it has to repeat to be that model, the
+characters from which an answer is nobody else's, and those after which roundings of weights may tell."""
 TOKENS = 48
 
 
@@ -271,25 +271,32 @@ def require_another_model(run: RunRecords, endpoint: Endpoint, pairs: Sequence[P
                 f"judge {name!r} has the name of the {side} model of run {str(run.path)!r}, which would judge its own "
                 "answers. Choose another model with --model."
             )
-    compared = [
-        pair for pair in pairs if len(set(pair.answers.values())) > 1 and min(map(len, pair.answers.values())) >= LONG
-    ]
-    same, asked = {"base": 0, "tuned": 0}, compared[:COMPARED]
-    for pair in asked if len(asked) >= ALIKE else ():
-        try:
-            text = endpoint.answer(Prompt((), [{"role": "user", "content": pair.prompt}]), TOKENS, scores=False).text
-        except NoAnswer:
-            continue
-        for side, answer in pair.answers.items():
-            shared = min(len(text.strip()), len(answer.strip()))
-            same[side] += shared >= LONG and text.strip()[:shared] == answer.strip()[:shared]
-    for side, count in same.items():
-        if count >= ALIKE:
+    differing = [pair for pair in pairs if len(set(pair.answers.values())) > 1]
+    compared = {side: [pair for pair in differing if len(pair.answers[side]) >= LONG][:COMPARED] for side in own}
+    compared = {side: some for side, some in compared.items() if len(some) >= ALIKE}
+    texts = {pair.row: _answer(endpoint, pair.prompt) for some in compared.values() for pair in some}
+    for side, some in compared.items():
+        same = sum(_begins_as(texts[pair.row], pair.answers[side]) for pair in some)
+        if same >= ALIKE:
             raise InputError(
-                f"judge {name!r} answers as the {side} model of run {str(run.path)!r} does, to {count} of {len(asked)} "
+                f"judge {name!r} answers as the {side} model of run {str(run.path)!r} does, to {same} of {len(some)} "
                 "prompts word for word, and would judge its own answers. Choose another model with --model."
             )
-    return len(asked) if len(asked) >= ALIKE else 0
+    return len(texts)
+
+
+def _answer(endpoint: Endpoint, prompt: str) -> str:
+    """Return an endpoint's short answer to a prompt; "" for none."""
+    try:
+        return endpoint.answer(Prompt((), [{"role": "user", "content": prompt}]), TOKENS, scores=False).text.strip()
+    except NoAnswer:
+        return ""
+
+
+def _begins_as(text: str, answer: str) -> bool:
+    """Say whether a text begins as an answer does, as far as both go and up to `BEGINNING` characters."""
+    shared = min(len(text), len(answer.strip()), BEGINNING)
+    return shared >= LONG and text[:shared] == answer.strip()[:shared]
 
 
 def _last(name: str) -> str:

@@ -293,6 +293,11 @@ def test_a_judge_that_answers_as_a_model_of_the_run_is_refused(side, run):
         with raises(InputError, f"{side} model", "word for word"):
             require_another_model(run, endpoint, planted)
         assert require_another_model(run, endpoint, pairs(5)) == 0  # nothing long enough to compare
+        short = [
+            replace(pair, answers={**pair.answers, "tuned" if side == "base" else "base": "no"}) for pair in planted
+        ]
+        with raises(InputError, f"{side} model"):
+            require_another_model(run, endpoint, short)
     with served(str.upper, models=("judge",)) as (_, url):
         endpoint = Endpoint(url, "judge", key="NO_KEY", timeout=5, retries=0)
         assert require_another_model(run, endpoint, planted) == 4
