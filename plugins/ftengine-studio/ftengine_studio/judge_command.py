@@ -105,8 +105,7 @@ def judge(
     from ftengine.chat import Endpoint
     from ftengine.errors import InputError
     from ftengine_studio.judge_replies import read_rubric
-    from ftengine_studio.judge_run import Bounds, Judge, require_another_model
-    from ftengine_studio.pairs import pairs_of
+    from ftengine_studio.judge_run import Bounds, Judge, pairs_to_judge, require_another_model
     from ftengine_studio.rule import slices_of
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -114,7 +113,7 @@ def judge(
     bounds = Bounds(max_requests, max_cost, _prices(price_per_1m, max_cost), max_tokens)
     text = read_rubric(rubric)
     records = RunRecords.read(run_folder)
-    pairs = pairs_of(records)
+    pairs = pairs_to_judge(records.path)
     served = Endpoint(endpoint, model, key=key_variable, timeout=timeout, retries=retries, max_time=max_time)
     judge = Judge(records, pairs, served, text, bounds, seed)
     with _listening(len(pairs)) as listener:

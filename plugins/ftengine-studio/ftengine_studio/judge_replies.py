@@ -14,8 +14,8 @@ from scipy import stats
 
 from ftengine.api import Prompt
 from ftengine.errors import InputError, RunError
+from ftengine_studio.answers import Pair
 from ftengine_studio.judgements import Choice, Judgement, append_line, now
-from ftengine_studio.pairs import Pair
 from ftengine_studio.statistics import wilson
 
 REPLIES = "judge_replies.jsonl"

@@ -12,6 +12,7 @@ from ftengine import RunRecords
 from ftengine.api import Listener, Prompt
 from ftengine.chat import Endpoint, NoAnswer
 from ftengine.errors import InputError
+from ftengine_studio.answers import Pair, pairs_of
 from ftengine_studio.judge_replies import (
     ORDERS,
     JudgeReply,
@@ -26,7 +27,7 @@ from ftengine_studio.judge_replies import (
     verdict_of,
 )
 from ftengine_studio.judgements import append, latest, now, read
-from ftengine_studio.pairs import Pair
+from ftengine_studio.runs import StudioRun
 
 CHARACTERS = 3
 """Of a token, at least, where an endpoint does not count: few languages and texts have fewer."""
@@ -37,6 +38,16 @@ COMPARED, ALIKE, LONG, BEGINNING = 4, 3, 24, 60
 """Recorded answers of a model that the endpoint is asked for, those that it has to repeat to be that model, the
 characters from which an answer is nobody else's, and those after which roundings of weights may tell."""
 TOKENS = 48
+
+
+def pairs_to_judge(run: Path) -> list[Pair]:
+    """Return the answers of base and tuned model in a run's folder (InputError: there are none)."""
+    if pairs := pairs_of(StudioRun(run, run.resolve().name)):
+        return pairs
+    raise InputError(
+        f"run {str(run)!r} has no answers to judge. If its task writes text, `ftengine studio {run} --new 40` makes some, and "
+        "`ftengine train` as many as evaluation.answers says."
+    )
 
 
 @dataclass(frozen=True)

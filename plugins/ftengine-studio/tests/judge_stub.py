@@ -8,9 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ftengine.api import SilentListener
 from ftengine.chat import Endpoint
+from ftengine_studio.answers import Pair
 from ftengine_studio.judge_replies import RUBRIC
 from ftengine_studio.judge_run import Bounds, Judge
-from ftengine_studio.pairs import Pair
 
 FREE = Bounds(requests=None, cost=None, prices=None, max_tokens=64)
 

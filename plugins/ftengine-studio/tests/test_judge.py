@@ -16,7 +16,7 @@ from ftengine.chat import endpoint as endpoints
 from ftengine.errors import InputError
 from ftengine_studio import append, read
 from ftengine_studio.judge_replies import MARK, REPLIES, RUBRIC, question, read_replies, read_rubric, verdict_of
-from ftengine_studio.judge_run import require_another_model
+from ftengine_studio.judge_run import pairs_to_judge, require_another_model
 from ftengine_studio.judgements import Judgement, hash_of, now
 from ftengine_studio.rule import Preferences
 from ftengine_studio.summary import summaries
@@ -271,6 +271,11 @@ def test_garbage_that_is_no_reply_is_a_failure(run):
         result = judged(run, url, pairs(2))
     assert (result.failed, read(run.path)) == (4, [])
     assert "no JSON" in result.failure
+
+
+def test_a_folder_without_answers_says_how_to_have_some(tmp_path):
+    with raises(InputError, "--new", "evaluation.answers"):
+        pairs_to_judge(tmp_path)
 
 
 # who judges
