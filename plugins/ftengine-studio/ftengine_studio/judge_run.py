@@ -45,8 +45,8 @@ def pairs_to_judge(run: Path) -> list[Pair]:
     if pairs := pairs_of(StudioRun(run, run.resolve().name)):
         return pairs
     raise InputError(
-        f"run {str(run)!r} has no answers to judge. If its task writes text, `ftengine studio {run} --new 40` makes some, and "
-        "`ftengine train` as many as evaluation.answers says."
+        f"run {str(run)!r} has no answers to judge. If its task writes text, `ftengine studio {run} --new 40` makes "
+        "some, and `ftengine train` as many as evaluation.answers says."
     )
 
 

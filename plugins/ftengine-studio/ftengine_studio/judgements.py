@@ -62,9 +62,9 @@ class Judgement:
         return {"left": self.left, "right": self.right}.get(self.verdict)
 
     @property
-    def subject(self) -> tuple[str, str, frozenset[str]]:
-        """Judge, prompt and pair, of which the last judgement counts."""
-        return self.judge, self.prompt_hash, frozenset((self.left, self.right))
+    def subject(self) -> tuple[str, str, str, frozenset[str]]:
+        """Judge (a person or a model of that name), prompt and pair, of which the last judgement counts."""
+        return self.kind, self.judge, self.prompt_hash, frozenset((self.left, self.right))
 
 
 def hash_of(prompt: str) -> str:
@@ -110,7 +110,7 @@ def read(run: str | Path) -> list[Judgement]:
 
 def latest(judgements: Iterable[Judgement]) -> list[Judgement]:
     """Return, of several judgements by one judge of one prompt and pair, the last; in the order of the last ones."""
-    last = dict[tuple[str, str, frozenset[str]], Judgement]()
+    last = dict[tuple[str, str, str, frozenset[str]], Judgement]()
     for judgement in judgements:
         last.pop(judgement.subject, None)
         last[judgement.subject] = judgement

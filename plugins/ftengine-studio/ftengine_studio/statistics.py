@@ -202,7 +202,9 @@ def agreement(judgements: Iterable[Judgement], side: str) -> Agreement | None:
     labels = dict[int, dict[str, str]]()
     for judgement in judgements:
         if (value := score(judgement, side)) is not None:
-            labels.setdefault(judgement.prompt, {})[judgement.judge] = {0.0: "other", 0.5: "neither"}.get(value, "side")
+            said = {0.0: "other", 0.5: "neither"}.get(value, "side")
+            name = judgement.judge if judgement.kind == "person" else f"model {judgement.judge}"
+            labels.setdefault(judgement.prompt, {})[name] = said
     shared = {prompt: said for prompt, said in labels.items() if len(said) > 1}
     if not shared:
         return None

@@ -342,6 +342,15 @@ def test_peoples_judgements_and_the_models_are_never_mixed(run):
     assert json.dumps(summary.to_json())
 
 
+def test_a_person_may_have_the_name_of_a_model(run):
+    by_people(run, ["right"] * 3, names=("judge",))
+    with served(LONGER, models=("judge",)) as (_, url):
+        judged(run, url, pairs(3))
+    (summary,) = summaries(run.path)
+    assert (summary.people.rate.value, summary.models["judge"].judged.rate.value) == (0.0, 1.0)
+    assert summary.models["judge"].with_people["judge"].same == 0.0
+
+
 def test_judgements_of_two_runs_are_told_by_their_names(run):
     for row in range(12):
         sides = (run.path.name, "other") if row % 2 else ("other", run.path.name)
