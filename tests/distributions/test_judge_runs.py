@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
         "strategy": {"name": "lora", "rank": 4},
         "train": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "precision": "float32"},
         "evaluate": ["generation"],
-        "evaluation": {"resamples": 100, "slices": ["kind"], "generate": {"max_new_tokens": 12}},
+        "evaluation": {"resamples": 100, "slices": ["kind"], "generate": {"max_new_tokens": 32}},
         "output": str(folder / "run"),
     }
     return fine_tune(Recipe.make(content)).path
@@ -99,7 +99,7 @@ def test_the_runs_own_base_is_no_judge_under_another_name(run):
     opened = load_run(run)
 
     def reply(asked):
-        (answer,) = opened.predict([{"prompt": asked}], base=True, options={"max_new_tokens": 12})
+        (answer,) = opened.predict([{"prompt": asked}], base=True, options={"max_new_tokens": 32})
         return answer["completion"]
 
     with served(reply, models=("judge",)) as (_, url):
