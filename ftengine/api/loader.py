@@ -28,7 +28,7 @@ class ModelLoader(Component):
 
     @abstractmethod
     def accepts(self, source: str) -> bool:
-        """Say whether this loader can read `source`; must be quick and must not raise."""
+        """Return whether this loader can read `source`; must be quick and must not raise."""
 
     @abstractmethod
     def load_processor(self, source: str) -> Any:

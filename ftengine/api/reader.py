@@ -74,7 +74,7 @@ class Reader(Component):
 
     @abstractmethod
     def accepts(self, source: str) -> bool:
-        """Say whether it can read a source: an existing file or folder, or an address; quick, and never raises."""
+        """Return whether it can read a source: an existing file or folder, or an address; quick, and never raises."""
 
     @abstractmethod
     def read(self, source: str) -> Iterable[Row | BrokenRow] | pa.RecordBatchReader:

@@ -40,7 +40,9 @@ class Strategy(Component):
         """Add modules to `loaded.module` or freeze parts of it; requires_grad then decides what trains.
 
         `loaded.new_modules` need no attention: the engine makes them trainable afterwards. Raise NoMatch where a
-        pattern matches no module; the message shows close names.
+        pattern matches no module; the message shows close names. Keep the object `loaded.module`, as tasks call its
+        methods, such as `generate`. A layer that replaces another should keep the names of its parameters (`weight`,
+        `bias`), so that checkpoints, merged models and patterns still fit.
         """
 
     # What some write.

@@ -51,7 +51,7 @@ def read_calls(processor: Any, ids: Sequence[int], *, opened: bool = False) -> l
 
 
 def reads_calls(processor: Any, conversation: Conversation, number: int) -> bool:
-    """Say whether `read_calls` restores the calls of a message from the chat template's text."""
+    """Return whether `read_calls` restores the calls of a message from the chat template's text."""
     prompt = OPENED.sub("", render(processor, conversation, upto=number, prompt=True))
     text = render(processor, conversation, upto=number + 1)
     read = _calls_in(processor, behind(prompt, text), opened=False)

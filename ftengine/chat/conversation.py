@@ -109,7 +109,7 @@ _AS_TEXT = " It is a list as text; write the list itself."
 
 
 def _is_json(value: Any) -> bool:
-    """Say whether something is the text of a list or an object."""
+    """Return whether something is the text of a list or an object."""
     try:
         return isinstance(value, str) and isinstance(_FREE.decode(value), (list, dict))
     except ValueError:

@@ -24,7 +24,7 @@ _GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def has_template(processor: Any) -> bool:
-    """Say whether the processor has a chat template."""
+    """Return whether the processor has a chat template."""
     return bool(getattr(processor, "chat_template", None))
 
 
@@ -350,7 +350,7 @@ def _spaced(text: str) -> str:
 
 
 def writes_tools(processor: Any, conversation: Conversation) -> bool:
-    """Say whether the template writes a row's tools; some leave that to a system message."""
+    """Return whether the template writes a row's tools; some leave that to a system message."""
     return not conversation.tools or remembered(
         processor, "tools", lambda: "ZqTool" in _try(processor, Conversation((_ASKED,), _TOOLS), _form(processor))
     )

@@ -134,7 +134,7 @@ def _written(
 
 
 def _trains_calls(message: Message, text: str, part: Turn, spans: Sequence[Span]) -> bool:
-    """Say whether the name of one of a turn's calls lies within the trained spans."""
+    """Return whether the name of one of a turn's calls lies within the trained spans."""
     names = re.compile("|".join(re.escape(call.name) for call in message.calls))
     places = [match.span() for match in names.finditer(text, part.start, part.end)]
     return any(begin <= first and last <= end for first, last in places for begin, end in spans)

@@ -176,7 +176,7 @@ def _remarks_on(inspection: Inspection, task: str | None, data: str) -> Iterator
     columns = column_names(inspection.columns)
     if inspection.task is None:
         hint = inspection.hint or " Rename them with data.columns."
-        yield f"note: task {task} cannot train on columns {columns}.{hint}"
+        yield f"note: task {task} does not recognise columns {columns}.{hint}"
         return
     recognised = inspection.recognised
     renamed = ", ".join(f"{theirs} as {ours}" for ours, theirs in recognised.columns.items())

@@ -149,7 +149,7 @@ def _offered(package: str) -> list[Offer]:
             names = sorted({offer.distribution for offer in every})
             do = f"pip install -e {package}" if in_folder else "pip install it, or name its folder"
             raise UnknownName(
-                f"no distribution or module {name!r} is installed. There are {', '.join(names)}."
+                f"no distribution or module {name!r} is installed. Installed: {', '.join(names)}."
                 f"{did_you_mean(name, names)} First {do}."
             ) from None
         raise InputError(

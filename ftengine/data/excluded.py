@@ -22,7 +22,7 @@ class ExcludedRow:
     line: str
 
     def matches(self, place: str) -> bool:
-        """Say whether a place is this one, also where one of the two paths is from another folder."""
+        """Return whether a place is this one, also where one of the two paths is from another folder."""
         return f"/{place}".endswith(f"/{self.place}") or f"/{self.place}".endswith(f"/{place}")
 
 

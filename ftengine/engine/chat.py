@@ -54,7 +54,7 @@ class Chat:
         self._opened.close()
 
     def converses(self, side: Side) -> bool:
-        """Say whether the model has a chat template; without one it continues each text by itself."""
+        """Return whether the model has a chat template; without one it continues each text by itself."""
         loaded = self._model(side)
         if not has_template(loaded.processor) or not gives_prompts(self._task):
             return False

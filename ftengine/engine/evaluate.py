@@ -162,7 +162,7 @@ def _splits(
         return {}, {}
     try:
         splits = make_splits(ready.recipe.data, ready.task, ready.recipe.seed, ready.registry, audited=False)
-        divided = ready.divided(splits)
+        divided = ready.without_unusable(splits)
     except DataError as error:
         if needed is not None:
             raise

@@ -179,7 +179,7 @@ def _training_sample(
 
 
 def _reads_all(evaluator: Evaluator, split: EncodedSplit) -> bool:
-    """Say whether an evaluator accepts all rows; a search corpus, say, may lack the answers of training rows."""
+    """Return whether an evaluator accepts all rows; a search corpus, say, may lack the answers of training rows."""
     try:
         for row in split.index if overrides(evaluator, "check_row") else ():
             evaluator.check_row(split.rows[int(row)])

@@ -78,7 +78,7 @@ class _Compared:
         self._depends = depends
 
     def was_compared(self, replaced: Replaced) -> bool:
-        """Say whether paths with these replaced modules were already compared."""
+        """Return whether paths with these replaced modules were already compared."""
         return cached_text(self._key(replaced)) is not None
 
     def keep(self, replaced: Replaced) -> None:

@@ -147,7 +147,7 @@ def train(model: PreparedModel, run: RunDirectory, resuming: bool, phases: Timed
                 if model.device.is_main:
                     write_results(trained, tuned, run, phases)
         except BaseException as error:  # interrupted or failed: callbacks may have something open
-            model.tell(Failed(run.path, progress.step, error))
+            model.notify(Failed(run.path, progress.step, error))
             raise
         if model.device.is_main:
             finish(model.experiment, run)
@@ -174,9 +174,9 @@ def run_lock(run: RunDirectory, resuming: bool) -> Iterator[None]:
 def finish(experiment: Experiment, run: RunDirectory) -> None:
     """Write the verdict and the report of a measured run, notify callbacks, and seal the run."""
     steps, evaluation = TrainingResult.read(run).steps, EvaluationResult.read(run)
-    experiment.callbacks.tell(Saved(run.path, steps, run.trained))
+    experiment.callbacks.notify(Saved(run.path, steps, run.trained))
     conclude(run, experiment.registry)
-    experiment.callbacks.tell(Finished(run.path, steps, evaluation.to_json()))
+    experiment.callbacks.notify(Finished(run.path, steps, evaluation.to_json()))
     forget_outputs(run)
     seal(run)
 
@@ -188,10 +188,10 @@ def begin_run(run: RunDirectory, model: PreparedModel) -> None:
         model.environment().write(run)
         run.write_yaml("recipe.yaml", model.experiment.resolved())  # from here on, the run can be resumed
     model.device.wait()
-    require_seen(run)
+    require_shared_folder(run)
 
 
-def require_seen(run: RunDirectory) -> None:
+def require_shared_folder(run: RunDirectory) -> None:
     """Raise RunError if this process's host does not share the folder with the main process."""
     deadline = time.monotonic() + min(NFS_TIMEOUT, timeout())
     while not run.is_run():
@@ -209,12 +209,12 @@ def continue_run(run: RunDirectory, model: PreparedModel) -> None:
     Raises:
         RunError: the base model or the precision has changed.
     """
-    require_seen(run)
+    require_shared_folder(run)
     before, now = Environment.read(run), model.environment()
     changed = [f"of its base model, {what} differ" for what in changes(before.base, now.base)]
     if before.precision != now.precision:
-        was, is_now = (environment.precision.model_dump() for environment in (before, now))
-        changed.append(f"its precision was {was!r} and is now {is_now!r}")
+        old, new = (environment.precision.model_dump() for environment in (before, now))
+        changed.append(f"its precision was {old!r} and is now {new!r}")
     if changed:
         raise RunError(
             f"run {str(run.path)!r} cannot be resumed: {'; '.join(changed)}. Restore that, or start a new run with "

@@ -138,7 +138,7 @@ class ReadyTask(LabelledTask):
             require_fit(self.skeleton.loaded, [split])
         return split
 
-    def divided(self, splits: Splits) -> Splits:
+    def without_unusable(self, splits: Splits) -> Splits:
         """Return the splits, divided again without the rows that cannot be encoded, if there are any.
 
         This applies with `data.on_error: skip`, and only to a source that ftengine divides; a split in a file of its
@@ -197,7 +197,7 @@ def _read(experiment: Experiment) -> tuple[ReadyTask, Splits]:
     task.labels = learn_labels(task, splits.mapping(), stratified=stratified)
     check_components(experiment, task, splits)
     ready = ready_task(experiment, task)
-    if (divided := ready.divided(splits)) is not splits:  # other rows may train now, and have other labels
+    if (divided := ready.without_unusable(splits)) is not splits:  # other rows may train now, and have other labels
         first_labels, splits = task.labels, divided
         task.labels = learn_labels(task, splits.mapping(), stratified=stratified)
         ready = ready if task.labels == first_labels else ready_task(experiment, task)

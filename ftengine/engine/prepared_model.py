@@ -135,15 +135,15 @@ class PreparedModel:
                 processes=self.processes,
                 run=run,
                 listener=experiment.listener,
-                events=self.tell,
+                events=self.notify,
                 fast_paths=self.fast_paths,
             )
         )
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Send an event to the recipe's callbacks, in the main process."""
         if self.device.is_main:
-            self.experiment.callbacks.tell(event)
+            self.experiment.callbacks.notify(event)
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _unfitted(data: PreparedData, plan: EvalPlan) -> list[EncodedSplit]:
 
 def train_model(prepared: PreparedModel, trainer: Trainer, run: RunDirectory) -> TrainedModel:
     """Train the model (TrainingError: training cannot go on; the run keeps its last checkpoint)."""
-    prepared.tell(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
+    prepared.notify(Started(run.path, trainer.progress.step, prepared.experiment.resolved()))
     release_memory()  # what loading the base and measuring it left behind
     result = trainer.train()
     release_memory()  # what the largest micro-batch left behind

@@ -212,7 +212,7 @@ def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
 
 
 def missing_eos(answers: Sequence[str], asked_questions: Sequence[Question]) -> bool:
-    """Say whether most answers continue after the tuned model's answer ended."""
+    """Return whether most answers continue after the tuned model's answer ended."""
     ended = [
         (a.strip(), question.text.strip())
         for a, question in zip(answers, asked_questions, strict=True)
@@ -348,7 +348,7 @@ def _fault(run: Run, own: Asked, values: Sequence[np.ndarray], judged: Likeness)
 
 
 def _is_base(judged: Likeness) -> bool:
-    """Say whether an artifact is the base, and not merely nearer to it than to the tuned model."""
+    """Return whether an artifact is the base, and not merely nearer to it than to the tuned model."""
     return judged.decision == "base" and judged.from_base <= judged.noise
 
 

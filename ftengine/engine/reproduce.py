@@ -99,7 +99,7 @@ def compare(run: Run, again: Run) -> tuple[Outcome, str | None, PairDifference |
 
 
 def _same_weights(first: Path, second: Path) -> bool:
-    """Say whether two trained parts hold the same tensors."""
+    """Return whether two trained parts hold the same tensors."""
     files = [{file.relative_to(folder) for file in folder.rglob("*.safetensors")} for folder in (first, second)]
     if files[0] != files[1] or not files[0]:
         return False

@@ -84,7 +84,7 @@ def save_trained_part(model: PreparedModel, loaded: LoadedModel, run: RunDirecto
     def fill(folder: Path) -> None:
         try:
             save_part(strategy, loaded, folder)
-        except (OSError, RunError):  # of the file system, told as such
+        except (OSError, RunError):  # errors of the file system keep their own message
             raise
         # Strategies are third-party code and raise anything.
         except Exception as error:
@@ -124,7 +124,7 @@ def marking_unchecked(run: RunDirectory, listener: Listener) -> Iterator[None]:
                 TrainedPart.read(folder).model_copy(update=update).write(folder)
         listener.message(
             f"training is complete: {run.path} keeps the trained part{' (not checked)' if run.unchecked else ''}, and "
-            "the predictions and figures that are there; --resume goes on from there, without training again"
+            "the predictions and figures that were written; --resume continues without training again"
         )
         raise
 
@@ -344,6 +344,6 @@ def _compare(tuned: Tensors, reopened: Tensors) -> tuple[list[str], bool]:
 
 
 def _rounds_elsewhere(a: Tensor, b: Tensor) -> bool:
-    """Say whether two float32 tensors differ by no more than the rounding of one or two sums."""
+    """Return whether two float32 tensors differ by no more than the rounding of one or two sums."""
     alike = a.dtype is torch.float32 and a.shape == b.shape and a.numel()
     return bool(alike and row_distances(b.flatten(), a.flatten(), math.inf) <= rounding(a.dtype))

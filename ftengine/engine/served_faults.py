@@ -101,7 +101,7 @@ class Answers:
         return float(np.mean(list(map(log_probability_distance, scores, self.tuned.scores))))
 
     def is_base(self, judged: Likeness) -> bool:
-        """Say whether the endpoint serves the base, in any quantisation, and is not merely nearer to it."""
+        """Return whether the endpoint serves the base, in any quantisation, and is not merely nearer to it."""
         if judged.from_base <= 1 or not self.scored_replies:
             return judged.from_base <= 1
         nearer = self.base.distance <= self.tuned.distance / NEARER
@@ -307,7 +307,7 @@ def weights_fault(answers: Answers, judged: Likeness, served: Served) -> tuple[S
 
 
 def _displaced(answers: Answers) -> bool:
-    """Say whether log-probabilities are displaced towards the base's, beyond 16-bit rounding and beyond chance.
+    """Return whether log-probabilities are displaced towards the base's, beyond 16-bit rounding and beyond chance.
 
     They are if a part of the trained weights is lost.
     """

@@ -125,7 +125,7 @@ class Untrained(Answering):
 
 
 def answers_untrained(task: Task) -> bool:
-    """Say whether a base model can answer the task without training, with text or vectors."""
+    """Return whether a base model can answer the task without training, with text or vectors."""
     return bool(generated_keys(task)) or task.traits.answers_vectors
 
 

@@ -208,9 +208,9 @@ def _decide(answers: Answers, judged: Likeness, endpoint: Endpoint, *, claimed: 
         and np.mean(answers.tuned.behind) > turned(EXACT)
     ):
         return "undecided", (
-            f"{differ:,} of {len(answers.alike):,} answers differ, as they do where weights are rounded to 8 bits, or "
-            "a part of what was trained is lost: the endpoint gives no log-probabilities, which would tell. Say what "
-            "it holds with --weights"
+            f"{differ:,} of {len(answers.alike):,} answers differ: its weights may be rounded to 8 bits, or a part of "
+            "the trained change may be missing. The endpoint reports no log-probabilities, which would distinguish "
+            "the two. Name the type of its weights with --weights"
         )
     if served == "undecided" and judged.from_tuned > 1:
         return served, (

@@ -134,7 +134,7 @@ def log_probability_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def same_figure(a: float, b: float, least: float = 1e-8) -> bool:
-    """Say whether |a - b| is at most `REORDERED` of the larger one, or `least`; two nan are the same."""
+    """Return whether |a - b| is at most `REORDERED` of the larger one, or `least`; two nan are the same."""
     return math.isclose(a, b, rel_tol=REORDERED, abs_tol=least) or (a != a and b != b)
 
 

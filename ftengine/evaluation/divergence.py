@@ -63,7 +63,7 @@ def _divergence(loaded: LoadedModel, own: Question, text: str, stop: Sequence[in
 
 
 def _may_follow(read: Callable[[Sequence[int]], str], begun: list[int], token: int, text: str) -> bool:
-    """Say whether a text that begins with some tokens may continue with another token.
+    """Return whether a text that begins with some tokens may continue with another token.
 
     A token without visible text (a special token, leading white space) is possible anywhere; a part of a character is
     possible where a character beyond ASCII follows.

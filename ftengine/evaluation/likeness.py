@@ -132,7 +132,7 @@ def likeness(from_tuned: Sequence[float], from_base: Sequence[float], noise: flo
 
 
 def _surely_positive(values: np.ndarray) -> bool:
-    """Say whether the mean of values (n,) is above 0 by a one-sided t-test; of equal ones by their sign."""
+    """Return whether the mean of values (n,) is above 0 by a one-sided t-test; of equal ones by their sign."""
     mean, n = float(values.mean()), len(values)
     error = float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     return mean > float(scipy.special.stdtrit(n - 1, 1 - LEVEL)) * error if error > 0 else mean > 0

@@ -44,7 +44,7 @@ LONG = 10.0
 class Measured:
     """The results of one model on one set of examples.
 
-    `figures` are by metric, `details` by evaluator and name. `scores` of single examples and `seen`, a mask (n,) of the
+    `figures` are by metric, `details` by evaluator and name. `scores` of single examples and `masks`, (n,) bool of the
     examples that an evaluator reads, are by evaluator.
     """
 
@@ -53,7 +53,7 @@ class Measured:
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
     displays: list[Display] = field(default_factory=list)
     scores: dict[str, ExampleScores] = field(default_factory=dict)
-    seen: dict[str, np.ndarray] = field(default_factory=dict)
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, evaluator: Evaluator, weights: Weights, *, answering: bool, keep: bool = False) -> None:
         """Measure with one more evaluator, which is bound and fitted.
@@ -76,7 +76,7 @@ class Measured:
         if facts:
             self.details[evaluator.name] = facts
         self.displays += displays
-        self.seen[evaluator.name] = mask
+        self.masks[evaluator.name] = mask
         judged = evaluator.score_examples(rows) if overrides(evaluator, "score_examples") and mask.any() else None
         if judged is not None:
             every = np.full((3, len(mask)), np.nan)
@@ -84,9 +84,9 @@ class Measured:
             every[2, mask] = np.nan if judged.wrong_confidence is None else judged.wrong_confidence
             self.scores[evaluator.name] = ExampleScores(*every)
 
-    def seen_by(self, evaluator: Evaluator) -> Side:
+    def read_by(self, evaluator: Evaluator) -> Side:
         """Return the examples that an evaluator reads, and its scores."""
-        mask, judged = self.seen[evaluator.name], self.scores.get(evaluator.name)
+        mask, judged = self.masks[evaluator.name], self.scores.get(evaluator.name)
         scores = None if judged is None else ExampleScores(judged.score[mask], judged.right[mask])
         return Side(self.predictions.take(mask).rows(evaluator), scores)
 
@@ -211,7 +211,7 @@ def exact_of(base: Measured, tuned: Measured) -> dict[str, PValue]:
     if name is None:
         return {}
     scores, weights = (base.scores[name], tuned.scores[name]), tuned.predictions.weights(0, 0)
-    return exact_test(*scores, weights, tuned.seen[name], base.figures, tuned.figures)
+    return exact_test(*scores, weights, tuned.masks[name], base.figures, tuned.figures)
 
 
 def paired(base: Measured, tuned: Measured) -> record.Paired | None:
@@ -226,11 +226,11 @@ def _slices(plan: EvalPlan, held: EvalSet, base: Measured, tuned: Measured) -> d
     if not held.slices or not held.evaluators:
         return {}
     evaluator = held.evaluators[0]
-    mask = tuned.seen[evaluator.name]
+    mask = tuned.masks[evaluator.name]
     columns = {name: values[mask] for name, values in tuned.predictions.slices()}
     weights = tuned.predictions.weights(plan.seed, plan.resamples).under(mask)
     return slice_reports(
-        columns, evaluator, base.seen_by(evaluator), tuned.seen_by(evaluator), weights, plan.small_slice
+        columns, evaluator, base.read_by(evaluator), tuned.read_by(evaluator), weights, plan.small_slice
     )
 
 

@@ -249,7 +249,7 @@ def _setting(value: Any) -> str:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """Say whether two values are equal, up to storing in float32."""
+    """Return whether two values are equal, up to storing in float32."""
     numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (a, b))
     return math.isclose(a, b, rel_tol=1e-6) if numbers else a == b
 

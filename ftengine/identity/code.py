@@ -51,6 +51,6 @@ def fingerprint_files(files: Iterable[Path]) -> dict[str, str]:
 
 
 def _is_installed(file: Path) -> bool:
-    """Say whether a file belongs to Python or to an installed distribution."""
+    """Return whether a file belongs to Python or to an installed distribution."""
     standard = Path(sysconfig.get_paths()["stdlib"]) in file.parents
     return standard or bool({"site-packages", "dist-packages"} & set(file.parts))

@@ -30,7 +30,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def has_running_statistics(layer: nn.Module) -> bool:
-    """Say whether a layer keeps a running mean or variance, as BatchNorm does (EvoNorm keeps a variance)."""
+    """Return whether a layer keeps a running mean or variance, as BatchNorm does (EvoNorm keeps a variance)."""
     return any(getattr(layer, name, None) is not None for name in STATISTICS)
 
 

@@ -95,7 +95,7 @@ def _require_apart(model: nn.Module, batch: Mapping[str, Tensor]) -> None:
 
 
 def _positions_reach_attention(model: Any, row: Mapping[str, Tensor]) -> bool:
-    """Say whether every flash attention call learns where the examples of a row begin.
+    """Return whether every flash attention call learns where the examples of a row begin.
 
     It has no mask: transformers reads that from `position_ids` or `cu_seq_lens_q`, which the model must pass on.
     """

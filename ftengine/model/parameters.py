@@ -111,5 +111,5 @@ def decayed(module: nn.Module) -> frozenset[str]:
 
 
 def _normalises(part: nn.Module) -> bool:
-    """Say whether a module is a normalisation layer; most architectures have a class of their own."""
+    """Return whether a module is a normalisation layer; most architectures have a class of their own."""
     return bool(re.search(r"norm(alization)?([123]d)?$", type(part).__name__, re.IGNORECASE))

@@ -26,7 +26,7 @@ def regex(pattern: str) -> str:
 
 
 def whole_match(pattern: str, path: str) -> bool:
-    """Say whether a regular expression matches a whole path (InputError: matching takes too long)."""
+    """Return whether a regular expression matches a whole path (InputError: matching takes too long)."""
     try:
         return engine.fullmatch(pattern, path, timeout=PATIENCE) is not None
     except TimeoutError:
@@ -50,7 +50,7 @@ ModuleNames = Annotated[str | list[str], BeforeValidator(_names)]
 
 
 def matches_name(path: str, names: Iterable[str]) -> bool:
-    """Say whether a module path is one of the names or ends with "." and one of them."""
+    """Return whether a module path is one of the names or ends with "." and one of them."""
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 

@@ -167,7 +167,7 @@ def save_part(strategy: Strategy, loaded: LoadedModel, directory: Path) -> None:
 
 
 def is_pickle(file: Path) -> bool:
-    """Say whether a file is a pickle, or one of torch.save, by its first bytes (pickle protocols 2 to 5)."""
+    """Return whether a file is a pickle, or one of torch.save, by its first bytes (pickle protocols 2 to 5)."""
     with file.open("rb") as opened:
         start = opened.read(8)
     if zipfile.is_zipfile(file):
@@ -222,7 +222,7 @@ def add_calibration(module: nn.Module, directory: Path) -> None:
 
 
 def is_pretrained(directory: Path) -> bool:
-    """Say whether a folder is one of transformers: its config.json names a class."""
+    """Return whether a folder is one of transformers: its config.json names a class."""
     return bool(_architectures(directory))
 
 

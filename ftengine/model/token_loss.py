@@ -363,7 +363,7 @@ def states_of(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
-    """Say whether a model reads one sequence and writes another."""
+    """Return whether a model reads one sequence and writes another."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 

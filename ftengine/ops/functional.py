@@ -175,7 +175,7 @@ def lowrank_merge_(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Say whether two tensors may share memory."""
+    """Return whether two tensors may share memory."""
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
@@ -203,7 +203,7 @@ def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: T
 
 
 def _layer_agrees(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> bool:
-    """Say whether shapes fit: one comparison for every call, since it counts beside a small layer's products."""
+    """Return whether shapes fit: one comparison for every call, since it counts beside a small layer's products."""
     if x.dim() < 1 or a.dim() != 2 or b.dim() != 2:
         return False
     k, r, n = x.shape[-1], a.shape[0], b.shape[0]

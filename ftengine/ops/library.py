@@ -191,7 +191,7 @@ def _load(file: Path) -> None:
 
 
 def _cut_short(file: Path) -> bool:
-    """Say whether an ELF file of 64 bits ends before its table of sections, which linkers write last."""
+    """Return whether an ELF file of 64 bits ends before its table of sections, which linkers write last."""
     with file.open("rb") as opened:
         header = opened.read(64)
     start, size, count = (int.from_bytes(header[a:b], "little") for a, b in ((40, 48), (58, 60), (60, 62)))

@@ -86,6 +86,6 @@ def _suits(left: Tensor, right: Tensor) -> bool:
 
 
 def _dense(x: Tensor) -> bool:
-    """Say whether a matrix's rows or columns are contiguous and do not overlap."""
+    """Return whether a matrix's rows or columns are contiguous and do not overlap."""
     (rows, columns), (down, across) = x.shape, x.stride()
     return (across == 1 and down >= columns) or (down == 1 and across >= rows)

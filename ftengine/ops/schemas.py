@@ -43,7 +43,7 @@ LAYER_SCHEMAS = {
 def define(
     name: str, schema: str, implementation: Callable[..., object], shape: Callable[..., object], *tags: torch.Tag
 ) -> torch._ops.OpOverload:
-    """Register an operator, what serves wherever no compiled kernel does, and the shapes of its results; return it."""
+    """Define an operator with its reference implementation and its result shapes; return it."""
     library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag, *tags))
     library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"ftengine::{name}", shape, lib=library)

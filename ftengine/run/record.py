@@ -80,7 +80,7 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def each(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return JSON values with every key, text, number, truth value and null changed."""
+    """Return JSON values with `change` applied to every key, text, number, truth value and null."""
     if isinstance(value, dict):
         return {change(key): each(inner, change) for key, inner in value.items()}
     return [each(inner, change) for inner in value] if isinstance(value, (list, tuple)) else change(value)

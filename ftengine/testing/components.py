@@ -81,7 +81,7 @@ def check_results(
 
     Raises:
         PluginError: the class is not a component.
-            InputError: the strategy does not exist, or does not accept the options.
+        InputError: the strategy does not exist, or does not accept the options.
     """
     kind, base = kind_of(cls)
     wrong = fault(cls, base)
@@ -92,7 +92,8 @@ def check_results(
     except ValidationError as error:
         reason = explain(error, cls.Config, "options.", f" of {kind} {cls.name!r}")
         intended = options is None and all(item["type"] in ALLOWED_TO_FAIL for item in error.errors())
-        return [CheckResult(OPTIONS, "does not apply" if intended else "failed", reason)]
+        advice = f" Pass `options`, or --set {cls.name}.OPTION=VALUE to `ftengine plugins check`." if intended else ""
+        return [CheckResult(OPTIONS, "does not apply" if intended else "failed", reason + advice)]
     complete = (COMPLETE, partial(_require_documented, cls))
     chosen = fixtures() if models is None else models
     if strategy is not None:
@@ -220,10 +221,15 @@ def _of_task(make: Callable[[], api.Task], models: Models) -> Iterator[Check]:
     for refusal in refused:
         yield "other_rows_are_data_errors", partial(_require_data_error, make, *refusal)
     if not suited:
-        refusals = "; ".join(f"rows of {shape}: {reason}" for shape, _, reason in refused)
+        reasons = dict[str, list[str]]()
+        for shape, _, reason in refused:
+            reasons.setdefault(str(reason), []).append(f"({shape})")
+        refusals = "; ".join(f"rows of {' or '.join(dict.fromkeys(shapes))}: {why}" for why, shapes in reasons.items())
         yield (
             "rows_suit_it",
-            partial(not_suited, f"none of the shipped rows suit it; use check_task with yours ({refusals})"),
+            partial(
+                not_suited, f"none of the shipped rows suit it; call check_task with rows of your own ({refusals})"
+            ),
         )
 
 

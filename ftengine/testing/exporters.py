@@ -101,11 +101,11 @@ class ExporterChecks(Checks):
             except (Exception, SystemExit):
                 pass
             else:
-                raise AssertionError(f"an empty folder is opened and answers: {ALONE}")
+                raise AssertionError(f"open() answers from an empty folder too: {ALONE}")
             try:
                 reopened = in_another_process(exporter, source, folder, log_probabilities, Path(place))
             except pickle.PicklingError as error:
-                skip(f"another process cannot be given it ({error}), and here it opens: define its class in a module")
+                skip(f"the exporter cannot be sent to another process ({error}); define its class in a module")
             except AssertionError as error:
                 raise AssertionError(f"{error}: {ALONE}") from None
             _require_near(reopened, own, noise)

@@ -35,7 +35,7 @@ class Predicted:
 def predictions() -> list[Predicted]:
     """Return predictions of one label, several labels, a number, tags, losses of texts, and generations.
 
-    Keys are those of the tasks in the box: `label`, `predicted`, `scores`, `logits` and `loss` of one label or several
+    Keys are those of ftengine's own tasks: `label`, `predicted`, `scores`, `logits` and `loss` of one label or several
     (ids, or lists of 0 and 1); `target`, `value` and `loss` of a number; `tags` and `predicted_tags`; `loss` and
     `tokens` of texts; `prompt`, `completion` and `reference` (None where a row has none) of generations.
     """

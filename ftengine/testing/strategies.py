@@ -308,7 +308,7 @@ def _copy_new_modules(loaded: api.LoadedModel, again: api.LoadedModel) -> None:
 
 
 def _is_among(tensor: Tensor, values: Tensor, others: list[Tensor]) -> bool:
-    """Say whether a tensor has the values that it had, or another of the model has them."""
+    """Return whether a tensor has the values that it had, or another of the model has them."""
     if any(tensor.data_ptr() == candidate.data_ptr() for candidate in others):
         return tensor.equal(values)
     return any(candidate.shape == values.shape and candidate.equal(values) for candidate in others)

@@ -39,7 +39,7 @@ class Callbacks:
                 callback.check_options()
             self.callbacks.append((callback, str(factory.entry.origin)))
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Call the method for an event of every callback; only in the main process.
 
         Raises:

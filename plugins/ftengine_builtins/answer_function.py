@@ -44,7 +44,7 @@ class AnswerFunction:
         return file
 
     def code_files(self) -> list[Path]:
-        """Return the function's file and those of its own code that it imports."""
+        """Return the function's file and the files that it imports from the same code base."""
         return files_with(self.code, self.target)
 
     @cached_property

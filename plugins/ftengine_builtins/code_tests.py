@@ -26,7 +26,7 @@ _FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re
 
 
 def unit_tests(answer: str, tests: str | Sequence[str], seconds: float) -> bool:
-    """Say whether the code of an answer passes all tests: statements, such as assertions, that raise nothing.
+    """Return whether the code of an answer passes all tests: statements, such as assertions, that raise nothing.
 
     Code is the last fenced block of the answer, or all of it where there is none. It fails too where it takes longer
     than `seconds` or more than `MEMORY`, or ends its process.

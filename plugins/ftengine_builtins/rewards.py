@@ -18,17 +18,17 @@ from ftengine_builtins import code_tests, ready_rewards
 from ftengine_builtins.answer_function import AnswerFunction, side_by_side
 
 COPIES = 50
-"""How often an answer stands in the over-long one that a reward is tried with."""
+"""Number of repetitions of an answer in the over-long test answer."""
 NAMES = ("exact-match", "regex", "json-schema", "unit-tests")
-"""Rewards of the box."""
+"""The built-in rewards."""
 READS = {"exact-match": ("completion", "wanted"), "unit-tests": ("tests", "tests")}
-"""The column that each of some reads by default, and the parameter by which its function takes it."""
+"""Of built-in rewards that read a column: its default name, and the function's parameter for it."""
 OF_TIMEOUT = 0.8
 """Part of an answer's time that its code may take, so that code which hangs fails its tests, and its reward is 0."""
 MOST_SCORERS = 8
 """Processes that score answers side by side, unless more are asked for."""
 TRIED_ROWS = 8
-"""Rows whose rewards are tried."""
+"""Number of rows on which rewards are tested."""
 
 
 class RewardConfig(Config):
@@ -42,7 +42,7 @@ class RewardConfig(Config):
     )
     name: Literal["exact-match", "regex", "json-schema", "unit-tests"] | None = Field(
         None,
-        description="a reward of the box, 1 or 0, in place of a function; unit-tests runs code that the model writes",
+        description="a built-in reward, 1 or 0, in place of a function; unit-tests runs code that the model writes",
     )
     weight: float = Field(1.0, description="its factor in the sum of rewards")
     column: str | None = Field(
@@ -74,7 +74,7 @@ class RewardConfig(Config):
 
     @property
     def read(self) -> str | None:
-        """The column that a reward of the box reads; None if it reads none, or is a function of the user's."""
+        """The column that a built-in reward reads; None if it reads none, and for user functions."""
         return (self.column or READS[self.name][0]) if self.name in READS else None
 
     def arguments(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:

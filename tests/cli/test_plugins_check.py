@@ -168,7 +168,10 @@ def test_only_the_components_and_checks_that_are_named_are_made(ftengine, distri
 @pytest.mark.parametrize(
     ("package", "told"),
     [
-        ("ftengine-thin", "no distribution or module 'ftengine-thin' is installed. There are ftengine, ftengine-thing"),
+        (
+            "ftengine-thin",
+            "no distribution or module 'ftengine-thin' is installed. Installed: ftengine, ftengine-thing",
+        ),
         ("click", "click offers nothing to ftengine"),
         ("folder", "First pip install -e folder"),
         ("torn", "cannot read 'torn/pyproject.toml'"),

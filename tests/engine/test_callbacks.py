@@ -201,7 +201,7 @@ def test_unhashable_callbacks_are_distinct(content, tmp_path):
     sound, torn = Plain(), Plain()
     torn.fails = True
     callbacks.callbacks = [(sound, "a"), (torn, "b")]
-    callbacks.tell(Started(tmp_path, 0, {}))
+    callbacks.notify(Started(tmp_path, 0, {}))
     assert [id(callback) for callback, _ in callbacks.callbacks] == [id(sound)]
 
 

@@ -270,7 +270,7 @@ def test_processes_agree_on_a_name_and_what_dead_ones_reported_is_not_taken():
 def test_a_folder_that_a_host_does_not_share_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(fine_tuning, "NFS_TIMEOUT", 0.0)
     with raises(RunError, "file system"):
-        fine_tuning.require_seen(RunDirectory(tmp_path))
+        fine_tuning.require_shared_folder(RunDirectory(tmp_path))
 
 
 @pytest.mark.parametrize("given", ["soon", "0", "inf", "-1"])

@@ -72,7 +72,7 @@ class Recording(PreparedModel):
 
     trace: Trace = field(default_factory=Trace)
 
-    def tell(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         if isinstance(event, BeforeStep) and not is_sharded(event.model):
             named = event.model.named_parameters()
             self.trace.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})

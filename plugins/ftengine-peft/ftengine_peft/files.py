@@ -101,7 +101,7 @@ def _unset(value: Any) -> bool:
 
 
 def _only_begins(name: str, *values: Any) -> bool:
-    """Say whether an option acts in training alone, or decides what the stored tensors began as, and nothing more."""
+    """Return whether an option only affects training, or the initial values of the stored tensors."""
     if "dropout" in name:
         return True
     # By a word, PEFT may change the base's weights (pissa), or compute in another way (bat).

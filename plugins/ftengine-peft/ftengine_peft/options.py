@@ -159,7 +159,7 @@ def _init(value: Any) -> Any:
 
 
 def _holds_settings(kind: Any) -> bool:
-    """Say whether a field's type is a dataclass, or may be one."""
+    """Return whether a field's type is a dataclass, or may be one."""
     return dataclasses.is_dataclass(kind) or any(map(_holds_settings, typing.get_args(kind)))
 
 

@@ -50,7 +50,7 @@ def require_no_values(name: str, config: PeftConfig, packed: dict[str, nn.Linear
 
 
 def _trains_beside(layer: nn.Linear, config: PeftConfig) -> bool:
-    """Say whether a method trains on a layer, and computes the same whatever codes stand for the weights."""
+    """Return whether a method trains on a layer, and computes the same whatever codes stand for the weights."""
     shape, dtype, sizes = tuple(layer.weight.shape), layer.weight.dtype, (layer.in_features, layer.out_features)
     try:
         one, other = (_trial(_Packed(*sizes, torch.full(shape, code, dtype=dtype)), config) for code in (0, 7))

@@ -1,4 +1,4 @@
-"""Audits that ship in the box."""
+"""Audits that ship with ftengine."""
 
 from ftengine_builtins.audits.answer_cues import AnswerCues
 from ftengine_builtins.audits.answer_forms import AnswerForms

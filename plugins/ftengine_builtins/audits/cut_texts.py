@@ -57,7 +57,7 @@ class CutTexts(Audit):
 
 
 def _one_text(data: AuditedData) -> bool:
-    """Say whether rows have one text each; in pairs, a different part would be cut."""
+    """Return whether rows have one text each; in pairs, a different part would be cut."""
     return all(len(view.inputs) == 1 for view in islice(data.splits["train"], 20))
 
 

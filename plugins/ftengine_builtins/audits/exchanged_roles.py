@@ -130,7 +130,7 @@ def _marked(text: str) -> str:
 
 
 def _exchanged(data: AuditedData, split: str, turns: dict[str, Turns]) -> Finding | None:
-    """Say whether a held-out split's sides are those of training exchanged."""
+    """Return whether a held-out split's sides are those of training exchanged."""
     train, held = turns["train"], turns[split]
     words, start = tf_idf([*train.words(), *held.words()]), len(train.sides)
     ridges = WordRidge(words[:start]), WordRidge(words[start:])
@@ -151,7 +151,7 @@ def _exchanged(data: AuditedData, split: str, turns: dict[str, Turns]) -> Findin
 
 
 def _look_like_the_others(train: tuple[np.ndarray, np.ndarray], held: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Say whether both sides of held-out rows have the other side's scores, beyond the middle of training's."""
+    """Return whether both sides of held-out rows have the other side's scores, beyond the middle of training's."""
     (user, assistant), (held_user, held_assistant) = (
         (float(np.median(scores[sides == side])) for side in (0, 1)) for scores, sides in (train, held)
     )

@@ -173,13 +173,13 @@ def _within(wrong: np.ndarray) -> tuple[float, float]:
 
 
 def _rises(wrong: np.ndarray) -> bool:
-    """Say whether contradictions grow as confidence falls (Cochran-Armitage); (m,) the most confident first."""
+    """Return whether contradictions grow as confidence falls (Cochran-Armitage); (m,) the most confident first."""
     rank, share = np.arange(len(wrong)) - (len(wrong) - 1) / 2, wrong.mean()
     return bool(rank @ wrong > TREND * np.sqrt(share * (1 - share) * (rank @ rank)))
 
 
 def _tells(scores: np.ndarray, labels: np.ndarray, share: float) -> bool:
-    """Say whether scores predict labels well, once this share of noise is allowed for.
+    """Return whether scores predict labels well, once this share of noise is allowed for.
 
     Evenly spread noise leaves (1 - share / c)² of the variance that can be explained, where c is the probability that
     two rows have different labels.

@@ -142,7 +142,7 @@ def _are_ordered(values: Sequence[Any]) -> bool:
 
 
 def _is_asked(data: AuditedData, name: str) -> bool:
-    """Say whether equal training texts often have different labels under different values, like two aspects."""
+    """Return whether equal training texts often have different labels under different values, like two aspects."""
     values, labels = dict[int, set[str]](), dict[int, set[int]]()
     numbers = (data.distinct["train"], data.targets["train"])
     for (value,), text, target in zip(read_values(data, "train", [name], MOST_REPEATED), *numbers, strict=False):
@@ -241,7 +241,7 @@ def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarra
 
 
 def _is_exchange(swap: Swap, outside: np.ndarray) -> bool:
-    """Say whether answers contradict a value's labels about as clearly as they confirm the same labels of others."""
+    """Return whether answers contradict a value's labels about as clearly as they confirm the same labels of others."""
     right = sum(int(outside[i, i]) for i, _ in swap.classes)
     wrong = sum(int(outside[i, j]) for i, j in swap.classes)
     against = 2 * swap.fit / max(1, swap.fit + swap.own) - 1

@@ -99,7 +99,7 @@ def _pairs(rows: Any) -> tuple[list[str], list[str]]:
 
 
 def _is_pair(view: View) -> bool:
-    """Say whether all texts of a row are inputs, without a target."""
+    """Return whether all texts of a row are inputs, without a target."""
     several = view.target is None and len(view.inputs) > 1 and all(isinstance(text, str) for text in view.inputs)
     return several and view.identity == list(view.inputs)
 

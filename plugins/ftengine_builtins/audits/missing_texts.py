@@ -110,7 +110,7 @@ def _same_text(data: AuditedData) -> frozenset[str]:
 
 
 def _under_several_labels(targets: np.ndarray, total: int, share: float) -> bool:
-    """Say whether rows with these targets are a large share of all, and spread over several labels."""
+    """Return whether rows with these targets are a large share of all, and spread over several labels."""
     return share_within(len(targets), total)[0] >= share and bool(
         np.unique(targets, return_counts=True)[1].max() <= SAME_LABEL * len(targets)
     )

@@ -198,7 +198,7 @@ def _lost_points(values: np.ndarray) -> tuple[int, np.ndarray, bool] | None:
 
 
 def _same_fractions(back: np.ndarray, usual: np.ndarray) -> bool:
-    """Say whether numbers may have the fractions of others: 749 is not 7.49 if other prices end in .99.
+    """Return whether numbers may have the fractions of others: 749 is not 7.49 if other prices end in .99.
 
     A new number has a new fraction with the probability of fractions seen once (Good 1953).
     """
@@ -212,5 +212,5 @@ def _same_fractions(back: np.ndarray, usual: np.ndarray) -> bool:
 
 
 def _whole(values: np.ndarray) -> bool:
-    """Say whether nearly all numbers have no fraction, as far as they are exact."""
+    """Return whether nearly all numbers have no fraction, as far as they are exact."""
     return bool((np.abs(values - np.rint(values)) < 1e-6).mean() >= MOST_BACK)

@@ -80,7 +80,7 @@ class _Bags:
 
 
 def _is_in(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Say which values are among sorted others; `np.isin` needs three times the memory."""
+    """Return a mask of the values that are among sorted others; `np.isin` needs three times the memory."""
     if not len(among):
         return np.zeros(len(values), bool)
     at = np.searchsorted(among, values)

@@ -93,7 +93,7 @@ class _Shortened:
     other: float
 
     def is_meant(self, split: str) -> bool:
-        """Say whether a length is probably intended: held-out windows, and posts up to a usual limit."""
+        """Return whether a length is probably intended: held-out windows, and posts up to a usual limit."""
         windows = split != "train" and not self.label and self.share == 1
         return self.end is not None and (windows or (self.end in POSTS and self.share < MOST_POSTS))
 

@@ -184,7 +184,7 @@ def _texts_with_word(texts: Sequence[str]) -> Mapping[str, int]:
 
 
 def _has_own_words(train: Sequence[str], held: Sequence[str]) -> bool:
-    """Say whether most held-out texts have words of their own."""
+    """Return whether most held-out texts have words of their own."""
     known, counts = _texts_with_word(train), _texts_with_word(held)
     own = {word for word, count in counts.items() if count >= SEVERAL and word not in known}
     return sum(not own.isdisjoint(TOKEN.findall(text.lower())) for text in held) >= OWN * len(held)

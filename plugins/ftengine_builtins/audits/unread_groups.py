@@ -142,7 +142,7 @@ def _of_label(names: Sequence[Any], groups: dict[str, np.ndarray], data: Audited
 
 
 def _is_ordered(names: Sequence[Any], most: np.ndarray, repeated: np.ndarray, chance: float) -> bool:
-    """Say whether values are numbers whose neighbours have one label, such as an age."""
+    """Return whether values are numbers whose neighbours have one label, such as an age."""
     if not all(isinstance(names[i], int) for i in repeated):
         return False
     in_order = most[sorted(repeated.tolist(), key=lambda i: names[i])]
@@ -150,7 +150,7 @@ def _is_ordered(names: Sequence[Any], most: np.ndarray, repeated: np.ndarray, ch
 
 
 def _is_topic(data: AuditedData, groups: dict[str, np.ndarray]) -> bool:
-    """Say whether words predict the value far better than the label does, as for a finer label."""
+    """Return whether words predict the value far better than the label does, as for a finer label."""
     padded = [np.pad(of, (0, len(data.splits[split]) - len(of)), constant_values=-1) for split, of in groups.items()]
     of = np.concatenate(padded)
     counts = np.bincount(of[of >= 0])

@@ -1,4 +1,4 @@
-"""Callbacks in the box."""
+"""Callbacks that ship with ftengine."""
 
 from ftengine_builtins.callbacks.trackers import TRACKERS, TensorBoard, Tracker
 

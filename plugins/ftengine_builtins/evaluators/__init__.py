@@ -1,4 +1,4 @@
-"""Evaluators that ship in the box."""
+"""Evaluators that ship with ftengine."""
 
 from ftengine_builtins.evaluators.calibration import Calibration
 from ftengine_builtins.evaluators.classification import Classification

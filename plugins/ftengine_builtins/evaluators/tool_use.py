@@ -104,7 +104,7 @@ class ToolUse(WeightedEvaluator):
 
 
 def same_calls(wanted, made):
-    """Say whether two lists hold the same calls in any order; true and 1 are not the same."""
+    """Return whether two lists hold the same calls in any order; true and 1 are not the same."""
     left = list(made)
     for call in wanted:
         at = next((n for n, other in enumerate(left) if typed(other) == typed(call)), None)

@@ -33,7 +33,7 @@ def _forward_of(module: nn.Module) -> Forward | None:
 
 
 def _is_silu(activation: Any) -> bool:
-    """Say whether an activation is x σ(x), by its values at numbers of several sizes."""
+    """Return whether an activation is x σ(x), by its values at numbers of several sizes."""
     x = torch.linspace(-30, 30, 301)
     try:
         return isinstance(activation, nn.Module) and torch.equal(activation(x), silu(x))

@@ -87,7 +87,7 @@ def _fits(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
 
 @torch.no_grad()
 def _is_rotation(function: Callable[..., Any]) -> bool:
-    """Say whether a function, which is linear in queries and keys, rotates halves as `rotate` does."""
+    """Return whether a function, which is linear in queries and keys, rotates halves as `rotate` does."""
     generator = torch.Generator().manual_seed(0)
     shapes = (2, 3, 5, 8), (2, 1, 5, 8), (2, 5, 8), (2, 5, 8)
     q, k, cos, sin = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)

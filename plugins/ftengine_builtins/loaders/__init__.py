@@ -1,4 +1,4 @@
-"""Model loaders that ship in the box."""
+"""Model loaders that ship with ftengine."""
 
 from ftengine_builtins.loaders.callable import CallableLoader
 from ftengine_builtins.loaders.gguf import GgufLoader

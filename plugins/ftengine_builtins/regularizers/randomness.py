@@ -40,7 +40,7 @@ class Place:
 
 
 def dropouts(loaded: LoadedModel) -> list[Place]:
-    """Return all probabilities of dropout in a model's modules, those of attention included; not stochastic depth's."""
+    """Return all dropout probabilities in a model's modules, attention's included, without stochastic depth."""
     places = []
     for path, module in loaded.module.named_modules():
         if BRANCHES.search(type(module).__name__) or BRANCHES.search(path):

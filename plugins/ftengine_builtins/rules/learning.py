@@ -124,7 +124,7 @@ def _came_apart(run: RunRecords) -> Finding | None:
 
 
 def _has_outliers(run: RunRecords) -> bool:
-    """Say whether a few target numbers outweigh all others: their batches have far larger losses."""
+    """Return whether a few target numbers outweigh all others: their batches have far larger losses."""
     return any(f.source == NumberTargets.name and "most" in f.figures for f in run.audit.findings)
 
 

@@ -1,4 +1,4 @@
-"""Strategies that ship in the box."""
+"""Strategies that ship with ftengine."""
 
 from ftengine_builtins.strategies.adapter import Adapter
 from ftengine_builtins.strategies.full import Full

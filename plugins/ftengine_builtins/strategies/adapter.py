@@ -187,7 +187,7 @@ class Adapter(Strategy):
         adapterhub_format.write_config(directory, self._hub_config(), loaded.module, loaded.source, own)
 
     def _own(self, module: Any) -> bool:
-        """Say whether nothing but ftengine can run the result."""
+        """Return whether nothing but ftengine can run the result."""
         kind = getattr(getattr(module, "config", None), "model_type", None)
         return self.config.places is not None or kind not in adapterhub_format.MODEL_TYPES
 

@@ -257,7 +257,7 @@ def input_width(part: nn.Module) -> int:
 
 
 def keeps_grid(part: nn.Module) -> bool:
-    """Say whether each convolution in a module keeps its input's grid, or every s-th point of it."""
+    """Return whether each convolution in a module keeps its input's grid, or every s-th point of it."""
     return all(_is_centred(layer) for layer in part.modules() if isinstance(layer, _ConvNd))
 
 

@@ -246,7 +246,7 @@ def lora_class(layer: nn.Module) -> type[LoRALayer] | None:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Say whether a layer is a Linear, a Conv1D or a quantised linear layer."""
+    """Return whether a layer is a Linear, a Conv1D or a quantised linear layer."""
     cls = lora_class(layer)
     return cls is LoRALayer or (cls is not None and issubclass(cls, LoRALinear))
 
@@ -292,7 +292,7 @@ def remove_lora(layer: LoRALayer) -> None:
 
 
 def starts_from_weight(init: str) -> bool:
-    """Say whether an initialisation computes A and B from the base weight."""
+    """Return whether an initialisation computes A and B from the base weight."""
     return init not in ("kaiming", "gaussian")
 
 

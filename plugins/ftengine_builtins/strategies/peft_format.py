@@ -115,7 +115,7 @@ UNSET: tuple[Any, ...] = (None, False, 0.0, "", [], {})
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Say whether two JSON values are the same; 0 and false differ."""
+    """Return whether two JSON values are the same; 0 and false differ."""
     return type(value) is type(other) and value == other
 
 

@@ -80,7 +80,7 @@ class Prompt(VirtualTokenStrategy):
 
 
 def _pools_all_positions(loaded: LoadedModel) -> bool:
-    """Say whether a classifier's pooling includes the prompt, as in PEFT: it does on encoders.
+    """Return whether a classifier's pooling includes the prompt, as in PEFT: it does on encoders.
 
     Encoders read the first position, or a mean by the mask; decoders the last token's position in the input_ids.
     """

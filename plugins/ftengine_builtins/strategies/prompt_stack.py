@@ -105,7 +105,7 @@ def cache_name(stack: type) -> str | None:
 
 
 def keeps_no_tokens(stack: Any) -> bool:
-    """Say whether all layers of a stack are recurrent, so that its cache does not count tokens."""
+    """Return whether all layers of a stack are recurrent, so that its cache does not count tokens."""
     if cache_name(type(stack)) is None:
         return "cache_params" in parameters_of(type(stack))  # transformers before 5.24
     kinds = getattr(DynamicCache(config=stack.config), "is_linear", ())

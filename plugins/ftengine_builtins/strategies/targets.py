@@ -51,7 +51,7 @@ def freeze_base(loaded: LoadedModel) -> None:
 
 
 def inside(path: str, modules: Iterable[str]) -> bool:
-    """Say whether a path is one of some modules' paths or lies within one."""
+    """Return whether a path is one of some modules' paths or lies within one."""
     return any(path == module or path.startswith(f"{module}.") for module in modules)
 
 

@@ -123,7 +123,7 @@ class VirtualTokenStrategy(Strategy):
         raise NotImplementedError
 
     def own(self, loaded: LoadedModel) -> bool:
-        """Say whether only ftengine can run the result; mostly PEFT can."""
+        """Return whether only ftengine can run the result; mostly PEFT can."""
         return False
 
     def prepared(self, loaded: LoadedModel) -> Any:

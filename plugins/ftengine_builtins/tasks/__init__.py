@@ -1,4 +1,4 @@
-"""Tasks that ship in the box."""
+"""Tasks that ship with ftengine."""
 
 from ftengine_builtins.tasks.causal_lm import CausalLM
 from ftengine_builtins.tasks.embedding import Embedding

@@ -173,7 +173,7 @@ def log_probabilities(
 
 
 def flat(group: Sequence[DrawnAnswer]) -> bool:
-    """Say whether answers with rewards all have the same one, up to rounding."""
+    """Return whether answers with rewards all have the same one, up to rounding."""
     return len({round(one.total, DECIMALS) for one in group if not math.isnan(one.total)}) == 1
 
 

@@ -19,7 +19,7 @@ Entity = tuple[str, int, int]
 
 
 def has_entities(labels: Labels) -> bool:
-    """Say whether labels are IOB2 tags of which some mark entities."""
+    """Return whether labels are IOB2 tags of which some mark entities."""
     return labels.kind == "single" and is_iob2(labels.names)
 
 

@@ -286,4 +286,4 @@ def require_rising(loss: PolicyLoss) -> None:
 
 
 LOSSES: tuple[type[PolicyLoss], ...] = (GRPO, DrGRPO, DAPO, RLOO, GSPO, CISPO)
-"""Those of the box; the first is the default."""
+"""The built-in losses; the first is the default."""

@@ -253,4 +253,4 @@ LOSSES: tuple[type[PreferenceLoss], ...] = (
     *(DPO, RobustDPO, ConservativeDPO, IPO, LengthNormalisedDPO),
     *(SimPO, ORPO, CPO),
 )
-"""Those of the box; the first is the default."""
+"""The built-in losses; the first is the default."""

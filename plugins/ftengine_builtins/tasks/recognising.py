@@ -104,7 +104,7 @@ def label_of(columns: Sequence[str], rows: Sequence[Example]) -> str | None:
 
 
 def _are_labels(column: str, rows: Sequence[Example]) -> bool:
-    """Say whether a column holds numbers, or short texts that repeat."""
+    """Return whether a column holds numbers, or short texts that repeat."""
     values = [value for row in rows if (value := row.get(column)) is not None]
     if not values or any(isinstance(value, Mapping) for value in values):
         return False
@@ -208,12 +208,12 @@ def _may_be_grades(label: str, kind: Mapping[str, str], rows: Sequence[Example])
 
 
 def _is_number(value: Any) -> bool:
-    """Say whether a label is a number, also with a decimal comma; the task then says how to write it."""
+    """Return whether a label is a number, also with a decimal comma; the task then says how to write it."""
     return as_number(value) is not None or bool(with_point(value))
 
 
 def _repeat(values: Sequence[Any]) -> bool:
-    """Say whether most values occur several times."""
+    """Return whether most values occur several times."""
     return len(set(values)) <= max(1, len(values) / 2)
 
 

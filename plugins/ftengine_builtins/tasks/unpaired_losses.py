@@ -111,4 +111,4 @@ def require_falling(loss: UnpairedLoss) -> None:
 
 
 UNPAIRED_LOSSES: tuple[type[UnpairedLoss], ...] = (KTO,)
-"""Those of the box; the first is the default."""
+"""The built-in losses; the first is the default."""

@@ -47,7 +47,7 @@ class Pieces:
 
 
 def compiled(query: Tensor, value: Tensor, options: Mapping[str, Any]) -> bool:
-    """Say whether `by_kernel` can be used: it supports neither dropout nor capped scores nor biases."""
+    """Return whether `by_kernel` can be used: it supports neither dropout nor capped scores nor biases."""
     if any(options.get(name) for name in ("dropout", "softcap")) or options.get("position_bias") is not None:
         return False
     alike = query.shape[-1] == value.shape[-1] and has_kernel(query.device)

@@ -111,12 +111,12 @@ def _predicted_tokens(model: Any, batch: Batch) -> int | None:
 
 
 def _several_inputs(batch: Batch) -> bool:
-    """Say whether a model is called several times for a batch, as for the two sides of a pair of texts."""
+    """Return whether a model is called several times for a batch, as for the two sides of a pair of texts."""
     return any(name != "input_ids" and name.endswith("input_ids") for name in batch)
 
 
 def _changes_embeddings(model: Any) -> bool:
-    """Say whether a regularizer adds noise to the embeddings, different for each row."""
+    """Return whether a regularizer adds noise to the embeddings, different for each row."""
     table = model.get_input_embeddings()
     hooks = [*table._forward_hooks.values(), *table._forward_pre_hooks.values()]
     return any(getattr(hook, "__name__", "") != REQUIRES_GRADIENT for hook in hooks)

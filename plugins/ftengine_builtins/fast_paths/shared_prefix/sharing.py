@@ -374,7 +374,7 @@ def _check_rows(model: Any) -> tuple[list[Tensor], dict[str, Tensor]]:
 
 
 def _is_decoder(model: Any) -> bool:
-    """Say whether a model is a transformers decoder with torch's attention, by the mask that attention gets."""
+    """Return whether a model is a transformers decoder with torch's attention, by the mask that attention gets."""
     stack = model.get_decoder() if getattr(model, "_supports_attention_backend", False) else None
     config = getattr(stack, "config", None)
     return (
