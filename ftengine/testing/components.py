@@ -221,16 +221,9 @@ def _of_task(make: Callable[[], api.Task], models: Models) -> Iterator[Check]:
     for refusal in refused:
         yield "other_rows_are_data_errors", partial(_require_data_error, make, *refusal)
     if not suited:
-        reasons = dict[str, list[str]]()
-        for shape, _, reason in refused:
-            reasons.setdefault(str(reason), []).append(f"({shape})")
-        refusals = "; ".join(f"rows of {' or '.join(dict.fromkeys(shapes))}: {why}" for why, shapes in reasons.items())
-        yield (
-            "rows_suit_it",
-            partial(
-                not_suited, f"none of the shipped rows suit it; call check_task with rows of your own ({refusals})"
-            ),
-        )
+        refusals = " ".join(dict.fromkeys(str(reason) for _, _, reason in refused))
+        why = f"none of the shipped rows suit it; call check_task with rows of your own ({refusals})"
+        yield "rows_suit_it", partial(not_suited, why)
 
 
 def _of_evaluator(make: Callable[[], Any], models: Models) -> Iterator[Check]:

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from broken import failed, variant
+from headlines import Headlines
 from hinge import HingePreference
 
 from ftengine.api import Audit, Augmenter, FileReader, Finding, Recognised, Row, Rule, Task, TextAugmenter, View
 from ftengine.data import text_lines
+from ftengine.errors import DataError
 from ftengine.model import Criterion
 from ftengine.testing import check_results, check_task, fixture
 from ftengine_builtins.tasks import GRPO
@@ -587,3 +589,14 @@ class Hasty(LongEnough):
 def test_a_broken_rule_fails_the_check_that_is_meant(cls, check):
     assert failed(LongEnough) == {}
     assert check in failed(cls)
+
+
+def test_a_reason_why_no_rows_suit_a_task_is_shown_once():
+    class Articles(Headlines):
+        name = "articles"
+
+        def _text(self, row, column):
+            raise DataError(f"column 'article' must hold text, not {row.get('article')!r}.")
+
+    [result] = check_results(Articles, only={"rows_suit_it"})
+    assert (result.outcome, result.reason.count("'article'")) == ("does not apply", 1)
