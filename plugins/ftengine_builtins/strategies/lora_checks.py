@@ -94,8 +94,9 @@ def require_fit(path: str, layer: nn.Module, config: LoRAConfig) -> None:
         )
     if rank > min(weight.shape):
         raise RecipeError(
-            f"strategy.init {config.init!r} takes the rank from the weight's own, but rank {rank} exceeds "
-            f"the {min(weight.shape)} of {path!r}. Lower strategy.rank, or lower it there with strategy.rank_pattern."
+            f"strategy.init {config.init!r} starts from singular vectors of the weight, and {path!r} has only "
+            f"{min(weight.shape)} of them, but rank {rank}. Lower strategy.rank, or set a lower one for it in "
+            "strategy.rank_pattern."
         )
 
 
