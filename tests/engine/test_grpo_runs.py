@@ -1,7 +1,10 @@
 """Runs that learn from rewards of their own answers."""
 
+import copy
 import json
 import shutil
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from expected import raises
@@ -12,9 +15,10 @@ from ftengine import Recipe, fine_tune, load_run, plan
 from ftengine.api import BeforeStep, DrawRequest, TrainingContext
 from ftengine.engine import drawing_plan, fast_paths
 from ftengine.errors import DataError, RecipeError, TrainingError
+from ftengine.generation import GenerationOptions
 from ftengine.run.directory import DRAWS, RunDirectory
-from ftengine.training import optimizer_step
-from ftengine_builtins.tasks import PolicyLoss
+from ftengine.training import drawing, optimizer_step
+from ftengine_builtins.tasks import PolicyLoss, answers_prompts, drawn_answers
 
 SCORE = """
 import os
@@ -264,6 +268,44 @@ def test_a_constant_reward_is_reported(build, tmp_path, monkeypatch):
     assert [own["repeats"] for own in facts] == [False]
     assert {line["zero_spread"] for line in run.metrics} == {1.0}
     assert any("5 steps in a row" in message and "reward 1" in message for message in heard.said)
+
+
+class Stale:
+    """Requests whose model has the weights of an earlier step: of the first one, or of the one before."""
+
+    def __init__(self, behind):
+        self._behind, self._kept = behind, None
+
+    def __call__(self, loaded, *args):
+        now = copy.deepcopy(loaded.module)
+        stale = self._kept or now
+        self._kept = now if self._behind else stale
+        return DrawRequest(replace(loaded, module=stale), *args)
+
+
+def same_number(loaded, prompts, each, options, stop, attempt=0):
+    return [group * each for group in drawn_answers.draw_groups(loaded, prompts, 1, options, stop, attempt)]
+
+
+PLANTED = {
+    "nothing": (None, None),
+    "an adapter that is lost": ((drawing, "DrawRequest", Stale(False)), "later_gap"),
+    "one update behind": ((drawing, "DrawRequest", Stale(True)), "later_gap"),
+    "top-p": ((answers_prompts, "GenerationOptions", partial(GenerationOptions, top_p=0.8)), "sampler_excess"),
+    "seeds that repeat": ((answers_prompts, "draw_groups", same_number), "repeated"),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_of_what_draws_is_named_by_the_run(build, tmp_path, monkeypatch, fault):
+    """In the first place: one figure each that a sound run does not have."""
+    plant, figure = PLANTED[fault]
+    if plant is not None:
+        monkeypatch.setattr(*plant)
+    run = fine_tune(build(tmp_path / "run", max_steps=4, epochs=1, warmup=0.0))
+    found = [finding for finding in run.verdict.findings if finding.source == "drawn-rewards"]
+    alarms = [next(iter(finding.figures)) for finding in found if finding.level == "alarm"]
+    assert alarms == ([] if figure is None else [figure])
 
 
 def test_a_function_gets_the_columns_that_it_names(build, tmp_path):

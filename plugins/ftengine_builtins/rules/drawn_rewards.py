@@ -18,6 +18,13 @@ reported."""
 APART = 0.2
 """Mean distance between log-probabilities of a token by what drew it and by what trains, from which they are two
 models; SmolLM2 comes to 0.04 in bfloat16 and 0.00001 in float32."""
+CUT_FROM, ONE_SIDED = 0.02, 0.9
+"""Mean excess of the sampler's log-probabilities over the trainer's, and its part of their distance, from which the
+sampler leaves out unlikely tokens: it then gives all others more. Rounding goes both ways."""
+LATER, LEAST_LATER = 3.0, 0.001
+"""How much farther apart they are than at the first step, before any update, once what draws has other weights."""
+REPEATED = 0.2
+"""Share of answers that equal another to their prompt, beyond what their probabilities make of it, that is reported."""
 GONE = 0.1
 """Part of the first steps' entropy below which a model draws nearly the same answer each time."""
 
@@ -40,6 +47,13 @@ class DrawnRewards(Rule):
         if failed >= FAILING:
             brief = f"correct the reward: it failed at {percent(failed)} of the answers (draws.jsonl has the errors)"
             yield _finding("note", brief, {"failed": failed})
+        if (again := _mean(lines, "repeated")) - (chance := _mean(lines, "repeated_by_chance")) >= REPEATED:
+            brief = "find out why answers repeat: another answer to the prompt equals "
+            brief += f"{percent(again)} of them, and by their probabilities that would be {percent(chance)}, so that "
+            brief += "seeds repeat in what draws them"
+            figures = {"repeated": again, "by_chance": chance}
+            yield _finding("alarm", brief, figures, explains=("quality", "learning", "worse"))
+            return
         flat = _mean(lines, "zero_spread")
         if flat == 1:
             brief = "check the reward, or take other prompts: all answers to each prompt got the same reward in all "
@@ -51,16 +65,7 @@ class DrawnRewards(Rule):
             brief += "answers to them got the same reward"
             yield _finding("note", brief, {"zero_spread": flat}, explains=("quality",))
         yield from _gained_otherwise(run)
-        gap, dropout = _mean(lines, "sampler_gap"), _mean(lines, "dropout")
-        if gap >= APART and dropout > 0:
-            brief = "switch dropout off (regularizer `dropout` with p: 0, or the strategy's own): at a rate of "
-            brief += f"{number(dropout)} the loss gave tokens log-probabilities that differ by {number(gap, 2)} from "
-            brief += "those with which they were drawn"
-            yield _finding("note", brief, {"dropout": dropout, "sampler_gap": gap}, explains=("quality", "learning"))
-        elif gap >= APART:
-            brief = "find out what drew the answers: it gave their tokens log-probabilities that differ by "
-            brief += f"{number(gap, 2)} from those that were trained, so the model learnt from another model's answers"
-            yield _finding("alarm", brief, {"sampler_gap": gap}, explains=("quality", "learning"))
+        yield from _drawn_otherwise(lines)
         first, last = lines[: _few(lines)], lines[-_few(lines) :]
         entropies = _mean(first, "entropy"), _mean(last, "entropy")
         if len(lines) >= 2 * LAST and entropies[1] < GONE * entropies[0]:
@@ -70,6 +75,32 @@ class DrawnRewards(Rule):
         if (cut := _mean(last, "cut_off")) >= CUT:
             brief = f"raise task.max_new_tokens: {percent(cut)} of the answers were cut off in the last steps"
             yield _finding("note", brief, {"cut_off": cut})
+
+
+def _drawn_otherwise(lines: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Yield that what drew the answers is not what trains, and how."""
+    gap, dropout, excess = (_mean(lines, name) for name in ("sampler_gap", "dropout", "sampler_excess"))
+    gaps = [value for line in lines if (value := line.get("sampler_gap")) is not None]
+    explains = "quality", "learning"
+    if gap >= APART and dropout > 0:
+        brief = "switch dropout off (regularizer `dropout` with p: 0, or the strategy's own): at a rate of "
+        brief += f"{number(dropout)} the loss gave tokens log-probabilities that differ by {number(gap, 2)} from "
+        brief += "those with which they were drawn"
+        yield _finding("note", brief, {"dropout": dropout, "sampler_gap": gap}, explains=explains)
+    elif excess >= max(CUT_FROM, ONE_SIDED * gap):
+        brief = "draw from the model's whole distribution: what drew the answers gave their tokens more probability "
+        brief += f"than what trains, by {number(excess, 2)} in the logarithm and hardly ever less, as where top-p, "
+        brief += "top-k or a lower temperature leaves out or lowers the others, which the loss does not know"
+        yield _finding("alarm", brief, {"sampler_excess": excess}, explains=explains)
+    elif gap >= APART:
+        brief = "find out what drew the answers: it gave their tokens log-probabilities that differ by "
+        brief += f"{number(gap, 2)} from those that were trained, so the model learnt from another model's answers"
+        yield _finding("alarm", brief, {"sampler_gap": gap}, explains=explains)
+    elif len(gaps) > 1 and (later := fmean(gaps[1:])) >= LATER * gaps[0] + LEAST_LATER:
+        brief = "find out which weights drew the answers: from the first update on, log-probabilities of their tokens "
+        brief += f"differ by {number(later, 2)} from those that were trained (before it by {number(gaps[0], 2)}), as "
+        brief += "where updates do not reach what draws, or later than they should"
+        yield _finding("alarm", brief, {"later_gap": later, "first_gap": gaps[0]}, explains=explains)
 
 
 def _gained_otherwise(run: RunRecords) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -205,6 +206,21 @@ def reward_figures(scored: Sequence[Sequence[DrawnAnswer]], rewards: Tensor, nam
         own = [x for one in answers if one.scored and (x := one.scored.rewards[i]) is not None]
         figures[f"reward/{name}"] = sum(own) / len(own) if own else math.nan
     return figures
+
+
+def repeat_figures(scored: Sequence[Sequence[DrawnAnswer]]) -> dict[str, float]:
+    """Return the share of answers that another one to their prompt equals, and the share expected of chance.
+
+    An answer of probability p is equalled by one of G - 1 others with probability 1 - (1 - p)^(G - 1).
+    """
+    same, expected = list[bool](), list[float]()
+    for group in scored:
+        counts = Counter(tuple(one.ids) for one in group)
+        for one in group:
+            if one.sampled is not None:
+                same.append(counts[tuple(one.ids)] > 1)
+                expected.append(1 - (1 - math.exp(min(0.0, sum(one.sampled)))) ** (len(group) - 1))
+    return {"repeated": sum(same) / len(same), "repeated_by_chance": sum(expected) / len(same)} if same else {}
 
 
 def why_unscored(scored: Sequence[Sequence[DrawnAnswer]]) -> str:

@@ -26,6 +26,7 @@ from ftengine_builtins.tasks.drawn_answers import (
     flat,
     log_probabilities,
     overlong,
+    repeat_figures,
     reward_figures,
     why_idle,
     why_unscored,
@@ -124,7 +125,7 @@ class GRPO(AnswersPrompts):
         in_loss = self.uses_reference and not self.policy_loss.penalises_reward
         clips = self.config.updates_per_draw > 1
         further = (*(["kl"] if in_loss else []), *(["clip_ratio"] if clips else []))
-        self.token_figures = ("entropy", "sampler_gap", *further)
+        self.token_figures = ("entropy", "sampler_gap", "sampler_excess", *further)
         self._trains_truncated = not self.config.mask_truncated
         asked = self.config.model_dump(mode="json", include={"rewards", "max_new_tokens", "timeout"})
         self.evaluator_options = {"mean-reward": asked}
@@ -276,7 +277,7 @@ class GRPO(AnswersPrompts):
                 records.append(one.record(advantage, self._names))
         why = "" if examples else unscored or why_idle(scored, rewards, self._trains_truncated)
         idle_weight = sum(weights) - sum(example.weight for example in examples)
-        figures = reward_figures(scored, rewards, self._names)
+        figures = reward_figures(scored, rewards, self._names) | repeat_figures(scored)
         if self.config.redraws:
             figures["redrawn"] = sum(group[0].attempt for group in scored)
         return Draws(examples, idle_weight, figures, records, why, unscored)
@@ -296,7 +297,8 @@ class GRPO(AnswersPrompts):
         total, weight = self._sound_loss(tokens)
         entropies = torch.cat(criterion.entropies)[: len(losses)] if criterion.entropies else losses.detach()
         sums = {"entropy": entropies, "kl": tokens.k3.detach()}
-        sums["sampler_gap"] = torch.zeros_like(drawn) if sampled is None else (sampled - drawn).abs()
+        sums["sampler_excess"] = torch.zeros_like(drawn) if sampled is None else sampled - drawn
+        sums["sampler_gap"] = sums["sampler_excess"].abs()
         if "clip_ratio" in self.token_figures:
             sums["clip_ratio"] = self.policy_loss.is_clipped(tokens).to(losses.dtype)
         return total, weight, [sums[name].sum() for name in self.token_figures], len(losses)
