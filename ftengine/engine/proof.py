@@ -327,7 +327,7 @@ def _flat(answer: Any) -> Iterator[float]:
 
 def _outputs(ready: ReadyTask, batches: Sequence[Any], opened: Runtime) -> list[np.ndarray]:
     if opened.model is None:
-        raise NoRuntime(f"task {ready.task.name!r} gives no prompts that this program could be asked.")
+        raise NoRuntime(f"task {ready.task.name!r} has no prompts to send to this program.")
     module = opened.model.module.eval()
     device = next(module.parameters()).device
     with torch.no_grad():

@@ -139,7 +139,7 @@ def same_figure(a: float, b: float, least: float = 1e-8) -> bool:
 
 
 def differing_figures(a: Mapping[str, float], b: Mapping[str, float]) -> str:
-    """Return the names in `a` of which `b` has another figure, with both; "" where it has the same."""
+    """Return the names of figures that differ between `a` and `b`, with both values; "" if none does."""
     return ", ".join(f"{name} {x:.6g} and {b[name]:.6g}" for name, x in a.items() if not same_figure(x, b[name]))
 
 

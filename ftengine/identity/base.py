@@ -191,8 +191,10 @@ def _configuration(module: nn.Module, exclude: tuple[str, ...]) -> dict[str, Any
         return {VERSION: content.get("transformers_version"), **_settings(content, DESCRIBES | padding)}
     fresh = tuple(f"{name}." for name in exclude)
     layers = {name: layer for name, layer in module.named_modules() if name not in exclude}
-    told = {name: f"{type(x).__name__}({x.extra_repr()})" for name, x in layers.items() if not name.startswith(fresh)}
-    return {VERSION: torch.__version__, **{name: ADDRESS.sub("", text) for name, text in told.items()}}
+    described = {
+        name: f"{type(x).__name__}({x.extra_repr()})" for name, x in layers.items() if not name.startswith(fresh)
+    }
+    return {VERSION: torch.__version__, **{name: ADDRESS.sub("", text) for name, text in described.items()}}
 
 
 def _generation(module: nn.Module) -> dict[str, Any]:
@@ -231,9 +233,9 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any], leave_out: Iterable
             continue
         if not isinstance(was, Mapping):
             changed += [name] if was != is_now else []
-        elif told := _differing(was, is_now):
-            more = f"; and {len(told) - 5} more" if len(told) > 5 else ""
-            changed.append(f"{name} ({'; '.join(told[:5])}{more})")
+        elif differing := _differing(was, is_now):
+            more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+            changed.append(f"{name} ({'; '.join(differing[:5])}{more})")
     return changed
 
 

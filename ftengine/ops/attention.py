@@ -90,12 +90,12 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:
     groups, wide = q.shape[1] // k.shape[1], torch.promote_types(q.dtype, torch.float32)
     out, lse = q.new_zeros(q.shape), q.new_zeros(q.shape[:2], dtype=wide)
-    for asked, seen, hidden in _each(queries, keys, sizes, window):
-        own, read, values = _heads(q, asked, 1), _heads(k, seen, groups), _heads(v, seen, groups)
+    for query, key, hidden in _each(queries, keys, sizes, window):
+        own, read, values = _heads(q, query, 1), _heads(k, key, groups), _heads(v, key, groups)
         scores = (scale * own @ read.mT).masked_fill(hidden, -torch.inf)
         weights = torch.logsumexp(scores, -1)
         summed = (scores - weights[..., None]).exp() @ values
-        out[asked], lse[asked] = summed.transpose(0, 1).to(q.dtype), weights.T
+        out[query], lse[query] = summed.transpose(0, 1).to(q.dtype), weights.T
     return out, lse
 
 
@@ -113,16 +113,16 @@ def _attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     groups = q.shape[1] // k.shape[1]
     dq, dk, dv = (torch.zeros(x.shape, dtype=lse.dtype, device=x.device) for x in (q, k, v))
-    for asked, seen, hidden in _each(queries, keys, sizes, window):
-        own, slope = _heads(q, asked, 1), _heads(dout, asked, 1)
-        read, values = _heads(k, seen, groups), _heads(v, seen, groups)
+    for query, key, hidden in _each(queries, keys, sizes, window):
+        own, slope = _heads(q, query, 1), _heads(dout, query, 1)
+        read, values = _heads(k, key, groups), _heads(v, key, groups)
         scores = (scale * own @ read.mT).masked_fill(hidden, -torch.inf)
-        weights = (scores - lse[asked].T[..., None]).exp()
+        weights = (scores - lse[query].T[..., None]).exp()
         slopes = slope @ values.mT
         inner = weights * (slopes - (weights * slopes).sum(-1, keepdim=True))
-        dq[asked] = scale * (inner @ read).transpose(0, 1)
+        dq[query] = scale * (inner @ read).transpose(0, 1)
         for whole, part in ((dk, scale * inner.mT @ own), (dv, weights.mT @ slope)):
-            whole.index_add_(0, seen, part.unflatten(0, (-1, groups)).sum(1).transpose(0, 1))
+            whole.index_add_(0, key, part.unflatten(0, (-1, groups)).sum(1).transpose(0, 1))
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
 
 
@@ -130,10 +130,10 @@ def _each(queries: Tensor, keys: Tensor, sizes: Tensor, window: int) -> Iterator
     """Yield each sequence's queries, keys, and (n, P) the keys that each query does not see."""
     lengths = sizes.tolist()
     parts = zip(queries.split([n for n, _ in lengths]), keys.split([p for _, p in lengths]), strict=True)
-    for asked, seen in parts:
-        last = torch.arange(len(seen) - len(asked), len(seen), device=keys.device)[:, None]
-        places = torch.arange(len(seen), device=keys.device)
-        yield asked, seen, (places > last) | (places <= last - window if window else places < 0)
+    for query, key in parts:
+        last = torch.arange(len(key) - len(query), len(key), device=keys.device)[:, None]
+        places = torch.arange(len(key), device=keys.device)
+        yield query, key, (places > last) | (places <= last - window if window else places < 0)
 
 
 def _heads(x: Tensor, rows: Tensor, groups: int) -> Tensor:

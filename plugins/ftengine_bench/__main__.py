@@ -98,11 +98,11 @@ def printable(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ftengine_bench", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for name, command, options, told in (
+    for name, command, options, summary in (
         ("kernels", kernels, KERNELS, "time low-rank layers against the frozen layer, PyTorch and PEFT"),
         ("compare", comparison, COMPARE, "compare files that --json wrote with the first of them"),
     ):
-        one = commands.add_parser(name, help=told)
+        one = commands.add_parser(name, help=summary)
         one.set_defaults(command=command)
         for flag, (metavar, default, text) in options.items():
             action, text = "append" if isinstance(default, list) else "store", text.replace("%", "%%")

@@ -79,7 +79,7 @@ def check_slower(comparisons: Sequence[Comparison], allowed: float) -> None:
     guarded = [comparison for comparison in comparisons if comparison.row.provider == GUARDED]
     if not guarded:
         raise InputError(
-            f"--fail-over guards rows of provider {GUARDED}, and there is none to compare. Measure it with "
+            f"--fail-over checks rows of provider {GUARDED}, but the files share none. Measure it with "
             f"--providers {GUARDED} where the kernels are compiled (`ftengine doctor`)."
         )
     slower = [comparison for comparison in guarded if comparison.worst > 1 + allowed]

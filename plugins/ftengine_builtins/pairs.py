@@ -246,8 +246,8 @@ def reported(
 ) -> Report:
     """Count the outcomes of the answers to each prompt."""
     unsteady, outcomes = 0, [one["outcomes"] for one in scored]
-    for said, own in zip(answers, outcomes, strict=True):
-        judged = {(one["completion"], outcome == 1) for one, outcome in zip(said, own, strict=True)}
+    for answer, own in zip(answers, outcomes, strict=True):
+        judged = {(one["completion"], outcome == 1) for one, outcome in zip(answer, own, strict=True)}
         unsteady += len(judged) > len({text for text, _ in judged})
     counts = [sum(own.count(outcome) for own in outcomes) for outcome in range(4)]
     return Report(
@@ -276,8 +276,8 @@ def read_samples(source: Path, columns: Mapping[str, str]) -> Iterator[tuple[dic
         row = None
         with suppress(ValueError):
             row = json.loads(line)
-        said = row.pop("prediction", None) if isinstance(row, dict) else None
-        answers = said.get("samples") if isinstance(said, dict) else None
+        prediction = row.pop("prediction", None) if isinstance(row, dict) else None
+        answers = prediction.get("samples") if isinstance(prediction, dict) else None
         if not answers or not all(isinstance(one, dict) and isinstance(one.get("completion"), str) for one in answers):
             raise DataError(
                 f"{source.name}:{number} holds no sampled answers. Make them: ftengine predict RUN --samples 8 "

@@ -253,6 +253,6 @@ def dialogue(text: Any) -> list[dict[str, str]] | None:
     found = TURN.split(text) if isinstance(text, str) else []
     if len(found) < 3 or found[0].strip():
         return None
-    turns = [(SPEAKERS[name], said.strip()) for name, said in zip(found[1::2], found[2::2], strict=True)]
+    turns = [(SPEAKERS[name], content.strip()) for name, content in zip(found[1::2], found[2::2], strict=True)]
     turns = turns[: len(turns) - (turns[-1] == ("assistant", ""))]
-    return [{"role": role, "content": said} for role, said in turns]
+    return [{"role": role, "content": content} for role, content in turns]

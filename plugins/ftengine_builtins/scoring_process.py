@@ -59,10 +59,10 @@ class Scorer:
         )
         self._end = weakref.finalize(self, _end, self._process)
         try:
-            said = self._read(STARTED)
+            response = self._read(STARTED)
         except BrokenPipeError:
-            said = {"error": ENDED}
-        problem = "its import takes too long" if said is None else str(said.get("error", ""))
+            response = {"error": ENDED}
+        problem = "its import takes too long" if response is None else str(response.get("error", ""))
         if problem:
             self.close()
         return problem
@@ -75,12 +75,12 @@ class Scorer:
         try:
             self._process.stdin.write(asked.encode() + b"\n")  # type: ignore[union-attr]
             self._process.stdin.flush()  # type: ignore[union-attr]
-            said = self._read(self.timeout)
+            response = self._read(self.timeout)
         except BrokenPipeError:
-            said = {"error": ENDED}
-        if not said or said.get("error") == ENDED:
+            response = {"error": ENDED}
+        if not response or response.get("error") == ENDED:
             self.close()
-        return said or {}
+        return response or {}
 
     def close(self) -> None:
         """End the process and its child processes."""
@@ -254,11 +254,11 @@ def main(target: str, seconds: float, replies: bool = False) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             value = function(asked["answer"], **asked["columns"])
-            said = {"reply": _texts(value)} if replies else {"score": _number(value)}
+            response = {"reply": _texts(value)} if replies else {"score": _number(value)}
         except BaseException as error:
-            said = {"error": _message(error)}
+            response = {"error": _message(error)}
         signal.setitimer(signal.ITIMER_REAL, 0)
-        say(**said)
+        say(**response)
 
 
 if __name__ == "__main__":

@@ -168,8 +168,8 @@ def check_task(content: dict[str, Any], folder: Path) -> None:
         raise InputError("groups are not read from files; name the folder of their tasks instead.")
     known = {field.name for field in fields(TaskConfig)} - set(LEFT_OUT)
     for key in content.keys() - known - {"tag"}:
-        said = "cannot be used here" if key in LEFT_OUT else "is not a key of the harness's tasks"
-        raise InputError(f"{key!r} {said}.{did_you_mean(key, known)} There are {', '.join(sorted(known))}.")
+        problem = "cannot be used here" if key in LEFT_OUT else "is not a key of the harness's tasks"
+        raise InputError(f"{key!r} {problem}.{did_you_mean(key, known)} There are {', '.join(sorted(known))}.")
     for metric in content.get("metric_list") or []:
         name = metric.get("metric") if isinstance(metric, dict) else None
         if not isinstance(name, str) or name not in metric_registry or metric.get("hf_evaluate"):

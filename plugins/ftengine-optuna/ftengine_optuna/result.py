@@ -108,19 +108,19 @@ def statement(tuning: Tuning) -> str:
         return "No trial came to a figure."
     best, failed = tuning.of(tuning.best), len(tuning.trials) - len(tuning.finished)
     lost = f" ({counted(failed, 'further one')} failed)" if failed else ""
-    said = [
+    sentences = [
         f"Of {counted(len(tuning.finished), 'trial')}{lost}, number {best.number} is the best by {tuning.label} on "
         f"validation: {with_interval(best.figure)}."
     ]
     written = None if tuning.as_written is None else tuning.of(tuning.as_written)
     if written is not None and written.number == best.number:
-        said.append("It has the recipe's own values.")
+        sentences.append("It has the recipe's own values.")
     elif written is not None and has_value(written.figure):
-        said.append(f"The recipe as it is written (trial {written.number}) came to {plain(written.figure)}.")
+        sentences.append(f"The recipe as it is written (trial {written.number}) came to {plain(written.figure)}.")
     if len(tuning.finished) > 1:
-        said.append(f"It was chosen as the luckiest of {len(tuning.finished):,}, so this figure is optimistic.")
-    said.append(_on_test(tuning, best))
-    return " ".join(said)
+        sentences.append(f"It was chosen as the luckiest of {len(tuning.finished):,}, so this figure is optimistic.")
+    sentences.append(_on_test(tuning, best))
+    return " ".join(sentences)
 
 
 def _on_test(tuning: Tuning, best: Tried) -> str:

@@ -175,7 +175,10 @@ class Search:
 
     def _try(self, number: int, values: dict[str, Any], trials: int) -> None:
         """Train one trial; one that fails counts among the worst."""
-        began, said = time.monotonic(), ", ".join(f"{key.split('.', 1)[1]} {shown(v)}" for key, v in values.items())
+        began, shown_values = (
+            time.monotonic(),
+            ", ".join(f"{key.split('.', 1)[1]} {shown(v)}" for key, v in values.items()),
+        )
         run, figure, reason = None, None, ""
         self.listener.phase(f"trial {number + 1} of {trials}")
         try:
@@ -190,15 +193,17 @@ class Search:
             reason = " ".join(str(error).split())
         if run is not None:
             self._require_same_base(run)
-        told = {"figure": figure and vars(figure), "reason": reason, "seconds": round(time.monotonic() - began, 3)}
-        self.study.set_user_attr(_key(number), told)
+        record = {"figure": figure and vars(figure), "reason": reason, "seconds": round(time.monotonic() - began, 3)}
+        self.study.set_user_attr(_key(number), record)
         if figure is None:
             self.study.tell(number, state=TrialState.PRUNED)
-            self.listener.message(f"trial {number + 1} of {trials}: {said}: failed: {reason}")
+            self.listener.message(f"trial {number + 1} of {trials}: {shown_values}: failed: {reason}")
         else:
             self.study.tell(number, figure.value)
             first = " (the best so far)" if self.ranked()[0].number == number + 1 else ""
-            self.listener.message(f"trial {number + 1} of {trials}: {said}: {self.label} {plain(figure)}{first}")
+            self.listener.message(
+                f"trial {number + 1} of {trials}: {shown_values}: {self.label} {plain(figure)}{first}"
+            )
         gc.collect()  # what a trial leaves on the device is not the next one's
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -219,14 +224,14 @@ class Search:
         """Return the trials that ended, in order."""
         ended = []
         for trial in self._done():
-            told = self.study.user_attrs[_key(trial.number)]
+            record = self.study.user_attrs[_key(trial.number)]
             ended.append(
                 Tried(
                     number=trial.number + 1,
                     values={one.key: one.of(trial.params) for one in self.space},
-                    state="finished" if told["figure"] else "failed",
+                    state="finished" if record["figure"] else "failed",
                     run=str(self.place(trial.number)),
-                    **told,
+                    **record,
                 )
             )
         return ended

@@ -170,11 +170,11 @@ def _within(field: FieldInfo, low: float, high: float) -> tuple[float, float]:
 
 def check_space(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> None:
     """Refuse keys that the recipe does not have, and values that it does not allow (InputError)."""
-    seen = set()
+    keys = set()
     for one in space:
-        if one.key in seen:
+        if one.key in keys:
             raise InputError(f"{one.key!r} is searched twice. Leave one of the two ranges.")
-        seen.add(one.key)
+        keys.add(one.key)
         for value in one.ends():
             with naming(f"search of {one.key}"):
                 changed = with_values(recipe, {one.key: value})

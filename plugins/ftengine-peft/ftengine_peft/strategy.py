@@ -160,8 +160,8 @@ def refusing(text: str) -> Iterator[None]:
     try:
         yield
     except (NotImplementedError, TypeError, ValueError, Warning) as error:
-        told = " ".join(str(error).split()).rstrip(".")
-        raise RecipeError(f"{text}: {told}. Change the options of `strategy`.") from error
+        message = " ".join(str(error).split()).rstrip(".")
+        raise RecipeError(f"{text}: {message}. Change the options of `strategy`.") from error
 
 
 def _renew_hooks(module: nn.Module) -> None:

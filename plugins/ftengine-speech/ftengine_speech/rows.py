@@ -109,7 +109,7 @@ def read_transcript(row: Example, column: str) -> str:
     text = row.get(column)
     if not isinstance(text, str) or not text.strip():
         raise DataError(
-            f"`{column}` is {shown(text)}; it must be what is said, as text. Add the transcript, or leave such rows "
+            f"`{column}` is {shown(text)}; it must be the transcript, as text. Add the transcript, or leave such rows "
             "out (data.on_error: skip)."
         )
     return " ".join(text.split())

@@ -57,7 +57,7 @@ class Contest:
         return pairs
 
     def judgements(self) -> list[Judgement]:
-        """Return the judgements of this contest that count, from the file."""
+        """Return the valid judgements of this contest from the file."""
         return [one for one in latest(read(self.run.path)) if {one.left, one.right} == set(self.makers)]
 
     def sides(self, judge: str, pair: Pair) -> tuple[str, str]:

@@ -50,8 +50,8 @@ def _answered_otherwise(data: AuditedData) -> Iterator[Finding]:
     if not any(free_answer(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
         return
     hashes = {split: _inputs_and_answers(rows) for split, rows in data.splits.items()}
-    asked, said = ({split: both[i] for split, both in hashes.items()} for i in (0, 1))
-    clash, total = contradicting(data, asked, said), sum(int((answers != 0).sum()) for answers in said.values())
+    prompts, replies = ({split: both[i] for split, both in hashes.items()} for i in (0, 1))
+    clash, total = contradicting(data, prompts, replies), sum(int((answers != 0).sum()) for answers in replies.values())
     if not clash or (clash.rows < ALARM * total and clash.targets < MANY_ANSWERS):
         return
     text = f"{counted(clash.texts, 'prompt has', 'prompts have')} different answers in the data "

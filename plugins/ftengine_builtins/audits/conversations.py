@@ -51,7 +51,9 @@ class Conversations(Audit):
 
     def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
         by_split = {
-            split: told["counts"] for split, told in data.encoded.items() if told.get("counts", {}).get("conversations")
+            split: facts["counts"]
+            for split, facts in data.encoded.items()
+            if facts.get("counts", {}).get("conversations")
         }
         if not by_split:
             return
@@ -125,10 +127,10 @@ def _table(by_split: Mapping[str, Mapping[str, int]]) -> Table:
     for counts in by_split.values():
         for key in (key for key in counts if key.startswith(LAYOUT)):
             layouts[key.removeprefix(LAYOUT)] = layouts.get(key.removeprefix(LAYOUT), 0) + counts[key]
-    told = listed([f"{name} ({n:,})" for name, n in layouts.items()]) if layouts else ""
+    counted_layouts = listed([f"{name} ({n:,})" for name, n in layouts.items()]) if layouts else ""
     return Table(
         title="Conversations",
         columns=(*columns, *(f"{role} tokens" for role in shown)),
         rows=tuple(rows),
-        caption=f"Tokens are those trained on.{f' Layouts of examples: {told}.' if told else ''}",
+        caption=f"Tokens are those trained on.{f' Layouts of examples: {counted_layouts}.' if counted_layouts else ''}",
     )

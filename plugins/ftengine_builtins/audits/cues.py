@@ -110,17 +110,20 @@ def find_cues(train: Texts, held: Texts) -> list[Cue]:
     there = held.having(tried.keys())
     missing: dict[int, list[Feature]] = defaultdict(list)
     for feature, label in tried.items():
-        seen, having = there.get(feature, set()), rows[feature]
-        own = len(held.own(seen, label)) * RARER * of_label[label], len(train.own(having, label)) * held_of_label[label]
-        if own[0] <= own[1] > 0 and len(seen) * RARER * total <= len(having) * sum(held_of_label.values()):
+        held_rows, having = there.get(feature, set()), rows[feature]
+        own = (
+            len(held.own(held_rows, label)) * RARER * of_label[label],
+            len(train.own(having, label)) * held_of_label[label],
+        )
+        if own[0] <= own[1] > 0 and len(held_rows) * RARER * total <= len(having) * sum(held_of_label.values()):
             missing[label].append(feature)
     found = [_cue(train, held, label, {one: (rows[one], there.get(one, set())) for one in features})
              for label, features in missing.items()]  # fmt: skip
     cues = sorted((cue for cue in found if cue is not None), key=lambda cue: -cue.covered)
-    having, seen = sum(cue.covered for cue in cues), sum(cue.held for cue in cues)
+    having, held_rows = sum(cue.covered for cue in cues), sum(cue.held for cue in cues)
     n, m = (sum(of[cue.label] for cue in cues) for of in (of_label, held_of_label))
     ways = len(tried) * comb(len(of_label), len(cues))
-    return cues if cues and hypergeom.cdf(seen, n + m, having + seen, m) * ways <= MISSING else []
+    return cues if cues and hypergeom.cdf(held_rows, n + m, having + held_rows, m) * ways <= MISSING else []
 
 
 def _cue(train: Texts, held: Texts, label: int, rows: Mapping[Feature, tuple[set[int], set[int]]]) -> Cue | None:
@@ -144,8 +147,8 @@ def _cue(train: Texts, held: Texts, label: int, rows: Mapping[Feature, tuple[set
     for feature in chosen:
         written = (word for one, word in features_of(train.texts[min(own[feature])]) if one == feature)
         examples.append(next(written))
-    seen = held.own(set().union(*(rows[feature][1] for feature in chosen)), label)
-    return Cue(label, frozenset(rows), tuple(dict.fromkeys(examples)), len(covered), total, len(seen))
+    held_rows = held.own(set().union(*(rows[feature][1] for feature in chosen)), label)
+    return Cue(label, frozenset(rows), tuple(dict.fromkeys(examples)), len(covered), total, len(held_rows))
 
 
 def without(text: str, cues: Sequence[Cue]) -> str:

@@ -84,14 +84,14 @@ def _finding(
     lead = f"raise task.max_length ({limit:,}; the longest example has {encoded['untruncated']['100']:,} tokens)"
     if other_way:
         lead += f" or keep the {end} of texts (task.truncate: {side})"
-    told = f"predict the label of {percent(figures['whole'])} of the rows"
+    does = f"predict the label of {percent(figures['whole'])} of the rows"
     left = f"those of the kept parts {percent(figures['kept'])}"
     if rows.numbers is not None:
-        told = f"explain {percent(figures['whole'])} of the variance of the numbers"
+        does = f"explain {percent(figures['whole'])} of the variance of the numbers"
         left = f"those of the kept parts {percent(max(0.0, figures['kept']))}"
     cut = f"{percent(figures['cut'])} of the training examples are cut"
     text = (
-        f"{lead[:1].upper()}{lead[1:]}: {cut}, and the decisive part is lost. The words of whole texts {told}, {left}."
+        f"{lead[:1].upper()}{lead[1:]}: {cut}, and the decisive part is lost. The words of whole texts {does}, {left}."
     )
     return Finding(
         kind="data",

@@ -100,7 +100,7 @@ def turns_of(view: View) -> tuple[list[str], list[str]] | None:
     turns = view.identity if isinstance(view.identity, list) else []
     by_role = [turn for turn in turns if isinstance(turn, list) and len(turn) == 2 and isinstance(turn[1], str)]
     if any(role == "assistant" for role, _ in by_role):
-        user, assistant = ([said for role, said in by_role if role == who] for who in ("user", "assistant"))
+        user, assistant = ([content for role, content in by_role if role == who] for who in ("user", "assistant"))
     elif isinstance(view.target, str) and not view.classes:
         user, assistant = [text for text in view.inputs if isinstance(text, str)], [view.target]
     else:

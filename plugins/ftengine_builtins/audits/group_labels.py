@@ -39,10 +39,10 @@ class GroupLabels(Audit):
         if not names or not all(data.targets[part].any() for part in ("train", split)):
             return
         for i, name in enumerate(names):
-            seen, held = (_shared(data, part, names, i) for part in ("train", split))
-            if seen is None or held is None:
+            trained, held = (_shared(data, part, names, i) for part in ("train", split))
+            if trained is None or held is None:
                 continue
-            for one, other in ((seen, held), (held, seen)):
+            for one, other in ((trained, held), (held, trained)):
                 if one.has_one_label and other.has_several:
                     yield _finding(name, split, one, other)
 

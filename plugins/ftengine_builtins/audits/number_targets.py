@@ -109,15 +109,17 @@ def _of_percents(
     figures = {"percents": len(percents), "fractions": fractions, "rows": len(numbered)}
     fit = converted_fit(data)
     sure = fit is not None and fit[1] >= fit[0] + BETTER
-    told = ""
+    correlations = ""
     if fit is not None:
         figures |= {"fit": fit[0], "converted": fit[1]}
-        told = f" What words predict correlates with them by {number(fit[0], 2)}, by {number(fit[1], 2)} once they "
-        told += "are divided."
+        correlations = (
+            f" What words predict correlates with them by {number(fit[0], 2)}, by {number(fit[1], 2)} once they "
+        )
+        correlations += "are divided."
     return Finding(
         kind="labels",
         level="alarm" if sure else "note",
-        text=f"{capitalized(brief)}.{told}",
+        text=f"{capitalized(brief)}.{correlations}",
         brief=brief,
         explains=EXPLAINED,
         figures=figures,

@@ -104,8 +104,11 @@ class ContraryPreferences(Audit):
 
 def _compared(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
     """Return (rows,) hashes of the compared answers, and of the judgement; 0 for none."""
-    told = ((view, _judgement(view)) for view in rows)
-    pairs = ((hashed([list(view.inputs), *said[0]]), hashed(said[1])) if said else (0, 0) for view, said in told)
+    judged = ((view, _judgement(view)) for view in rows)
+    pairs = (
+        (hashed([list(view.inputs), *judgement[0]]), hashed(judgement[1])) if judgement else (0, 0)
+        for view, judgement in judged
+    )
     hashes = np.fromiter(pairs, [("compared", np.int64), ("said", np.int64)], len(rows))
     return hashes["compared"], hashes["said"]
 

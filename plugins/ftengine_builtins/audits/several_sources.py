@@ -18,7 +18,7 @@ class SeveralSources(Audit):
     name = "several-sources"
 
     def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
-        by_split = {split: told["sources"] for split, told in data.encoded.items() if told.get("sources")}
+        by_split = {split: facts["sources"] for split, facts in data.encoded.items() if facts.get("sources")}
         sources = by_split.pop("train", ())
         for one in sources:
             times = one["an_epoch"] / one["examples"]

@@ -147,8 +147,8 @@ def constant_text(completions, references):
     if (best := always(references)) is None:
         return None
     text, columns = best
-    said, wanted = Counter(ours for ours, _ in pairs), Counter(theirs for _, theirs in pairs)
-    most, count = said.most_common(1)[0]
+    answers, wanted = Counter(ours for ours, _ in pairs), Counter(theirs for _, theirs in pairs)
+    most, count = answers.most_common(1)[0]
     return Baseline(
         answer=redact(text),
         share=wanted.most_common(1)[0][1] / len(pairs),

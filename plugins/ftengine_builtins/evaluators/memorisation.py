@@ -58,11 +58,11 @@ class Memorisation(WeightedEvaluator):
         wanted = words(prediction["reference"] or "")
         if not wanted:
             return dict.fromkeys((*self.metrics, "reference_words"), math.nan)
-        said, k = words(prediction["completion"]), self.config.prefix
+        answer, k = words(prediction["completion"]), self.config.prefix
         return {
-            "verbatim": float(said == wanted),
-            "prefix_verbatim": float(said[: len(wanted[:k])] == wanted[:k]),
-            "longest_run": common_run(said, wanted) / len(wanted),
+            "verbatim": float(answer == wanted),
+            "prefix_verbatim": float(answer[: len(wanted[:k])] == wanted[:k]),
+            "longest_run": common_run(answer, wanted) / len(wanted),
             "reference_words": float(len(wanted)),
         }
 

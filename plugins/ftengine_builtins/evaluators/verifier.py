@@ -139,16 +139,16 @@ class Verifier(WeightedEvaluator, CodeEvaluator):
         """
         scores, outcomes = [], []
         for answer in answers:
-            said = self._function.score(answer, row)
-            score, least = said.get("score", np.nan), self.config.passes_at
-            if least is None and score not in (0, 1) and "score" in said:
-                said = {"error": f"it returned {score:g}, and is to return True or False while passes_at is null"}
+            response = self._function.score(answer, row)
+            score, least = response.get("score", np.nan), self.config.passes_at
+            if least is None and score not in (0, 1) and "score" in response:
+                response = {"error": f"it returned {score:g}, and is to return True or False while passes_at is null"}
                 score = np.nan
-            if "error" in said:
-                self.first_error = self.first_error or said["error"]
+            if "error" in response:
+                self.first_error = self.first_error or response["error"]
                 outcome = ERROR
             else:
-                outcome = TIMEOUT if not said else PASSED if score >= (1 if least is None else least) else FAILED
+                outcome = TIMEOUT if not response else PASSED if score >= (1 if least is None else least) else FAILED
             scores.append(score)
             outcomes.append(outcome)
         return scores, outcomes

@@ -93,16 +93,18 @@ class OppositeScores(Rule):
             sides = evaluation.training.base.get(metric), evaluation.base.get(metric)
             if not all(has_value(side) and ends(side) is not None for side in sides):
                 continue
-            seen, held = sides
-            if not (seen.high <= -OPPOSITE < OPPOSITE <= held.low or held.high <= -OPPOSITE < OPPOSITE <= seen.low):
+            trained, held = sides
+            if not (
+                trained.high <= -OPPOSITE < OPPOSITE <= held.low or held.high <= -OPPOSITE < OPPOSITE <= trained.low
+            ):
                 continue
             brief = f"check which way scores run: the base model's {evaluation.metrics[metric].label} is "
             brief += (
-                f"{number(seen.value, 2)} on training rows and {number(held.value, 2)} on {evaluation.split} rows, "
+                f"{number(trained.value, 2)} on training rows and {number(held.value, 2)} on {evaluation.split} rows, "
             )
             brief += "as if one file had distances and the other similarities"
             text = f"{capitalized(brief)}. Invert the scores of one split (1 minus the score, say) and train again."
-            figures = {"metric": metric, "training": seen, "held_out": held}
+            figures = {"metric": metric, "training": trained, "held_out": held}
             explains = (*EXPLAINED, "labels")
             yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=explains, figures=figures)
             return
@@ -120,14 +122,20 @@ class NearNegatives(Rule):
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         held, training = run.evaluation.base.get(TRIPLETS), run.evaluation.training
-        seen = None if training is None else training.base.get(TRIPLETS)
-        if not has_value(held) or not has_value(seen) or ends(held) is None or ends(seen) is None or seen.high >= HALF:
+        trained = None if training is None else training.base.get(TRIPLETS)
+        if (
+            not has_value(held)
+            or not has_value(trained)
+            or ends(held) is None
+            or ends(trained) is None
+            or trained.high >= HALF
+        ):
             return
         brief = "check the negatives of training triplets: the base model finds them nearer to their anchors than the "
-        brief += f"positives in {percent(1 - seen.value)} of training triplets and in {percent(1 - held.value)} of "
+        brief += f"positives in {percent(1 - trained.value)} of training triplets and in {percent(1 - held.value)} of "
         brief += f"{run.evaluation.split} triplets"
         text = f"{capitalized(brief)}. They may answer their anchors as well, or positives and negatives are exchanged."
-        figures, differ = {"training": seen, "held_out": held}, held.low > seen.high
+        figures, differ = {"training": trained, "held_out": held}, held.low > trained.high
         explains = (*EXPLAINED, "labels") if differ else ()
         level: Level = "alarm" if differ else "note"
         yield Finding(kind="splits", level=level, text=text, brief=brief, explains=explains, figures=figures)

@@ -85,10 +85,10 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
             if "messages" not in asked and isinstance(asked["prompt"], str):
                 prompt = language_rows.read_text(asked, "prompt")
                 return View([prompt], own, texts=[prompt, *([own] if own else [])], identity=prompt)
-            seen = language_rows.view(asked, all_trained=False)
+            viewed = language_rows.view(asked, all_trained=False)
         except DataError:
             return language_rows.unreadable(row)
-        return View(seen.inputs, own, texts=[*seen.texts, *([own] if own else [])], identity=seen.identity)
+        return View(viewed.inputs, own, texts=[*viewed.texts, *([own] if own else [])], identity=viewed.identity)
 
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:
         asked = without_answer(row)

@@ -252,8 +252,8 @@ class LabelledTask(Task):
     ) -> list[dict[str, Any]]:
         """Return {"label": name, "scores": {name: p}}, {"labels": [names], "scores"}, or {"value": number}.
 
-        There are no options. With a `calibration`, logits are divided by its temperature, or labels given from its
-        thresholds on.
+        There are no options. With a `calibration`, logits are divided by its temperature, or each label is given if its
+        score reaches its threshold.
         """
         refuse_options(self, options)
         if not rows:

@@ -127,7 +127,7 @@ def _listed(row: Example, name: str) -> Sequence[object]:
     if texts is None or not all(isinstance(text, str) for text in texts):
         raise DataError(
             f"`{name}` is {shown(value)}, which looks like a list but is not JSON with texts. Write it as "
-            '["…", "…"], or save the rows as .jsonl, with lists as such.'
+            '["…", "…"], or save the rows as .jsonl with lists.'
         )
     return texts
 

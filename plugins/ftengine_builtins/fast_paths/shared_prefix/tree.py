@@ -136,10 +136,10 @@ def pieces_of(paths: Sequence[Path], window: int | None, device: torch.device) -
             places[own] = count + i * wide + np.arange(len(own))
         count += queries.size
         column = torch.from_numpy(last)[:, None, :, None]
-        seen = torch.arange(most) <= column
+        visible = torch.arange(most) <= column
         if window is not None:
-            seen &= torch.arange(most) > column - window
-        mask = seen.to(device) if wide != most or window is not None else None
+            visible &= torch.arange(most) > column - window
+        mask = visible.to(device) if wide != most or window is not None else None
         pieces.append(Piece(torch.from_numpy(queries).to(device), torch.from_numpy(keys).to(device), mask))
     return Pieces(pieces, torch.from_numpy(places).to(device))
 
