@@ -263,7 +263,12 @@ def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
 def _judges(contenders: Sequence[Child]) -> str:
     """Return what the runs' verdicts say of judges' preferences, one per line; "" for none."""
     verdicts = [(contender.label, Verdict.read(contender.run)) for contender in contenders]
-    lines = [f"  {label}: {one.text}" for label, verdict in verdicts for one in verdict.findings if one.kind == JUDGES]
+    lines = [
+        f"  {label}: {finding.text}"
+        for label, verdict in verdicts
+        for finding in verdict.findings
+        if finding.kind == JUDGES
+    ]
     return "\n".join(["\nPreferences of judges:", *lines]) if lines else ""
 
 

@@ -85,17 +85,19 @@ def beyond_baseline(
     """
     answers = {}
     for name, level in levels.items():
-        if (one := figures.get(name)) is not None:
-            fixed = np.full_like(one.resampled, level)
-            answers[name] = replace(one, value=level, resampled=fixed, interval=(level, level))
+        if (figure := figures.get(name)) is not None:
+            fixed = np.full_like(figure.resampled, level)
+            answers[name] = replace(figure, value=level, resampled=fixed, interval=(level, level))
     if isinstance(evaluator, IntervalEvaluator) and overrides(evaluator, "baseline_resamples") and len(weights):
         for name, (value, drawn) in by_resample(partial(evaluator.baseline_resamples, rows), weights).items():
-            one = figures[name]
+            figure = figures[name]
             interval: Interval = (None, None)
-            if one.trials is not None:
-                interval = score_interval(value, drawn, one.trials, one.size, one.freedom)
-            answers[name] = replace(one, value=value, resampled=drawn, interval=interval, scored=one.trials is not None)
-    return {name: one for name, one in compare(answers, figures).items() if math.isfinite(one.value)}
+            if figure.trials is not None:
+                interval = score_interval(value, drawn, figure.trials, figure.size, figure.freedom)
+            answers[name] = replace(
+                figure, value=value, resampled=drawn, interval=interval, scored=figure.trials is not None
+            )
+    return {name: figure for name, figure in compare(answers, figures).items() if math.isfinite(figure.value)}
 
 
 def _difference(base: ResampledFigure, tuned: ResampledFigure, exact: PValue | None, same: bool) -> Difference:

@@ -169,7 +169,7 @@ def _by_transformers(
     left, filler = not is_encoder_decoder(module), loaded.processor.pad_token_id or 0
     config = GenerationConfig(
         max_new_tokens=options.max_new_tokens,
-        do_sample=False,  # the sampler leaves one token
+        do_sample=False,  # the sampler leaves answer token
         eos_token_id=sorted(set(stop)) or None,
         pad_token_id=filler,
     )
@@ -188,7 +188,7 @@ def _by_transformers(
         )
         # An encoder-decoder's output begins with the token that its decoder starts from.
         new = output[:, ids.shape[1] if left else 1 :].tolist()
-        answers += [one.ended(tokens, stop) for one, tokens in zip(growing, new, strict=True)]
+        answers += [answer.ended(tokens, stop) for answer, tokens in zip(growing, new, strict=True)]
     return answers
 
 

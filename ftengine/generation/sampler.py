@@ -95,7 +95,7 @@ class Sampler:
             logits = logits.float()  # as `generate` does
         for process in self._processors:
             rows = zip(logits.split(1), growing, strict=True)
-            logits = torch.cat([process(_ids(one, row.device), row) for row, one in rows])
+            logits = torch.cat([process(_ids(answer, row.device), row) for row, answer in rows])
         return self._choose(logits, growing)
 
     def processor(self, growing: Sequence[Growing]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -119,12 +119,12 @@ class Sampler:
 
             logits = TopPLogitsWarper(self._options.top_p)(None, logits)
         noise = np.empty(logits.shape, dtype=np.float32)
-        for row, one in zip(noise, growing, strict=True):
-            assert one.random is not None
-            one.random.standard_exponential(dtype=np.float32, out=row)
+        for row, answer in zip(noise, growing, strict=True):
+            assert answer.random is not None
+            answer.random.standard_exponential(dtype=np.float32, out=row)
         tokens, scores = _draw(logits, torch.from_numpy(noise).to(logits.device))
-        for one, score in zip(growing, scores.tolist(), strict=True):
-            one.answer.log_probabilities.append(score)
+        for answer, score in zip(growing, scores.tolist(), strict=True):
+            answer.answer.log_probabilities.append(score)
         return tokens.tolist()
 
 

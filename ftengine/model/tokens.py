@@ -129,18 +129,18 @@ def joined(parts: Sequence[Features], inputs: dict[str, Any], weight: float) -> 
     """Return an example with these inputs of several sequences joined."""
     return Features(
         inputs,
-        length=sum(one.length for one in parts),
+        length=sum(part.length for part in parts),
         weight=weight,
-        truncated=any(one.truncated for one in parts),
-        longest=max(one.length for one in parts),
-        full_length=max(one.full_length or 0 for one in parts),
+        truncated=any(part.truncated for part in parts),
+        longest=max(part.length for part in parts),
+        full_length=max(part.full_length or 0 for part in parts),
         unknown=unknown_of_all(parts),
     )
 
 
 def unknown_of_all(features: Iterable[Features]) -> int | None:
     """Return the number of unknown tokens in several sequences; None if the count of one is not available."""
-    counts = [one.unknown for one in features]
+    counts = [example.unknown for example in features]
     return None if None in counts else sum(filter(None, counts))
 
 
@@ -177,11 +177,11 @@ def attention_mask(sequences: Sequence[Sequence[int]], *, left: bool = False) ->
 
 def stack_tokens(inputs: Sequence[Mapping[str, Any]], processor: Any) -> Batch:
     """Return input_ids, attention_mask and, if present, token_type_ids and labels, padded on the right."""
-    ids = [one["input_ids"] for one in inputs]
+    ids = [example["input_ids"] for example in inputs]
     batch = {"input_ids": pad(ids, processor.pad_token_id or 0), "attention_mask": attention_mask(ids)}
     for key, filler in (("token_type_ids", 0), ("labels", IGNORED)):
         if key in inputs[0]:
-            batch[key] = pad([one[key] for one in inputs], filler)
+            batch[key] = pad([example[key] for example in inputs], filler)
     return batch
 
 

@@ -102,13 +102,13 @@ def _parser() -> argparse.ArgumentParser:
         ("kernels", kernels, KERNELS, "time low-rank layers against the frozen layer, PyTorch and PEFT"),
         ("compare", comparison, COMPARE, "compare files that --json wrote with the first of them"),
     ):
-        one = commands.add_parser(name, help=summary)
-        one.set_defaults(command=command)
+        parser_of = commands.add_parser(name, help=summary)
+        parser_of.set_defaults(command=command)
         for flag, (metavar, default, text) in options.items():
             action, text = "append" if isinstance(default, list) else "store", text.replace("%", "%%")
-            one.add_argument(flag, metavar=metavar, default=default, action=action, help=text)
+            parser_of.add_argument(flag, metavar=metavar, default=default, action=action, help=text)
         if command is comparison:
-            one.add_argument("files", nargs="+", metavar="FILE")
+            parser_of.add_argument("files", nargs="+", metavar="FILE")
     return parser
 
 

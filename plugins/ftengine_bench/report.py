@@ -106,7 +106,7 @@ def a_row_a_line(content: Mapping[str, Any]) -> str:
     def text(value: Any) -> str:
         if not isinstance(value, list) or not value:
             return json.dumps(value, allow_nan=False)
-        return "[\n" + ",\n".join(json.dumps(one, allow_nan=False) for one in value) + "\n]"
+        return "[\n" + ",\n".join(json.dumps(item, allow_nan=False) for item in value) + "\n]"
 
     return "{\n" + ",\n".join(f"{json.dumps(key)}: {text(value)}" for key, value in content.items()) + "\n}\n"
 

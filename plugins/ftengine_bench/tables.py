@@ -134,10 +134,18 @@ def comparison_table(comparisons: Sequence[Comparison], names: Sequence[str]) ->
     first, *others = names
     columns = (*CASE, "phase", "provider", first, *(column for name in others for column in (name, "ratio")))
     rows = []
-    for one in comparisons:
-        pairs = zip(one.overheads[1:], one.ratios[1:], strict=True)
+    for comparison in comparisons:
+        pairs = zip(comparison.overheads[1:], comparison.ratios[1:], strict=True)
         figures = [NONE if figure is None else f"{figure:.3f}" for pair in pairs for figure in pair]
-        rows.append((*_case(one.row), one.row.phase, one.row.provider, f"{one.row.overhead:.3f}", *figures))
+        rows.append(
+            (
+                *_case(comparison.row),
+                comparison.row.phase,
+                comparison.row.provider,
+                f"{comparison.row.overhead:.3f}",
+                *figures,
+            )
+        )
     return columns, rows
 
 

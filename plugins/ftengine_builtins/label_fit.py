@@ -75,13 +75,13 @@ def follow_one_another(labels: Mapping[int, np.ndarray]) -> bool:
     return any(_depend(labels[0], there) for rows, there in labels.items() if rows > 0)
 
 
-def _depend(one: np.ndarray, other: np.ndarray) -> bool:
+def _depend(labels: np.ndarray, other: np.ndarray) -> bool:
     from scipy.stats import chi2_contingency
 
-    if one.dtype.kind == "f":
-        return abs(_correlation(one, other)) * math.sqrt(len(one)) >= ERRORS
-    known = (one >= 0) & (other >= 0)
-    table = confusion_of(one, np.where(known, other, 0), 1 + int(max(one.max(), other.max())))
+    if labels.dtype.kind == "f":
+        return abs(_correlation(labels, other)) * math.sqrt(len(labels)) >= ERRORS
+    known = (labels >= 0) & (other >= 0)
+    table = confusion_of(labels, np.where(known, other, 0), 1 + int(max(labels.max(), other.max())))
     table = table[table.any(1)][:, table.any(0)]
     return min(table.shape) > 1 and bool(chi2_contingency(table, correction=False).pvalue <= SURE)
 
@@ -104,11 +104,11 @@ def find_number_offset(answers: Mapping[int, np.ndarray], numbers: Mapping[int, 
     return best
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    known = ~np.isnan(one) & ~np.isnan(other)
-    if known.sum() < 3 or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    known = ~np.isnan(x) & ~np.isnan(y)
+    if known.sum() < 3 or np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
         return 0.0
-    return float(np.corrcoef(one[known], other[known])[0, 1])
+    return float(np.corrcoef(x[known], y[known])[0, 1])
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ def pairs(
     The second column is written on a line of its own, as LlamaFactory and ms-swift do.
     """
     earlier = row.get(history) or []
-    if not isinstance(earlier, list) or not all(isinstance(one, list) and len(one) == 2 for one in earlier):
+    if not isinstance(earlier, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in earlier):
         raise DataError(f"`{history}` is {shown(earlier)}; it must be a list of [question, answer].")
     parts = [row.get(name) for name in (prompt, query)]
     if not all(part is None or isinstance(part, str) for part in parts) or not any(parts):
@@ -150,8 +150,8 @@ def pairs(
     asked = [*earlier, ["\n".join(part for part in parts if part), row.get(response)]]
     messages = [
         {"role": role, "content": text}
-        for one in asked
-        for role, text in zip(("user", "assistant"), one, strict=True)
+        for pair in asked
+        for role, text in zip(("user", "assistant"), pair, strict=True)
         if role == "user" or text is not None
     ]
     return _with_messages(
@@ -162,11 +162,11 @@ def pairs(
 def human_assistant(row: Example) -> dict[str, Any]:
     """Read `conversation: [{human, assistant}]`, which ms-swift documents."""
     messages = []
-    for number, one in enumerate(row["conversation"], 1):
-        if not isinstance(one, Mapping) or not {"human", "assistant"} <= one.keys():
-            raise DataError(f"entry {number} of `conversation` is {shown(one)}; it must have `human` and `assistant`.")
+    for number, turn in enumerate(row["conversation"], 1):
+        if not isinstance(turn, Mapping) or not {"human", "assistant"} <= turn.keys():
+            raise DataError(f"entry {number} of `conversation` is {shown(turn)}; it must have `human` and `assistant`.")
         messages += [
-            {"role": role, "content": one[key]} for role, key in (("user", "human"), ("assistant", "assistant"))
+            {"role": role, "content": turn[key]} for role, key in (("user", "human"), ("assistant", "assistant"))
         ]
     return _with_messages(row, messages, ("conversation", "system"), row.get("system"))
 

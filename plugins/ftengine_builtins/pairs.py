@@ -162,7 +162,7 @@ def judge_of(run: Answering, name: str | None, options: Mapping[str, Any]) -> Ve
 
     own = {spec["name"]: spec for spec in run.recipe.evaluate}
     names = [*own] if name is None else [name]
-    names = [one for one in names if issubclass(run.registry.get("evaluator", one).cls, Verifier)]
+    names = [candidate for candidate in names if issubclass(run.registry.get("evaluator", candidate).cls, Verifier)]
     if not names and name is None and "function" in options:
         names = [Verifier.name]
     if len(names) != 1:
@@ -319,7 +319,7 @@ def scores_of(
             out.write(json.dumps(made) + "\n")
         yield from kept[1:]
         for row, answers_of in rows[len(kept[1:]) :]:
-            texts = [one["completion"] for one in answers_of]
+            texts = [answer["completion"] for answer in answers_of]
             scores, outcomes = judge.score_answers(texts, {**row, **own_answer(row)})
             line = {"scores": [None if score != score else score for score in scores], "outcomes": outcomes}
             if 2 in outcomes:
@@ -342,8 +342,8 @@ def rows_of(
     Equal answers count once. Empty answers and answers that were cut off make no row; after the latter the model would
     learn to stop in the middle.
     """
-    whole = [(k, one) for k, one in enumerate(answers) if one["completion"].strip() and not cut(one)]
-    first = {one["completion"]: k for k, one in reversed(whole)}
+    whole = [(k, drawn) for k, drawn in enumerate(answers) if drawn["completion"].strip() and not cut(drawn)]
+    first = {drawn["completion"]: k for k, drawn in reversed(whole)}
     order = sorted(first.values(), key=lambda k: (-(scores[k] or 0.0), k))
     good = [answers[k] for k in order if outcomes[k] == 1][:each]
     if kind == "sft":

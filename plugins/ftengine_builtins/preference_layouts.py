@@ -153,13 +153,13 @@ def asked_until(messages: Sequence[Any]) -> int:
     def asks(message: Any) -> bool:
         blocks = message.get("content") if isinstance(message, Mapping) else None
         kinds = (
-            {one.get("type") if isinstance(one, Mapping) else None for one in blocks}
+            {block.get("type") if isinstance(block, Mapping) else None for block in blocks}
             if isinstance(blocks, list)
             else set()
         )
         return role_of(message) in ("user", "system", "developer") and kinds != {"tool_result"}
 
-    return max((k for k, one in enumerate(messages) if asks(one)), default=-1) + 1
+    return max((k for k, entry in enumerate(messages) if asks(entry)), default=-1) + 1
 
 
 def role_of(message: Any) -> Any:
@@ -222,11 +222,11 @@ def messages_of(value: Any, name: str, listed: Listed = sharegpt) -> list[Any]:
     if isinstance(value, str):
         return [{"role": "assistant", "content": value}]
     value = [value] if isinstance(value, Mapping) else value
-    if not isinstance(value, list) or not value or not all(isinstance(one, Mapping) for one in value):
+    if not isinstance(value, list) or not value or not all(isinstance(message, Mapping) for message in value):
         raise DataError(f"`{name}` is {shown(value)}; it must be text or a list of {{role, content}}.")
-    value = value if all("role" in one for one in value) else listed(value)
+    value = value if all("role" in message for message in value) else listed(value)
     # Tables write a key that other rows have as null.
-    return [{key: one[key] for key in one if one[key] is not None or key == "content"} for one in value]
+    return [{key: message[key] for key in message if message[key] is not None or key == "content"} for message in value]
 
 
 def _common_text(sides: Mapping[str, str]) -> tuple[str, dict[str, str]]:

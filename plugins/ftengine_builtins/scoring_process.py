@@ -184,9 +184,9 @@ def functions_in(source: str) -> dict[str, tuple[list[str], list[str]]]:
             placed = [*node.args.posonlyargs, *node.args.args]
             cut = len(placed) - len(node.args.defaults)
             named = list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
-            needed = [*placed[:cut], *(one for one, default in named if default is None)]
-            optional = [*placed[cut:], *(one for one, default in named if default is not None)]
-            parameters[node.name] = [one.arg for one in needed], [one.arg for one in optional]
+            needed = [*placed[:cut], *(parameter for parameter, default in named if default is None)]
+            optional = [*placed[cut:], *(parameter for parameter, default in named if default is not None)]
+            parameters[node.name] = [parameter.arg for parameter in needed], [parameter.arg for parameter in optional]
     return parameters
 
 

@@ -79,5 +79,5 @@ def is_empty(answer: Any) -> bool:
     """Return whether an answer, a text or messages, is empty."""
     if isinstance(answer, str):
         return not answer.strip()
-    contents = [one.get("content") or one.get("tool_calls") for one in answer]
-    return not any(one.strip() if isinstance(one, str) else one for one in contents)
+    contents = [part.get("content") or part.get("tool_calls") for part in answer]
+    return not any(part.strip() if isinstance(part, str) else part for part in contents)

@@ -47,7 +47,7 @@ class LmEval(ModelEvaluator):
                 "lm-eval measures in one process. Take it out of the recipe here, or train in one process."
             )
         require_head(task)
-        return {name: Answers(one) for name, one in load_tasks(self.config.tasks)["tasks"].items()}
+        return {name: Answers(loaded) for name, loaded in load_tasks(self.config.tasks)["tasks"].items()}
 
     def ask_models(self, loaded: LoadedModel) -> dict[str, list[Prediction]]:
         """Return each metric of each example, before the harness aggregates it.
@@ -76,7 +76,7 @@ class Answers(IntervalEvaluator):
         from lm_eval.api.metrics import mean
 
         super().__init__()
-        filters = [one.name for one in task._filters]
+        filters = [filter_.name for filter_ in task._filters]
         better, self._make = task.higher_is_better(), task.aggregation()
         names = [(metric, chosen) for metric in self._make for chosen in filters if metric != "bypass"]
         self._means = {f"{m},{chosen}" for m, chosen in names if self._make[m] is mean}
@@ -137,7 +137,7 @@ def _kept(value: Any) -> float | str:
     """Return a number as it is, and what else a figure is made of (texts, pairs) as JSON."""
     if isinstance(value, (bool, int, float, np.number, np.bool_)):
         return float(value)
-    return json.dumps(value, default=lambda one: one.item() if isinstance(one, np.generic) else list(one))
+    return json.dumps(value, default=lambda item: item.item() if isinstance(item, np.generic) else list(item))
 
 
 def _read(value: Any) -> Any:

@@ -29,8 +29,12 @@ class Benchmarks(Rule):
     order = 110
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        tasks = {one.data: one for one in run.evaluation.probes if (one.kind, one.name) == ("benchmark", LmEval.name)}
-        changes = {(task, name): change for task, one in tasks.items() for name, change in one.difference.items()}
+        tasks = {
+            probe.data: probe
+            for probe in run.evaluation.probes
+            if (probe.kind, probe.name) == ("benchmark", LmEval.name)
+        }
+        changes = {(task, name): change for task, probe in tasks.items() for name, change in probe.difference.items()}
         # p-values are adjusted for all tasks and metrics together.
         tested = {k: replace(changes[k], p_adjusted=p) for k, p in holm({k: c.p for k, c in changes.items()}).items()}
         differing = {key for key, change in tested.items() if is_beyond_chance(change)}

@@ -118,7 +118,7 @@ def show(tuning: Tuning) -> None:
     from ftengine_optuna.space import shown
 
     table = Table(box=None, pad_edge=False, header_style="")
-    keys = [one["key"] for one in tuning.space]
+    keys = [dimension["key"] for dimension in tuning.space]
     for column in ("trial", *(key.partition(".")[2] for key in keys), tuning.metric, "95 % interval", "seconds"):
         table.add_column(column, justify="right")
     for trial in ranked(tuning.trials, tuning.higher_is_better):

@@ -110,8 +110,8 @@ def choose_metric(recipe: Recipe, labels: Labels | None, asked: str | None) -> t
         evaluator = registry.build("evaluator", spec, f"evaluate.{name}")
         evaluator.set_labels(task.name, labels)
         metrics |= evaluator.metrics
-    name = asked or next((name for name, one in metrics.items() if one.primary), next(iter(metrics), ""))
-    directed = [name for name, one in metrics.items() if one.higher_is_better is not None]
+    name = asked or next((name for name, declared in metrics.items() if declared.primary), next(iter(metrics), ""))
+    directed = [name for name, declared in metrics.items() if declared.higher_is_better is not None]
     if name not in metrics:
         raise InputError(f"no metric {name!r} here. There are {', '.join(metrics)}.{did_you_mean(name, metrics)}")
     if name not in directed:

@@ -99,7 +99,7 @@ class Tuning(BaseModel):
 def ranked(trials: list[Tried], higher_is_better: bool) -> list[Tried]:
     """Return the trials that have a figure, the best first, equal ones in order."""
     scored = [(trial.figure.value, trial) for trial in trials if has_value(trial.figure)]
-    return [trial for _, trial in sorted(scored, key=lambda one: one[0], reverse=higher_is_better)]
+    return [trial for _, trial in sorted(scored, key=lambda pair: pair[0], reverse=higher_is_better)]
 
 
 def statement(tuning: Tuning) -> str:
@@ -124,7 +124,7 @@ def statement(tuning: Tuning) -> str:
 
 
 def _on_test(tuning: Tuning, best: Tried) -> str:
-    tested = next((one for one in reversed(tuning.tested) if one.trial == best.number), None)
+    tested = next((test for test in reversed(tuning.tested) if test.trial == best.number), None)
     if tested is None or best.figure is None:
         return (
             "It was not measured on a test split, so its quality on new data is unknown; measure it on examples apart."

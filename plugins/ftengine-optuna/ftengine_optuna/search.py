@@ -128,12 +128,12 @@ class Search:
     ) -> Search:
         """Continue or begin the search in `recipe.output` (InputError: the folder holds something else)."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        asked = {"recipe": recipe.resolved(), "space": [one.to_json() for one in space]}
+        asked = {"recipe": recipe.resolved(), "space": [dimension.to_json() for dimension in space]}
         asked = json.loads(json.dumps(asked))
         folder = Path(recipe.output)
         journal = folder / JOURNAL
         if not journal.exists():
-            if folder.is_dir() and any(one.name != FOLDER for one in folder.iterdir()):
+            if folder.is_dir() and any(dimension.name != FOLDER for dimension in folder.iterdir()):
                 raise RunError(
                     f"output {str(folder)!r} holds other files. Choose a folder of its own for the trials with "
                     "--output DIR."
@@ -155,20 +155,20 @@ class Search:
         """Run trials until there are `trials`; an interrupted one is continued first."""
         until = None if timeout is None else time.monotonic() + timeout
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
-            if all(one.key in trial.params for one in self.space):
-                self._try(trial.number, {one.key: one.of(trial.params) for one in self.space}, trials)
+            if all(dimension.key in trial.params for dimension in self.space):
+                self._try(trial.number, {dimension.key: dimension.of(trial.params) for dimension in self.space}, trials)
             else:  # it ended while values were proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
         if own is not None and all(trial.state == TrialState.FAIL for trial in self.study.trials):
-            self.study.enqueue_trial({one.key: one.stored(own[one.key]) for one in self.space})
+            self.study.enqueue_trial({dimension.key: dimension.stored(own[dimension.key]) for dimension in self.space})
         while len(self._done()) < trials:
             if until is not None and time.monotonic() >= until:
                 self.listener.message(f"time is up after {len(self._done()):,} of {trials:,} trials")
                 return
-            # A seed of its own for each, so that an interrupted search proposes what a whole one does.
+            # A seed of its own for each, so that an interrupted search proposes what a whole dimension does.
             self.study.sampler = SAMPLERS[self.sampler](self.recipe.seed + len(self._done()))
             asked = self.study.ask()
-            self._try(asked.number, {one.key: one.suggest(asked) for one in self.space}, trials)
+            self._try(asked.number, {dimension.key: dimension.suggest(asked) for dimension in self.space}, trials)
 
     def _done(self) -> list[FrozenTrial]:
         return self.study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
@@ -228,7 +228,7 @@ class Search:
             ended.append(
                 Tried(
                     number=trial.number + 1,
-                    values={one.key: one.of(trial.params) for one in self.space},
+                    values={dimension.key: dimension.of(trial.params) for dimension in self.space},
                     state="finished" if record["figure"] else "failed",
                     run=str(self.place(trial.number)),
                     **record,
@@ -247,7 +247,7 @@ class Search:
             metric=self.metric,
             label=self.label,
             higher_is_better=self.higher_is_better,
-            space=[one.to_json() for one in self.space],
+            space=[dimension.to_json() for dimension in self.space],
             trials=tried,
             as_written=next((trial.number for trial in tried if trial.values == own), None),
             best=next((trial.number for trial in self.ranked()), None),
@@ -264,7 +264,7 @@ def conclude(tuning: Tuning, search: Search, test: bool, before: Tuning | None) 
     (search.folder / BEST).write_text(text, encoding="utf-8")
     tuning.recipe = str(search.folder / BEST)
     tuning.tested = [] if before is None else before.tested
-    if test and all(one.trial != best.number for one in tuning.tested):
+    if test and all(evaluated.trial != best.number for evaluated in tuning.tested):
         search.listener.phase("measure the best on test")
         figures = load_run(best.run, trust_code=True).evaluate(search.files["test"])
         sides = {side: figures[side][search.metric] for side in ("base", "tuned")}

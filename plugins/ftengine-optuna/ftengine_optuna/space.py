@@ -51,7 +51,7 @@ class Dimension:
     def suggest(self, trial: optuna.Trial) -> Any:
         """Return the value that an Optuna trial suggests."""
         if self.choices:
-            return json.loads(trial.suggest_categorical(self.key, [json.dumps(one) for one in self.choices]))
+            return json.loads(trial.suggest_categorical(self.key, [json.dumps(choice) for choice in self.choices]))
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(self.key, self.low, self.high, log=self.log)
         return self._short(trial.suggest_float(self.key, self.low, self.high, log=self.log))
@@ -83,7 +83,7 @@ class Dimension:
 
     def __str__(self) -> str:
         if self.choices:
-            return f"{self.key} = {', '.join(json.dumps(one) for one in self.choices)}"
+            return f"{self.key} = {', '.join(json.dumps(choice) for choice in self.choices)}"
         return f"{self.key} = {self.low:g} to {self.high:g}{', by factors' if self.log else ''}"
 
     def to_json(self) -> dict[str, Any]:
@@ -171,13 +171,13 @@ def _within(field: FieldInfo, low: float, high: float) -> tuple[float, float]:
 def check_space(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> None:
     """Refuse keys that the recipe does not have, and values that it does not allow (InputError)."""
     keys = set()
-    for one in space:
-        if one.key in keys:
-            raise InputError(f"{one.key!r} is searched twice. Leave one of the two ranges.")
-        keys.add(one.key)
-        for value in one.ends():
-            with naming(f"search of {one.key}"):
-                changed = with_values(recipe, {one.key: value})
+    for dimension in space:
+        if dimension.key in keys:
+            raise InputError(f"{dimension.key!r} is searched twice. Leave one of the two ranges.")
+        keys.add(dimension.key)
+        for value in dimension.ends():
+            with naming(f"search of {dimension.key}"):
+                changed = with_values(recipe, {dimension.key: value})
                 _check_components(changed, registry)
 
 
@@ -202,16 +202,16 @@ def own_values(recipe: Recipe, space: Sequence[Dimension], registry: Any) -> dic
     content = recipe.resolved()
     content["strategy"] = registry.factory("strategy", recipe.strategy, "strategy").described
     values = {}
-    for one in space:
-        section, *inner = one.key.split(".")
+    for dimension in space:
+        section, *inner = dimension.key.split(".")
         value = content[section]
         for name in inner:
             value = value.get(name) if isinstance(value, dict) else None
         if isinstance(value, dict) and value.keys() == {"name"}:  # a component without options
             value = value["name"]
-        if not one.holds(value):
+        if not dimension.holds(value):
             return None
-        values[one.key] = value
+        values[dimension.key] = value
     return values
 
 

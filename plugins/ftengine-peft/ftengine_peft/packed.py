@@ -53,13 +53,13 @@ def _trains_beside(layer: nn.Linear, config: PeftConfig) -> bool:
     """Return whether a method trains on a layer, and computes the same whatever codes stand for the weights."""
     shape, dtype, sizes = tuple(layer.weight.shape), layer.weight.dtype, (layer.in_features, layer.out_features)
     try:
-        one, other = (_trial(_Packed(*sizes, torch.full(shape, code, dtype=dtype)), config) for code in (0, 7))
+        zeros, other = (_trial(_Packed(*sizes, torch.full(shape, code, dtype=dtype)), config) for code in (0, 7))
     except Exception:  # whatever PEFT or torch raises
         with suppress(Exception):  # some do not work on a model as small, whatever its weights
             _trial(nn.Linear(*sizes), config)
             return False
         return True
-    return all(x.equal(y) for x, y in zip(one, other, strict=True))
+    return all(x.equal(y) for x, y in zip(zeros, other, strict=True))
 
 
 class _Packed(nn.Linear):

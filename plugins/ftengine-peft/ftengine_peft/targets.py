@@ -78,4 +78,4 @@ def require_outside(adapted: Iterable[str], whole: Collection[str]) -> None:
 
 
 def _inside(path: str, whole: Iterable[str]) -> bool:
-    return any(path == one or path.startswith(f"{one}.") for one in whole)
+    return any(path == parent or path.startswith(f"{parent}.") for parent in whole)

@@ -200,7 +200,7 @@ def layers_to_quantise(loaded: LoadedModel, skip: str | Sequence[str]) -> dict[s
         and id(part) in inside
         and part.weight.dtype in FLOATS
         and holders[id(part.weight)] == 1
-        and not any(path == one or path.startswith(f"{one}.") for one in left)
+        and not any(path == parent or path.startswith(f"{parent}.") for parent in left)
     }
     if not layers:
         raise SourceError(

@@ -82,9 +82,14 @@ class AnswerCues(Audit):
         for side in (0, 1):
             if (cue := find_cue(answers["train"], side)) is not None:
                 there = {split: _count(answers[split], side, [cue.feature])[cue.feature] for split in held}
-                change = max((abs(cue.having / cue.of - one.having / one.of) for one in there.values()), default=0.0)
+                change = max(
+                    (abs(cue.having / cue.of - opposite.having / opposite.of) for opposite in there.values()),
+                    default=0.0,
+                )
                 found.append((cue.gain, change, -side, cue, there))
-        for _, _, side, cue, there in sorted(found, reverse=True)[:1]:  # of two sides, the one that held-out rows lack
+        for _, _, side, cue, there in sorted(found, reverse=True)[
+            :1
+        ]:  # of two sides, the opposite that held-out rows lack
             yield from _findings(cue, SIDES[key][-side], SIDES[key][1 + side], there)
 
 
@@ -109,10 +114,11 @@ def _alone(cue: Cue) -> float:
 def _count(answers: Answers, side: int, wanted: Sequence[tuple[str, str]] = ()) -> Mapping[tuple[str, str], Cue]:
     """Count features in both sides' answers: those of one side's answers, or the given ones."""
     own, others = (
-        Counter(one for text in texts for one in _features(text)) for texts in (answers[side], answers[1 - side])
+        Counter(feature for text in texts for feature in _features(text))
+        for texts in (answers[side], answers[1 - side])
     )
     of, of_others = len(answers[side]), len(answers[1 - side])
-    return {one: Cue(one, own[one], of, others[one], of_others) for one in wanted or own}
+    return {feature: Cue(feature, own[feature], of, others[feature], of_others) for feature in wanted or own}
 
 
 def _features(text: str) -> set[tuple[str, str]]:
@@ -153,12 +159,12 @@ def _text(value: Any) -> str:
 def _findings(cue: Cue, side: str, other: str, there: Mapping[str, Cue]) -> Iterator[Finding]:
     """Yield what predicts a side's answers, and whether it holds in a held-out split."""
     kind, words = cue.feature
-    one, several = (f"{verb} {quoted(words)}" for verb in DOES.get(kind, ("", "")))
+    singular, plural = (f"{verb} {quoted(words)}" for verb in DOES.get(kind, ("", "")))
     if kind == "surface":
-        one, several = next(feature.does for feature in HAS if feature.name == words)
-    brief = f"every {side} answer of training {one}"
+        singular, plural = next(feature.does for feature in HAS if feature.name == words)
+    brief = f"every {side} answer of training {singular}"
     if cue.having < cue.of:
-        brief = f"{percent(cue.having / cue.of)} of the {side} answers of training {several}"
+        brief = f"{percent(cue.having / cue.of)} of the {side} answers of training {plural}"
     figures = {"feature": kind, "words": words, "side": side, "having": cue.having, "of": cue.of,
                "others": cue.others, "of_others": cue.of_others}  # fmt: skip
     share = "none" if not cue.others else percent(cue.others / cue.of_others)

@@ -65,8 +65,8 @@ ONE = {"are": "is", "have": "has", "hold": "holds"}
 def counted(counts: Mapping[str, int], of: Mapping[str, int], what: str) -> str:
     """Return "4 of 200 training rows and 1 of 20 test rows hold e-mail addresses"; for one row, "holds"."""
     parts = [f"{count:,} of {of[split]:,} {split_name(split)} rows" for split, count in counts.items()]
-    one = sum(counts.values()) == 1
-    return f"{listed(parts)} {' '.join(ONE.get(word, word) if one else word for word in what.split(' '))}"
+    singular = sum(counts.values()) == 1
+    return f"{listed(parts)} {' '.join(ONE.get(word, word) if singular else word for word in what.split(' '))}"
 
 
 def share_within(count: int, total: int) -> tuple[float, float]:

@@ -117,7 +117,7 @@ def find_cues(train: Texts, held: Texts) -> list[Cue]:
         )
         if own[0] <= own[1] > 0 and len(held_rows) * RARER * total <= len(having) * sum(held_of_label.values()):
             missing[label].append(feature)
-    found = [_cue(train, held, label, {one: (rows[one], there.get(one, set())) for one in features})
+    found = [_cue(train, held, label, {key: (rows[key], there.get(key, set())) for key in features})
              for label, features in missing.items()]  # fmt: skip
     cues = sorted((cue for cue in found if cue is not None), key=lambda cue: -cue.covered)
     having, held_rows = sum(cue.covered for cue in cues), sum(cue.held for cue in cues)
@@ -134,7 +134,7 @@ def _cue(train: Texts, held: Texts, label: int, rows: Mapping[Feature, tuple[set
     """
     order, chosen, covered = ("word", "pair", "shape", "begins", "ends"), list[Feature](), set[int]()
     own = {feature: train.own(having, label) for feature, (having, _) in rows.items()}
-    total = sum(one == label for one in train.labels)
+    total = sum(key == label for key in train.labels)
     for _ in range(FEATURES):
         best = max(own, key=lambda feature: (len(own[feature] - covered), -order.index(feature[0]), feature))
         if len(own[best] - covered) < SHARE * total:
@@ -145,7 +145,7 @@ def _cue(train: Texts, held: Texts, label: int, rows: Mapping[Feature, tuple[set
         return None
     examples = []
     for feature in chosen:
-        written = (word for one, word in features_of(train.texts[min(own[feature])]) if one == feature)
+        written = (word for key, word in features_of(train.texts[min(own[feature])]) if key == feature)
         examples.append(next(written))
     held_rows = held.own(set().union(*(rows[feature][1] for feature in chosen)), label)
     return Cue(label, frozenset(rows), tuple(dict.fromkeys(examples)), len(covered), total, len(held_rows))

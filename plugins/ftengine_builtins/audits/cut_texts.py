@@ -69,9 +69,9 @@ def _scores_of_words(rows: DrawnRows, texts: list[str]) -> np.ndarray:
     return 1 - (out_of_sample(texts, given[:, None])[:, 0] - given) ** 2
 
 
-def _gain(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+def _gain(whole: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """Return how much better the first predictions are, and the near end of the paired 95 % interval."""
-    differences = one - other
+    differences = whole - other
     half = NormalDist().inv_cdf(0.975) * differences.std() / np.sqrt(len(differences))
     return float(differences.mean()), float(differences.mean() - half)
 

@@ -42,9 +42,9 @@ class GroupLabels(Audit):
             trained, held = (_shared(data, part, names, i) for part in ("train", split))
             if trained is None or held is None:
                 continue
-            for one, other in ((trained, held), (held, trained)):
-                if one.has_one_label and other.has_several:
-                    yield _finding(name, split, one, other)
+            for side, other in ((trained, held), (held, trained)):
+                if side.has_one_label and other.has_several:
+                    yield _finding(name, split, side, other)
 
 
 def _number(values: list[object]) -> int:
@@ -91,10 +91,12 @@ def _shared(data: AuditedData, split: str, names: list[str], column: int) -> _Sh
     return _Shared(split, same, after, usual) if several and usual < USUAL else None
 
 
-def _finding(name: str, split: str, one: _Shared, other: _Shared) -> Finding:
-    brief = f"check how {split_name(one.split)} labels were made: all rows of one `{name}` have one label there "
-    brief += f"({percent(one.share)}), in {split_name(other.split)} rows {percent(other.share)}, as if a figure of the "
+def _finding(name: str, split: str, side: _Shared, other: _Shared) -> Finding:
+    brief = f"check how {split_name(side.split)} labels were made: all rows of one `{name}` have one label there "
+    brief += (
+        f"({percent(side.share)}), in {split_name(other.split)} rows {percent(other.share)}, as if a figure of the "
+    )
     brief += f"whole `{name}` stood beside each of its rows"
-    figures = {"column": name, "split": split, "of_groups": one.split, "one": one.share, "several": other.share}
+    figures = {"column": name, "split": split, "of_groups": side.split, "one": side.share, "several": other.share}
     text = f"{brief[:1].upper()}{brief[1:]}. Give each row its own label."
     return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=(*EXPLAINED, "data"), figures=figures)

@@ -116,7 +116,7 @@ def _minorities(
     split: str, rows: AuditedRows, counts: Counter[str], places: Mapping[str, int], usual: Set[str]
 ) -> Iterator[Finding]:
     looked_at = f"{counts.total():,} longer {split_name(split)} rows{' of a sample' * (len(rows) > SAMPLE)}"
-    for language in (one for one in minorities(counts) if one not in usual):
+    for language in (code for code in minorities(counts) if code not in usual):
         [(main, _)], place = counts.most_common(1), rows.where(places[language])
         text = f"{counts[language]:,} of {looked_at} seem to be in another language ({language}) than most ({main}), "
         text += f"e.g. {place}."
@@ -132,7 +132,7 @@ def _shift(
         return
     usual, name = train.most_common(1)[0][0], split_name(split)
     ahead = {language: _ahead(language, train, held) for language in held if language != usual}
-    language = max(ahead, key=lambda one: ahead[one], default=usual)
+    language = max(ahead, key=lambda code: ahead[code], default=usual)
     if ahead.get(language, 0.0) < APART:
         return
     new, old = NAMES.get(language, language), NAMES.get(usual, usual)
@@ -158,7 +158,7 @@ def _ahead(language: str, train: Counter[str], held: Counter[str]) -> float:
     In training, languages that it is easily confused with count as well.
     """
     alike = {language}.union(*(close for close in _CLOSE if language in close))
-    there = sum(train[one] for one in alike)
+    there = sum(train[code] for code in alike)
     if there / train.total() > held[language] / held.total() / 2:
         return 0.0
     return share_within(held[language], held.total())[0] - share_within(there, train.total())[1]

@@ -47,7 +47,7 @@ class MismatchedPairs(Audit):
         for split, found in overlaps.items():
             if found is None or found.own > CHANCE:
                 continue
-            others = {name: one.own for name, one in overlaps.items() if one is not None and name != split}
+            others = {name: overlap.own for name, overlap in overlaps.items() if overlap is not None and name != split}
             why = _reason(found) or _by_other_splits(others)
             ordered = _ordered(pairs[split])
             if why is not None or ordered:

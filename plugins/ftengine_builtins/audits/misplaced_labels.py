@@ -341,21 +341,21 @@ def _signs(data: AuditedData, split: str, train: Answered, held: Answered) -> Fi
 
 def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
     """Return a finding if a split's numbers differ from training's in location or spread, though texts are alike."""
-    one, other = (of.labels[0][~np.isnan(of.labels[0])] for of, _ in (train, held))
-    middle, there = float(np.median(one)), float(np.median(other))
-    spread, wide = (float(np.subtract(*np.percentile(x, (75, 25)))) for x in (one, other))
+    trained, other = (of.labels[0][~np.isnan(of.labels[0])] for of, _ in (train, held))
+    middle, there = float(np.median(trained)), float(np.median(other))
+    spread, wide = (float(np.subtract(*np.percentile(x, (75, 25)))) for x in (trained, other))
     if not spread or not wide:
         return None
     differ = abs(there - middle) >= OFF * spread or max(wide / spread, spread / wide) >= WIDER
-    if not differ or not is_distributed_otherwise(one, other):
+    if not differ or not is_distributed_otherwise(trained, other):
         return None
     if find_shift(train[0].texts, held[0].texts) is not None:
         return None
     fit = f"their median is {number(there, 3)} and their interquartile range {number(wide, 3)}, in training "
     fit += f"{number(middle, 3)} and {number(spread, 3)}, though the texts are alike"
     figures = {"median": there, "spread": wide, "training_median": middle, "training_spread": spread, "n": len(other)}
-    if (unit := find_unit(one, other)) is None:
-        if (curve := find_curve(one, other)) is not None:
+    if (unit := find_unit(trained, other)) is None:
+        if (curve := find_curve(trained, other)) is not None:
             fit += f"; {curve} those of training is like them"
             then = f"If so, bring the numbers of {data.splits[split].source} and of training to one scale."
             lead = f"check whether {split_name(split)} rows have numbers on another scale than training"

@@ -89,7 +89,7 @@ def find_one_sided(ridge: WordRidge, labels: np.ndarray) -> OneSided | None:
             rows = rows[np.argsort(-ahead[rows], kind="stable")]
             share = min(1.0, float(shares[i, j]))
             found.append((p, OneSided(i, j, tuple(rows.tolist()), n, mirror, m, share, low, high)))
-    return min(found, key=lambda one: one[0])[1] if found else None
+    return min(found, key=lambda candidate: candidate[0])[1] if found else None
 
 
 def _typical(scores: np.ndarray, labels: np.ndarray, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:

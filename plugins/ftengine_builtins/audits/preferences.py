@@ -125,8 +125,8 @@ def _folded(value: Any) -> Any:
     if isinstance(value, str):
         return " ".join(value.casefold().split())
     if isinstance(value, dict):
-        return {key: _folded(one) for key, one in value.items()}
-    return [_folded(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: _folded(item) for key, item in value.items()}
+    return [_folded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _judgement(view: View) -> tuple[list[str], Any] | None:

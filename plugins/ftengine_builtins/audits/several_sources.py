@@ -20,30 +20,30 @@ class SeveralSources(Audit):
     def examine(self, data: AuditedData) -> Iterator[Finding | Display]:
         by_split = {split: facts["sources"] for split, facts in data.encoded.items() if facts.get("sources")}
         sources = by_split.pop("train", ())
-        for one in sources:
-            times = one["an_epoch"] / one["examples"]
+        for source in sources:
+            times = source["an_epoch"] / source["examples"]
             if times == 1:
                 continue
-            taken = f"{counted(one['an_epoch'], 'example')} of {one['source']} (weight {one['weight']:g})"
-            text = f"An epoch takes {taken}, which has {one['examples']:,}: " + (
+            taken = f"{counted(source['an_epoch'], 'example')} of {source['source']} (weight {source['weight']:g})"
+            text = f"An epoch takes {taken}, which has {source['examples']:,}: " + (
                 f"each comes {times:.2g} times on average."
                 if times > 1
                 else f"{percent(times)} of them; the next epoch continues after them."
             )
             level = "alarm" if times >= OFTEN else "note"
-            yield Finding(kind="data", level=level, text=text, figures={"source": one["source"], "times": times})
+            yield Finding(kind="data", level=level, text=text, figures={"source": source["source"], "times": times})
         for split, held in by_split.items():
-            for one in (one for one in held if not one["examples"]):
+            for source in (source for source in held if not source["examples"]):
                 text = (
-                    f"No {split_name(split)} row is of {one['source']}: the model is not measured on such "
+                    f"No {split_name(split)} row is of {source['source']}: the model is not measured on such "
                     f"rows. Hold out more (data.{split}), or give a file of its own."
                 )
-                yield Finding(kind="data", level="note", text=text, figures={"source": one["source"], split: 0})
+                yield Finding(kind="data", level="note", text=text, figures={"source": source["source"], split: 0})
         if sources:
             columns = ("source", "rows", "examples", "an epoch", "tokens", "trained tokens")
             keys = ("source", "rows", "examples", "an_epoch", "tokens", "trained_tokens")
-            others = [[one["examples"] for one in held] for held in by_split.values()]
-            rows = [(*(one[key] for key in keys), *held) for one, *held in zip(sources, *others, strict=True)]
+            others = [[source["examples"] for source in held] for held in by_split.values()]
+            rows = [(*(source[key] for key in keys), *held) for source, *held in zip(sources, *others, strict=True)]
             columns = (*columns, *(f"{split} examples" for split in by_split))
             shares = data.facts["sizes"] and data.settings["split"]["by"] != "time"
             caption = SHARES if shares else ""

@@ -102,7 +102,7 @@ def _bags(data: AuditedData, split: str, *, but_in_training: bool = False) -> _B
             continue
         hashes = [*map(hash, words)]
         total = sum(hashes) + int(targets[i])
-        own = {(total - one) & LAST for one in hashes}
+        own = {(total - word) & LAST for word in hashes}
         rows.append(i)
         whole.append(total & LAST)
         parts.extend(own)

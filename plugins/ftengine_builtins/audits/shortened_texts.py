@@ -55,9 +55,9 @@ class ShortenedTexts(Audit):
         train = measure(data, "train")
         for split in reversed(held):  # figures are made on the last
             rows = measure(data, split)
-            for one, other in ((train, rows), (rows, train)):
-                if one.in_word and (found := _find(one, other, _characters_read(data, one.split, one))):
-                    yield _finding(data, one, other, found)
+            for side, other in ((train, rows), (rows, train)):
+                if side.in_word and (found := _find(side, other, _characters_read(data, side.split, side))):
+                    yield _finding(data, side, other, found)
                     return
 
 
@@ -133,18 +133,18 @@ def _characters_read(data: AuditedData, split: str, rows: _Lengths) -> float:
     return encoded["longest"] * float(np.median(rows.lengths)) / max(1, encoded["untruncated"]["50"])
 
 
-def _find(one: _Lengths, other: _Lengths, read: float) -> list[_Shortened]:
+def _find(side: _Lengths, other: _Lengths, read: float) -> list[_Shortened]:
     """Return what is shortened in one split: all texts, or those of some labels, the most frequent first."""
-    if (whole := _cut(one, other, 0)) is not None:
+    if (whole := _cut(side, other, 0)) is not None:
         return [whole] if (whole.end or 0) < read else []
-    labels, counts = np.unique(one.targets, return_counts=True)
+    labels, counts = np.unique(side.targets, return_counts=True)
     labels = labels[np.argsort(-counts, kind="stable")][: np.count_nonzero(counts >= FEWEST)]
-    found = [_cut(one, other, int(label)) or _far_shorter(one, other, int(label)) for label in labels]
+    found = [_cut(side, other, int(label)) or _far_shorter(side, other, int(label)) for label in labels]
     return [label for label in found if label is not None and max(label.end or 0, label.median) < read]
 
 
-def _cut(one: _Lengths, other: _Lengths, label: int) -> _Shortened | None:
-    here, there = one.of(label), other.of(label)
+def _cut(side: _Lengths, other: _Lengths, label: int) -> _Shortened | None:
+    here, there = side.of(label), other.of(label)
     if min(len(here), len(there)) < FEWEST:
         return None
     end = int(here.max())
@@ -156,9 +156,9 @@ def _cut(one: _Lengths, other: _Lengths, label: int) -> _Shortened | None:
     return _Shortened(label, end, ending / len(here), float(np.median(here)), float(np.median(there)))
 
 
-def _far_shorter(one: _Lengths, other: _Lengths, label: int) -> _Shortened | None:
-    here, there = one.of(label), other.of(label)
-    rest = [side.lengths[side.targets != label] for side in (one, other)]
+def _far_shorter(lengths: _Lengths, other: _Lengths, label: int) -> _Shortened | None:
+    here, there = lengths.of(label), other.of(label)
+    rest = [side.lengths[side.targets != label] for side in (lengths, other)]
     if min(map(len, (here, there, *rest))) < FEWEST:
         return None
     short, long = float(np.median(here)), float(np.median(there))
@@ -170,27 +170,27 @@ def _far_shorter(one: _Lengths, other: _Lengths, label: int) -> _Shortened | Non
     return _Shortened(label, None, float((here < there.min()).mean()), short, long)
 
 
-def _finding(data: AuditedData, one: _Lengths, other: _Lengths, found: list[_Shortened]) -> Finding:
+def _finding(data: AuditedData, side: _Lengths, other: _Lengths, found: list[_Shortened]) -> Finding:
     names = label_names(data, {label.label for label in found})
-    here, there = split_name(one.split), split_name(other.split)
+    here, there = split_name(side.split), split_name(other.split)
     parts = []
     for cut in found[:SHOWN]:
         labelled = f" labelled {quoted(names.get(cut.label, ''))}" if cut.label else ""
         what = f"have {cut.median:,.0f} characters"
         if cut.end is not None:
             what = f"are cut at {cut.end:,} characters ({percent(cut.share)} of them)"
-        parts.append(f"{here} {one.what}{labelled} {what}, in {there} they have {cut.other:,.0f}")
-    lead = f"export {one.what} again: {listed(parts)}"
+        parts.append(f"{here} {side.what}{labelled} {what}, in {there} they have {cut.other:,.0f}")
+    lead = f"export {side.what} again: {listed(parts)}"
     first = found[0]
-    at = one.rows[(one.targets == first.label) if first.label else np.ones(len(one.rows), dtype=bool)]
+    at = side.rows[(side.targets == first.label) if first.label else np.ones(len(side.rows), dtype=bool)]
     figures = {
-        "split": one.split,
+        "split": side.split,
         "other": other.split,
         "shortened": [{"label": names.get(x.label), "end": x.end, "share": x.share, "median": x.median,
                        "other": x.other} for x in found],
     }  # fmt: skip
-    places = tuple(data.splits[one.split].where(int(row)) for row in at[:SHOWN_PLACES])
-    if one.what == "texts" and all(cut.is_meant(one.split) for cut in found):
+    places = tuple(data.splits[side.split].where(int(row)) for row in at[:SHOWN_PLACES])
+    if side.what == "texts" and all(cut.is_meant(side.split) for cut in found):
         text = f"Check whether texts are of one kind: {listed(parts)} (median)."
         return Finding(kind="data", level="note", text=text, figures=figures, places=places)
     text = f"{capitalized(lead)} (median). The model may learn the length, or miss what was cut off."

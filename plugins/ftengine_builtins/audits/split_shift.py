@@ -157,8 +157,8 @@ def areas(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
 
 def area_error(auc: float, n: int, m: int) -> float:
     """Return the standard error of an area under the ROC curve of n against m rows."""
-    one, two = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    spread = auc * (1 - auc) + (m - 1) * (one - auc**2) + (n - 1) * (two - auc**2)
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    spread = auc * (1 - auc) + (m - 1) * (q1 - auc**2) + (n - 1) * (q2 - auc**2)
     return math.sqrt(max(0.0, spread) / (n * m))
 
 

@@ -76,24 +76,24 @@ def _range(data: AuditedData, split: str, numbers: Mapping[str, np.ndarray]) -> 
     return _of_default(data, split, numbers)
 
 
-def _is_passed(one: np.ndarray, other: np.ndarray, least: float) -> bool:
+def _is_passed(side: np.ndarray, other: np.ndarray, least: float) -> bool:
     """Say whether significantly many of (m,) numbers exceed the maximum of (n,) others, which many of these equal.
 
     Args:
         least: share that exceeds it, near end; with FREE_BEYOND the maximum may be a single number.
     """
-    one, other = one[~np.isnan(one)], other[~np.isnan(other)]
-    if min(len(one), len(other)) < FEWEST:
+    side, other = side[~np.isnan(side)], other[~np.isnan(other)]
+    if min(len(side), len(other)) < FEWEST:
         return False
     if least == BEYOND:
-        counts = np.unique(one, return_counts=True)[1]
-        at_bound = share_within(int(counts[-1]), len(one))[0] >= AT_BOUND
+        counts = np.unique(side, return_counts=True)[1]
+        at_bound = share_within(int(counts[-1]), len(side))[0] >= AT_BOUND
         if len(counts) < 2 or not at_bound or counts[-1] < TIMES * counts[:-1].max():
             return False
-    beyond = int((other > one.max()).sum())
+    beyond = int((other > side.max()).sum())
     if share_within(beyond, len(other))[0] < least:
         return False
-    return least == BEYOND or comb(len(other), beyond) <= SURE * comb(len(one) + len(other), beyond)
+    return least == BEYOND or comb(len(other), beyond) <= SURE * comb(len(side) + len(other), beyond)
 
 
 def _of_bound(

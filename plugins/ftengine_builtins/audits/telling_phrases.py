@@ -81,7 +81,7 @@ def _phrases(rows: Texts) -> dict[int, str]:
 
 def _phrases_of(text: str) -> set[str]:
     words = TOKEN.findall(text.lower())
-    return {*words, *(f"{one} {other}" for one, other in pairwise(words))}
+    return {*words, *(f"{word} {following}" for word, following in pairwise(words))}
 
 
 def _having(rows: Texts, phrases: Set[str]) -> dict[str, list[bool]]:
@@ -93,5 +93,5 @@ def _having(rows: Texts, phrases: Set[str]) -> dict[str, list[bool]]:
 def _shares(rows: Texts, label: int, having: Sequence[bool]) -> tuple[float, float]:
     """Return the share of a label's rows that have a phrase, and that of all other rows."""
     there, own = np.array(having), np.array(rows.labels) == label
-    one, other = (float(there[side].mean()) if side.any() else 0.0 for side in (own, ~own))
-    return one, other
+    share, other = (float(there[side].mean()) if side.any() else 0.0 for side in (own, ~own))
+    return share, other

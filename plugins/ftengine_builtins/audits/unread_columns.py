@@ -127,7 +127,7 @@ def _range(value: Any, edges: np.ndarray) -> int | None:
 
 
 def _is_sorted(values: Sequence[Any]) -> bool:
-    return all(one < other for one, other in pairwise(values))
+    return all(value < other for value, other in pairwise(values))
 
 
 def _low(right: np.ndarray) -> float:

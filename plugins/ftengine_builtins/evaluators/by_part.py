@@ -48,7 +48,7 @@ def by_part(
             row[f"{figure}_interval"] = None if estimates[i].low is None else [estimates[i].low, estimates[i].high]
         rows.append(row)
         of = [estimates[i] for estimates in by_figure.values()]
-        shown = (with_ends(one) if np.isfinite(one.value) else None for one in of)
+        shown = (with_ends(estimated) if np.isfinite(estimated.value) else None for estimated in of)
         cells.append((name, *shown, *(values[i] for values in counted.values())))
     yield parts, rows
     columns = (part, *headings.values(), *counted)

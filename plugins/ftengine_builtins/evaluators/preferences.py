@@ -75,8 +75,8 @@ class Preferences(WeightedEvaluator):
             title="Lengths of answers",
             columns=("answer", "tokens", "interval"),
             rows=tuple(
-                (of, round(one.value, 2), interval(one) or "")
-                for of, one in zip(("chosen", "rejected", "difference"), estimates, strict=True)
+                (of, round(estimated.value, 2), interval(estimated) or "")
+                for of, estimated in zip(("chosen", "rejected", "difference"), estimates, strict=True)
             ),
             caption=f"Means over pairs. Preferring the {name} answer is right in {number(100 * reached, 1)} % of them.",
         )

@@ -103,9 +103,9 @@ class RankingEvaluator(WeightedEvaluator):
         columns = [self.by_metric(rows)[name] for name in names]
         estimates = estimate(lambda weights: means(weights, *columns))
         points = tuple(
-            (float(name.removeprefix("recall_at_")), one.value)
-            for name, one in zip(names, estimates, strict=True)
-            if np.isfinite(one.value)
+            (float(name.removeprefix("recall_at_")), estimated.value)
+            for name, estimated in zip(names, estimates, strict=True)
+            if np.isfinite(estimated.value)
         )
         if points:
             yield LineChart(title="Recall by k", x_label="k", y_label="recall@k", lines=(Line(name="", points=points),))
@@ -159,7 +159,7 @@ class Retrieval(RankingEvaluator):
         ids, vectors = own, unit(rows["document_vector"])[places]
         if self.config.corpus:
             ids, vectors = self._of_corpus(answer)
-        place = {one: i for i, one in enumerate(ids.tolist())}
+        place = {id_: i for i, id_ in enumerate(ids.tolist())}
         right: dict[int, set[int]] = {}
         for match, document in zip(rows["match_id"].tolist(), rows["document_id"].tolist(), strict=True):
             right.setdefault(match, set()).add(place[document])

@@ -31,9 +31,9 @@ class Similarity(WeightedEvaluator):
 
     def score_examples(self, rows):
         """Score how close the rank of a pair's cosine is to the rank of its score."""
-        one = np.ones((1, len(rows["score"])))
-        distance = middle_ranks(rows["similarity"], one) - middle_ranks(rows["score"], one)
-        return ExampleScores(-np.abs(distance[0]), np.full(one.shape[1], np.nan))
+        weights = np.ones((1, len(rows["score"])))
+        distance = middle_ranks(rows["similarity"], weights) - middle_ranks(rows["score"], weights)
+        return ExampleScores(-np.abs(distance[0]), np.full(weights.shape[1], np.nan))
 
 
 def middle_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

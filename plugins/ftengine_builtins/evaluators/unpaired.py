@@ -90,8 +90,8 @@ class UnpairedPreferences(WeightedEvaluator):
             title="Lengths of answers",
             columns=("answer", "tokens", "interval"),
             rows=tuple(
-                (of, round(one.value, 2), interval(one) or "")
-                for of, one in zip(("desirable", "undesirable", "difference"), estimates, strict=True)
+                (of, round(estimated.value, 2), interval(estimated) or "")
+                for of, estimated in zip(("desirable", "undesirable", "difference"), estimates, strict=True)
             ),
             caption=f"Means over answers. Ranking {name} answers higher has an AUC of {area:.3f}.",
         )

@@ -56,12 +56,12 @@ class VerifierConfig(api.Config):
 def declared(k: Collection[int], samples: int) -> dict[str, Metric]:
     """Declare pass@k for this number of answers to a prompt."""
     return {
-        f"pass_at_{one}": (share if one == samples else higher)(
-            f"pass@{one}",
-            f"Share of prompts of which one of {one} answers passes." if one > 1 else "Share of answers that pass.",
+        f"pass_at_{count}": (share if count == samples else higher)(
+            f"pass@{count}",
+            f"Share of prompts of which one of {count} answers passes." if count > 1 else "Share of answers that pass.",
             primary=True,
         )
-        for one in sorted(set(k))
+        for count in sorted(set(k))
     }
 
 

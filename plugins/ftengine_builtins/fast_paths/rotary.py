@@ -93,6 +93,8 @@ def _is_rotation(function: Callable[..., Any]) -> bool:
     q, k, cos, sin = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
     try:
         found = function(q, k, cos, sin)
-        return all(distance(one, rotate(x, cos, sin)) <= REORDERED for one, x in zip(found, (q, k), strict=True))
+        return all(
+            distance(rotated, rotate(x, cos, sin)) <= REORDERED for rotated, x in zip(found, (q, k), strict=True)
+        )
     except Exception:  # it takes something else, and may say so in any way
         return False

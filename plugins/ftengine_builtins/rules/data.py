@@ -61,7 +61,7 @@ def _copes(run: RunRecords, finding: Finding) -> bool:
     column, errors = table.get(f"row.{name}"), errors_of(table)
     if column is None or errors is None:
         return False
-    of = np.array([str(one) == value for one in column])
+    of = np.array([str(item) == value for item in column])
     if min(of.sum(), (~of).sum()) < FEWEST:
         return False
     inside, outside = (float(errors.of[side].mean()) for side in (of, ~of))

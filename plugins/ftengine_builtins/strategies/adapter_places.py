@@ -210,7 +210,10 @@ def _kind(part: nn.Module) -> Block | None:
     for block in BLOCKS:
         if block.children <= names <= block.children | block.optional:
             paths = {None, *dict(part.named_modules())}
-            if all({one.output, one.width, one.residual, one.norm} <= paths for one in block.sublayers.values()):
+            if all(
+                {sublayer.output, sublayer.width, sublayer.residual, sublayer.norm} <= paths
+                for sublayer in block.sublayers.values()
+            ):
                 return block
     return None
 
