@@ -133,14 +133,14 @@ def files_with(file: Path, target: str) -> list[Path]:
     only = place.partition(".")[0] if root.name in _INSTALLED else ""
     known, waiting = dict[Path, None](), [*([] if place.endswith(".py") else _files_at([root], place.split("."))), file]
     while waiting:
-        if (one := waiting.pop()) in known:
+        if (source := waiting.pop()) in known:
             continue
         with suppress(SyntaxError, ValueError, OSError):  # told where the function is looked for
-            code = one.read_bytes()
-            known[one] = None
+            code = source.read_bytes()
+            known[source] = None
             for level, path in _imported(ast.parse(code)):
                 if level or not only or path[0] == only:
-                    waiting += _files_at(list(one.parents)[level - 1 : level] if level else [root], path)
+                    waiting += _files_at(list(source.parents)[level - 1 : level] if level else [root], path)
     return list(known)
 
 

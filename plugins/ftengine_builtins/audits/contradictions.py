@@ -124,5 +124,5 @@ def contradicting(data: AuditedData, equal: Mapping[str, np.ndarray], targets: M
         split = int(np.searchsorted(starts, row, side="right")) - 1
         return data.splits[names[split]].where(row - int(starts[split]))
 
-    places = tuple(f"{where(one)} ≠ {where(other)}" for one, other in pairs[:SHOWN_PLACES])
+    places = tuple(f"{where(left)} ≠ {where(other)}" for left, other in pairs[:SHOWN_PLACES])
     return Torn(len(torn), len(inside), int(np.unique(answers, return_counts=True)[1].max()), places)
