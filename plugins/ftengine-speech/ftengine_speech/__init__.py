@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ftengine import api, hookimpl
 from ftengine_speech.audits import Recordings
 from ftengine_speech.augmenters import Gain, Noise, SpecAugment, Speed
@@ -52,7 +54,8 @@ def ftengine_readers() -> list[type[api.Reader]]:
 
 @hookimpl
 def ftengine_tasks() -> list[type[api.Task]]:
-    return [AudioClassification, SpeechCTC, SpeechToText]
+    tasks: list[Any] = [AudioClassification, SpeechCTC, SpeechToText]
+    return tasks
 
 
 @hookimpl

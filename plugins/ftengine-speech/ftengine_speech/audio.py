@@ -238,7 +238,7 @@ def _opened(value: Any, column: str) -> Iterator[SoundFile]:
             yield file
     # libsndfile's errors for damaged files are of several classes; each means that this file cannot be read.
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-        reason = " ".join(str(error).replace(str(source), "").split()).strip(" .:'\"") or type(error).__name__
+        reason = str(error).rpartition(": ")[2].strip(" .") or type(error).__name__
         raise DataError(f"`{column}`: {place} is not audio that can be read: {reason[:160]}.") from None
 
 

@@ -95,7 +95,10 @@ def spoken_rows(count=4):
     """Return rows of tones as WAV bytes, with transcripts of different lengths."""
     texts = ["a cat", "Two dogs ran.", "no", "the sun is up, Anna", "it rains", "we go"]
     return [
-        {"audio": {"bytes": encoded(tone(0.3 + 0.2 * i, hertz=200 + 60 * i)), "path": f"{i}.wav"}, "text": texts[i % 6]}
+        {
+            "audio": {"bytes": encoded(tone(0.3 + 0.2 * (i % 6), hertz=200 + 60 * i)), "path": f"{i}.wav"},
+            "text": texts[i % 6],
+        }
         for i in range(count)
     ]
 
