@@ -77,6 +77,25 @@ class Rows:
         return shown[np.argsort(group[shown], kind="stable")]
 
 
+class Progress:
+    """A listener that keeps the phase and how far it is, for the page."""
+
+    def __init__(self) -> None:
+        self._phase, self._total, self._done = "", 0, 0
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        self._phase, self._total, self._done = name, total or 0, 0
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self._done += steps
+
+    def message(self, text: str) -> None: ...
+
+    def __str__(self) -> str:
+        share = f": {self._done:,} of {self._total:,}" if self._total else ""
+        return f"{self._phase}{share}"
+
+
 class DataView:
     """The data of one run; read in a thread at the first call, as that may take long."""
 
@@ -85,6 +104,7 @@ class DataView:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._error = self._note = ""
+        self._progress = Progress()
         self._rows: Rows | None = None
         self._data: Any = None
         self._places: dict[str, int] = {}
@@ -99,7 +119,7 @@ class DataView:
             return {"state": "failed", "message": self._error}
         rows = self._rows
         if rows is None:
-            return {"state": "reading"}
+            return {"state": "reading", "message": str(self._progress)}
         findings = [{"level": one.level, "text": one.text} for one in self._data.audit.findings]
         return {
             "state": "ready",
@@ -214,7 +234,7 @@ class DataView:
 
         try:
             recipe = self.run.recipe
-            data = prepare_data(Experiment.open(recipe, check_source=False))
+            data = prepare_data(Experiment.open(recipe, listener=self._progress, check_source=False))
             recorded = ((self.run.read("audit.json") or {}).get("encoded") or {}).items()
             if recorded and {name: split["content"] for name, split in recorded} != data.audit.contents:
                 self._note = "The data files have changed since this run was made; this is how they are now."

@@ -30,7 +30,7 @@ class Data {
     try {
       let state = await get(`/api/data/${i}`);
       while (state.state === "reading" && !this.left && run === i) {
-        this.content.replaceChildren(el("p", { class: "hint" }, "Reading the data, as training would …"));
+        this.content.replaceChildren(el("p", { class: "hint" }, "Reading the data, as training would … ", state.message || ""));
         await new Promise((resolve) => setTimeout(resolve, 400));
         state = await get(`/api/data/${i}`);
       }
