@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,10 +50,8 @@ class Contest:
 
     @cached_property
     def pairs(self) -> Sequence[Pair]:
-        """The pairs in the order in which they are judged."""
-        pairs = sorted(pairs_of(self.run, self.other), key=lambda pair: (pair.row, pair.prompt_hash))
-        random.Random(self.seed).shuffle(pairs)
-        return pairs
+        """The pairs in the order in which they are judged; further ones do not change the order of the others."""
+        return sorted(pairs_of(self.run, self.other), key=lambda pair: _drawn(self.seed, pair.row, pair.prompt_hash))
 
     def judgements(self) -> list[Judgement]:
         """Return the valid judgements of this contest from the file."""
@@ -62,7 +59,7 @@ class Contest:
 
     def sides(self, judge: str, pair: Pair) -> tuple[str, str]:
         """Return who stands left and right for a person."""
-        digest = sha256(f"{self.seed}\0{judge}\0{pair.row}\0{pair.prompt_hash}".encode()).digest()
+        digest = _drawn(self.seed, judge, pair.row, pair.prompt_hash)
         first, second = self.makers
         return (first, second) if digest[0] % 2 else (second, first)
 
@@ -141,6 +138,11 @@ class Contest:
     def _fingerprint(self, pair: Pair, left: str, right: str) -> str:
         text = "\0".join((pair.prompt, pair.answers[left], pair.answers[right]))
         return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def _drawn(*facts: object) -> bytes:
+    """Return bytes that look random and are determined by some facts."""
+    return sha256("\0".join(map(str, facts)).encode()).digest()
 
 
 def contests_of(runs: Sequence[StudioRun], seed: int) -> list[Contest]:

@@ -4,52 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftengine.errors import InputError
 from ftengine_studio.judgements import Judgement
 from ftengine_studio.judging import Contest
 
+if TYPE_CHECKING:
+    from ftengine_studio.summary import Judged
+
 
 def result_of(contest: Contest) -> dict[str, Any]:
     """Return "side" and "other" (the makers), the number of "pairs", and figures of "people" and of each of "models".
 
-    Figures are win rate with interval, sign test and need of more, agreement, length, and slices; None without any.
+    Figures are win rate with interval, sign test and need of more, agreement, length, and slices; None without any. A
+    model's have its "position" bias, agreement "with_people", and the rate of both together ("powered") as well.
     """
-    judgements = contest.judgements()
-    side, other = contest.makers
+    from ftengine_studio.summary import summaries  # scipy takes seconds to load
+
+    judgements, makers = contest.judgements(), set(contest.makers)
+    found = next(
+        (one for one in summaries(contest.run.path, _slices(contest)) if {one.side, one.other} == makers), None
+    )
     people = [one for one in judgements if one.kind == "person"]
-    models = sorted({one.judge for one in judgements if one.kind == "model"})
+    side, other = (found.side, found.other) if found else contest.makers
+    models = {}
+    for name, model in found.models.items() if found else ():
+        own = [one for one in judgements if one.kind == "model" and one.judge == name]
+        further = {"garbage": model.garbage, "position": _plain(model.position), "powered": _plain(model.powered)}
+        agreed = {person: {"same": one.same, "prompts": one.prompts} for person, one in model.with_people.items()}
+        models[name] = _figures(model.judged, own) | further | {"with_people": agreed}
     return {
         "title": contest.title,
         "side": side,
         "other": other,
         "pairs": len(contest.pairs),
-        "people": _figures(contest, people),
-        "models": {name: _figures(contest, [one for one in judgements if one.judge == name]) for name in models},
+        "people": _figures(found.people, people) if found and found.people else None,
+        "models": models,
         "notes": _notes(contest, people),
         "in_report": contest.other is None and contest.run.finished,
     }
 
 
-def _figures(contest: Contest, judgements: Sequence[Judgement]) -> dict[str, Any] | None:
-    from ftengine_studio.statistics import agreement, by_slice, length, win_rate  # scipy takes seconds to load
-
-    side = contest.makers[0]
-    rate, agreed = win_rate(judgements, side), agreement(judgements, side)
-    if rate is None:
-        return None
+def _slices(contest: Contest) -> dict[str, dict[int, str]]:
+    """Return by column the value of each prompt."""
     columns = sorted({column for pair in contest.pairs for column in pair.slices})
-    slices = {c: {pair.row: pair.slices[c] for pair in contest.pairs if c in pair.slices} for c in columns}
+    return {c: {pair.row: pair.slices[c] for pair in contest.pairs if c in pair.slices} for c in columns}
+
+
+def _plain(value: Any) -> Any:
+    return None if value is None else asdict(value)
+
+
+def _figures(judged: Judged, judgements: Sequence[Judgement]) -> dict[str, Any]:
+    rate, agreed = judged.rate, judged.agreement
     kappas = {} if agreed is None else {" and ".join(pair): value for pair, value in agreed.kappas.items()}
     return {
         "rate": asdict(rate) | {"settled": rate.is_settled},
         "skipped": sum(one.verdict == "skip" for one in judgements),
-        "length": asdict(length(judgements, side)),
+        "length": asdict(judged.length),
         "agreement": None if agreed is None else asdict(agreed) | {"kappas": kappas},
         "slices": [
             {"column": column, "value": value, "rate": asdict(rate_of), "p": p}
-            for column, values in by_slice(judgements, side, slices).items()
+            for column, values in judged.slices.items()
             for value, (rate_of, p) in values.items()
         ],
         "judges": {

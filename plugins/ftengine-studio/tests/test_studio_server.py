@@ -228,7 +228,7 @@ def test_two_runs_are_compared_on_the_prompts_of_both(tmp_path, opened):
     (kept,) = read(first)
     assert {kept.left, kept.right} == {"lora", "full"}
     result = client.get("/api/result/2").json()
-    assert (result["side"], result["people"]["rate"]["prompts"]) == ("full", 1)
+    assert ({result["side"], result["other"]}, result["people"]["rate"]["prompts"]) == ({"lora", "full"}, 1)
     assert client.get("/api/result/0").json()["people"] is None
 
 
@@ -271,3 +271,14 @@ def test_runs_are_found_in_folders_and_have_names_of_their_own(tmp_path, monkeyp
     for missing in ("nowhere", str(tmp_path / "a" / "run" / "predictions")):
         with pytest.raises(InputError, match=r"nowhere|predictions"):
             find_runs([missing])
+
+
+def test_further_prompts_do_not_change_the_order_of_the_others(run, opened):
+    def prompts(count):
+        client = opened(run)
+        return [client.get(f"/api/judge/0/{i}", params={"name": "Ada"}).json()["prompt"] for i in range(count)]
+
+    before = prompts(40)
+    made = {"place": "", "prompt": "new?", "reference": None, "base": "b", "tuned": "t", "slices": {}}
+    (run / "answers.jsonl").write_text("".join(json.dumps(made | {"row": 90 + i}) + "\n" for i in range(5)))
+    assert [prompt for prompt in prompts(45) if prompt != "new?"] == before

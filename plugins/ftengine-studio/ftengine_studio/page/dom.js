@@ -95,6 +95,11 @@ export function number(value) {
   return Math.abs(value) >= 1000 || (Math.abs(value) < 0.001 && value !== 0) ? value.toExponential(2) : value.toPrecision(3);
 }
 
+/** A probability under chance. */
+export function chance(p) {
+  return p === null || p === undefined ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3);
+}
+
 export function personName() {
   return localStorage.getItem("ftengine-studio-name") || "";
 }

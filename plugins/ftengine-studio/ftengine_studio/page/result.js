@@ -1,4 +1,4 @@
-import { choice, el, fail, get, number, percent, post, say, svg, textOf } from "./dom.js";
+import { chance, choice, el, fail, get, number, percent, post, say, svg, textOf } from "./dom.js";
 
 let contest = 0;
 
@@ -27,7 +27,7 @@ function drawn(result) {
   }
   const parts = people ? figures(result, people, `${people.rate.judges === 1 ? "one person" : `${people.rate.judges} people`}`) : [];
   for (const [name, own] of Object.entries(models)) {
-    if (own) parts.push(el("h2", {}, `Judged by the model ${name}, not by people`), ...figures(result, own, `the model ${name}`));
+    if (own) parts.push(el("h2", {}, `Judged by the model ${name}, not by people`), ...figures(result, own, `the model ${name}`), ...ofModel(result, own));
   }
   if (result.in_report) parts.push(el("h2", {}, "Verdict of the run"), conclude());
   if (result.notes.length) parts.push(el("h2", {}, "Notes"), el("ul", { class: "rows" }, result.notes.map(noteOf)));
@@ -55,16 +55,25 @@ function figures(result, own, who) {
       [`prompts with ${result.other} ahead`, number(rate.losses)],
       ["equally good", percent(rate.ties)],
       ["both bad", percent(rate.both_bad)],
-      ["sign test, p", rate.p === null ? "–" : number(rate.p)],
+      ["sign test, p", chance(rate.p)],
     ]),
-    el("h2", {}, "Is the longer answer what wins?"),
+    el("h2", {}, "Does length decide?"),
     el("p", {}, lengths(length, result)),
-    el("h2", {}, "Do people agree?"),
-    el("p", {}, agreed(agreement)),
+    ...(agreement || result.people === own ? [el("h2", {}, "Do people agree?"), el("p", {}, agreed(agreement))] : []),
     kappas(agreement),
     ...slices(own.slices, result),
     table(["judge", "judgements"], Object.entries(own.judges).map(([name, count]) => [name, number(count)])),
   ].filter(Boolean);
+}
+
+/** What a judging model's figures need beside them: its bias by position, and what people correct. */
+function ofModel(result, { position, garbage, powered, with_people: people }) {
+  const parts = [];
+  if (position && position.rate !== null) parts.push(`Its verdict changed with the order of the answers in ${percent(position.rate)} of ${position.pairs} pairs, which count as ties.`);
+  if (garbage) parts.push(`${garbage} replies had no verdict.`);
+  for (const [name, one] of Object.entries(people)) parts.push(`It says what ${name} says on ${percent(one.same)} of ${one.prompts} prompts.`);
+  if (powered) parts.push(`Corrected by people's judgements of ${powered.people_prompts} prompts, ${result.side} wins ${percent(powered.value)} (${percent(powered.low)} to ${percent(powered.high)}; prediction-powered inference).`);
+  return parts.length ? [el("p", {}, parts.join(" "))] : [];
 }
 
 function needed(rate) {
@@ -76,7 +85,9 @@ function needed(rate) {
 function lengths(length, result) {
   const total = length.longer_wins + length.shorter_wins;
   if (!total) return "No prompt has answers of different lengths and a preferred one.";
-  const parts = [`The longer answer is preferred on ${length.longer_wins} of ${total} prompts (sign test, p ${number(length.p)}).`];
+  const longer = length.longer_wins >= length.shorter_wins;
+  const [which, wins] = longer ? ["longer", length.longer_wins] : ["shorter", length.shorter_wins];
+  const parts = [`The ${which} answer is preferred on ${wins} of ${total} prompts where lengths differ (sign test, p ${chance(length.p)}).`];
   if (length.preferred !== null) parts.push(`Preferred answers have ${number(Math.round(length.preferred))} characters on average, the others ${number(Math.round(length.other))}.`);
   if (length.controlled) {
     const [value, low, high] = length.controlled;
@@ -99,7 +110,7 @@ function kappas(agreement) {
 function slices(found, result) {
   if (!found.length) return [];
   const rows = found.map(({ column, value, rate, p }) => [
-    `${column}: ${value}`, percent(rate.value), `${percent(rate.low)} to ${percent(rate.high)}`, number(rate.prompts), p === null ? "–" : number(p),
+    `${column}: ${value}`, percent(rate.value), `${percent(rate.low)} to ${percent(rate.high)}`, number(rate.prompts), chance(p),
   ]);
   return [el("h2", {}, "By slice"), table(["slice", `${result.side} wins`, "95 % interval", "prompts", "p, for all slices"], rows)];
 }

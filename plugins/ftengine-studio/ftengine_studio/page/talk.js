@@ -40,7 +40,7 @@ class Talk {
       el("div", { class: "talk" }, ...["left", "right"].map((side) => el("section", { "aria-label": side }, this.titles[side], this.columns[side]))),
       this.verdicts,
       this.form,
-      el("p", { class: "hint" }, el("kbd", {}, "Enter"), " sends, ", el("kbd", {}, "Shift Enter"), " begins a line. The first answer waits until both models are loaded."),
+      el("p", { class: "hint" }, el("kbd", {}, "Enter"), " sends, ", el("kbd", {}, "Shift Enter"), " begins a line. The first answer waits until the models are loaded."),
     );
     this.anew();
     this.message.focus();
@@ -54,6 +54,7 @@ class Talk {
   anew() {
     this.reader?.abort();
     this.conversation = null;
+    this.revealed = false;
     for (const side of ["left", "right"]) this.columns[side].replaceChildren();
     this.name(this.blind.checked ? null : { left: "base", right: "tuned" });
     this.verdicts.hidden = true;
@@ -82,7 +83,8 @@ class Talk {
     }
     try {
       await this.stream({ conversation: this.conversation, blind: this.blind.checked, message }, answers);
-      if (this.blind.checked) this.askVerdict();
+      if (this.blind.checked && !this.revealed) this.askVerdict();
+      else this.message.focus();
     } catch (error) {
       if (error.name !== "AbortError") fail(error);
       this.message.value ||= message;
@@ -139,7 +141,9 @@ class Talk {
     try {
       const { names } = await post(`/api/talk/${run}/judge`, { conversation: this.conversation, verdict, name });
       this.name(names);
+      this.revealed = true;
       this.verdicts.hidden = true;
+      this.message.focus();
       say(`Kept. Left was ${names.left}, right ${names.right}.`);
     } catch (error) {
       fail(error);
