@@ -135,6 +135,13 @@ class Answering(ABC):
     @abstractmethod
     def _model(self, base: bool) -> tuple[Device, LabelledTask, LoadedModel]: ...
 
+    @abstractmethod
+    def open_model(self) -> LoadedModel:
+        """Load the model that answers, on the CPU and in the dtypes of its files, for code that computes with it.
+
+        Unlike `predict`, this leaves the device and the precision that are open in this process as they are.
+        """
+
     @property
     def task(self) -> Task:
         """The run's task with the labels that it learnt."""

@@ -11,7 +11,7 @@ from ftengine.api import CodeEvaluator, Listener, LoadedModel, SilentListener
 from ftengine.engine.answering import Answering
 from ftengine.engine.evaluate import add_figures, evaluate_run, reference_model
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
-from ftengine.engine.prepared_data import LabelledTask
+from ftengine.engine.prepared_data import LabelledTask, apply_strategy
 from ftengine.engine.prepared_model import load_base_of, prepare_strategy
 from ftengine.engine.saved_part import load_trained_part
 from ftengine.errors import InputError, NotMergeable, UnknownName
@@ -253,6 +253,13 @@ class Run(Answering):
         loaded = load_base_of(labelled, self.facts, self.trained)
         write_calibration(loaded.module, self.facts.calibration)
         return merge_into(target, labelled, strategy, loaded, self.trained, dtype)
+
+    def open_model(self) -> LoadedModel:
+        labelled = self.without_model(check_source=True)
+        loaded, strategy = load_base_of(labelled, self.facts, self.trained), labelled.experiment.make_strategy()
+        apply_strategy(strategy, loaded)
+        load_trained_part(strategy, loaded, self.trained)
+        return loaded
 
     def without_model(self, *, check_source: bool = False) -> LabelledTask:
         """Return the run's task with its labels, without components that only act in training.

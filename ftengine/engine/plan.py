@@ -123,6 +123,7 @@ def plan(
     notes, left_out = strategy.notes(loaded)
     frozen, targets = never_trained(strategy, loaded.module, schedule), matched(strategy)
     drawn = draw_step(data, device, loaded, schedule) if measure else None
+    faults = [*drawing_faults(data, loaded, drawn)]  # before steps that are timed change the weights
     figures = _estimate(data, device, loaded, strategy, evaluating, schedule, drawn) if measure else None
     return Plan(
         recipe=experiment.resolved(),
@@ -146,7 +147,7 @@ def plan(
             *warnings_of(data, targets),
             *untested(evaluating),
             *cut_answers(data.ready.task, evaluating),
-            *(f"{sentence}." for sentence in (*drawing_faults(data, loaded, drawn), frozen, busy) if sentence),
+            *(f"{sentence}." for sentence in (*faults, frozen, busy) if sentence),
         ],
     )
 

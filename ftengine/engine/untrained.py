@@ -104,6 +104,9 @@ class Untrained(Answering):
             self._check_source(experiment)
         return LabelledTask(experiment, experiment.make_task())
 
+    def open_model(self) -> LoadedModel:
+        return load_base(self.without_model(check_source=True))
+
     def _calibration(self, base: bool) -> dict[str, Any]:
         raise InputError(f"{str(self.path)!r} has nothing to calibrate by: nothing is trained yet. {TRAIN}")
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         save_tensors,
         save_trained,
     )
-    from ftengine.model.token_loss import TokenLoss
+    from ftengine.model.token_loss import Labelled, TokenLoss
     from ftengine.model.tokens import IGNORED, Span, encode_spans, length_limit, pad, stack_tokens
 
 _HOMES = {
@@ -47,7 +47,7 @@ _HOMES = {
     "ftengine.model.probing": "probe_tokens raw_outputs",
     "ftengine.model.saving": "MODEL_FILE TRAINED_FILE copy_into is_pretrained load_trained open_model "
     "quiet_transformers read_tensors save_model save_tensors save_trained",
-    "ftengine.model.token_loss": "TokenLoss",
+    "ftengine.model.token_loss": "Labelled TokenLoss",
     "ftengine.model.tokens": "IGNORED Span encode_spans length_limit pad stack_tokens",
 }
 __all__, __getattr__, __dir__ = lazy_attributes(__name__, _HOMES)

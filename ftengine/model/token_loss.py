@@ -66,7 +66,7 @@ class TokenLoss:
             criterion: computes the loss of one chunk of tokens after the other. Of each of its passes only the states
                 of labelled tokens are kept.
         """
-        passes = [self._labelled(model, inputs, labels) for _ in range(criterion.passes)]
+        passes = [self.labelled(model, inputs, labels) for _ in range(criterion.passes)]
         labelled, states = passes[0], [part.states for part in passes]
         parameters = labelled.parameters if torch.is_grad_enabled() else ()
         totals = _ChunkedSums.apply(criterion, labelled, None, 1, len(states), *states, *parameters)
@@ -109,7 +109,7 @@ class TokenLoss:
         Returns:
             (N,) losses of the labelled tokens, example by example, in at least fp32; the (N,) row that each is of.
         """
-        labelled = self._labelled(model, inputs, labels)
+        labelled = self.labelled(model, inputs, labels)
         count = len(labelled.targets)
         if not (labelled.parameters and torch.is_grad_enabled()):
             places = torch.arange(count, device=labels.device)
@@ -122,7 +122,12 @@ class TokenLoss:
         values = [checkpoint(losses, *chunk, use_reentrant=False) for chunk in chunks]
         return torch.cat(values) if values else widen(labelled.states.new_zeros(0)), labelled.examples
 
-    def _labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> _Labelled:
+    def labelled(self, model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor) -> Labelled:
+        """Return the states that predict the labelled tokens, from which a part's logits are computed when needed.
+
+        Args:
+            inputs, labels: as in `sum`.
+        """
         predicted = labels[:, self._ahead :]
         trained = predicted != IGNORED
         targets, examples = predicted[trained], trained.nonzero()[:, 0]
@@ -130,10 +135,10 @@ class TokenLoss:
         tail = self._tail(model, head) if head is not None else None
         if head is None or tail is None:  # what follows the head is unknown, so the model computes its logits itself
             logits = logits_of(model, inputs)[:, : trained.shape[1]][trained]
-            return _Labelled(logits, targets, examples, widen, ())
+            return Labelled(logits, targets, examples, widen, ())
         states = _head_inputs(model, head, inputs)[:, : trained.shape[1]][trained]
         parameters = tuple(p for p in head.parameters() if p.requires_grad)
-        return _Labelled(states, targets, examples, lambda states: tail(model, widen(head(states))), parameters)
+        return Labelled(states, targets, examples, lambda states: tail(model, widen(head(states))), parameters)
 
     def _tail(self, model: nn.Module, head: nn.Module) -> Tail | None:
         if head not in self._tails:
@@ -142,7 +147,7 @@ class TokenLoss:
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class Labelled:
     """The labelled positions of a batch.
 
     Args:
@@ -171,7 +176,7 @@ class _ChunkedSums(torch.autograd.Function):
     def forward(
         ctx: Any,
         criterion: Criterion,
-        labelled: _Labelled,
+        labelled: Labelled,
         groups: Tensor | None,
         count: int,
         passes: int,

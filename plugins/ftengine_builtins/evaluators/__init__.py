@@ -13,6 +13,7 @@ from ftengine_builtins.evaluators.ranking import Reranking, Retrieval, Triplets
 from ftengine_builtins.evaluators.refusal import Refusal
 from ftengine_builtins.evaluators.regression import Regression
 from ftengine_builtins.evaluators.similarity import Similarity
+from ftengine_builtins.evaluators.teacher_divergence import TeacherDivergence
 from ftengine_builtins.evaluators.tool_use import ToolUse
 from ftengine_builtins.evaluators.unpaired import UnpairedPreferences
 from ftengine_builtins.evaluators.verifier import Verifier
@@ -34,6 +35,7 @@ __all__ = [
     "Retrieval",
     "Rewards",
     "Similarity",
+    "TeacherDivergence",
     "ToolUse",
     "Triplets",
     "UnpairedPreferences",

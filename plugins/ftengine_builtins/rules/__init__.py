@@ -5,6 +5,7 @@ from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, 
 from ftengine_builtins.rules.calibration import CalibratedConfidence
 from ftengine_builtins.rules.columns import TellingPhrase, UnreadColumnsTell
 from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
+from ftengine_builtins.rules.distillation import Distillation
 from ftengine_builtins.rules.drawn_rewards import DrawnRewards
 from ftengine_builtins.rules.effect import UnmovedPredictions, UnusualSettings
 from ftengine_builtins.rules.error_groups import ErrorGroups
@@ -36,6 +37,7 @@ __all__ = [
     "ConstantAnswer",
     "CutExamples",
     "DisplacedTags",
+    "Distillation",
     "DrawnRewards",
     "ErrorGroups",
     "FlippedLabels",

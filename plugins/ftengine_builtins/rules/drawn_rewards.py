@@ -47,14 +47,14 @@ class DrawnRewards(Rule):
         if failed >= FAILING:
             brief = f"correct the reward: it failed at {percent(failed)} of the answers (draws.jsonl has the errors)"
             yield _finding("note", brief, {"failed": failed})
-        if (again := _mean(lines, "repeated")) - (chance := _mean(lines, "repeated_by_chance")) >= REPEATED:
+        if (again := mean_of(lines, "repeated")) - (chance := mean_of(lines, "repeated_by_chance")) >= REPEATED:
             brief = "find out why answers repeat: another answer to the prompt equals "
             brief += f"{percent(again)} of them, and by their probabilities that would be {percent(chance)}, so that "
             brief += "seeds repeat in what draws them"
             figures = {"repeated": again, "by_chance": chance}
             yield _finding("alarm", brief, figures, explains=("quality", "learning", "worse"))
             return
-        flat = _mean(lines, "zero_spread")
+        flat = mean_of(lines, "zero_spread")
         if flat == 1:
             brief = "check the reward, or take other prompts: all answers to each prompt got the same reward in all "
             brief += f"{counted(len(lines), 'step')}, so nothing was learnt"
@@ -65,21 +65,21 @@ class DrawnRewards(Rule):
             brief += "answers to them got the same reward"
             yield _finding("note", brief, {"zero_spread": flat}, explains=("quality",))
         yield from _gained_otherwise(run)
-        yield from _drawn_otherwise(lines)
+        yield from drawn_otherwise(lines)
         first, last = lines[: _few(lines)], lines[-_few(lines) :]
-        entropies = _mean(first, "entropy"), _mean(last, "entropy")
+        entropies = mean_of(first, "entropy"), mean_of(last, "entropy")
         if len(lines) >= 2 * LAST and entropies[1] < GONE * entropies[0]:
             brief = f"its answers hardly vary any more: the entropy of a token fell from {number(entropies[0], 2)} to "
             brief += f"{number(entropies[1], 2)}, so that little was left to learn from (task.beta, or a lower rate)"
             yield _finding("note", brief, {"first": entropies[0], "last": entropies[1]})
-        if (cut := _mean(last, "cut_off")) >= CUT:
+        if (cut := mean_of(last, "cut_off")) >= CUT:
             brief = f"raise task.max_new_tokens: {percent(cut)} of the answers were cut off in the last steps"
             yield _finding("note", brief, {"cut_off": cut})
 
 
-def _drawn_otherwise(lines: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def drawn_otherwise(lines: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Yield that what drew the answers is not what trains, and how."""
-    gap, dropout, excess = (_mean(lines, name) for name in ("sampler_gap", "dropout", "sampler_excess"))
+    gap, dropout, excess = (mean_of(lines, name) for name in ("sampler_gap", "dropout", "sampler_excess"))
     gaps = [value for line in lines if (value := line.get("sampler_gap")) is not None]
     explains = "quality", "learning"
     if gap >= APART and dropout > 0:
@@ -131,7 +131,7 @@ def _few(lines: Sequence[Any]) -> int:
     return max(LAST, len(lines) // 10)
 
 
-def _mean(lines: Sequence[Mapping[str, Any]], name: str) -> float:
+def mean_of(lines: Sequence[Mapping[str, Any]], name: str) -> float:
     """Return the mean of a figure over the steps that have it; nan if none has."""
     values = [value for line in lines if (value := line.get(name)) is not None]
     return fmean(values) if values else math.nan

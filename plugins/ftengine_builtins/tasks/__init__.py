@@ -1,6 +1,8 @@
 """Tasks that ship with ftengine."""
 
 from ftengine_builtins.tasks.causal_lm import CausalLM
+from ftengine_builtins.tasks.distillation import Distillation
+from ftengine_builtins.tasks.distillation import DistillationConfig as DistillationConfig
 from ftengine_builtins.tasks.embedding import Embedding
 from ftengine_builtins.tasks.grpo import GRPO
 from ftengine_builtins.tasks.grpo import GRPOConfig as GRPOConfig
@@ -24,6 +26,7 @@ from ftengine_builtins.tasks.unpaired_preference import UnpairedPreference
 __all__ = [
     "GRPO",
     "CausalLM",
+    "Distillation",
     "Embedding",
     "ImageClassification",
     "LabelledTask",

@@ -23,6 +23,7 @@ from ftengine.api import (
 from ftengine.chat import read_answer, stop_tokens
 from ftengine.errors import DataError, column_names
 from ftengine.generation import Answer, GenerationOptions, draw_answers, made_to_fit
+from ftengine.text import counted
 from ftengine_builtins.layouts import COLUMNS
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.causal_lm import CausalLM, CausalLMConfig
@@ -131,7 +132,7 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
     def decode_example(self, features: Features, processor: Any) -> list[tuple[str, bool]]:
         """Decode the prompt; the answer is drawn in training."""
         prompt = [piece for piece in pieces_of(features.inputs, processor) if not piece[1]]
-        return [*prompt, (f"({self.config.num_generations} answers of the model's)", True)]
+        return [*prompt, (f"({counted(self.config.num_generations, 'answer')} of the model's)", True)]
 
     # A step.
 
