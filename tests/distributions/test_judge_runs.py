@@ -71,6 +71,11 @@ def test_what_a_model_judged_stands_in_verdict_and_report(run):
     assert finding.figures["model judge"]["value"] == 1.0
     assert "not by people" in (run / "report.html").read_text(encoding="utf-8")
     assert load_run(run).evaluate()["split"] == "test"  # the run's seal holds
+    with served(sums, models=("judge",)) as (server, url):
+        text = CliRunner().invoke(main, ["judge", str(run), "--endpoint", url, "--model", "judge"]).stdout
+    assert server.seen == []
+    assert finding.text in text
+    assert "36 replies of earlier calls" in text
 
 
 def test_peoples_judgements_come_into_the_verdict_when_it_is_renewed(run):

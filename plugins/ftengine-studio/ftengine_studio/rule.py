@@ -82,7 +82,7 @@ def _of_model(summary: Summary, name: str, model: ModelJudged) -> Finding:
             f"({probability(bias.p)})."
         )
     if model.garbage:
-        text += f" {counted(model.garbage, 'reply', 'replies')} had no verdict and count for nothing."
+        text += f" Replies without a verdict, which count for nothing: {model.garbage:,}."
     if people := model.with_people.values():
         shared = sum(one.prompts for one in people)
         same = sum(one.same * one.prompts for one in people) / shared
@@ -93,10 +93,10 @@ def _of_model(summary: Summary, name: str, model: ModelJudged) -> Finding:
 
 def _of_both(summary: Summary, name: str, both: PoweredRate) -> Finding:
     text = (
-        f"People's judgements of {counted(both.people_prompts, 'prompt')} and, corrected by them, model {name!r}'s of "
-        f"{both.model_prompts:,} further ones (prediction-powered inference): {_called(summary.side)} is preferred "
-        f"in {_range(both.value, both.low, both.high)}; by people alone in {percent(both.people)}, by the model alone "
-        f"in {percent(both.model)}."
+        f"People's judgements of {counted(both.people_prompts, 'prompt')} with those of model {name!r} of "
+        f"{both.model_prompts:,} further ones, corrected by people's (prediction-powered inference): "
+        f"{_called(summary.side)} is preferred in {_range(both.value, both.low, both.high)}; by people alone in "
+        f"{percent(both.people)}, by the model alone in {percent(both.model)}."
     )
     level = "note"
     if summary.side == "tuned" and not both.low <= 0.5 <= both.high:
