@@ -62,7 +62,9 @@ def test_what_a_model_judged_stands_in_verdict_and_report(run):
         first = judge(run, url, "--max-requests", "20", "--price-per-1m", "1,2", "--max-cost", "100")
         found = judge(run, url)
     assert (first["left"], first["spent"]["requests"]) == (8, 20)
-    assert (found["pairs"], found["left"], found["reused"], len(server.seen)) == (18, 0, 20, 36)
+    asked = [body for _, _, body in server.seen if "<answer_1>" in body["messages"][0]["content"]]
+    assert (found["pairs"], found["left"], found["reused"], len(asked)) == (18, 0, 20, 36)
+    assert first["compared_with_run"] == found["compared_with_run"] > 3
     rate = found["figures"]["judged"]["rate"]
     assert (rate["value"], rate["prompts"]) == (1.0, 18)
     assert found["figures"]["judged"]["slices"]["kind"].keys() == {"even", "odd"}
