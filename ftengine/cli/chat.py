@@ -92,7 +92,7 @@ def _converse(conversation: Chat, sides: tuple[Side, ...]) -> None:
             elif text == "/help":
                 click.echo("\n".join(f"{name:<8}{what}" for name, what in COMMANDS.items()), err=True)
             elif text.startswith("/") and text[1:].isalpha():
-                click.echo(f"no command {text}. There are {', '.join(COMMANDS)}.", err=True)
+                click.echo(f"no command {text}. Commands: {', '.join(COMMANDS)}.", err=True)
             elif text:
                 try:
                     _answer(conversation, line, sides, ctrl_c)

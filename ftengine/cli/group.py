@@ -55,7 +55,7 @@ class Suggesting(click.Group):
         # A name with a dash is a misspelt option; click reports it.
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             commands = self.list_commands(ctx)
-            ctx.fail(f"no command {name!r}. There are {', '.join(commands)}.{did_you_mean(name, commands)}")
+            ctx.fail(f"no command {name!r}. Commands: {', '.join(commands)}.{did_you_mean(name, commands)}")
         return super().resolve_command(ctx, args)
 
 

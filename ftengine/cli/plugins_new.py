@@ -185,7 +185,7 @@ def _check(name: str, chosen: Sequence[tuple[str, str]]) -> None:
     for kind, _ in chosen:
         if kind not in templates():
             near = did_you_mean(kind, templates())
-            raise InputError(f"--kind {kind!r}: no such template. There are {', '.join(templates())}.{near}")
+            raise InputError(f"--kind {kind!r}: no such template. Templates: {', '.join(templates())}.{near}")
     for candidate in (name, *(own for _, own in chosen)):
         if len(candidate) > LONGEST_NAME or not NAME.fullmatch(candidate):
             raise InputError(

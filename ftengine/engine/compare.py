@@ -184,8 +184,8 @@ def _require_same_examples(contenders: Sequence[Child], read: Sequence[Mapping[s
             limits = [split.max_length for splits in read for split in splits.values() if split.max_length is not None]
             hint = f"Set task.max_length={min(limits)}, or less." if limits else "Shorten the longest examples."
             raise InputError(
-                f"{contenders[0].label} and {contender.label} would see different parts of the longest examples, since "
-                f"one of them takes room in the model's input. {hint}"
+                f"{contenders[0].label} and {contender.label} would cut the longest examples at different lengths, as "
+                f"one of them adds tokens to the model's input. {hint}"
             )
 
 

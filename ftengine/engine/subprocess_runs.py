@@ -103,7 +103,7 @@ def require_metric(ready: LabelledTask, metric: str | None) -> None:
         more = every if isinstance(evaluator, FittedEvaluator) else ()  # what fits reports more once it has seen data
         names += [name for name in dict.fromkeys([*evaluator.metrics, *more]) if name not in names]
     if metric is not None and metric not in names:
-        raise InputError(f"no metric {metric!r} here. There are {', '.join(names)}.{did_you_mean(metric, names)}")
+        raise InputError(f"no metric {metric!r}. Measured: {', '.join(names)}.{did_you_mean(metric, names)}")
 
 
 def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData], listener: Listener) -> list[bool]:

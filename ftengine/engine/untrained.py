@@ -108,7 +108,7 @@ class Untrained(Answering):
         return load_base(self.without_model(check_source=True))
 
     def _calibration(self, base: bool) -> dict[str, Any]:
-        raise InputError(f"{str(self.path)!r} has nothing to calibrate by: nothing is trained yet. {TRAIN}")
+        raise InputError(f"{str(self.path)!r} has no calibration, as nothing is trained yet. {TRAIN}")
 
     def _model(self, base: bool) -> tuple[Device, LabelledTask, LoadedModel]:
         if self._ready is None:

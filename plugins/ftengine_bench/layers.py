@@ -78,7 +78,7 @@ def preset_shapes(name: str, tokens: Iterable[int]) -> list[Shape]:
         InputError: there is no such preset.
     """
     if name not in PRESETS:
-        raise InputError(f"no preset {name!r}. There are {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}")
+        raise InputError(f"no preset {name!r}. Presets: {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}")
     layers: dict[tuple[int, int], list[str]] = {}
     for layer, k, n in PRESETS[name]:
         layers.setdefault((k, n), []).append(layer)

@@ -43,7 +43,7 @@ def check_names(names: Sequence[str]) -> None:
             own_tasks(name)
         elif name not in (known := manager().all_tasks):
             raise InputError(
-                f"lm-evaluation-harness has no task {name!r}.{did_you_mean(name, known)} There are {len(known):,}; "
+                f"lm-evaluation-harness has no task {name!r}.{did_you_mean(name, known)} It has {len(known):,} tasks; "
                 "`lm-eval ls tasks` lists them. A task of your own is named by its file, for example tasks/mine.yaml."
             )
 
@@ -169,7 +169,7 @@ def check_task(content: dict[str, Any], folder: Path) -> None:
     known = {field.name for field in fields(TaskConfig)} - set(LEFT_OUT)
     for key in content.keys() - known - {"tag"}:
         problem = "cannot be used here" if key in LEFT_OUT else "is not a key of the harness's tasks"
-        raise InputError(f"{key!r} {problem}.{did_you_mean(key, known)} There are {', '.join(sorted(known))}.")
+        raise InputError(f"{key!r} {problem}.{did_you_mean(key, known)} Allowed: {', '.join(sorted(known))}.")
     for metric in content.get("metric_list") or []:
         name = metric.get("metric") if isinstance(metric, dict) else None
         if not isinstance(name, str) or name not in metric_registry or metric.get("hf_evaluate"):
@@ -178,7 +178,7 @@ def check_task(content: dict[str, Any], folder: Path) -> None:
                 f"are {', '.join(sorted(metric_registry))}."
             )
     for key in (content.get("generation_kwargs") or {}).keys() - set(GENERATION):
-        raise InputError(f"generation_kwargs: {key!r} cannot be used here. There are {', '.join(GENERATION)}.")
+        raise InputError(f"generation_kwargs: {key!r} cannot be used here. Allowed: {', '.join(GENERATION)}.")
     _check_data(content, folder)
 
 
@@ -192,7 +192,7 @@ def _check_data(content: dict[str, Any], folder: Path) -> None:
         )
     options = dict(content.get("dataset_kwargs") or {})
     for key in options.keys() - {"data_files", "data_dir", "revision", "split", "trust_remote_code"}:
-        raise InputError(f"dataset_kwargs: {key!r} cannot be used here. There are data_files, data_dir, revision.")
+        raise InputError(f"dataset_kwargs: {key!r} cannot be used here. Allowed: data_files, data_dir, revision.")
     options.pop("trust_remote_code", None)
     for key in ("data_files", "data_dir"):
         if key in options and not hub:

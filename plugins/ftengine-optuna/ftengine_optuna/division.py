@@ -113,7 +113,7 @@ def choose_metric(recipe: Recipe, labels: Labels | None, asked: str | None) -> t
     name = asked or next((name for name, declared in metrics.items() if declared.primary), next(iter(metrics), ""))
     directed = [name for name, declared in metrics.items() if declared.higher_is_better is not None]
     if name not in metrics:
-        raise InputError(f"no metric {name!r} here. There are {', '.join(metrics)}.{did_you_mean(name, metrics)}")
+        raise InputError(f"no metric {name!r}. Measured: {', '.join(metrics)}.{did_you_mean(name, metrics)}")
     if name not in directed:
         raise InputError(
             f"nothing says whether more or less of {name!r} is better. Choose another with --metric: "

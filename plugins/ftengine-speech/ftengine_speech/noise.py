@@ -1,4 +1,4 @@
-"""How loud speech is over what is there without it, and noise of a stated level."""
+"""Estimation of the signal-to-noise ratio."""
 
 from __future__ import annotations
 

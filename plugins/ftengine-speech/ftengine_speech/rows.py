@@ -1,4 +1,4 @@
-"""What tasks on audio have in common: options about the recording, reading of it, and the model's features."""
+"""The common part of audio tasks: options, reading of recordings, and the model's features."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AudioConfig(Config):
 
 
 class TranscribedConfig(AudioConfig):
-    """Options of tasks that write what is said."""
+    """Options of tasks that transcribe."""
 
     text: str = Field("text", min_length=1, description="column of the transcript")
 
@@ -156,7 +156,7 @@ def features_of(processor: Any, waves: Sequence[np.ndarray | Tensor]) -> Batch:
 
 
 def recognise_speech(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See recordings with transcripts; rows are divided by speaker where a column names them."""
+    """Recognise recordings with transcripts; rows are split by speaker if there is a column of speakers."""
     audio, text, speaker = (_first(names, columns) for names in (AUDIO_COLUMNS, TEXT_COLUMNS, SPEAKER_COLUMNS))
     values = [row.get(audio) for row in rows if audio and row.get(audio)]
     if audio is None or text is None or not values or not all(map(_is_audio, values)):
@@ -169,7 +169,7 @@ def recognise_speech(columns: Sequence[str], rows: Sequence[Example]) -> Recogni
 
 
 def recognise_labelled(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
-    """See recordings with labels."""
+    """Recognise recordings with labels."""
     audio, label = (_first(names, columns) for names in (AUDIO_COLUMNS, LABEL_COLUMNS))
     values = [row.get(audio) for row in rows if audio and row.get(audio)]
     if audio is None or label is None or not values or not all(map(_is_audio, values)):

@@ -1,4 +1,4 @@
-"""Rule `transcripts`: what the word errors of a run's base say of its data."""
+"""Rule `transcripts`: faults of the data, found by the base's word errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMPTY = 0.1
 
 
 class Transcripts(Rule):
-    """Finds transcripts of other rows, and recordings that the base does not understand, by its answers."""
+    """Finds transcripts that belong to other rows, and recordings that the base cannot transcribe."""
 
     name = "transcripts"
     order = 105

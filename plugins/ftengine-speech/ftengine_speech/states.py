@@ -1,4 +1,4 @@
-"""States of an encoder that does not change, kept in memory, so that each recording is heard once a run."""
+"""Cached outputs of a frozen encoder, so that each recording is encoded once per run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ RATES = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdro
 class EncoderStates:
     """The states of recordings, by a hash of their samples, while they fit into `most` bytes.
 
-    They are kept only where the encoder is the base's, has nothing that trains and drops nothing, so that it computes
-    the same again but for rounding.
+    States are cached only if the encoder has no trained parameters and no dropout, so that it computes the same again
+    up to rounding.
     """
 
     def __init__(self, most: int) -> None:
@@ -46,7 +46,7 @@ class EncoderStates:
             self._kept.setdefault(module, {})
 
     def inputs(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a batch's arguments for the model: with the encoder's output where that is kept."""
+        """Return a batch's arguments for the model, with the encoder's output if it is cached."""
         import torch
         from transformers.modeling_outputs import BaseModelOutput
 
@@ -83,7 +83,7 @@ def _trains(model: Any) -> bool:
 
 
 def fingerprint(samples: torch.Tensor) -> list[int]:
-    """Return two numbers that tell recordings apart."""
+    """Return two numbers that identify a recording."""
     from hashlib import blake2b
 
     digest = blake2b(samples.contiguous().numpy().tobytes(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Evaluators `wer` and `cer`: what is written wrongly, of what was said."""
+"""Evaluators `wer` and `cer`: word and character error rates."""
 
 from __future__ import annotations
 

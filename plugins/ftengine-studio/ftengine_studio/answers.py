@@ -1,4 +1,4 @@
-"""Pairs of answers to judge: those that runs wrote in their evaluation, and those that were made on demand."""
+"""Pairs of answers to judge: from the evaluation of runs, or generated on demand."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Answered:
         row: position in the test set.
         place: file and line.
         prompt: the text.
-        reference: the answer of the data; None where it has none.
-        base, tuned: what the models wrote.
-        slices: values of the columns by which figures are sliced.
+        reference: the row's answer; None if it has none.
+        base, tuned: the models' answers.
+        slices: values of the columns that define slices.
     """
 
     row: int
@@ -47,7 +47,7 @@ class Answered:
 
     @property
     def key(self) -> tuple[int, str]:
-        """What the same prompt of another run has too."""
+        """A key that is equal for the same prompt of another run."""
         return self.row, hash_of(self.prompt)
 
 
@@ -127,12 +127,12 @@ def _made(run: StudioRun) -> Iterator[Answered]:
 def make_answers(
     run: StudioRun, count: int, seed: int, listener: Listener | None = None, *, trust_code: bool = False
 ) -> int:
-    """Let base and tuned model answer held-out prompts that have no answers yet, and keep these in `NEW`.
+    """Let base and tuned model answer held-out prompts that have no answers yet, and store the answers in `NEW`.
 
     Generation has the options of the run's evaluation.
 
     Args:
-        count: at most so many, drawn by the seed.
+        count: maximal number of prompts, drawn by the seed.
 
     Returns:
         The number of new answers.

@@ -1,4 +1,4 @@
-"""A run's rows as its model sees them, with filters, and the file of rows that people mark to be left out."""
+"""A run's rows as its model reads them, with filters, and the file of rows that people exclude."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FINDINGS = ("duplicates", "leaks", "contradictions", "marked")
 
 @dataclass(frozen=True)
 class Rows:
-    """All examples of a run in one table: of each its split, its number there, its length, and groups of findings.
+    """A table of all examples of a run: split, position, length, and groups of findings.
 
     Args:
         splits: names, numbered by `split`.
@@ -52,7 +52,7 @@ class Rows:
     def chosen(
         self, split: str | None, least: int | None, most: int | None, finding: str | None, marked: set[int]
     ) -> np.ndarray:
-        """Return the rows that pass all filters, those of one group of a finding beside each other.
+        """Return the rows that pass all filters, sorted by the groups of a finding.
 
         Raises:
             NotThere: there is no such split or finding.
@@ -110,7 +110,7 @@ class DataView:
         self._places: dict[str, int] = {}
 
     def state(self) -> dict[str, Any]:
-        """Return whether the data is "reading", "ready" or "failed", and with "ready" what it holds."""
+        """Return the state of the data, "reading", "ready" or "failed", and if ready its content."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._read, name="ftengine-studio-data", daemon=True)
@@ -141,7 +141,7 @@ class DataView:
         offset: int = 0,
         limit: int = 50,
     ) -> dict[str, Any]:
-        """Return "total" and the "rows" of one page of what passes the filters.
+        """Return "total", the number of rows that pass the filters, and the "rows" of one page of them.
 
         Raises:
             NotThere: the data is not read yet, or there is no such split or finding.
@@ -158,7 +158,7 @@ class DataView:
         }
 
     def mark(self, row: int, marked: bool, by: str, reason: str | None = None) -> dict[str, Any]:
-        """Mark a row to be left out, or take the mark back; write the file (NotThere, RunError: it cannot be)."""
+        """Exclude a row or include it again, and write the file (NotThere, RunError: it cannot be written)."""
         rows = self._ready()
         if not 0 <= row < len(rows):
             raise NotThere(f"there is no row {row}: {len(rows)} are numbered from 0.")

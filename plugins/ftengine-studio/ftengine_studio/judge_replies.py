@@ -1,4 +1,4 @@
-"""A language model compares two answers: what it is asked, how its reply is read, what it says of both orders."""
+"""A language model as judge of two answers: the question, parsing of replies, and the verdict over both orders."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read_rubric(file: str | Path | None) -> str:
 
 
 def question(rubric: str, pair: Pair, order: Order) -> Prompt:
-    """Return what the model is asked about a pair; texts that look like places or marks are left as they are."""
+    """Return the question about a pair; placeholders and marks inside the texts are not replaced."""
     first, second = (pair.answers[side] for side in order.split("-"))
     texts = {"prompt": pair.prompt, "first": first, "second": second, "reference": pair.reference or "(none)"}
     places = "|".join((*PLACES, *OPTIONAL))
@@ -80,7 +80,7 @@ def question(rubric: str, pair: Pair, order: Order) -> Prompt:
 
 
 def request_of(model: str, asked: Prompt, max_tokens: int) -> str:
-    """Return a hash of all that a reply depends on."""
+    """Return a hash of everything that a reply depends on."""
     return sha256(json.dumps([model, asked.messages, max_tokens]).encode()).hexdigest()
 
 
@@ -100,12 +100,12 @@ class JudgeReply:
     """A line of judge_replies.jsonl: what a model replied to one order of a pair, or why it did not.
 
     Args:
-        request: `request_of` what was asked.
+        request: `request_of` of the question.
         prompt, prompt_hash: of the pair, as in judgements.
-        text: the reply, as it came (the key, if it holds it, left out); "" where there was none.
-        verdict: what was read in it; None for none.
+        text: the reply, without the API key; "" if there was none.
+        verdict: the parsed verdict; None if there is none.
         failure: why there was no reply; None if there was.
-        ended: whether it ended by itself; None if the endpoint does not say.
+        ended: whether it ended by itself; None if the endpoint does not report it.
         prompt_tokens, tokens: as the endpoint counts them; None if it does not.
     """
 
@@ -161,7 +161,7 @@ def keep_reply(run: str | Path, reply: JudgeReply) -> None:
 
 
 def combined(first: JudgeReply, second: JudgeReply) -> Preferred | None:
-    """Return the verdict on a pair from both orders: what both say, else a tie; None where one has no verdict."""
+    """Return the verdict on a pair from both orders: the common verdict, else a tie; None if an order has none."""
     if first.verdict is None or second.verdict is None:
         return None
     return first.verdict if first.verdict == second.verdict else "tie"
@@ -188,13 +188,13 @@ def judgement_of(pair: Pair, preferred: Preferred, judge: str, seed: int, note: 
 
 @dataclass(frozen=True)
 class PositionBias:
-    """How often a model's verdict goes with the order of the answers.
+    """How often a model's verdict depends on the order of the answers.
 
     Args:
         pairs: pairs with a verdict in both orders.
         flipped: those whose verdicts contradict each other: the same position is preferred in both orders.
-        first, second: of these, those that prefer the first position, and the second.
-        unsteady: further pairs whose two verdicts differ in another way, as a tie in one order only.
+        first, second: number of these that prefer the first or the second position.
+        unsteady: further pairs whose two verdicts differ in another way, such as a tie in one order only.
         rate, low, high: share of flipped pairs with its 95 % interval (Wilson); None without pairs.
         p: exact test that no position is preferred, over flipped pairs; None without any.
     """

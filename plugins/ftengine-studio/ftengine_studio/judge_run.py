@@ -1,4 +1,4 @@
-"""Asking a judge: each pair in both orders, within bounds, from where an earlier call stopped."""
+"""Asking a judge about each pair in both orders, within limits; a later call continues."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def pairs_to_judge(run: Path) -> list[Pair]:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a call may spend.
+    """Limits of a call.
 
     Args:
-        requests: replies to ask for; None: as many as there are pairs and orders.
-        cost: in the currency of the prices; None for any.
-        prices: of a million tokens read, and of a million written; None where nothing is counted.
+        requests: maximal number of requests; None: two for each pair.
+        cost: maximal cost in the currency of the prices; None: no limit.
+        prices: of a million tokens read and of a million written; None if costs are not counted.
         max_tokens: of a reply.
     """
 
@@ -93,7 +93,7 @@ class Spent:
 
 @dataclass
 class Judging:
-    """What a call came to.
+    """The result of a call.
 
     Args:
         identical: pairs of equal answers, which are ties without asking.
@@ -120,7 +120,7 @@ class Judging:
 
 
 class Stop(Exception):
-    """Nothing more is asked; the message says why."""
+    """Ends the requests; the message is the reason."""
 
 
 class Judge:
@@ -130,7 +130,7 @@ class Judge:
         run: the run's records; replies and judgements are written into its folder.
         pairs: what is to be judged.
         endpoint: the model, asked at temperature 0.
-        rubric: what it is asked, see `read_rubric`.
+        rubric: the text of the question, see `read_rubric`.
         seed: decides the order of the pairs.
     """
 
@@ -151,7 +151,7 @@ class Judge:
 
     @property
     def is_done(self) -> bool:
-        """Whether all replies are there."""
+        """Whether the replies to all pairs are stored."""
         different = [pair for pair in self.pairs if pair.answers["base"] != pair.answers["tuned"]]
         questions = (question(self.rubric, pair, order) for pair in different for order in ORDERS)
         return all(request_of(self.name, asked, self.bounds.max_tokens) in self._kept for asked in questions)

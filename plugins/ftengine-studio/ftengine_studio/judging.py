@@ -1,4 +1,4 @@
-"""Blind judging: which pair comes next for whom, on which sides, and what became of it."""
+"""Blind judging: the order of pairs and the sides for each person, and the progress."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LONGEST_NAME, LONGEST_NOTE = 60, 4000
 
 
 class NotThere(InputError):
-    """What a request names does not exist."""
+    """A request names something that does not exist."""
 
 
 class Changed(InputError):
-    """What was judged is no longer what the server has."""
+    """The judged answers have changed on the server."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Contest:
 
     @property
     def makers(self) -> tuple[str, str]:
-        """Whose answers are compared: the one that is asked about first."""
+        """The two compared models; rates are of the first."""
         return ("tuned", "base") if self.other is None else (self.other.name, self.run.name)
 
     @property
     def title(self) -> str:
-        """What the page calls it."""
+        """Its name on the page."""
         return f"{self.run.name}: base and tuned" if self.other is None else f"{self.run.name} and {self.other.name}"
 
     @cached_property
@@ -58,7 +58,7 @@ class Contest:
         return [one for one in latest(read(self.run.path)) if {one.left, one.right} == set(self.makers)]
 
     def sides(self, judge: str, pair: Pair) -> tuple[str, str]:
-        """Return who stands left and right for a person."""
+        """Return the makers of the left and of the right answer for a person."""
         digest = _drawn(self.seed, judge, pair.row, pair.prompt_hash)
         first, second = self.makers
         return (first, second) if digest[0] % 2 else (second, first)
@@ -74,7 +74,7 @@ class Contest:
         }
 
     def shown(self, judge: str, number: int) -> dict[str, Any]:
-        """Return a pair as a person sees it, with nothing that tells who wrote what (NotThere: there is no such)."""
+        """Return a pair as shown to a person, without the answers' makers (NotThere: there is no such pair)."""
         pair, (left, right) = self._pair(number), self.sides(judge, self._pair(number))
         made = self._judged(judge).get(pair.prompt_hash)
         verdict = made.verdict if made else None
@@ -95,11 +95,11 @@ class Contest:
         """Keep a judgement and return the progress.
 
         Args:
-            content: "verdict", "note" and "shown", as `shown` gave it.
+            content: "verdict", "note", and "shown" as returned by `shown`.
 
         Raises:
             NotThere: there is no such prompt.
-            Changed: the answers are others than those that were shown.
+            Changed: the answers differ from those that were shown.
             InputError: the verdict or the note cannot be kept.
             RunError: the file cannot be written.
         """

@@ -1,4 +1,4 @@
-"""What ftengine finds by the entry point `studio`: a rule."""
+"""The plugin of entry point `studio`, which offers a rule."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ class PoweredRate:
     Args:
         value, low, high: the estimate with its 95 % interval.
         people_prompts: prompts that people and the model judged; `model_prompts` those that the model alone judged.
-        weight: of the model's judgements, from 0 (of no use) to 1.
-        people, model: the win rates of either alone: people's on `people_prompts`, the model's on all.
+        weight: weight of the model's judgements, from 0 (ignored) to 1.
+        people, model: the win rates by people alone, on `people_prompts`, and by the model alone, on all prompts.
     """
 
     value: float
@@ -43,12 +43,12 @@ def powered_rate(people: Mapping[int, float], model: Mapping[int, float]) -> Pow
     (Angelopoulos, Duchi & Zrnic 2023, arXiv:2311.01453, §6). However biased the model is, the estimate is not, if
     the people's prompts are drawn at random from all.
 
-    The paper's normal interval needs many prompts: with 20 to 40 of people it held the truth in 74 to 94 % of simulated
-    sets. This one is Wilson's, for coin tosses of the same variance, with Student's t, and with half an error of the
-    model in each direction more: 95 to 99 %.
+    The paper's normal interval needs many prompts: with 20 to 40 prompts judged by people, it covered the true value in
+    74 to 94 % of simulations. This interval covers it in 95 to 99 %: it is Wilson's at the binomial sample size of the
+    same variance, with Student's t, and with half an error of the model added in each direction.
 
-    Estimate and weight are those of ppi-python 0.2.3, which is not used: it switches off the warnings of the whole
-    process and brings a downloader of files.
+    Estimate and weight equal those of ppi-python 0.2.3. That package is not used, as it disables all warnings of the
+    process and depends on a package that downloads files.
 
     Args:
         people, model: scores in [0, 1] by prompt.

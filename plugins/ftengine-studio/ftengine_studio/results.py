@@ -1,4 +1,4 @@
-"""What the judgements of a contest come to, for the page: of people, and of each judging model apart from them."""
+"""Figures of a contest's judgements for the page, by people and by each judging model."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def conclude(contest: Contest) -> dict[str, str]:
         InputError: two runs have no verdict in common, or the run is not finished.
     """
     if contest.other is not None or not contest.run.finished:
-        raise InputError("a verdict is of one finished run: choose its base and tuned model.")
+        raise InputError("there is a verdict only for the base and tuned model of one finished run. Choose these.")
     from ftengine import load_run
 
     return {"headline": load_run(contest.run.path, trust_code=True).conclude().headline}

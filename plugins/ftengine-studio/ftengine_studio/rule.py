@@ -1,4 +1,4 @@
-"""What judgements say of a run, in its verdict, its report and comparisons with others."""
+"""The rule about judgements of a run's answers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Preferences(Rule):
 
 
 def slices_of(run: Path, split: str | None) -> Slices:
-    """Return the columns by which a run's figures are sliced, with the value of each held-out row."""
+    """Return the columns that define a run's slices, with the value of each held-out row."""
     table = read_predictions(run, split, "tuned") if split else {}
     return {
         name.removeprefix("slice."): {

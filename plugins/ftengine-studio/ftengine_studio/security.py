@@ -1,4 +1,4 @@
-"""What every request must bring: the token, the address as `Host`, and no other page as `Origin`."""
+"""Checks of every request: the token, the server's address as `Host`, and no foreign `Origin`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Guard:
     """Refuses requests without the token, for another host or from another page; an ASGI middleware.
 
     Args:
-        token: stands in the address that the command prints, and then in a cookie that scripts cannot read.
+        token: part of the address that the command prints, and then of a cookie that scripts cannot read.
         host, port: where the server listens. For an address of all interfaces any IP address is a host, but no name,
             so that no other site's name can be made to point here (DNS rebinding).
     """

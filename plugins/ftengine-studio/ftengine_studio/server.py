@@ -1,4 +1,4 @@
-"""The application: what the page asks for, as JSON, and the page itself."""
+"""The web application: the page, and its JSON endpoints."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ Item = TypeVar("Item")
 
 
 class Studio:
-    """What the server has of some runs, and its answers to requests.
+    """The server's state of some runs, and its request handlers.
 
     Args:
-        runs: those that are shown.
-        seed: of the order of prompts and sides.
+        runs: the runs to show.
+        seed: seed of the order of prompts and sides.
     """
 
     def __init__(self, runs: Sequence[StudioRun], seed: int = 0, *, trust_code: bool = False) -> None:

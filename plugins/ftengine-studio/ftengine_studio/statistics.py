@@ -1,4 +1,4 @@
-"""Statistics of judgements: how often one side is preferred, by how many, how surely, and whether length decides it.
+"""Statistics of judgements: win rates with intervals and tests, agreement of judges, and the effect of length.
 
 All functions take judgements of one pair of answers' makers (`left` and `right` are one of two names) and count each
 prompt once: what several judges say of a prompt is averaged first, so that an interval over prompts stays honest.
@@ -45,8 +45,8 @@ class WinRate:
         ties, both_bad: shares of the judgements.
         wins, losses: prompts whose judges prefer the side, or the other, on average.
         p: of the exact sign test over `wins` and `losses`; None without either.
-        needed: further prompts with which the test would decide in 80 % of cases if the true preference is as large
-            as `value`; 0 if it is decided, None if it is too near to a half to tell.
+        needed: further prompts for a power of 80 % if the true preference is `value`; 0 if the test decides already,
+            None if `value` is too near to 1/2.
     """
 
     value: float
@@ -122,20 +122,20 @@ def _with_few_more(scores: np.ndarray) -> tuple[float, float]:
 def interval_of(scores: np.ndarray) -> tuple[float, float]:
     """Return the 95 % interval of a mean of prompts' scores, which are in [0, 1].
 
-    It is Wilson's for as many coin tosses as vary as much as the scores do (Korn & Graubard 1998); their variance is
-    taken with half a win, half a loss and a tie more (Agresti & Min 2005), without which unanimous scores would have an
-    interval of no width. Simulated, it holds the truth in 92 % of sets of 20 prompts or more at the least, and in 95 %
-    on average, for preferences of 5 to 95 % and up to 90 % ties.
+    It is Wilson's at the binomial sample size with the scores' variance (Korn & Graubard 1998). For the variance, half
+    a win, half a loss and a tie are added (Agresti & Min 2005), as unanimous scores would otherwise have an interval of
+    no width. In simulations with 20 prompts or more, preferences of 5 to 95 % and up to 90 % ties, it covers the true
+    value in at least 92 %, and on average in 95 % of sets.
     """
     mean, variance = _with_few_more(scores)
     return wilson(float(scores.mean()), len(scores) * mean * (1 - mean) / variance)
 
 
 def wilson(value: float, tosses: float, quantile: float = NORMAL) -> tuple[float, float]:
-    """Return Wilson's interval of a proportion of so many coin tosses, which need not be a whole number.
+    """Return Wilson's interval of a proportion of `tosses` trials, which need not be an integer.
 
     Args:
-        quantile: how many standard errors it reaches, by default those of the normal distribution.
+        quantile: half-width in standard errors, by default that of the normal distribution.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -258,7 +258,7 @@ class Length:
 
 
 def length(judgements: Sequence[Judgement], side: str) -> Length:
-    """Return how the length of answers goes with preference, each prompt counted once."""
+    """Return the relation of answers' lengths and preference, each prompt counted once."""
     scores = scores_by_prompt(judgements, side)
     difference = dict[int, list[float]]()
     chosen = list[tuple[int, int]]()

@@ -1,4 +1,4 @@
-"""What the judgements in a run's folder come to: people's, each model's, and both together, never mixed."""
+"""Figures of the judgements in a run's folder: of people, of each model, and of both (prediction-powered)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Slices = Mapping[str, Mapping[int, str]]
 
 @dataclass(frozen=True)
 class Judged:
-    """Figures of judgements of one sort of judge on one pair of makers; see `statistics` for each.
+    """Figures of one judge's or of people's judgements on one pair of makers (see `statistics`).
 
     Args:
         slices: by column and value, the rate with its p adjusted for all slices.
@@ -44,7 +44,7 @@ class ModelJudged:
     """Figures of a model's judgements.
 
     Args:
-        position: how they go with the order of the answers; None without kept replies.
+        position: bias by the order of the answers; None without stored replies.
         garbage: replies in which no verdict was read.
         with_people: agreement of the model with each person, on the prompts of both.
         powered: people's judgements and the model's together; None where people judged too few.

@@ -32,11 +32,11 @@ class Stopped(Exception):
 
 @dataclass
 class Conversation:
-    """What was said to both models; each has its own answers in its history.
+    """A conversation with both models, each of which has its own answers in its history.
 
     Args:
-        sides: who answers on the left and on the right: "base" and "tuned".
-        blind: whether the page may not know that yet.
+        sides: the models on the left and on the right, "base" and "tuned".
+        blind: whether the sides are still hidden.
         turns: by position, the messages so far.
     """
 
@@ -45,7 +45,7 @@ class Conversation:
     turns: dict[str, list[dict[str, str]]] = field(default_factory=lambda: {"left": [], "right": []})
 
     def names(self) -> dict[str, str] | None:
-        """Return who answers where; None while that is hidden."""
+        """Return the models by side; None while they are hidden."""
         return None if self.blind else dict(self.sides)
 
 
@@ -139,7 +139,7 @@ class Talk:
         return dict(conversation.sides)
 
     def close(self) -> None:
-        """Let the models go."""
+        """Release the models."""
         if self._chat is not None:
             with suppress(Exception):
                 self._chat.__exit__(None, None, None)

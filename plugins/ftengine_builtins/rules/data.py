@@ -169,8 +169,8 @@ class RepeatedRows(Rule):
 class CutExamples(Rule):
     """Reports that most training examples were cut to the length limit, and the cost of that by audit `cut-texts`.
 
-    The audit's alarm is repeated if the model reaches less than half-way from what the kept parts predict to what whole
-    texts do.
+    The audit's alarm is repeated if the model's figure is nearer to that of the kept parts' words than to that of the
+    whole texts' words.
     """
 
     name = "cut-examples"

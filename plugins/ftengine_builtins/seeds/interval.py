@@ -20,11 +20,11 @@ class Variance:
     """Components of the variance of a mean over S seeds, each measured on the same n examples (both at random).
 
     Args:
-        seed: variance between seeds, without what the examples cause.
+        seed: variance between seeds, without that due to examples.
         example: variance of the mean over examples that all seeds share.
-        both: variance of one seed's figure over the examples that is its own (seed × example).
+        both: variance of the interaction (seed × example).
         seeds: S.
-        examples: n, as groups of equal weight.
+        examples: n, the effective number of groups.
     """
 
     seed: float
@@ -66,10 +66,10 @@ class SeedFigure:
         mean: their mean.
         low, high: ends of the 95 % interval of the mean; None where it cannot be computed.
         p: two-sided p-value of a mean of zero; None as `low`.
-        between: standard deviation between seeds, without what the examples cause.
+        between: standard deviation between seeds, without that due to examples.
         error: standard error over examples that all seeds share.
-        settled_by: for a mean whose interval holds zero, the number of seeds from which it would not if spread and mean
-            stayed; None if `MOST_SEEDS` are too few, or if it does not hold zero.
+        settled_by: if the interval contains zero, the number of seeds at which it would not, given the same mean and
+            spread; None if `MOST_SEEDS` are too few, or if it does not contain zero.
     """
 
     values: tuple[float | None, ...]

@@ -1,4 +1,4 @@
-"""seeds.json: one recipe trained with several seeds, and what they show together."""
+"""seeds.json: results of one recipe trained with several seeds."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class SeededRun(BaseModel):
         seed: its `train.seed`.
         run: its folder's name.
         validation_loss: the lowest; None without a validation split.
-        better: whether its own test finds the compared metric better (True) or worse (False) than the base's beyond
-            chance; None: neither.
+        better: True if the compared metric is significantly better than the base's in this run, False if worse, None if
+            neither.
     """
 
     seed: int
@@ -44,7 +44,7 @@ class Seeds(BaseModel):
         metric: the metric that the verdict compares; its label, and whether higher is better.
         split: the held-out split, with so many examples (groups, if rows are grouped).
         runs: in the order of seeds.
-        keep, kept: how one of the runs is chosen (decided beforehand), and the folder that was.
+        keep, kept: the rule that chooses one of the runs, and the chosen folder.
         base, tuned, difference: by metric, the mean over seeds with an interval over seeds and examples.
         against, minus_other: the folder of another recipe's seeds on the same examples, and by metric this one's tuned
             mean minus that one's.
@@ -75,14 +75,14 @@ class Seeds(BaseModel):
         return (figure.low > 0) == self.higher_is_better
 
     def write(self, folder: Path) -> None:
-        """Write seeds.json, beside its place and renamed."""
+        """Write seeds.json atomically."""
         partial = folder / f"{FILE}.partial"
         partial.write_text(f"{self.model_dump_json(indent=2)}\n", encoding="utf-8")
         partial.replace(folder / FILE)
 
     @classmethod
     def read(cls, folder: Path) -> Seeds | None:
-        """Read that of a folder; None where there is none (RunError: it is damaged)."""
+        """Read a folder's seeds.json; None if there is none (RunError: it is damaged)."""
         file = folder / FILE
         if not file.is_file():
             return None

@@ -301,8 +301,8 @@ CONVERTED = frozenset({"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_p
 def targets_of(module: nn.Module, paths: Collection[str]) -> dict[str, Any]:
     """Return the fields of a file for LoRA layers at `paths`, and for the experts and routers that have updates.
 
-    In a model with experts, PEFT reads `gate_proj` and the like as names of experts, so that other layers of such names
-    are named as parameters.
+    In a model with experts, PEFT takes names such as `gate_proj` for experts. Other layers with these names are
+    therefore listed as parameters.
     """
     mixture = bool(expert_modules(module))
     hidden = {path for path in paths if mixture and path.rpartition(".")[2] in CONVERTED}
