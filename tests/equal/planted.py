@@ -26,7 +26,7 @@ from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import dropout, grouped_layers, norms
 from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
 from ftengine_builtins.fast_paths.shared_prefix import sharing
-from ftengine_builtins.strategies import lora_layers
+from ftengine_builtins.strategies import expert_layers, lora_layers
 from ftengine_builtins.tasks.labelled import LabelledTask
 
 SLIGHTLY = 1.001
@@ -186,6 +186,42 @@ def other_mask() -> AbstractContextManager[Any]:
     return mock.patch.object(dropout, "draw_seed", side_effect=lambda: draw() + 1)
 
 
+def _experts(change: Callable[..., tuple[Any, ...]]) -> AbstractContextManager[Any]:
+    """Change what the experts of a mixture compute with: x, chosen, shares, up, down, gate."""
+    compute = expert_layers.lowrank_experts
+
+    def other(*given: Any) -> torch.Tensor:
+        return compute(*change(*given[:6]), *given[6:])
+
+    return mock.patch.object(expert_layers, "lowrank_experts", other)
+
+
+def update_of_an_expert_lost() -> AbstractContextManager[Any]:
+    def change(x: Any, chosen: Any, shares: Any, up: Any, down: Any, gate: Any) -> tuple[Any, ...]:
+        kept = torch.arange(len(down.b)).view(-1, 1, 1) != 1
+        return x, chosen, shares, up, down._replace(b=down.b * kept), gate
+
+    return _experts(change)
+
+
+def gate_and_up_swapped() -> AbstractContextManager[Any]:
+    return _experts(lambda *given: (*given[:5], lambda hidden: given[5](hidden.roll(hidden.shape[1] // 2, 1))))
+
+
+def shares_in_another_order() -> AbstractContextManager[Any]:
+    return _experts(lambda x, chosen, shares, *rest: (x, chosen, shares.flip(1), *rest))
+
+
+def tokens_dropped() -> AbstractContextManager[Any]:
+    """An expert takes at most eight tokens."""
+
+    def change(x: Any, chosen: Any, shares: Any, *rest: Any) -> tuple[Any, ...]:
+        places = F.one_hot(chosen.flatten()).cumsum(0).gather(1, chosen.flatten()[:, None]).view_as(chosen)
+        return x, chosen, shares * (places <= 8), *rest
+
+    return _experts(change)
+
+
 def _restored(change: Callable[[Any], None]) -> AbstractContextManager[Any]:
     """Change progress or optimiser behind a checkpoint."""
 
@@ -281,6 +317,11 @@ FAULTS = [
         ("norms", Cell("full", "llama", True), (norm_slightly_more, tail_of_norm_dropped)),
         ("grouped-keys", Cell("dora", "mistral"), (keys_in_another_order,)),
         ("kernels", Cell("lora", "gpt2", True), (gradient_slightly_more, tail_of_gradient_dropped, other_mask)),
+        (
+            "kernels",
+            Cell("lora", "olmoe", True),
+            (update_of_an_expert_lost, tokens_dropped, shares_in_another_order, gate_and_up_swapped),
+        ),
         *(
             (name, Cell("lora", "gpt2", True), (gradient_slightly_more, tail_of_gradient_dropped))
             for name in DIMENSIONS

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.slow
 
 WHOLE = [
     Cell("full", "gpt2"), Cell("lora", "llama"), Cell("dora", "bert"), Cell("prompt", "t5"), Cell("prefix", "qwen3"),
-    Cell("bitfit", "bart"), Cell("full", "resnet"),
+    Cell("bitfit", "bart"), Cell("full", "resnet"), Cell("lora", "olmoe"),
 ]  # fmt: skip
-DIVIDED = [Cell("full", "llama"), Cell("lora", "bert")]
+DIVIDED = [Cell("full", "llama"), Cell("lora", "bert"), Cell("lora", "gpt-oss")]
 PLANTED = Cell("lora", "llama")
 SHARED = [(Cell("lora", "qwen3"), "ddp"), (Cell("full", "gpt2"), "fsdp"), (Cell("lora", "mistral"), "fsdp")]
 SHARED_PREFIX, ROWS = {"train.fast_paths": "shared-prefix"}, {"train.fast_paths": "off"}

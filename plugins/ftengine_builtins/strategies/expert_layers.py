@@ -173,12 +173,19 @@ def expert_notes(module: nn.Module) -> tuple[list[str], list[str]]:
         added = sum(factor.numel() for p in tuned.values() for name in p.lora_names for factor in p.lora_factors(name))
         kinds = " and ".join(sorted({name.rpartition(".")[2] for name in adapted}))
         facts = [f"{what}; {kinds} of {len(tuned):,} train by {added:,} parameters, {percent(added / total)} of all"]
+    config = getattr(module, "config", None)
+    warnings = list[str]()
+    if lora_routers(module) and getattr(config, "output_router_logits", False):
+        warnings = [
+            "the model's output_router_logits asks for a loss that balances the experts' loads, which no task here adds, "
+            "and its router trains: leave the router out of strategy.targets, or watch that tokens stay spread."
+        ]
     left = [name for path, part in parts.items() for name in parameters_of(path, part) if name not in adapted]
     if not left:
-        return facts, []
+        return facts, warnings
     whole = f"are left out in part, such as {left[0]!r}" if adapted else "are left out"
     why = next((f" ({path!r} {reason})" for path, part in parts.items() if (reason := why_not(part))), "")
-    return facts, [f"{what}, {whole}{why}: strategy.targets all-linear or experts takes them in."]
+    return facts, [*warnings, f"{what}, {whole}{why}: strategy.targets all-linear or experts takes them in."]
 
 
 def expert_layers(module: nn.Module) -> dict[str, LoRAExperts]:

@@ -80,6 +80,14 @@ def test_a_plan_counts_experts_and_warns_where_they_are_left_out() -> None:
     assert facts
 
 
+def test_a_plan_warns_that_no_loss_balances_a_router_that_trains() -> None:
+    for targets, warned in (("experts", False), (["experts", "gate"], True)):
+        model = mixture("Mixtral")
+        model.module.config.output_router_logits = True
+        warnings = prepared(model, targets=targets).notes(model)[1]
+        assert any("output_router_logits" in text for text in warnings) == warned
+
+
 @pytest.mark.parametrize(("rank", "expected"), [(None, 6), (2, 2), ("split", 3)])
 def test_experts_have_a_rank_of_their_own(rank, expected) -> None:
     strategy = prepared(model := mixture("Qwen3Moe"), rank=6, expert_rank=rank, rank_pattern={r"1\..*down_proj": 5})
