@@ -177,8 +177,8 @@ def expert_notes(module: nn.Module) -> tuple[list[str], list[str]]:
     warnings = list[str]()
     if lora_routers(module) and getattr(config, "output_router_logits", False):
         warnings = [
-            "the model's output_router_logits asks for a loss that balances the experts' loads, which no task here adds, "
-            "and its router trains: leave the router out of strategy.targets, or watch that tokens stay spread."
+            "the model's output_router_logits asks for a loss that balances the experts' loads, which no task adds, "
+            "and its router trains: leave the router out of strategy.targets."
         ]
     left = [name for path, part in parts.items() for name in parameters_of(path, part) if name not in adapted]
     if not left:
