@@ -75,6 +75,12 @@ def answers_of(run: StudioRun) -> dict[tuple[int, str], Answered]:
     return answered
 
 
+def answers_version(run: StudioRun) -> list[tuple[str, int]]:
+    """Return what differs once the run's answers are others: names and times of the files that hold them."""
+    files = [*(run.path / "predictions").glob("*.parquet"), run.path / NEW]
+    return sorted((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
+
+
 def pairs_of(run: StudioRun, other: StudioRun | None = None) -> list[Pair]:
     """Return the pairs of a run's base and tuned model, or of the tuned models of two runs on the prompts of both."""
     first = answers_of(run)

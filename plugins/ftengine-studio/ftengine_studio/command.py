@@ -66,7 +66,9 @@ def _make_answers(runs: list[StudioRun], count: int, seed: int, trust_code: bool
     from ftengine_studio.answers import answers_of, make_answers
 
     for run in runs:
-        if run.finished:
+        if not run.finished:
+            click.echo(f"{run.name} is not finished: it has no models to answer", err=True)
+        else:
             click.echo(f"{run.name}: base and tuned model answer up to {count:,} held-out prompts …", err=True)
             made = make_answers(run, count, seed, trust_code=trust_code)
             click.echo(f"{run.name}: {made:,} new, {len(answers_of(run)):,} prompts in all", err=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, get_args
 
 from ftengine.errors import InputError
-from ftengine_studio.answers import Pair, pairs_of
+from ftengine_studio.answers import Pair, answers_version, pairs_of
 from ftengine_studio.judgements import Choice, Judgement, append, latest, now, read
 from ftengine_studio.runs import StudioRun
 
@@ -37,6 +36,7 @@ class Contest:
     run: StudioRun
     other: StudioRun | None = None
     seed: int = 0
+    _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def makers(self) -> tuple[str, str]:
@@ -48,10 +48,18 @@ class Contest:
         """Its name on the page."""
         return f"{self.run.name}: base and tuned" if self.other is None else f"{self.run.name} and {self.other.name}"
 
-    @cached_property
+    @property
     def pairs(self) -> Sequence[Pair]:
-        """The pairs in the order in which they are judged; further ones do not change the order of the others."""
-        return sorted(pairs_of(self.run, self.other), key=lambda pair: _drawn(self.seed, pair.row, pair.prompt_hash))
+        """The pairs in the order in which they are judged; further ones do not change the order of the others.
+
+        They are read anew where a run's answers have changed, as when its training ends.
+        """
+        version = [answers_version(run) for run in (self.run, self.other) if run is not None]
+        if self._read.get("version") != version:
+            pairs = pairs_of(self.run, self.other)
+            self._read["pairs"] = sorted(pairs, key=lambda pair: _drawn(self.seed, pair.row, pair.prompt_hash))
+            self._read["version"] = version
+        return self._read["pairs"]  # type: ignore[no-any-return]
 
     def judgements(self) -> list[Judgement]:
         """Return the valid judgements of this contest from the file."""

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import threading
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -78,3 +80,18 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="cannot write"):
         append(tmp_path, JUDGED)
     assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_many_judge_at_once_and_no_line_is_lost(tmp_path):
+    people = [threading.Thread(target=_judge_all, args=(tmp_path, f"person {i}")) for i in range(8)]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    kept = read(tmp_path)
+    assert Counter(one.judge for one in kept) == {f"person {i}": 12 for i in range(8)}
+
+
+def _judge_all(run, name):
+    for prompt in range(12):
+        append(run, replace(JUDGED, prompt=prompt, judge=name))

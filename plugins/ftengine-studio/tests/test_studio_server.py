@@ -216,6 +216,9 @@ def test_a_run_without_answers_or_in_training_has_nothing_to_judge(tmp_path, ope
         "next": None,
     }
     assert client.get("/api/judge/0/0", params={"name": "Ada"}).status_code == 404
+    write_run(tmp_path / "again" / "run")  # its training ends while the server runs
+    (tmp_path / "again/run/predictions/test-base.parquet").replace(run / "predictions/test-base.parquet")
+    assert client.get("/api/overview").json()["contests"][0]["pairs"] == 40
     assert client.post("/api/talk/0", json={"message": "Hello"}).status_code == 400
 
 
