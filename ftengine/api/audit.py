@@ -58,6 +58,8 @@ class AuditedData:
         encoded: for each split facts of the encoded examples (number, tokens, length percentiles, truncated), as JSON
             values.
         settings: the recipe's `data`, as JSON values.
+        near: for each split, (rows,) int64 numbers that equal and near-equal rows share, connected ones all; None where
+            near duplicates were not searched for.
     """
 
     splits: Mapping[str, AuditedRows]
@@ -68,6 +70,7 @@ class AuditedData:
     facts: Mapping[str, Any]
     encoded: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
+    near: Mapping[str, np.ndarray] | None = None
 
 
 class Audit(Component):

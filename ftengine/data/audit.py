@@ -127,6 +127,7 @@ def to_audit(
         },
         {},
         section.model_dump(mode="json"),
+        None if near is None else {name: near.groups[numbers] for name, numbers in of.items()},
     )
 
 

@@ -260,7 +260,7 @@ def _rows_of(data: Any) -> Rows:
     number = np.concatenate([np.arange(len(one)) for one in encoded])
     length = np.concatenate([np.asarray(one.lengths) for one in encoded])
     audited = data.splits.audited({name: one.left_out for name, one in zip(names, encoded, strict=True)})
-    equal = audited.distinct if audited.same_words is None else audited.same_words
+    equal = audited.distinct if audited.near is None else audited.near
     same, asked, answer = (np.empty(0, dtype=np.int64),) * 3
     for name, one in zip(names, encoded, strict=True):
         kept = np.delete(np.arange(len(data.splits.mapping()[name])), one.left_out)

@@ -45,6 +45,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     asked = [(f"question {i} about {'word ' * (i % 7)}thing {i * i}", f"answer {i}") for i in range(60)]
     asked += [asked[0], asked[0], (asked[5][0], "something else")]
+    long = " ".join(f"word{i}" for i in range(40))
+    asked += [(f"{long} {end}", "the same answer") for end in ("morning", "evening")]  # near duplicates
     rows = [{"prompt": prompt, "completion": completion} for prompt, completion in asked]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     held = [rows[7], {**rows[9], "prompt": "x"}]
@@ -77,8 +79,8 @@ def view(run):
 def test_rows_are_shown_as_the_model_sees_them(view):
     state = view.state()
     assert state["state"] == "ready", state
-    assert sum(state["splits"].values()) == 65
-    assert state["counts"] == {"duplicates": 5, "leaks": 2, "contradictions": 2}
+    assert sum(state["splits"].values()) == 67
+    assert state["counts"] == {"duplicates": 7, "leaks": 2, "contradictions": 2}
     row = next(row for row in view.page(limit=MOST_ROWS)["rows"] if row["place"].endswith("rows.jsonl:12"))
     assert "".join(text for text, trained in row["pieces"] if trained).startswith("answer 11")
     assert "question 11" in "".join(text for text, trained in row["pieces"] if not trained)
@@ -91,8 +93,8 @@ def test_findings_stand_side_by_side(view):
     assert len({row["group"] for row in leaked}) == 1
     contradicting = view.page(finding="contradictions")["rows"]
     assert sorted(row["place"].rpartition(":")[2] for row in contradicting) == ["6", "63"]
-    assert len(view.page(offset=64)["rows"]) == 1
-    assert len(view.page(limit=10**6)["rows"]) == 65
+    assert len(view.page(offset=66)["rows"]) == 1
+    assert len(view.page(limit=10**6)["rows"]) == 67
 
 
 @pytest.mark.slow
@@ -109,10 +111,10 @@ def test_marked_rows_are_left_out_of_the_next_run(view, run):
     recipe = Recipe.read(run / "recipe.yaml", [f"data.exclude={run / EXCLUDED}"])
     data = prepare_data(Experiment.open(recipe, check_source=False))
     assert data.audit.splits["train"].excluded == 2
-    assert sum(len(split) for split in data.encoded.values()) == 63
+    assert sum(len(split) for split in data.encoded.values()) == 65
     assert (run.parent / "rows.jsonl").read_bytes() == before
     with pytest.raises(NotThere):
-        view.mark(65, True, "Ada")
+        view.mark(67, True, "Ada")
     (run / EXCLUDED).write_text("{")
     with pytest.raises(RunError, match=EXCLUDED):
         view.page()

@@ -1,7 +1,7 @@
 import { choice, el, fail, get, keepName, number, personName, post, say, visible } from "./dom.js";
 
 const PAGE = 50;
-const FINDINGS = { duplicates: "duplicates", leaks: "leaks: in training and held out", contradictions: "contradictions: one input, several answers", marked: "marked to be dropped" };
+const FINDINGS = { duplicates: "duplicates and near duplicates", leaks: "leaks: in training and held out", contradictions: "contradictions: one input, several answers", marked: "marked to be dropped" };
 
 let run = 0;
 
@@ -155,7 +155,7 @@ class Data {
   drawMarks({ marked, file }) {
     this.marks.replaceChildren(
       ...(marked
-        ? [`${number(marked)} ${marked === 1 ? "row is" : "rows are"} marked. Your data is unchanged; the next run leaves them out with `, el("code", {}, `--set data.exclude=${file}`), "."]
+        ? [`${number(marked)} ${marked === 1 ? "row is" : "rows are"} marked. Your data is unchanged; the next run leaves ${marked === 1 ? "it" : "them"} out with `, el("code", {}, `--set data.exclude=${file}`), "."]
         : ["Drop marks a row to be left out of the next run; your data is not changed."]),
     );
   }

@@ -37,10 +37,10 @@ function drawn(result) {
 function figures(result, own, who) {
   const { rate, length, agreement } = own;
   const level = rate.settled ? (rate.value > 0.5 ? "good" : "alarm") : "note";
-  const better = rate.value >= 0.5 ? result.side : result.other;
+  const better = called(rate.value >= 0.5 ? result.side : result.other);
   const sentence = rate.settled
-    ? `${better} is preferred: ${result.side} wins ${percent(rate.value)} (95 % interval ${percent(rate.low)} to ${percent(rate.high)}).`
-    : `No preference beyond chance: ${result.side} wins ${percent(rate.value)} (95 % interval ${percent(rate.low)} to ${percent(rate.high)}).`;
+    ? `${better[0].toUpperCase()}${better.slice(1)} is preferred: ${called(result.side)} wins ${percent(rate.value)} (95 % interval ${percent(rate.low)} to ${percent(rate.high)}).`
+    : `No preference beyond chance: ${called(result.side)} wins ${percent(rate.value)} (95 % interval ${percent(rate.low)} to ${percent(rate.high)}).`;
   return [
     el(
       "div",
@@ -138,6 +138,10 @@ function table(columns, rows) {
   const cell = (value, i) => el(i ? "td" : "th", i ? { class: "num" } : { scope: "row" }, value);
   const head = el("tr", {}, columns.map((name, i) => el("th", { scope: "col", class: i ? "num" : "" }, name)));
   return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell))))));
+}
+
+function called(maker) {
+  return maker === "tuned" || maker === "base" ? `the ${maker} model` : `run ${maker}`;
 }
 
 function noteOf(note) {
