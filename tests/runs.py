@@ -66,9 +66,13 @@ class Heard(SilentListener):
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.figures: list[dict[str, float]] = []
 
     def message(self, text: str) -> None:
         self.said.append(text)
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.figures += [figures] if figures else []
 
 
 class Interruption(BaseException):

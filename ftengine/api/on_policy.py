@@ -85,6 +85,8 @@ class OnPolicyTask(GenerativeTask):
     """Whether `draw` asks the model as training began; may depend on options."""
     evaluator_options: Mapping[str, Mapping[str, Any]] = {}
     """Options of its `evaluators` by name, of those that the recipe does not name; may depend on options."""
+    progress_figure: str = "loss"
+    """The figure of a step that progress shows, of those in metrics.jsonl; may depend on options."""
     token_figures: tuple[str, ...] = ()
     """Names of what `learn` sums over the trained tokens; their means are in metrics.jsonl. May depend on options."""
 

@@ -68,6 +68,7 @@ class Trainer:
         self.drawing = Drawing(setup, task, total) if is_on_policy(task) else None
         self.validation = Validator(setup, self.regularizers, self.drawing)
         self._updates = task.updates_per_draw if is_on_policy(task) else 1
+        self._shown = task.progress_figure if is_on_policy(task) else "loss"
         self.unsaved: UnsavedState | None = None
 
     def resume(self) -> None:
@@ -157,7 +158,8 @@ class Trainer:
         self.setup.record(Stepped, line)
         counted = {"tokens": tokens} if self.setup.task.modality == "text" else {}
         counts = {"examples": len(members), **counted, "memory": memory}
-        self.setup.listener.advance(loss=figures["loss"], learning_rate=figures["learning_rate"], **counts)
+        shown = {name: figures[name] for name in (self._shown, "learning_rate")}
+        self.setup.listener.advance(**shown, **counts)
 
     def _tell_unsaved(self) -> None:
         """Report, after the first steps, components with changing state that checkpoints do not hold."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ftengine.api import Config, Example
-from ftengine.errors import DataError
+from ftengine.errors import DataError, RecipeError
 from ftengine.text import counted
 from ftengine_builtins import code_tests, ready_rewards
 from ftengine_builtins.answer_function import AnswerFunction, side_by_side
@@ -25,6 +25,8 @@ READS = {"exact-match": ("completion", "wanted"), "unit-tests": ("tests", "tests
 """Of built-in rewards that read a column: its default name, and the function's parameter for it."""
 OF_TIMEOUT = 0.8
 """Part of an answer's time that its code may take, so that code which hangs fails its tests, and its reward is 0."""
+OPENED = 120.0
+"""Least seconds for an answer that a model scores, the first of which opens it."""
 MOST_SCORERS = 8
 """Processes that score answers side by side, unless more are asked for."""
 TRIED_ROWS = 8
@@ -44,6 +46,9 @@ class RewardConfig(Config):
         None,
         description="a built-in reward, 1 or 0, in place of a function; unit-tests runs code that the model writes",
     )
+    run: str | None = Field(
+        None, min_length=1, description="folder of a run of task reward, whose scores are the reward; no function then"
+    )
     weight: float = Field(1.0, description="its factor in the sum of rewards")
     column: str | None = Field(
         None,
@@ -55,17 +60,17 @@ class RewardConfig(Config):
 
     @model_validator(mode="after")
     def _one(self) -> RewardConfig:
-        if (self.function is None) is (self.name is None):
-            raise ValueError(f"give either `function`, FILE.py:FUNCTION, or `name`: {', '.join(NAMES)}")
+        if [self.function, self.name, self.run].count(None) != 2:
+            either = f"either `function`, FILE.py:FUNCTION, or `name`: {', '.join(NAMES)}; or `run`, of task reward"
+            raise ValueError(f"give {either}")
         if self.name == "regex" and self.pattern is None:
             raise ValueError("regex needs `pattern`")
         if self.name == "json-schema" and self.json_schema is None:
             raise ValueError("json-schema needs `json_schema`")
         for key, owners in {"column": [*READS], "pattern": ["regex"], "json_schema": ["json-schema"]}.items():
+            what = self.name or ("a run" if self.run else "a function")
             if self.name not in owners and getattr(self, key) is not None:
-                raise ValueError(
-                    f"`{key}` is an option of {' and '.join(owners)}, which {self.name or 'a function'} does not read"
-                )
+                raise ValueError(f"`{key}` is an option of {' and '.join(owners)}, which {what} does not read")
         try:
             re.compile(self.pattern or "")
         except re.error as error:
@@ -85,6 +90,9 @@ class RewardConfig(Config):
         """Return the function that scores answers."""
         if self.function is not None:
             return AnswerFunction(self.function, timeout, owner)
+        if self.run is not None:
+            place, given = "ftengine_builtins.run_reward:run_reward", {"run": str(Path(self.run).resolve())}
+            return AnswerFunction(place, max(timeout, OPENED), owner, given)
         given = {
             "regex": {"pattern": self.pattern},
             "json-schema": {"schema": self.json_schema},
@@ -121,6 +129,8 @@ class Rewards:
 
     def __init__(self, configs: Sequence[RewardConfig], timeout: float, owner: str, processes: int = 1) -> None:
         self.configs, self._timeout = configs, timeout
+        self._owner = owner
+        processes = 1 if any(config.run for config in configs) else processes  # each would hold its model
         each = [[config.answer_function(timeout, owner) for config in configs] for _ in range(processes)]
         self._functions, self._beside = each[0], each
         names = [function.name for function in self._functions]
@@ -156,7 +166,12 @@ class Rewards:
             function.check_row(config.arguments(arguments))
 
     def start(self) -> None:
-        """Start the functions' processes (RecipeError: a file cannot be imported)."""
+        """Start the functions' processes (RecipeError: a file cannot be imported, or a run is of another task)."""
+        from ftengine import load_run
+
+        for run in (config.run for config in self.configs if config.run):
+            if (task := load_run(run).recipe.task["name"]) != "reward":
+                raise RecipeError(f"{self._owner}: {run!r} is a run of task {task!r}; a reward needs one of reward.")
         for function in self._functions:
             function.start()
 

@@ -267,6 +267,7 @@ def test_a_constant_reward_is_reported(build, tmp_path, monkeypatch):
     run = fine_tune(Recipe.make(made | {"strategy": strategy}), listener=heard)
     assert [own["repeats"] for own in facts] == [False]
     assert {line["zero_spread"] for line in run.metrics} == {1.0}
+    assert [own["reward"] for own in heard.figures] == [1.0] * 8  # and no loss, which is about 0 at any reward
     assert any("5 steps in a row" in message and "reward 1" in message for message in heard.said)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ftengine import Recipe, fine_tune
 from ftengine.evaluation.table import Predictions
+from ftengine_builtins.rewards import RewardConfig, Rewards
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +66,23 @@ def test_accuracy_is_that_of_its_own_scores_and_length_is_a_baseline(run, folder
     ties = table["chosen_tokens"] == table["rejected_tokens"]
     share = longer.mean() + ties.mean() / 2
     assert baseline["figures"]["preference_accuracy"] == pytest.approx(max(share, 1 - share))
+
+
+def test_it_is_the_reward_of_drawn_answers(run):
+    made = Rewards([RewardConfig(run=str(run.path), weight=2.0), RewardConfig(name="regex", pattern="a.*")], 5.0, "", 2)
+    made.start()
+    asked = [{"prompt": "question 3"}, {"messages": [{"role": "user", "content": "question 3"}]}]
+    asked = asked[: 1 + bool(run.ready().processor.chat_template)]
+    answers = [("a red fox", row) for row in asked] + [("go away", asked[0])]
+    expected = [
+        one["reward"] for one in run.predict([{**row, "completion": text} for text, row in (answers[0], answers[-1])])
+    ]
+    scored = made.score_each(answers)
+    assert [one.error for one in scored] == [""] * len(answers)
+    assert scored[0].rewards == (pytest.approx(expected[0], abs=1e-5), 1)
+    assert scored[0].total == pytest.approx(2 * expected[0] + 1, abs=1e-5)
+    assert scored[-1].total == pytest.approx(2 * expected[-1], abs=1e-5)
+    assert len({round(one.total, 4) for one in scored}) == 2  # a text and messages are one prompt
 
 
 def test_a_row_is_scored_whatever_it_holds_and_alike(run):

@@ -112,6 +112,7 @@ class GRPO(AnswersPrompts):
     paper = "Shao et al. 2024, arXiv:2402.03300"
     Config = GRPOConfig
     evaluators = ("mean-reward",)
+    progress_figure = "reward"
     losses: ClassVar[tuple[type[PolicyLoss], ...]] = LOSSES
     """Those that `task.loss` may name; the first is the default."""
 
