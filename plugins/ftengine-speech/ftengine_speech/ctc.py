@@ -37,6 +37,7 @@ from ftengine_speech.rows import (
     tokenizer_of,
     view_of,
 )
+from ftengine_speech.whisper import vocabulary_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -128,7 +129,7 @@ class SpeechCTC(AudioInput, GenerativeTask):
 
     def written(self, text: str, tokenizer: Any) -> str:
         """Return a transcript in the vocabulary's case, without signs that the vocabulary lacks."""
-        vocabulary = tokenizer.get_vocab()
+        vocabulary = vocabulary_of(tokenizer)
         case = self.config.case
         if case == "auto":
             letters = [token for token in vocabulary if len(token) == 1 and token.isalpha()]

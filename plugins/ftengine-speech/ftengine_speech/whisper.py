@@ -4,6 +4,7 @@ arXiv:2212.04356, figure 1)."""
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ftengine.errors import DataError, RecipeError, did_you_mean, shown
 
@@ -13,14 +14,25 @@ ENGLISH_ONLY = 51_864
 """Tokens of Whisper's models of English alone, which know the tokens of languages and were not trained on them."""
 
 
+_vocabularies: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
+
+
+def vocabulary_of(tokenizer: Any) -> dict[str, int]:
+    """Return a tokenizer's tokens, which it makes a dictionary of at each call, for tenths of a second."""
+    if tokenizer not in _vocabularies:
+        _vocabularies[tokenizer] = tokenizer.get_vocab()
+    return _vocabularies[tokenizer]
+
+
 def is_whisper(tokenizer: Any) -> bool:
     """Say whether a tokenizer has Whisper's start of a transcript."""
-    return START in tokenizer.get_vocab()
+    return START in vocabulary_of(tokenizer)
 
 
 def is_multilingual(tokenizer: Any) -> bool:
     """Say whether a Whisper model is told the language: all but those of English alone (`.en`)."""
-    return len(tokenizer) != ENGLISH_ONLY and "<|en|>" in tokenizer.get_vocab()
+    vocabulary = vocabulary_of(tokenizer)
+    return len(vocabulary) != ENGLISH_ONLY and "<|en|>" in vocabulary
 
 
 def language_code(language: str, tokenizer: Any) -> str:
@@ -29,7 +41,7 @@ def language_code(language: str, tokenizer: Any) -> str:
 
     name = language.strip().lower().strip("<|>")
     code = TO_LANGUAGE_CODE.get(name, name)
-    vocabulary = tokenizer.get_vocab()
+    vocabulary = vocabulary_of(tokenizer)
     if f"<|{code}|>" not in vocabulary and "-" in code:
         code = code.partition("-")[0]  # a locale, such as pt-BR
     if f"<|{code}|>" not in vocabulary:
