@@ -194,7 +194,7 @@ TRUTHS: list[Truth] = [
     *runs_of("labels dealt out in test", NOT_THEIRS, "words news", spoil=in_test(deal_out), fits=OF_SPLITS),
     *runs_of("labels of training by keywords", by("misplaced-labels", "rule", level="alarm"), "news", spoil=by_keywords,
              sizes=(360, 40, 200), fits=OF_SPLITS, usable=True),
-    *runs_of("training grades capped", by("capped-targets", "bound", level="alarm"), "grades", spoil=capped,
+    *runs_of("training grades capped", by("split-support", "bound", level="alarm"), "grades", spoil=capped,
              fits=OF_SPLITS, usable=True),
     *runs_of("sound, grades capped everywhere", ONLY_BETTER, "grades", spoil=in_all(cap), usable=True),
     *runs_of("test grades in another unit", by("misplaced-labels", "median"), "grades", spoil=in_test(in_hundreds),

@@ -67,6 +67,15 @@ def test_flipped_labels_are_counted_and_named(noise, share):
     assert sum(right) >= 0.9 * len(right)
 
 
+def test_right_rows_whose_near_copies_are_wrong_are_not_named_first(noise):
+    rows = topical(400)
+    noisy, wrong = flipped(rows, 0.15)
+    twins = [(f"{text} more", next(x for x in TOPICS if x != label)) for text, label in noisy[:40]]
+    finding, _ = noise(noisy + twins, near_duplicates=None)
+    numbers = [int(place.rsplit(":", 1)[1]) - 1 for place in finding.places[:10]]
+    assert all(40 <= i < 400 and i in wrong for i in numbers)
+
+
 def overlapping(count):
     """Return texts of two topics that differ in how often words occur, so that many could be of either."""
     rng = np.random.default_rng(0)

@@ -238,11 +238,14 @@ def test_a_model_that_ranks_well_is_an_alarm_where_it_is_surely_behind_constant_
     assert (quality.level, quality.source) == (expected, "constant-answer")
 
 
+@pytest.mark.parametrize(("test", "advice"), [("test.jsonl", "Hold out more examples, or train"), (0.2, "Train")])
 @pytest.mark.parametrize(("n", "low", "leads"), [(12, 0.8, True), (400, 0.8, False), (12, 0.45, False)])
-def test_few_held_out_examples_are_why_a_model_that_is_ahead_is_not_shown_to_be_better(verdict, n, low, leads):
+def test_few_held_out_examples_are_why_a_model_that_is_ahead_is_not_shown_to_be_better(
+    verdict, n, low, leads, test, advice
+):
     """Not where the scores tell nothing either, and not of many examples."""
-    told = verdict(*ranked(low, 0.97, level=0.48), put("evaluation.tuned.drift.n", n))
-    assert told.headline.startswith("Hold out more examples, or train on folds (ftengine cross-validate): ") == leads
+    told = verdict(*ranked(low, 0.97, level=0.48), put("evaluation.tuned.drift.n", n), put("recipe.data.test", test))
+    assert told.headline.startswith(f"{advice} on folds (ftengine cross-validate): ") == leads
     assert ("; drift 0.500, base 0.200, not shown to be better than always answering" in told.headline) == leads
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ TELLING_AS_GIVEN = 0.05
 TREND = 1.645
 """Standard errors by which the surer rows may be contradicted less (5 %, one-sided): noise does not depend on how sure
 words are, and what is hard to tell does."""
+TWIN = 0.6
+"""Cosine of two texts' words from which one may have been told by the other: those rows are named last."""
 SHOWN = 3
 LISTED = 50
 
@@ -51,7 +54,8 @@ class LabelNoise(Audit):
         rows = draw_rows(data, SAMPLE)
         if rows is None or len(rows.texts) < FEWEST:
             return
-        ridge = WordRidge(tf_idf(rows.texts))
+        features = tf_idf(rows.texts)
+        ridge = WordRidge(features)
         if (one_sided := find_one_sided(ridge, rows.labels)) is not None:
             yield from _of_one_sided(rows, one_sided)
             return
@@ -62,7 +66,8 @@ class LabelNoise(Audit):
             if trained is not None and (found := find_one_sided(WordRidge(tf_idf(trained.texts)), trained.labels)):
                 yield from _of_one_sided(trained, found)
             return
-        suspects = [(rows.places[i], rows.names[rows.labels[i]], rows.names[label]) for i, label in noise.rows]
+        surest = sorted(noise.rows, key=lambda row: _has_twin(features, rows.labels, row[0]))
+        suspects = [(rows.places[i], rows.names[rows.labels[i]], rows.names[label]) for i, label in surest]
         shown = [f"{short_place(place)} ({quoted(old)}, rather {quoted(new)})" for place, old, new in suspects[:SHOWN]]
         text = f"Look at the labels of {listed(shown)}: about {percent(noise.share)} of all labels look wrong (95 % "
         text += f"interval {percent(noise.low)} to {percent(noise.high)}). Of the {noise.n:,} rows whose words tell "
@@ -85,9 +90,18 @@ class LabelNoise(Audit):
             figures=figures,
             places=places,
         )
-        caption = "The surest first. Truly ambiguous texts look the same: a person has to decide."
+        caption = (
+            "The surest first; last those of which a near copy has another label. Truly ambiguous texts look the same: "
+        )
+        caption += "a person has to decide."
         columns = ("row", "label", "by its words rather")
         yield Table(title="Labels that look wrong", columns=columns, rows=tuple(suspects[:LISTED]), caption=caption)
+
+
+def _has_twin(features: Any, labels: np.ndarray, row: int) -> bool:
+    """Say whether a row is nearly the text of another one with another label, which may be the wrong one."""
+    cosines = (features @ features[[row]].T).toarray()[:, 0]
+    return bool((labels[cosines >= TWIN] != labels[row]).any())
 
 
 def _of_training(data: AuditedData, rows: DrawnRows) -> DrawnRows | None:

@@ -135,7 +135,7 @@ def _of_scale(scale: Scale, places: Sequence[str], values: np.ndarray) -> Findin
     brief = f"write all numbers in one scale, {why}: {percent(len(found) / len(values))} of {len(values):,} are such "
     brief += f"as {number(float(values[found[0]]))} ({short_place(places[found[0]])}), the others such as "
     brief += number(float(values[others[0]]))
-    text = f"{capitalized(brief)}. Multiply the former by {scale.factor:,.0f}, in all files."
+    text = f"{capitalized(brief)}. Multiply the former by {scale.factor:,.0f}, or divide the others, in all files."
     if by_words:
         text += f" Words then predict them better: the correlation is {number(scale.after, 2)}, as they are "
         text += f"{number(scale.before, 2)}."

@@ -193,10 +193,12 @@ class HeldOutSplit(Rule):
             between, number = interval(figure), sample_size(figure.n, figure.rows)
             leaves = "leaves" if figure.n == 1 else "leave"
             rest = f" {leaves} {label} anywhere from {between}" if between else ", too few for intervals"
-            lead, explains = "Hold out more examples", tuple[str, ...]()
+            cut = isinstance(getattr(run.recipe.data, split, None), float)  # more of it would leave less to train on
+            lead = "Train on folds (ftengine cross-validate)" if cut else "Hold out more examples"
+            explains = tuple[str, ...]()
             if figure.n < FEWEST_TESTED or _too_few_to_show(run):
                 explains = ("quality",)
-            if _too_few_to_show(run):
+            if _too_few_to_show(run) and not cut:
                 lead = f"{lead}, or train on folds (ftengine cross-validate)"
             text = f"{lead}: the {split} split is small; {number}{rest}. {few}".rstrip()
             brief = f"{lead[:1].lower()}{lead[1:]}: {number}{rest}"
