@@ -73,15 +73,13 @@ def inspect_data(source: str, tasks: Iterable[Entry], registry: Registry, refuse
     if not is_there(source, registry):
         return Inspection()
     data = first_rows(source, LOOKED_AT, registry)
-    fitting, candidates, doubt = [], list(tasks), ""
+    fitting, candidates, doubt, broken = [], list(tasks), "", data.skipped
     for entry in candidates:
-        cls = entry.cls
-        recognised = cls.recognise(data.columns, data.rows)
+        recognised = entry.cls.recognise(data.columns, data.rows)
         if recognised is not None and (recognised.certainty or len(candidates) == 1):
             fitting.append((entry, recognised))
         elif recognised is not None and recognised.note:
             doubt = f" {recognised.note}"
-    broken = data.skipped
     if any(OTHER_ENCODING in reason for reason in broken.first):
         read_rows(source, registry=registry)  # raises as plan does, before counts are made of the other rows
     skipped = f"{counted(broken.count, 'row')} cannot be read: {broken.first[0]}" if broken.count else ""
@@ -94,10 +92,12 @@ def inspect_data(source: str, tasks: Iterable[Entry], registry: Registry, refuse
         return Inspection(data.columns, hint=hint, rows=data.count, note=data.note, skipped=skipped)
     suiting = [pair for pair in fitting if pair[0].name not in refused]
     if not suiting:
+        if doubt:  # another task may be meant, which the model can do
+            raise InputError(f"{source} has columns {column_names(data.columns)}.{doubt} Name the task with --task.")
         kind, _ = max(fitting, key=lambda pair: pair[1].certainty)
         raise InputError(
             f"{source} has columns {column_names(data.columns)}, which suit task {kind.name}. But "
-            f"{refused[kind.name]} For another task, name it with --task and rename columns by data.columns.{doubt}"
+            f"{refused[kind.name]} For another task, name it with --task and rename columns by data.columns."
         )
     task, recognised = max(suiting, key=lambda pair: pair[1].certainty)
     if doubt and recognised.certainty == 1:

@@ -31,6 +31,15 @@ def test_of_cut_examples_whose_cost_is_not_known_there_is_a_note(verdict):
     assert (one.source, one.level, one.figures["truncated"]) == ("cut-examples", "note", 1000)
 
 
+@pytest.mark.parametrize(("longest", "accuracy", "level"), [(8, 0.5, "alarm"), (8, 0.95, "note"), (30, 0.5, "note")])
+def test_a_limit_far_below_the_data_is_an_alarm_where_the_model_is_not_good(verdict, longest, accuracy, level):
+    cut = {"truncated": 1600, "longest": longest, "untruncated": {"50": 43}, "limit": 512}
+    told = verdict(*(put(f"audit.encoded.train.{key}", value) for key, value in cut.items()),
+                   put("evaluation.tuned.accuracy", figure(accuracy)))  # fmt: skip
+    (one,) = (x for x in told.findings if x.source == "cut-examples")
+    assert one.level == level
+
+
 def leak(between, count):
     of = {"between": between, "count": count, "near": 0, "dropped": 0, "rows": count, "places": []}
     return put("audit.facts.leaks", [{**of, "text": f"{count} of 400 rows repeat"}])

@@ -8,7 +8,7 @@ import numpy as np
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import read_predictions
-from ftengine.text import has_value, percent, plain
+from ftengine.text import capitalized, has_value, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.labels_by_column import LabelsByColumn
 from ftengine_builtins.audits.missing_texts import MissingTexts
@@ -22,6 +22,9 @@ from ftengine_builtins.rules.threshold import is_better_than_a_constant
 NOTE = 0.05
 """Share of training rows that repeat another, from which it is said."""
 
+READ, WELL = 0.25, 0.9
+"""Part of a typical training example that is read, up to which a limit below the model's own is why a figure stays
+below the second."""
 FEWEST, COPES = 20, 1.5
 """Measured rows of a value, and of others, from which it shows whether the tuned model is right there; and how many
 times as often it is wrong there, up to which it is."""
@@ -193,4 +196,14 @@ class CutExamples(Rule):
         if count > examples / 2 and not cut_texts:
             text = f"Raise task.max_length: {percent(count / examples)} of the training examples are longer than the "
             text += f"limit of {encoded['longest']:,} tokens and were truncated, so the model never saw their ends."
+            reached = run.evaluation.tuned.get("accuracy") or run.evaluation.tuned.get("r2")
+            fails = reached is None or reached.high is None or reached.high < WELL
+            typical = (encoded.get("untruncated") or {}).get("50", 0)
+            if fails and encoded["longest"] <= READ * typical and encoded["longest"] < (encoded.get("limit") or 0):
+                brief = f"raise task.max_length ({encoded['longest']:,}): half of the training examples have "
+                brief += f"{typical:,} tokens or more, and only so many of them are read"
+                yield Finding(kind="data", level="alarm", text=f"{capitalized(brief)}.", brief=brief,
+                              explains=("quality", "learning", "classes", "over-fitting", "worse"),
+                              figures={**figures, "longest": encoded["longest"], "typical": typical})  # fmt: skip
+                return
             yield Finding(kind="data", level="note", text=text, figures=figures)
