@@ -142,7 +142,7 @@ def registry() -> Registry:
 
 def task_of(head: str, rows: Sequence[Example]) -> Task:
     """Build ftengine's own task with a head that accepts rows with these columns (LookupError: there is none)."""
-    for entry in registry().entries("task"):
+    for entry in registry().buildable("task"):
         if entry.origin.distribution == BUILT_IN and getattr(entry.cls, "head", None) == head:
             task: Task = registry().build("task", entry.name, "task")
             with suppress(DataError):
