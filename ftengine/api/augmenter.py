@@ -31,6 +31,10 @@ class Augmenter(Component):
     modality: ClassVar[str | None] = None
     """What it changes, as `Task.modality`: "text", "image" or "audio"; None where it takes any example."""
 
+    ablates: ClassVar[bool] = False
+    """Whether it takes away what answers need, such as a picture, so that worse figures under it are wanted: in
+    `evaluation.robustness` it then measures whether the model uses that."""
+
     def augment(self, row: Example, task: Task, rng: RandomSource) -> Iterable[Example]:
         """Yield the rows that replace this one, which itself stays as it is.
 

@@ -38,6 +38,7 @@ class TaskTraits(Traits):
         learning_rate_share: factor of the strategy's usual learning rate with which `ftengine init` proposes a rate.
         strategy_defaults: (option, value) pairs: other defaults for the strategy's options, if it has options of these
             names.
+        unit: what an example's length counts, such as "tokens"; "": tokens of texts, images, else examples.
         pipeline_tag: the hub's tag of such a model for model cards, such as "text-generation"; "": none.
     """
 
@@ -49,6 +50,7 @@ class TaskTraits(Traits):
     most_epochs: float | None = None
     learning_rate_share: float = 1.0
     strategy_defaults: tuple[tuple[str, Any], ...] = ()
+    unit: str = ""
     pipeline_tag: str = ""
 
 

@@ -39,6 +39,8 @@ INTERVAL = re.compile(r" \(95 % interval [^()]*\)")
 """The interval in a finding's text, which a headline leaves out."""
 DECIDING = 5
 """Metrics in `train`'s table; the report and `evaluate` have all."""
+CHANGED = ("robustness", "ablation")
+"""Kinds of probes that measure the held-out examples with changed input."""
 MOST_METRICS = 3
 """Figures of each change of the examples that are printed; `--json` has the others."""
 MOST_LABELS = 12
@@ -165,14 +167,14 @@ def show_probes(out: Console, result: EvaluationResult) -> None:
             verdict(change, no_interval(metric, result.metrics, probe.tuned)),
         )
         for probe in result.probes
-        if probe.kind == "robustness"
+        if probe.kind in CHANGED
         for metric, change in list(probe.against.items())[:MOST_METRICS]
     ]
     if changed:
-        out.print("\nrobustness of the tuned model, on the same examples unchanged and disturbed:")
+        out.print("\nthe tuned model on the same examples, unchanged and changed:")
         out.print(table(("changed by", "metric", "as they are", "changed", "difference", ""), changed, left=6))
     for probe in result.probes:
-        if probe.kind == "robustness":
+        if probe.kind in CHANGED:
             continue
         out.print("\n" + one_line(f"{probe.kind} on {probe.data} ({probe.examples:,} examples):"))
         out.print(figure_table(probe.base, probe.tuned, probe.difference, result.metrics))

@@ -250,7 +250,9 @@ def _robustness(ready: ReadyTask, held: EvalSet, spec: Mapping[str, Any], number
         _refuse_other_questions(ready, changed, augmenter)
     title = f" under {augmenter.name}"
     changed_set = replace(held, name=f"robustness-{number}", title=title, split=changed, slices=())
-    return PlannedProbe("robustness", augmenter.name, held.split.rows.source, changed_set)
+    return PlannedProbe(
+        "ablation" if augmenter.ablates else "robustness", augmenter.name, held.split.rows.source, changed_set
+    )
 
 
 def _refuse_other_questions(ready: ReadyTask, changed: EncodedSplit, augmenter: Augmenter) -> None:

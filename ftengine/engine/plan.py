@@ -188,7 +188,7 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
         "per_epoch": planned.per_epoch,
         "examples_a_step": planned.batch,
         "answers_a_row": task.answers_per_row if is_on_policy(task) else None,
-        "unit": UNITS.get(task.modality, "examples"),
+        "unit": task.traits.unit or UNITS.get(task.modality, "examples"),
         "tokens": int(tokens * planned.total),
         "tokens_a_step": tokens,
         "padding_share": padding_share(train.lengths, micro),

@@ -50,7 +50,7 @@ class EvalSet:
 
 @dataclass(frozen=True)
 class PlannedProbe:
-    """A further test of both models: "leaks", "robustness", "forgetting", "memorisation" or "refusal".
+    """A further test of both models: "leaks", "robustness", "ablation", "forgetting", "memorisation" or "refusal".
 
     `name` is that of the augmenter or the evaluator, `data` the source of the examples, and `contrast` a set that is
     measured in the same way, for comparison.

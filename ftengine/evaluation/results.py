@@ -259,7 +259,7 @@ def _probe(
     """Return the results of one probe; `clean` is the tuned model on the unchanged held-out examples."""
     base, tuned = before[probe.examples.name], after[probe.examples.name]
     beside = dict[str, Any]()
-    if probe.kind == "robustness" and clean is not None:
+    if probe.kind in ("robustness", "ablation") and clean is not None:
         beside["against"] = compared(clean, tuned)["difference"]
     if probe.contrast is not None:
         held = {"base": before[probe.contrast.name].figures, "tuned": after[probe.contrast.name].figures}

@@ -163,6 +163,7 @@ def _is_behind(part: Slice, column: SlicedColumn, higher_is_better: bool | None)
 INTROS = {
     "leaks": "Held-out rows that the training split also has; all other figures leave them out.",
     "robustness": "The same examples with disturbed input.",
+    "ablation": "The same examples without what their answers need: does the model use it?",
     "benchmark": "Questions that are not from the recipe's data, answered by both models.",
     "forgetting": "Abilities of the base, measured on other text before and after tuning.",
 }

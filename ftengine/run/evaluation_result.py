@@ -143,7 +143,7 @@ class Probe(Figures):
     """A measurement on other examples than the plain held-out ones.
 
     Args:
-        kind: "leaks", "robustness", "forgetting", "memorisation", "refusal" or "benchmark".
+        kind: "leaks", "robustness", "ablation", "forgetting", "memorisation", "refusal" or "benchmark".
         name, data: the augmenter or evaluator that made the examples, and where they come from.
         examples: number of examples.
         against: the tuned model's difference from the reference: undisturbed examples, or held-out ones.

@@ -20,6 +20,7 @@ HEADS = {
     "ctc": "AutoModelForCTC",
     "feature-extraction": "AutoModel",
     "image-classification": "AutoModelForImageClassification",
+    "image-text-to-text": "AutoModelForImageTextToText",
     "seq2seq-lm": "AutoModelForSeq2SeqLM",
     "sequence-classification": "AutoModelForSequenceClassification",
     "speech-seq2seq": "AutoModelForSpeechSeq2Seq",
@@ -27,7 +28,7 @@ HEADS = {
 }
 """The transformers class behind each head."""
 
-GENERATIVE = frozenset({"causal-lm", "seq2seq-lm", "speech-seq2seq"})
+GENERATIVE = frozenset({"causal-lm", "image-text-to-text", "seq2seq-lm", "speech-seq2seq"})
 """Heads over the vocabulary, which must come from the checkpoint: small data cannot train new ones."""
 
 AUDIO = ("audio-classification", "ctc", "speech-seq2seq")
@@ -74,6 +75,12 @@ def auto_class(head: str, config: Any, source: str, *, trust_remote_code: bool =
 def reads_audio(config: Any) -> bool:
     """Return whether a model's input is audio."""
     return any(type(config) in getattr(transformers, HEADS[head])._model_mapping for head in AUDIO)
+
+
+def reads_pictures(config: Any) -> bool:
+    """Return whether a model answers texts with pictures, and is no language model of text alone."""
+    models, texts = transformers.AutoModelForImageTextToText, transformers.AutoModelForCausalLM
+    return type(config) in models._model_mapping and type(config) not in texts._model_mapping
 
 
 def is_decoder(config: Any) -> bool:

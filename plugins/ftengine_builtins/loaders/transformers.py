@@ -16,7 +16,7 @@ from pydantic import Field
 from ftengine import api
 from ftengine.api import LoadedModel, LoadRequest, ModelLoader, Provenance
 from ftengine.errors import SourceError, did_you_mean, shown
-from ftengine_builtins.loaders.heads import HEADLESS, Shape, auto_class, reads_audio
+from ftengine_builtins.loaders.heads import HEADLESS, Shape, auto_class, reads_audio, reads_pictures
 from ftengine_builtins.loaders.pretrained import (
     build_skeleton,
     load_pretrained,
@@ -64,10 +64,10 @@ class TransformersLoader(ModelLoader):
     class Config(api.Config):
         revision: str | None = Field(None, description="branch, tag or commit of a hub model")
         subfolder: str | None = Field(None, description="folder inside the source that holds the model")
-        processor: Literal["auto", "tokenizer", "image"] = Field(
+        processor: Literal["auto", "tokenizer", "image", "all"] = Field(
             "auto",
             description="which to use if a model has both a tokenizer and an image processor; auto: the tokenizer, and "
-            "of models that read audio all of it",
+            "all of it of models that read audio, or pictures with text",
         )
         attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
             "auto",
@@ -112,16 +112,18 @@ class TransformersLoader(ModelLoader):
     def load_processor(self, source: str) -> Any:
         """Load the tokenizer, or the image processor if the model has no tokenizer or the option asks for it.
 
-        A model that reads audio gets its feature extractor, together with the tokenizer if there is one.
+        A model that reads audio, or pictures with text, gets all of its processor.
         """
         folder = self._folder(source, weights=False)
         requested = self.config.processor
         texts = _holds(folder, VOCABULARIES) or (folder / "tokenizer_config.json").exists()
-        if requested == "auto" and _holds(folder, PREPROCESSORS):
+        if requested in ("auto", "all") and _holds(folder, PREPROCESSORS):
             with reading(source):
-                if reads_audio(transformers.AutoConfig.from_pretrained(folder, **self._code)):
-                    auto = transformers.AutoProcessor if texts else transformers.AutoFeatureExtractor
-                    return auto.from_pretrained(folder, **self._code)
+                config = transformers.AutoConfig.from_pretrained(folder, **self._code)
+                if texts and (requested == "all" or reads_pictures(config) or reads_audio(config)):
+                    return transformers.AutoProcessor.from_pretrained(folder, **self._code)
+                if reads_audio(config):
+                    return transformers.AutoFeatureExtractor.from_pretrained(folder, **self._code)
         if texts and requested != "image":
             with reading(source):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **self._code)

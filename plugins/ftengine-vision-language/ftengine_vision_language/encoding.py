@@ -1,0 +1,119 @@
+"""Tokens and labels of a conversation with pictures, by the model's own processor and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ftengine.errors import DataError, RecipeError
+from ftengine_vision_language.rows import Dialogue
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoded conversation.
+
+    Args:
+        text: what the chat template writes, with a mark for each picture.
+        ids: its tokens, with those that stand for pictures.
+        labels: the tokens that train, else `IGNORED`.
+    """
+
+    text: str
+    ids: list[int]
+    labels: list[int]
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """Return a processor's tokenizer (RecipeError: it reads no pictures)."""
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise RecipeError(
+            "task image-text-to-text needs the model's processor of pictures and text, and the model came with "
+            f"{type(processor).__name__}. Set model.loader to {{name: transformers, processor: all}}, and put its "
+            "preprocessor_config.json or processor_config.json into the model's folder."
+        )
+    return processor.tokenizer
+
+
+def written(processor: Any, dialogue: Dialogue, turns: int | None = None, *, asks: bool = False) -> str:
+    """Return the first turns (None: all) in the model's chat template, up to the answer's first token if `asks`.
+
+    Raises:
+        RecipeError: the model has no chat template.
+        DataError: the template refuses the conversation.
+    """
+    template = getattr(processor, "chat_template", None) or tokenizer_of(processor).chat_template
+    if not template:
+        raise RecipeError("the model has no chat template, which says where pictures stand. Add chat_template.jinja.")
+    messages = dialogue.messages(turns)
+    try:
+        return str(processor.apply_chat_template(messages, template, tokenize=False, add_generation_prompt=asks))
+    # Templates raise errors of every class on roles or orders that they do not take.
+    except Exception as error:
+        raise DataError(f"the model's chat template refuses the conversation: {error}") from None
+
+
+def processed(processor: Any, texts: Sequence[str], pictures: Sequence[Sequence[Any]], side: str = "right") -> Any:
+    """Return what the model reads of some texts and their pictures, padded.
+
+    A batch without pictures has none of their keys. No text is ever cut.
+    """
+    begin = tokenizer_of(processor).bos_token
+    special = not (begin and texts[0].startswith(begin))
+    given: dict[str, Any] = {"text": list(texts), "padding": True, "padding_side": side, "return_tensors": "pt"}
+    given["add_special_tokens"] = special
+    if not any(pictures):
+        return processor(**given)
+    try:
+        return processor(images=[list(some) for some in pictures], **given)
+    except (IndexError, TypeError, ValueError):
+        if all(pictures):
+            raise
+    return processor(images=[picture for some in pictures for picture in some], **given)
+
+
+def encode(processor: Any, dialogue: Dialogue, pictures: Sequence[Any], *, last_only: bool = False) -> Encoded:
+    """Return the tokens of a conversation; the assistant's turns train, each with the token that ends it.
+
+    Args:
+        pictures: opened, in their order.
+        last_only: whether its last turn alone trains.
+
+    Raises:
+        DataError: there is no answer, or the template writes an earlier turn otherwise once others follow.
+    """
+    text = written(processor, dialogue)
+    answers = [i for i, turn in enumerate(dialogue.turns) if turn.role == "assistant" and i]
+    if not answers:
+        raise DataError("the conversation has no assistant turn that answers something; nothing to train on.")
+    inputs = processed(processor, [text], [pictures])
+    ids = inputs["input_ids"][0].tolist()
+    labels = [IGNORED] * len(ids)
+    for turn in answers[-1:] if last_only else answers:
+        begin, end = written(processor, dialogue, turn, asks=True), written(processor, dialogue, turn + 1)
+        if not text.startswith(begin) or not text.startswith(end):
+            if turn != answers[-1]:
+                raise DataError(
+                    "the model's chat template writes an earlier answer otherwise once others follow, so it cannot be "
+                    "trained as it will be served. Set task.train_on to last."
+                )
+            raise DataError("the model's chat template writes an answer otherwise than behind its generation prompt.")
+        before = dialogue.pictures_of(turn)
+        first = _length(processor, ids, begin, pictures[: len(before)])
+        last = _length(processor, ids, end.rstrip(), pictures[: len(dialogue.pictures_of(turn + 1))])
+        labels[first:last] = ids[first:last]
+    return Encoded(text, ids, labels)
+
+
+def _length(processor: Any, ids: list[int], text: str, pictures: Sequence[Any]) -> int:
+    """Return how many of the tokens a beginning of the text makes (DataError: it has other tokens by itself)."""
+    own = processed(processor, [text], [pictures])["input_ids"][0].tolist()
+    end = tokenizer_of(processor).eos_token_id
+    if own[-1:] == [end] and own != ids[: len(own)]:
+        own = own[:-1]  # a tokenizer that ends every text
+    if own != ids[: len(own)]:
+        raise DataError("the end of a prompt and the beginning of its answer share a token. Begin answers otherwise.")
+    return len(own)
