@@ -56,7 +56,7 @@ def test_it_looks_where_pictures_decide(recipe, tmp_path):
     found = {finding.source: finding for finding in run.verdict.findings}
     assert found["looking"].level == "good"
     assert "robustness" not in found  # a worse figure without the picture is wanted
-    answers = load_run(run.path).predict(
+    [answer] = load_run(run.path).predict(
         [{"prompt": "what colour is it ?", "image": str(tmp_path / "right" / "0.png")}]
     )
     run.merge(tmp_path / "merged")
@@ -71,7 +71,7 @@ def test_it_looks_where_pictures_decide(recipe, tmp_path):
     asked = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     inputs = processor(text=[asked], images=[[Image.open(tmp_path / "right" / "0.png")]], return_tensors="pt")
     output = model.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
-    assert processor.tokenizer.decode(output, skip_special_tokens=True).strip() == answers[0]["completion"]
+    assert processor.tokenizer.decode(output, skip_special_tokens=True).strip() == answer["completion"]
 
 
 def test_exchanged_pictures_are_not_said_to_be_used(recipe):

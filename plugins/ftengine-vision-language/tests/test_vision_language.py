@@ -1,4 +1,4 @@
-"""Pictures in conversations on tiny models of seven architectures: tokens, labels, loss and answers are transformers'."""
+"""Pictures in conversations on tiny models: tokens, labels, loss, gradients and answers are those of transformers."""
 
 import base64
 import copy
@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 from expected import raises
-from ftengine_vision_language import VQA, BlankPicture, ImageTextToText, ScramblePicture
-from ftengine_vision_language.evaluator import accuracy, normalised
-from ftengine_vision_language.pictures import MOST_PIXELS, open_picture
-from ftengine_vision_language.rows import read_dialogue, recognise_pictures
 from PIL import Image
 from vision_models import ARCHITECTURES, square, tiny
 
 from ftengine.api import LoadedModel
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.model import Criterion
+from ftengine_vision_language import VQA, BlankPicture, ImageTextToText, ScramblePicture
+from ftengine_vision_language.evaluator import accuracy, normalised
+from ftengine_vision_language.pictures import MOST_PIXELS, open_picture
+from ftengine_vision_language.rows import read_dialogue, recognise_pictures
 
 QUICK = ("llava", "qwen2_5_vl")
 EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in ARCHITECTURES]
@@ -80,7 +80,7 @@ def test_tokens_are_the_processors_and_answers_alone_train(made):
 
 
 def test_loss_and_gradients_are_the_models_own(made):
-    """Of a batch with pictures of several sizes, and a row without one."""
+    """Of a batch with pictures of several sizes, and a row without one; transformers' loss is float32."""
     module, processor = made
     own = task()
     batch = own.collate([own.encode(row, processor) for row in rows()], processor)
@@ -94,9 +94,7 @@ def test_loss_and_gradients_are_the_models_own(made):
     for name, parameter in ours.named_parameters():
         assert (parameter.grad is None) == (gradients[name].grad is None), name
         if parameter.grad is not None:
-            torch.testing.assert_close(
-                parameter.grad, gradients[name].grad, rtol=1e-4, atol=1e-7
-            )  # transformers' loss is float32
+            torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-4, atol=1e-7)
 
 
 def test_each_row_of_a_batch_reads_its_own_pictures(made):
