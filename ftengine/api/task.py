@@ -38,7 +38,7 @@ class TaskTraits(Traits):
         learning_rate_share: factor of the strategy's usual learning rate with which `ftengine init` proposes a rate.
         strategy_defaults: (option, value) pairs: other defaults for the strategy's options, if it has options of these
             names.
-        unit: what an example's length counts, such as "tokens"; "": tokens of texts, images, else examples.
+        unit: what an example's length counts, such as "images".
         pipeline_tag: the hub's tag of such a model for model cards, such as "text-generation"; "": none.
     """
 
@@ -50,7 +50,7 @@ class TaskTraits(Traits):
     most_epochs: float | None = None
     learning_rate_share: float = 1.0
     strategy_defaults: tuple[tuple[str, Any], ...] = ()
-    unit: str = ""
+    unit: str = "tokens"
     pipeline_tag: str = ""
 
 

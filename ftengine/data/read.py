@@ -176,7 +176,8 @@ def _undecoded(dataset: Dataset) -> Dataset:
 
     for name, feature in dataset.features.items():
         if isinstance(feature, (Audio, Image)):
-            dataset = dataset.cast_column(name, type(feature)(decode=False))
+            stored = Audio(decode=False) if isinstance(feature, Audio) else Image(decode=False)
+            dataset = dataset.cast_column(name, stored)
     return dataset
 
 

@@ -38,9 +38,6 @@ from ftengine.training.losses import SAMPLE
 from ftengine.training.modes import checkpoint_gradients, never_trained
 from ftengine.training.steps import Steps, batch_tokens, plan_steps
 
-UNITS = {"text": "tokens", "audio": "tokens", "image": "images"}
-"""What an example's length counts, by a task's modality."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -188,7 +185,7 @@ def _steps(data: PreparedData, device: Device, planned: Steps) -> dict[str, Any]
         "per_epoch": planned.per_epoch,
         "examples_a_step": planned.batch,
         "answers_a_row": task.answers_per_row if is_on_policy(task) else None,
-        "unit": task.traits.unit or UNITS.get(task.modality, "examples"),
+        "unit": task.traits.unit,
         "tokens": int(tokens * planned.total),
         "tokens_a_step": tokens,
         "padding_share": padding_share(train.lengths, micro),

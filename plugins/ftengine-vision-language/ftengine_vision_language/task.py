@@ -72,7 +72,6 @@ class ImageTextToText(GenerativeTask):
         example_data="pictures.jsonl",
         pipeline_tag="image-text-to-text",
         strategy_defaults=(("targets", LANGUAGE_LAYERS),),
-        unit="tokens",
     )
     head = "image-text-to-text"
     modality = "image"

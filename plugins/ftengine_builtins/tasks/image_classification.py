@@ -39,7 +39,10 @@ class ImageClassification(LabelledTask):
 
     name = "image-classification"
     traits = TaskTraits(
-        example_model="google/vit-base-patch16-224-in21k", example_data="images", pipeline_tag="image-classification"
+        example_model="google/vit-base-patch16-224-in21k",
+        example_data="images",
+        unit="images",
+        pipeline_tag="image-classification",
     )
     head = "image-classification"
     modality = "image"
