@@ -46,7 +46,7 @@ ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}
         (r".*\.1\..*down_proj", {"mlp.experts.down_proj"}),
         (["gate"], {"mlp.gate"}),
     ],
-    ids=str,
+    ids=lambda value: ",".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_targets_name_parameters_of_experts(targets, expected) -> None:
     assert taken(mixture("Olmoe"), targets) == expected
