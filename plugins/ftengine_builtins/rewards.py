@@ -83,7 +83,14 @@ class RewardConfig(Config):
         return (self.column or READS[self.name][0]) if self.name in READS else None
 
     def arguments(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the arguments that the function may take by name, from a row's columns."""
+        """Return the arguments that the function may take by name, from a row's columns.
+
+        A reward model gets `prompt` or `messages`, whatever the row's layout (DataError: it has no prompt).
+        """
+        if self.run:
+            from ftengine_builtins.tasks.prompt_rows import without_answer
+
+            return without_answer({name: value for name, value in columns.items() if name != "completion"})
         return {**columns, READS[self.name][1]: columns.get(self.read)} if self.read and self.name else columns
 
     def answer_function(self, timeout: float, owner: str) -> AnswerFunction:

@@ -125,6 +125,20 @@ def test_each_compares_with_its_own_column(rewards):
     assert [made.score(answer, arguments).rewards for answer in ("2", "two", "II")] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
 
 
+def test_a_reward_model_gets_the_prompt_of_a_row_in_any_layout():
+    config = RewardConfig(run="runs/reward")
+    asked = [{"role": "user", "content": "2 + 2?"}]
+    for row in (
+        {"messages": [*asked, {"role": "assistant", "content": "4"}]},
+        {"instruction": "2 + 2?", "output": "4"},
+        {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+    ):
+        assert config.arguments({**row, "completion": "4"})["messages"] == asked
+    assert config.arguments({"prompt": "2 + 2?", "completion": "4"})["prompt"] == "2 + 2?"
+    with raises(DataError, "prompt"):
+        Rewards([config], 5.0, "").check_row({"text": "4"})
+
+
 def test_options_that_a_reward_cannot_use_are_refused():
     cases = [
         ({"name": "regex", "pattern": "("}, "pattern"),
