@@ -110,9 +110,11 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
     def encode(self, example_row: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the prompt with an answer as long as may be drawn, by which time and memory are measured.
 
-        DataError: that is longer than the model reads.
+        DataError: that is longer than the model reads, or replies have no place in the prompt.
         """
         asked, most = self._asked(example_row, processor), self.answer_tokens
+        if self.environment is not None and not asked.chat:
+            raise DataError("task.reply needs a model with a chat template, in which replies have a place.")
         length = len(asked.ids) + most
         if max_length is not None and length > max_length:
             raise DataError(
@@ -150,8 +152,6 @@ class AnswersPrompts(OnPolicyTask, LanguageTask):
         answers = [replace(one, attempt=request.attempt) for one in answers]
         if self.environment is None:
             return answers
-        if not all(query.chat for query in asked):
-            raise DataError("task.reply needs a model with a chat template, in which replies have a place.")
         first, stop = request.attempt * each, stop_tokens(loaded)
         pairs = list(zip(request.rows, asked, strict=True))
         started = [self._started(*pair, first + k) for pair in pairs for k in range(each)]

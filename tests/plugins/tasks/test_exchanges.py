@@ -226,3 +226,6 @@ def test_replies_need_a_chat_template_and_their_columns(loaded, file, monkeypatc
     assert length == task(file, "again", max_turns=2).encode({"prompt": "a"}, loaded.processor).length + 4 + 8
     with raises(ValueError, "max_turns", "reply"):
         task(file, "again", reply=None)
+    monkeypatch.setattr(loaded.processor, "chat_template", None)
+    with raises(DataError, "task.reply", "chat template"):
+        task(file, "again").encode({"prompt": "a"}, loaded.processor)
