@@ -17,6 +17,8 @@ HOPELESS = 0.9
 that it does not know, and over 1 at half the sampling rate."""
 NEARER = 0.3
 """How much lower the rate against another row's transcript is, for the transcripts to be shifted."""
+LEARNT = 0.6
+"""Part of the base's word error rate from which the tuned model understands the recordings, so that they are right."""
 EMPTY = 0.1
 """Share of empty answers that is told."""
 
@@ -46,7 +48,9 @@ class Transcripts(Rule):
             text = f"{lead[:1].upper()}{lead[1:]}. Usual causes are a wrong sampling rate in the files' headers or in "
             text += "`sampling_rate`, another language than task.language, and transcripts of other recordings. Where "
             text += "it is none of them, the base does not know this language or kind of speech."
-            yield _alarm(text, lead, {"base": rate.value})
+            finding = _alarm(text, lead, {"base": rate.value})
+            learnt = run.evaluation.tuned[WordErrorRate.rate].value <= LEARNT * rate.value
+            yield finding.model_copy(update={"level": "note", "explains": ()}) if learnt else finding
         if (words := of_tuned.get("words")) and (empty := of_tuned.get("empty_answers", 0)) > EMPTY * _rows(run):
             share = percent(empty / max(1, _rows(run)))
             text = (

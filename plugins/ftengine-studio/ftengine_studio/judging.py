@@ -141,8 +141,7 @@ class Contest:
         return self.pairs[number]
 
     def _judged(self, judge: str) -> dict[str, Judgement]:
-        """Return a person's judgements by prompt; a model may have the same name."""
-        return {one.prompt_hash: one for one in self.judgements() if one.kind == "person" and one.judge == judge}
+        return {one.prompt_hash: one for one in self.judgements() if one.judge == judge}
 
     def _fingerprint(self, pair: Pair, left: str, right: str) -> str:
         text = "\0".join((pair.prompt, pair.answers[left], pair.answers[right]))
