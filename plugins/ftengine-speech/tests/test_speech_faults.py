@@ -121,9 +121,11 @@ def test_the_verdict_names_shifted_transcripts():
 
 
 def test_the_verdict_names_what_the_base_does_not_understand():
-    (finding,) = judged(1.3, {"-1": 1.2, "1": 1.3})
+    (finding,) = judged(1.3, {"-1": 1.2, "1": 1.3}, tuned=1.1)
     assert finding.level == "alarm"
     assert "task.language" in finding.text
+    (learnt,) = judged(1.3, {"-1": 1.2, "1": 1.3}, tuned=0.4)
+    assert (learnt.level, learnt.explains) == ("note", ())
     assert judged(0.4, {"-1": 1.0, "1": 1.0}) == []
 
 
