@@ -111,6 +111,7 @@ class Validator:
         assert split is not None
         setup, together = self.setup, self._steps.batch
         if self._drawing is not None:
-            return {"": -self._drawing.mean(split.sample(min(len(split), SAMPLE), setup.seed), step)}
+            same = split.sample(SAMPLE)  # whatever train.seed is, so that the rewards of several seeds compare
+            return {"": -self._drawing.mean(same, step)}
         tokens = batch_tokens(setup.section, setup.accelerator.device)
         return mean_losses(setup.accelerator, setup.loaded.module, split, setup.section.batch_size, tokens, together)

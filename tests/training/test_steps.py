@@ -4,6 +4,7 @@ import pytest
 
 from ftengine.run.recipe import TrainSection
 from ftengine.training.steps import plan_steps, warmup_steps
+from ftengine.training.validation import Validator
 
 
 def test_warmup_is_a_share_below_one_and_a_number_of_steps_above():
@@ -24,3 +25,22 @@ def test_a_decimal_does_not_add_a_step(epochs, steps):
 def test_a_run_validates_twenty_times_at_most(rows, epochs, between):
     """Forty rows in 60 epochs were validated and saved 60 times, which took most of the run."""
     assert plan_steps(rows, TrainSection(epochs=epochs)).epochs_between == between
+
+
+def test_rewards_of_several_seeds_are_of_the_same_validation_rows():
+    from types import SimpleNamespace
+
+    class Split:
+        def __len__(self):
+            return 10_000
+
+        def sample(self, count, seed=0):
+            return -float(seed)
+
+    def measured(seed):
+        validator = Validator.__new__(Validator)
+        validator.setup, validator._steps = SimpleNamespace(seed=seed), SimpleNamespace(batch=1)
+        validator._drawing = SimpleNamespace(mean=lambda split, step: split)
+        return validator._losses(Split())
+
+    assert measured(1) == measured(2)

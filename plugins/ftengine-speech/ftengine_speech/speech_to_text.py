@@ -250,6 +250,11 @@ class SpeechToText(AudioInput, GenerativeTask):
             some = rows[start : start + TOGETHER]
             audios = [self.read_at(row, rate, longest) for row in some]
             languages = [self._language(row, tokenizer) for row in some] if multilingual else None
+            if languages and None in languages:
+                raise DataError(
+                    f"`{self.config.language_column}`: the row states no language, which this Whisper model must be "
+                    "told. State it, or set task.language for such rows."
+                )
             told = {"language": languages, "task": self.config.writes} if languages else {}
             texts = transcribe(loaded, audios, options.max_new_tokens, told, self._states)
             answers += zip(texts, audios, strict=True)

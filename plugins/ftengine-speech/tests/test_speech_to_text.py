@@ -126,6 +126,8 @@ def test_each_row_may_state_its_language(multilingual):
     assert [answer["language"] for answer in answers] == ["de", "hi"]
     with raises(DataError, "language"):
         own.encode({**rows[0], "language": None}, processor)
+    with raises(DataError, "language"):
+        own.infer(loaded(multilingual), [rows[0], {**rows[1], "language": None}])
 
 
 def test_a_language_that_does_not_suit_the_model_is_refused(multilingual, english):

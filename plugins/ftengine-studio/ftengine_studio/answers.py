@@ -153,6 +153,8 @@ def make_answers(
     generate = getattr(opened.task, "generate", None)
     if generate is None:
         raise InputError(f"task {opened.task.name!r} writes no text, so it has no answers to judge.")
+    opened.without_model(check_source=True)  # reading rows runs what loads the processor, which is to be trusted
+    opened.require_trusted_code()
     data = prepare_data(Experiment.open(run.recipe, opened.registry, listener, check_source=False, day=opened.day))
     held = next((name for name in ("test", "validation") if name in data.encoded), None)
     if held is None:

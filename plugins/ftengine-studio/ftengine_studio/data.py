@@ -8,16 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
 
+from ftengine.api import OnPolicyTask
 from ftengine.errors import FtengineError, InputError, RunError
 from ftengine.text import comparable
 from ftengine_studio.judgements import now
 from ftengine_studio.judging import NotThere
 from ftengine_studio.runs import StudioRun
+
+if TYPE_CHECKING:
+    from ftengine import Experiment
 
 EXCLUDED = "excluded.jsonl"
 """The file that `data.exclude` reads, in the run's folder."""
@@ -97,10 +101,14 @@ class Progress:
 
 
 class DataView:
-    """The data of one run; read in a thread at the first call, as that may take long."""
+    """The data of one run; read in a thread at the first call, as that may take long.
 
-    def __init__(self, run: StudioRun) -> None:
-        self.run = run
+    Args:
+        trust_code: whether code that the recipe names may load the model's processor, or check the rows.
+    """
+
+    def __init__(self, run: StudioRun, *, trust_code: bool = False) -> None:
+        self.run, self._trust_code = run, trust_code
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._error = self._note = ""
@@ -234,7 +242,9 @@ class DataView:
 
         try:
             recipe = self.run.recipe
-            data = prepare_data(Experiment.open(recipe, listener=self._progress, check_source=False))
+            experiment = Experiment.open(recipe, listener=self._progress, check_source=False)
+            self._require_trust(experiment)
+            data = prepare_data(experiment)
             recorded = ((self.run.read("audit.json") or {}).get("encoded") or {}).items()
             if recorded and {name: split["content"] for name, split in recorded} != data.audit.contents:
                 self._note = "The data files have changed since this run was made; this is how they are now."
@@ -250,6 +260,18 @@ class DataView:
         # Whatever a third-party reader or task raises: the page says so, and the others go on.
         except Exception as error:
             self._error = f"{type(error).__name__}: {error}"
+
+    def _require_trust(self, experiment: Experiment) -> None:
+        """Raise InputError if reading the rows runs code that the recipe names, and that is not trusted."""
+        task = experiment.make_task()
+        codes = [experiment.loader.runs_code(self.run.recipe.model.source)]
+        codes += [task.runs_code()] if isinstance(task, OnPolicyTask) else []
+        for code in codes:
+            if code and not self._trust_code:
+                raise InputError(
+                    f"run {self.run.name!r} reads its rows with {code}, which could do anything on this machine. If "
+                    "you trust it, start the page with --trust-code."
+                )
 
 
 def _rows_of(data: Any) -> Rows:

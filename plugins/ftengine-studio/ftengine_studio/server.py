@@ -42,7 +42,7 @@ class Studio:
 
     def __init__(self, runs: Sequence[StudioRun], seed: int = 0, *, trust_code: bool = False) -> None:
         self.runs, self.contests = runs, contests_of(runs, seed)
-        self.data = [DataView(run) for run in runs]
+        self.data = [DataView(run, trust_code=trust_code) for run in runs]
         self.talks = [Talk(run, trust_code=trust_code) for run in runs]
 
     def app(self, token: str, host: str, port: int) -> Starlette:

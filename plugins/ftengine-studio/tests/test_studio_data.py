@@ -134,3 +134,26 @@ def test_data_that_cannot_be_read_is_reported(run, tmp_path):
     assert "gone.jsonl" in state["message"]
     with pytest.raises(NotThere):
         view.page()
+
+
+@pytest.mark.slow
+def test_code_that_a_recipe_names_runs_only_if_it_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "named_by_recipe.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+    )
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "row {i}"}}\n' for i in range(20)))
+    recipe = {
+        "model": {"source": "named_by_recipe:build", "loader": "callable"},
+        "task": "causal-lm",
+        "data": {"train": str(tmp_path / "rows.jsonl")},
+        "strategy": "lora",
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(json.dumps(recipe))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for trusted in (False, True):
+        view = DataView(find_runs([tmp_path / "run"])[0], trust_code=trusted)
+        view.state()
+        view._thread.join()
+        assert ("--trust-code" in view.state()["message"]) is not trusted
+        assert (tmp_path / "named_by_recipe.ran").exists() is trusted
