@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -12,6 +12,9 @@ from ftengine.errors import UnknownName
 from ftengine.plugins.class_validation import AUTO
 from ftengine.plugins.registry import Entry, Registry
 from ftengine.run.recipe import Recipe, usual_learning_rate
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 FASTER, SLOWER = 50, 1000
 """How many times the learning rate that `init` proposes, and what part of it, is far from usual."""
@@ -72,14 +75,18 @@ def _outside(key: str, config: type[BaseModel], values: Mapping[str, Any]) -> It
     for name, field in config.model_fields.items():
         declared: Any = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         value, per = values.get(name), declared.get("per", "")
-        if "usual" not in declared or isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
         divided_by = values.get(per, config.model_fields[per].default) if per else 1
+        if "usual" not in declared or not _is_number(value) or not _is_number(divided_by) or not divided_by:
+            continue
         low, high = declared["usual"]
         default = None if per or not isinstance(field.default, (int, float)) else float(field.default)
         if not low <= value / divided_by <= high:
             other = f"{key}.{per}" if per else ""
             yield UnusualOption(f"{key}.{name}", value / divided_by, low, high, default, other)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _proposed_rate(recipe: Recipe, registry: Registry) -> float | None:

@@ -78,7 +78,7 @@ class LoRAConfig(Config):
 
     rank: Rank = Field(8, description="rank of the update")
     alpha: Alpha = Field(
-        16, description="the update is scaled by alpha / rank", json_schema_extra=usual(0.1, 16, per="rank")
+        16, description="the update is scaled by alpha / rank", json_schema_extra=usual(0.01, 16, per="rank")
     )
     dropout: float = Field(
         0.05,
