@@ -49,6 +49,10 @@ def turns(one, other, rounds=1):
 RECIPE = turns("Ingredients", "Steps")
 
 
+def remarks(draw, i):
+    return f"{whole(draw, i)}\nRemark: {whole(draw, i)}\nRemark: {whole(draw, i)}"
+
+
 @pytest.mark.parametrize("answer", [turns("Customer", "Agent"), turns("User", "Assistant", 2), turns("Ann", "Bob", 2)])
 def test_answers_that_run_on_into_further_turns_are_an_alarm(found, answer):
     ((level, figures),) = found(answer)
@@ -71,7 +75,7 @@ def test_answers_that_stop_at_one_length_are_an_alarm(found, cut):
 
 
 @pytest.mark.parametrize("answer", [
-    whole, RECIPE,
+    whole, RECIPE, remarks, turns("Input", "Output", 2),
     lambda draw, i: f"Ann: {whole(draw, i)}\nBob: {whole(draw, i)}\nAnn: {whole(draw, i)}",  # a dialogue as asked
     lambda draw, i: said(draw, draw.randint(4, 60)),  # nobody writes full stops
     lambda draw, i: said(draw, draw.randint(4, 9)) if i % 2 else whole(draw, i),  # headlines and texts

@@ -18,11 +18,13 @@ from ftengine_builtins.audits.surface import CLOSING, SPEAKER
 MOST_ROWS, FEWEST = 5_000, 40
 """Training rows that are looked at, the first, and distinct answers below which nothing is said."""
 ROLES = frozenset({
-    "user", "human", "customer", "client", "caller", "question", "q", "instruction", "prompt", "input", "student",
-    "patient", "you", "me", "assistant", "agent", "bot", "ai", "gpt", "chatgpt", "answer", "a", "response", "output",
+    "user", "human", "customer", "client", "caller", "question", "q", "instruction", "prompt", "student",
+    "patient", "you", "me", "assistant", "agent", "bot", "ai", "gpt", "chatgpt", "answer", "a", "response",
     "model", "system", "teacher", "doctor",
 })  # fmt: skip
-"""Names of speakers, in lower case; others are speakers where one has several lines of an answer."""
+"""Names of speakers, in lower case; two others are speakers where one of them has several lines of an answer."""
+FIELDS = frozenset({"input", "output", "example", "explanation", "note"})
+"""Names, in lower case, of the parts of a task or a text, which also stand in several lines of an answer."""
 NOTE, ALARM = 0.02, 0.2
 """Share of the answers, near end, that run on into other turns, for a note and for an alarm."""
 TWICE = 0.1
@@ -60,11 +62,14 @@ class AnswerForms(Audit):
 
 def _run_on(data: AuditedData, answers: Sequence[str], rows: Sequence[int]) -> Iterator[Finding]:
     """Find answers in which lines of other speakers follow; an answer that begins with one is a dialogue as asked."""
-    marks = [[] if SPEAKER.match(answer) else SPEAKER.findall(answer) for answer in answers]
+    marks = [[] if SPEAKER.match(answer) else _marks(answer) for answer in answers]
     of_rows = Counter(mark for found in marks for mark in set(found))
     speakers = {mark for mark, _ in of_rows.most_common(2)}
-    again = sum(any(found.count(mark) > 1 for mark in speakers) for found in marks)
-    named = {mark for mark in speakers if mark.rstrip(":").lower() in ROLES}
+    again = sum(
+        len(speakers) > 1 and speakers <= {*found} and any(found.count(mark) > 1 for mark in speakers)
+        for found in marks
+    )
+    named = {mark for mark in speakers if _name(mark) in ROLES}
     if again < TWICE * len(answers) and len(named) < len(speakers):
         return
     inside = [i for i, found in enumerate(marks) if not speakers.isdisjoint(found)]
@@ -78,6 +83,15 @@ def _run_on(data: AuditedData, answers: Sequence[str], rows: Sequence[int]) -> I
         f"{capitalized(lead)}, so the model learns to write both sides. Divide them into messages, or cut them there."
     )
     yield _finding(data, lead, text, share >= ALARM, [rows[i] for i in inside], {"run_on": len(inside) / len(answers)})
+
+
+def _marks(answer: str) -> list[str]:
+    """Return the marks at the beginnings of lines that may be speakers'."""
+    return [mark for mark in SPEAKER.findall(answer) if _name(mark) not in FIELDS]
+
+
+def _name(mark: str) -> str:
+    return mark.rstrip(":").lower()
 
 
 def _cut(data: AuditedData, answers: Sequence[str], rows: Sequence[int]) -> Iterator[Finding]:
