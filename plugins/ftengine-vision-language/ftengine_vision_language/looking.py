@@ -74,7 +74,8 @@ class Looking(Rule):
                 yield Finding(kind="looking", level="good", text=text, figures=facts)
             elif metric in run.evaluation.difference and run.evaluation.difference[metric].better:
                 brief = f"the tuned model does not use the pictures: {figures}"
-                text = f"Check that each picture belongs to its text: {brief}, no difference beyond chance."
+                how = "better without them beyond chance" if change.better else "no difference beyond chance"
+                text = f"Check that each picture belongs to its text: {brief}, {how}."
                 yield Finding(
                     kind="looking", level="alarm", text=text, brief=brief, explains=("quality",), figures=facts
                 )

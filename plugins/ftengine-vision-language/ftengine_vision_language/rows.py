@@ -128,7 +128,9 @@ def _has_parts(rows: Sequence[Example]) -> bool:
     return any(
         isinstance(part, Mapping) and part.get("type") in kinds
         for row in rows
-        for message in (row.get("messages") if isinstance(row.get("messages"), list) else [])
+        for messages in [row.get("messages")]
+        if isinstance(messages, list)
+        for message in messages
         if isinstance(message, Mapping) and isinstance(message.get("content"), list)
         for part in message["content"]
     )

@@ -18,6 +18,7 @@ from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.model import Criterion
 from ftengine_vision_language import VQA, BlankPicture, ImageTextToText, ScramblePicture
 from ftengine_vision_language.evaluator import accuracy, normalised
+from ftengine_vision_language.looking import Looking
 from ftengine_vision_language.pictures import MOST_PIXELS, open_picture
 from ftengine_vision_language.rows import read_dialogue, recognise_pictures
 
@@ -245,3 +246,29 @@ def test_blank_and_scrambled_pictures_lose_what_they_show():
     scrambled = np.asarray(ScramblePicture().change(gradient, random.Random(0)))
     assert not np.array_equal(scrambled, np.asarray(gradient))
     assert np.array_equal(np.sort(scrambled.ravel()), np.sort(np.asarray(gradient).ravel()))
+
+
+@pytest.mark.parametrize(
+    ("better", "level", "words"),
+    [(False, "good", "uses"), (None, "alarm", "no difference"), (True, "alarm", "better without them")],
+)
+def test_the_rule_says_what_answers_are_without_pictures(better, level, words):
+    from types import SimpleNamespace
+
+    def figure(value, better=None):
+        return SimpleNamespace(value=value, better=better)
+
+    probe = SimpleNamespace(
+        kind="ablation", name="blank-picture", against={"vqa": figure(0.1, better)}, tuned={"vqa": figure(0.4)}
+    )
+    evaluation = SimpleNamespace(
+        probes=[probe],
+        metrics={"vqa": SimpleNamespace(label="VQA accuracy")},
+        tuned={"vqa": figure(0.5)},
+        difference={"vqa": figure(0.3, better=True)},
+    )
+    recipe = SimpleNamespace(task={"name": "image-text-to-text"})
+    run = SimpleNamespace(recipe=recipe, evaluation=evaluation, headline_metric="vqa")
+    [finding] = Looking().judge(run)
+    assert finding.level == level
+    assert words in finding.text
