@@ -142,6 +142,13 @@ class OnPolicyTask(GenerativeTask):
         """Return the files of code, besides installed plugins, that scores depend on; a run records their hashes."""
         return ()
 
+    def runs_code(self) -> str | None:
+        """Return what code, besides installed plugins, draws or scores answers; None: none (`CodeEvaluator.runs_code`).
+
+        For a run made elsewhere the user has to allow it (--trust-code).
+        """
+        return None
+
     def advice(self, rows: Sequence[Example], loaded: LoadedModel) -> Iterable[str]:
         """Yield warnings for `ftengine plan`, given some rows and a model that may have no weights."""
         return ()

@@ -36,29 +36,32 @@ def without_excluded(splits: Mapping[str, DataRows], source: str) -> dict[str, D
     Raises:
         DataError: the file cannot be read, a row that it lists does not exist or has changed, or no row is left.
     """
-    listed, found = list(_read(source)), set[int]()
+    listed, found, changed = list(_read(source)), set[int](), dict[int, str]()
     by_end: dict[str, list[int]] = {}
     for i, row in enumerate(listed):
         by_end.setdefault(_end(row.place), []).append(i)
     chosen: dict[str, DataRows] = {}
     for name, rows in splits.items():
-        leave: dict[int, int] = {}
+        leave = set[int]()
         for number in range(len(rows)):
             place = rows.where(number)
             for i in by_end.get(_end(place), ()):
-                if listed[i].matches(place):
-                    leave[number] = i
-        for number, i in leave.items():
-            if rows.content_hash(number) != listed[i].content:
-                raise DataError(
-                    f"{listed[i].line}: {rows.where(number)} is not the row that was excluded: its content has "
-                    f"changed. Mark the rows again, or remove this line."
-                )
-        found.update(leave.values())
-        keep = np.delete(np.arange(len(rows)), list(leave))
+                if not listed[i].matches(place):
+                    continue
+                if rows.content_hash(number) == listed[i].content:
+                    leave.add(number)
+                    found.add(i)
+                else:  # it may be the row of a file of the same name in another folder
+                    changed[i] = place
+        keep = np.delete(np.arange(len(rows)), sorted(leave))
         if not len(keep):
             raise DataError(f"{source} (recipe key data.exclude) excludes every row of {rows.source}.")
         chosen[name] = replace(rows.select(keep), excluded=len(leave)) if leave else rows
+    for i in sorted(changed.keys() - found):
+        raise DataError(
+            f"{listed[i].line}: {changed[i]} is not the row that was excluded: its content has changed. Mark the rows "
+            "again, or remove this line."
+        )
     if missing := [row for i, row in enumerate(listed) if i not in found]:
         raise DataError(
             f"{missing[0].line}: no row {missing[0].place!r} in {', '.join(rows.source for rows in splits.values())}. "

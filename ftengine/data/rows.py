@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,9 @@ BATCH_FILES = 16
 """Rows read at a time if they may hold whole files (images)."""
 
 NO_SKIPS = Skipped(count=0, first=())
+
+ADDRESS = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]*://")
+"""Beginnings of texts that are no paths: of data URLs and of addresses, which stay as they are."""
 
 KEPT_BYTES = 64 << 20
 """Most bytes of a source whose rows are decoded once; those of a larger one are decoded in each pass."""
@@ -177,12 +181,15 @@ class DataRows:
         return {name: feature for name, feature in features.items() if isinstance(feature, ClassLabel)}
 
     def _path_from_here(self, value: Any) -> Any:
-        """Return a path (a text, or {"path": …}) relative to the working directory."""
+        """Return a path (a text, or {"path": …}), or a list of paths, relative to the working directory."""
         if self.folder is None:
             return value
+        if isinstance(value, list):
+            return [self._path_from_here(item) for item in value]
         if isinstance(value, dict) and value.get("path") and value.get("bytes") is None:
             return {**value, "path": str(self.folder / value["path"])}
-        return str(self.folder / value) if isinstance(value, str) and value else value
+        is_path = isinstance(value, str) and value and not ADDRESS.match(value)
+        return str(self.folder / value) if is_path else value
 
     def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
         """Return some of the rows, in the order of `indices`; `where` still gives their places."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.api import CodeEvaluator, Listener, LoadedModel, SilentListener
+from ftengine.api.on_policy import is_on_policy
 from ftengine.engine.answering import Answering
 from ftengine.engine.evaluate import add_figures, evaluate_run, reference_model
 from ftengine.engine.merge import MERGED_DTYPES, MergeReport, check_merge, merge_into
@@ -169,7 +170,7 @@ class Run(Answering):
             ProcessLost: one of several processes is gone.
         """
         named = {evaluator if isinstance(evaluator, str) else None for evaluator in evaluators}
-        self.require_trusted_evaluators(named if evaluators else None)
+        self.require_trusted_code(named if evaluators else None)
         if not evaluators:
             with heartbeat():
                 return evaluate_run(self.ready(), self.directory, self.facts, data).to_json()
@@ -274,9 +275,12 @@ class Run(Answering):
         task.labels = self.facts.labels
         return LabelledTask(experiment, task)
 
-    def require_trusted_evaluators(self, names: Collection[str | None] | None = None) -> None:
-        """Apply `require_trust` to the code of the named evaluators, or of all (None)."""
-        for evaluator in self.without_model().evaluators():
+    def require_trusted_code(self, names: Collection[str | None] | None = None) -> None:
+        """Apply `require_trust` to the code of the named evaluators, or of the task and all evaluators (None)."""
+        labelled = self.without_model()
+        if names is None and is_on_policy(labelled.task):
+            self.require_trust(labelled.task.runs_code(), "draws or scores answers by")
+        for evaluator in labelled.evaluators():
             if isinstance(evaluator, CodeEvaluator) and (names is None or evaluator.name in names):
                 self.require_trust(evaluator.runs_code(), "measures its answers by")
 

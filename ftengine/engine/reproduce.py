@@ -46,7 +46,7 @@ def reproduce(run: Run, output: str | Path) -> Reproduction:
     recipe = Recipe.read(run.path / "recipe.yaml").model_copy(update={"output": str(again.path)})
     require_as_finished(run)
     run.without_model(check_source=True)  # whatever its model is loaded by is to be trusted
-    run.require_trusted_evaluators()
+    run.require_trusted_code()
     with heartbeat():
         phases = TimedPhases(run.listener)
         data = prepare_data(Experiment.open(recipe, run.registry, phases, day=run.day))

@@ -8,6 +8,7 @@ and limits of time and memory.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import resource
@@ -16,32 +17,32 @@ import signal
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 MEMORY = 1 << 30
 """Bytes that the code may take."""
-_FENCED = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"(?<!\S)```[ \t]*([^\s`]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_PYTHON = re.compile(r"(python|py)[\d.]*", re.IGNORECASE)
 
 
 def unit_tests(answer: str, tests: str | Sequence[str], seconds: float) -> bool:
     """Return whether the code of an answer passes all tests: statements, such as assertions, that raise nothing.
 
-    Code is the last fenced block of the answer, or all of it where there is none. It fails too where it takes longer
-    than `seconds` or more than `MEMORY`, or ends its process.
+    It fails too where it takes longer than `seconds` or more than `MEMORY`, or ends its process.
     """
-    blocks = _FENCED.findall(answer)
     key = secrets.token_hex(16)
-    work = {"code": blocks[-1] if blocks else answer, "tests": _listed(tests), "key": key}
+    work = {"code": code_of(answer), "tests": _listed(tests), "key": key, "seconds": seconds}
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [sys.executable, "-I", __file__],
+            [sys.executable, "-s", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            env={},
+            env={"PYTHONHASHSEED": "0"},  # sets of texts have one order, so that an answer has one reward
             start_new_session=True,
         )
         try:
@@ -53,6 +54,13 @@ def unit_tests(answer: str, tests: str | Sequence[str], seconds: float) -> bool:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return out == key.encode()
+
+
+def code_of(answer: str) -> str:
+    """Return the last fenced block of Python, else the last without a language, else the whole answer."""
+    blocks = _FENCED.findall(answer)
+    python = [code for language, code in blocks if _PYTHON.fullmatch(language)]
+    return (python or [code for language, code in blocks if not language] or [answer])[-1]
 
 
 def _listed(tests: Any) -> list[str]:
@@ -67,7 +75,8 @@ def _listed(tests: Any) -> list[str]:
 
 
 def main() -> None:
-    """Run code and tests in one namespace, and write the key where nothing was raised."""
+    """Run code and tests in one module, and write the key where nothing was raised."""
+    del sys.path[0]  # the folder of this file
     out = os.dup(1)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)  # what the code prints is no result
@@ -75,9 +84,12 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    names: dict[str, Any] = {"__name__": "answer"}
+    # Should the process that waits for this one be killed, this one ends all the same.
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(work["seconds"]) + 1,) * 2)
+    signal.setitimer(signal.ITIMER_REAL, work["seconds"] + 1)
+    module = sys.modules["answer"] = types.ModuleType("answer")  # where dataclasses and pickle look for it
     for source in (work["code"], *work["tests"]):
-        exec(compile(source, "<answer>", "exec"), names)
+        exec(compile(source, "<answer>", "exec", dont_inherit=True), vars(module))
     os.write(out, work["key"].encode())
     os._exit(0)
 

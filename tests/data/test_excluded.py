@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from expected import raises
@@ -46,6 +47,14 @@ def test_listed_rows_are_left_out_and_counted(section, write, text_task):
 def test_a_list_from_another_folder_names_the_same_rows(section, write, text_task):
     chosen = excluding(section, write, ["a.jsonl:3"], text_task, place="data/a.jsonl:3")
     assert sum(map(len, make_splits(chosen, text_task, 0).mapping().values())) == COUNT - 1
+
+
+def test_of_two_files_of_one_name_the_row_with_the_content_is_left_out(section, write, text_task):
+    Path("held").mkdir()
+    held = write("held/a.jsonl", "".join(json.dumps({"text": f"held {i}"}) + "\n" for i in range(COUNT)))
+    chosen = excluding(section.model_copy(update={"validation": held}), write, ["a.jsonl:3", "a.jsonl:3"], text_task)
+    splits = make_splits(chosen, text_task, 0).mapping()
+    assert (len(splits["train"]), len(splits["validation"])) == (COUNT - 1, COUNT)
 
 
 @pytest.mark.parametrize(

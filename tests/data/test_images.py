@@ -89,6 +89,21 @@ def test_paths_are_relative_to_their_file(folder, name):
     assert read_rows(name)[0]["image"] == "cat/1.png"
 
 
+def test_lists_of_paths_are_relative_too_and_addresses_are_no_paths(folder):
+    url = "data:image/png;base64,iVBORw0KGgo="
+    lines = [
+        {"images": ["cat/1.png", {"path": "dog/3.webp", "bytes": None}]},
+        {"images": [url, "https://example.org/a.png"]},
+        {"image": url},
+    ]
+    (folder / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = read_rows("photos/list.jsonl", paths=["image", "images"])
+    first = rows[0]["images"]
+    assert (first[0], first[1]["path"]) == ("photos/cat/1.png", "photos/dog/3.webp")
+    assert rows[1]["images"] == [url, "https://example.org/a.png"]
+    assert rows[2]["image"] == url
+
+
 # Images inside of files
 
 

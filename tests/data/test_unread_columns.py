@@ -304,6 +304,7 @@ NICE, RUDE = (
 )
 def test_pairs_that_are_exchanged_where_a_column_has_a_value_are_an_alarm(unread, exchanged, told, named):
     rows = exported("2023", 60, False, told) + exported("2024", 50, exchanged, told)
+    rows = [{**row, "tags": ["a", "b"], "meta": {"by": 1}} for row in rows]  # which are no kinds of rows
     found = unread(PairsByColumn, rows, task=PairsTask())
     assert [(one.level, one.figures["column"]) for one in found] == [("alarm", "export")] * named
 

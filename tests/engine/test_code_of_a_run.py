@@ -79,11 +79,13 @@ def test_a_function_that_scores_answers_is_imported_by_neither_plan_nor_an_untru
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     recipe["evaluate"] = [{"name": "verifier", "function": f"{file}:right"}]
     plan(Recipe.make({**recipe, "output": str(tmp_path / "new")}), measure=False)
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    save_anew(run)
-    for again in (lambda run: reproduce(run, tmp_path / "again"), Run.evaluate):
-        with raises(InputError, "score.py:right", "--trust-code"):
-            again(load_run(run))
+    of_task = {"name": "grpo", "rewards": [{"name": "exact-match"}], "reply": f"{file}:right"}
+    for content in ({}, {"task": of_task, "evaluate": ["mean-reward"]}):
+        (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **content}))
+        save_anew(run)
+        for again in (lambda run: reproduce(run, tmp_path / "again"), Run.evaluate):
+            with raises(InputError, "score.py:right", "--trust-code"):
+                again(load_run(run))
     assert not marker.exists()
 
 

@@ -73,7 +73,11 @@ def _write(file: Path, rows: Any, paths: tuple[str, ...]) -> None:
 
 
 def _absolute(value: Any) -> Any:
-    """Return a path, alone or as {"path": …}, that holds from anywhere."""
+    """Return a path, alone, as {"path": …} or in a list, that holds from anywhere."""
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    if isinstance(value, str) and (value.startswith("data:") or "://" in value):
+        return value
     if isinstance(value, dict) and value.get("path") and value.get("bytes") is None:
         return str(Path(value["path"]).resolve())
     return str(Path(value).resolve()) if isinstance(value, str) and value else value
@@ -86,7 +90,7 @@ def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Rec
     """
     content = recipe.resolved()
     content["data"] |= {"train": str(files["train"]), "validation": str(files["validation"]), "test": None}
-    content["data"] |= {"reader": {"name": "auto"}, "columns": {}, "split": {"by": "random"}}
+    content["data"] |= {"reader": {"name": "auto"}, "columns": {}, "split": {"by": "random"}, "exclude": None}
     content["data"]["group"] = recipe.data.group_column
     content["data"]["leaks"] = "warn"  # what the recipe refuses, `plan` has refused
     nothing = dict.fromkeys(("training_sample", "forgetting", "memorisation", "refusal", "answers"))

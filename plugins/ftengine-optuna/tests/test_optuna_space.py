@@ -1,11 +1,14 @@
 """Ranges and choices: how they are written, checked, and found where nothing is said."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 from expected import raises
 
 from ftengine import Recipe, registry_of
 from ftengine.errors import InputError
+from ftengine_optuna.division import _absolute, trial_recipe
 from ftengine_optuna.space import Dimension, check_space, default_space, own_values, parse, read_space, with_values
 
 
@@ -119,3 +122,16 @@ def test_a_file_holds_the_same(tmp_path):
         read_space(file)
     with pytest.raises(InputError):
         read_space(tmp_path / "missing.yaml")
+
+
+def test_a_trial_reads_the_divided_rows_without_excluding_again(tmp_path):
+    excluding = Recipe.make(recipe().resolved(), ["data.exclude=excluded.jsonl"])
+    of_trial = trial_recipe(excluding, {"train": tmp_path / "a.jsonl", "validation": tmp_path / "b.jsonl"}, tmp_path)
+    assert (of_trial.data.train, of_trial.data.exclude) == (str(tmp_path / "a.jsonl"), None)
+
+
+def test_divided_rows_name_files_that_hold_from_anywhere():
+    here = str(Path("a.png").resolve())
+    assert _absolute(["a.png", {"path": "a.png", "bytes": None}, None]) == [here, here, None]
+    for address in ("data:image/png;base64,aa", "https://example.org/a.png"):
+        assert _absolute(address) == address

@@ -131,6 +131,7 @@ def read_audio(value: Any, column: str, longest: float) -> Audio:
             numbers that are none.
     """
     if isinstance(value, Audio):
+        _require_short(value.seconds, longest, column, value.place)  # an augmenter may have made it longer
         return value
     if isinstance(value, Mapping) and value.get("array") is not None:
         return _of_array(value, column, longest)
@@ -190,9 +191,15 @@ def _of_array(value: Mapping[str, Any], column: str, longest: float) -> Audio:
     if not isinstance(rate, int) or not RATES[0] <= rate <= RATES[1]:
         raise DataError(f"`{column}`: sampling_rate is {shown(rate)}; {RATES[0]} to {RATES[1]} Hz are allowed.")
     try:
-        samples = np.asarray(value["array"], dtype=np.float32)
+        given = np.asarray(value["array"])
+        samples = given.astype(np.float32)
     except (TypeError, ValueError):
         raise DataError(f"`{column}`: array holds values that are no numbers; {ALLOWED}.") from None
+    if given.dtype.kind in "iu" and samples.size and np.abs(samples).max() > 1:
+        raise DataError(
+            f"`{column}`: array holds integers up to {np.abs(samples).max():g}; samples are from -1 to 1. Divide them "
+            "by full scale: 32768 for 16 bits."
+        )
     if samples.ndim == 2:
         samples = samples.mean(axis=int(samples.shape[1] < samples.shape[0]))
     if samples.ndim != 1:

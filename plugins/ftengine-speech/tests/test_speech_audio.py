@@ -52,6 +52,8 @@ def test_arrays_of_datasets_are_read():
         ({"bytes": None, "path": None}, ["`audio`"]),
         ({"array": [0.1, float("nan")], "sampling_rate": 16_000}, ["not finite"]),
         ({"array": ["a"], "sampling_rate": 16_000}, ["no numbers"]),
+        ({"array": np.array([0, -20_000], np.int16), "sampling_rate": 16_000}, ["integers", "20000", "32768"]),
+        (Audio(np.ones(31 * 1000, np.float32), 1000), ["31.0 s", "30 s"]),  # as an augmenter may make it
     ],
 )
 def test_what_is_no_audio_is_refused(value, words):

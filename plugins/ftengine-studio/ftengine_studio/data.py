@@ -283,18 +283,19 @@ def _rows_of(data: Any) -> Rows:
     length = np.concatenate([np.asarray(one.lengths) for one in encoded])
     audited = data.splits.audited({name: one.left_out for name, one in zip(names, encoded, strict=True)})
     equal = audited.distinct if audited.near is None else audited.near
-    same, asked, answer = (np.empty(0, dtype=np.int64),) * 3
+    row, same, asked, answer = (np.empty(0, dtype=np.int64),) * 4
     for name, one in zip(names, encoded, strict=True):
         kept = np.delete(np.arange(len(data.splits.mapping()[name])), one.left_out)
         of = np.searchsorted(kept, one.rows.before(one.index))
         hashes = np.fromiter(_inputs_and_targets(audited.splits[name]), [("asked", "i8"), ("answer", "i8")])
+        row = np.concatenate([row, row.max(initial=-1) + 1 + of])  # which may make several examples
         same = np.concatenate([same, equal[name][of]])
         asked, answer = np.concatenate([asked, hashes["asked"][of]]), np.concatenate([answer, hashes["answer"][of]])
     whole = np.unique(same, return_inverse=True)[1]
     of_input = np.where(answer != 0, np.unique(asked, return_inverse=True)[1], -1)
     train = split == names.index("train")
     groups = {
-        "duplicates": _several(whole, number, split),
+        "duplicates": _differing(whole, row),
         "leaks": _both(whole, train),
         "contradictions": _differing(of_input, answer),
     }
@@ -313,11 +314,6 @@ def _inputs_and_targets(rows: Any) -> Iterator[tuple[int, int]]:
 def _hash(value: Any) -> int:
     digest = blake2b(repr(comparable(value)).encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True) or 1
-
-
-def _several(group: np.ndarray, number: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """Return the groups of more than one row, -1 for rows that are alone."""
-    return np.where(np.bincount(group)[group] > 1, group, -1)
 
 
 def _both(group: np.ndarray, train: np.ndarray) -> np.ndarray:

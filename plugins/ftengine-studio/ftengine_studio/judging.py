@@ -141,7 +141,8 @@ class Contest:
         return self.pairs[number]
 
     def _judged(self, judge: str) -> dict[str, Judgement]:
-        return {one.prompt_hash: one for one in self.judgements() if one.judge == judge}
+        """Return a person's judgements by prompt; a model may have the same name."""
+        return {one.prompt_hash: one for one in self.judgements() if one.kind == "person" and one.judge == judge}
 
     def _fingerprint(self, pair: Pair, left: str, right: str) -> str:
         text = "\0".join((pair.prompt, pair.answers[left], pair.answers[right]))

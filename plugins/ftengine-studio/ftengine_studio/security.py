@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -82,15 +82,14 @@ class Guard:
         return self._host in ("0.0.0.0", "::")
 
     def _from_address(self, scope: Scope) -> str:
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=50)
+        try:
+            query = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=50)
+        except ValueError:  # too many fields
+            return ""
         return query.get("token", [""])[0]
 
     def _from_cookie(self, headers: Headers) -> str:
-        try:
-            cookies: SimpleCookie = SimpleCookie(headers.get("cookie", ""))
-        except CookieError:
-            return ""
-        return cookies[self.cookie].value if self.cookie in cookies else ""
+        return cookie_parser(headers.get("cookie", "")).get(self.cookie, "")  # others may be malformed
 
     def _with_headers(self, scope: Scope, send: Send) -> Send:
         async def sending(message: Message) -> None:

@@ -90,14 +90,17 @@ class Talk:
         if self._busy.locked():
             write({"state": "waiting"})
         with self._busy:
+            turns = {}
             for position in POSITIONS:
                 write({"side": position, "state": "begins"})
-                self._answer(conversation, position, message, write)
+                turns[position] = self._answer(conversation, position, message, write)
                 write({"side": position, "state": "ends"})
+            conversation.turns = turns  # of both or of neither, so that the histories stay alike
 
     def _answer(
         self, conversation: Conversation, position: str, message: str, write: Callable[[dict[str, Any]], None]
-    ) -> None:
+    ) -> list[dict[str, str]]:
+        """Return the messages of one model, with its answer to the new one."""
         from ftengine import Chat, load_run
 
         if self._chat is None:
@@ -115,10 +118,8 @@ class Talk:
         written = "".join(pieces)
         if answer != written:  # what was streamed may have had a thought, or blanks at its ends
             write({"side": position, "text": answer})
-        if chat.converses("base" if side == "base" else "tuned"):
-            turns += [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
-        else:
-            turns[:] = [{"role": "user", "content": message}, {"role": "assistant", "content": answer}]
+        before = turns if chat.converses("base" if side == "base" else "tuned") else []
+        return [*before, {"role": "user", "content": message}, {"role": "assistant", "content": answer}]
 
     def judge(self, conversation: Conversation, judge: str, content: Mapping[str, Any]) -> dict[str, str]:
         """Keep a verdict on a conversation and return who answered where (InputError: nothing was answered)."""

@@ -11,7 +11,7 @@ from tiny import tiny_llama
 
 from ftengine import Experiment, Recipe, prepare_data
 from ftengine.errors import RunError
-from ftengine_studio.data import EXCLUDED, MOST_ROWS, DataView, Rows
+from ftengine_studio.data import EXCLUDED, MOST_ROWS, DataView, Rows, _differing
 from ftengine_studio.judging import NotThere
 from ftengine_studio.runs import find_runs
 
@@ -37,6 +37,11 @@ def test_filters_of_split_length_and_finding():
     for wrong in ({"split": "dev"}, {"finding": "odd"}):
         with pytest.raises(NotThere):
             chosen(**wrong)
+
+
+def test_several_examples_of_one_row_are_no_duplicates():
+    text, row = np.array([4, 4, 4, 2, 2]), np.array([0, 1, 1, 7, 7])
+    assert _differing(text, row).tolist() == [4, 4, 4, -1, -1]
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
@@ -88,6 +91,41 @@ def test_the_token_in_the_address_opens_the_page_and_becomes_a_cookie(client, pa
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie  # noqa: PT018
     assert "script-src 'self'" in response.headers["content-security-policy"]
     assert client.get("/api/overview").status_code == 200
+
+
+def test_cookies_of_other_pages_of_this_machine_do_not_hide_the_token(client):
+    client.cookies.clear()
+    for other in ('settings={"theme": "dark"}', "a[b]=1; c=d e"):
+        cookie = f"{other}; ftengine-studio-{PORT}={TOKEN}"
+        assert client.get("/api/overview", headers={"cookie": cookie}).status_code == 200
+    assert client.get("/", params={f"a{i}": "" for i in range(60)}).status_code == 403
+
+
+def test_a_person_with_the_name_of_a_judging_model_judges_for_themself(run, client):
+    judge(client, 0, name="Ada")
+    lines = [json.loads(line) | {"kind": "model", "judge": "Grace"} for line in (run / FILE).read_text().splitlines()]
+    with open(run / FILE, "a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    assert client.get("/api/judge/0", params={"name": "Grace"}).json()["judged"] == 0
+    assert client.get("/api/judge/0", params={"name": "Ada"}).json()["judged"] == 1
+
+
+def test_two_who_renew_the_verdict_at_once_do_it_one_after_the_other(run, client, monkeypatch):
+    both, met = threading.Barrier(2), []
+
+    class Run:
+        headline = "better"
+
+        def conclude(self):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(timeout=0.1)
+                met.append(True)
+            return self
+
+    monkeypatch.setattr("ftengine.load_run", lambda *arguments, **options: Run(), raising=False)
+    with ThreadPoolExecutor(2) as people:
+        answers = list(people.map(lambda _: client.post("/api/result/0", json={}).status_code, range(2)))
+    assert (answers, met) == ([200, 200], [])
 
 
 def test_all_interfaces_are_asked_by_number_and_never_by_a_foreign_name(run, opened):

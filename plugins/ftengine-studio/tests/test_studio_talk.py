@@ -26,6 +26,8 @@ class Echo:
         return True
 
     def answer(self, text, side, write):
+        if text == f"too long for the {side} model":
+            raise DataError("it does not fit.")
         if text == "too long":
             raise DataError("it does not fit.")
         pieces = (side, f" {len(self.turns)}", " <b>")
@@ -88,6 +90,13 @@ def test_a_blind_conversation_tells_who_answered_once_it_is_judged(client, run):
 def test_a_message_that_cannot_be_answered_is_reported(client, message):
     response = client.post("/api/talk/0", json={"message": message})
     assert "error" in json.loads(response.text.splitlines()[-1])
+
+
+def test_where_one_model_cannot_answer_neither_history_has_the_message(client):
+    key, *_ = say(client, "Hello")
+    response = client.post("/api/talk/0", json={"message": "too long for the tuned model", "conversation": key})
+    assert "error" in json.loads(response.text.splitlines()[-1])
+    assert say(client, "Again", conversation=key)[2] == {"left": "base 2 <b>", "right": "tuned 2 <b>"}
 
 
 def test_a_conversation_of_an_earlier_server_is_reported(client):

@@ -221,7 +221,7 @@ class ImageTextToText(GenerativeTask):
             dialogue, several = read_dialogue(row), row.get("answers")
             last = dialogue.turns[-1]
             reference = last.text if last.role == "assistant" else None
-            right = [str(answer) for answer in several] if isinstance(several, (list, tuple)) else [reference]
+            right = [*map(_answer_text, several)] if isinstance(several, (list, tuple)) else [reference]
             found.append(
                 {
                     "prompt": " ".join([*map(_name, asked.pictures), asked.turns[-1].text]),
@@ -280,6 +280,11 @@ def _asked(row: Example) -> Dialogue:
     if not turns or turns[-1].role != "user":
         raise DataError("the conversation asks nothing: its last message but the answer is not the user's.")
     return Dialogue(turns, dialogue.pictures_of(len(turns)))
+
+
+def _answer_text(answer: Any) -> str:
+    """Return the text of one of a row's `answers`: itself, or the `answer` of VQA v2's {answer, answer_confidence}."""
+    return str(answer["answer"] if isinstance(answer, Mapping) and "answer" in answer else answer)
 
 
 def _name(value: Any) -> str:

@@ -21,6 +21,7 @@ from ftengine_vision_language.evaluator import accuracy, normalised
 from ftengine_vision_language.looking import Looking
 from ftengine_vision_language.pictures import MOST_PIXELS, open_picture
 from ftengine_vision_language.rows import read_dialogue, recognise_pictures
+from ftengine_vision_language.task import _answer_text
 
 QUICK = ("llava", "qwen2_5_vl")
 EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in ARCHITECTURES]
@@ -234,6 +235,10 @@ def test_answers_are_compared_as_vqa_does():
     ]
     scores = VQA().score({"accuracy": np.array(kept)}, np.ones(3))
     assert scores == {"vqa_accuracy": 0.5}
+
+
+def test_answers_of_vqa_v2_are_their_texts():
+    assert _answer_text({"answer": "yes", "answer_confidence": "maybe", "answer_id": 1}) == _answer_text("yes") == "yes"
 
 
 def test_blank_and_scrambled_pictures_lose_what_they_show():

@@ -47,9 +47,9 @@ class PairsByColumn(Audit):
         words, signs = tf_idf(answers), np.where(np.arange(len(views)) % 2, 1.0, -1.0)
         pairs = (words[0::2] - words[1::2]) * signs[:, None]
         groups = [
-            (name, str(value), np.array([str(item) == str(value) for item in of]))
-            for name, of in first_values(data, names, MOST_PAIRS)
-            if len(of) == len(views) and len({str(item) for item in of}) <= MOST_VALUES
+            (name, value, np.array([item == value for item in of]))
+            for name, of in ((name, [*map(str, of)]) for name, of in first_values(data, names, MOST_PAIRS))
+            if len(of) == len(views) and len({*of}) <= MOST_VALUES
             for value in dict.fromkeys(of)
         ]
         groups = [group for group in groups if min(group[2].sum(), (~group[2]).sum()) >= FEWEST]

@@ -124,6 +124,8 @@ def train_seeds(
     if recipe.data.validation is None and recipe.data.test is None:
         raise InputError("seeds are compared on held-out data; set data.validation or data.test.")
     others = [] if against is None else runs_of(against)
+    if against is not None:
+        _require_same_resamples(recipe, others[0].recipe, against)
     finished = [(Path(one.output) / "verdict.json").is_file() for one in recipes]
     if not all(finished):
         plan(recipes[finished.index(False)])
@@ -153,14 +155,27 @@ def runs_of(folder: Path) -> list[Run]:
     return [load_run(folder / run.run) for run in study.runs]
 
 
+def _require_same_resamples(mine: Recipe, other: Recipe, folder: Path) -> None:
+    """Raise InputError if two recipes weigh the same examples otherwise in a resample."""
+    for key, own, theirs in (
+        ("seed", mine.seed, other.seed),
+        ("evaluation.resamples", mine.evaluation.resamples, other.evaluation.resamples),
+    ):
+        if own != theirs:
+            raise InputError(
+                f"{key} is {own} here and {theirs} in the runs of {str(folder)!r}. Compare recipes that have it in "
+                "common; the seeds of training (train.seed) may differ."
+            )
+
+
 def set_against(study: Seeds, runs: Sequence[Run], folder: Path, others: Sequence[Run]) -> Seeds:
-    """Return a study with its difference from another one's runs (InputError: these have other examples or seeds)."""
+    """Return a study with its difference from another one's runs (InputError: these have other examples)."""
     records = [RunRecords.read(run.path) for run in (runs[0], others[0])]
     contents = {record.audit.contents.get(study.split) for record in records}
-    if len(contents) > 1 or runs[0].recipe.seed != others[0].recipe.seed:
+    if len(contents) > 1:
         raise InputError(
-            f"the runs of {str(folder)!r} were measured on other {study.split} examples, or have another seed. Compare "
-            "recipes with the same data, splits and seed."
+            f"the runs of {str(folder)!r} were measured on other {study.split} examples. Compare recipes with the same "
+            "data and splits."
         )
     mine, theirs = ([run.resampled_figures()["tuned"] for run in side] for side in (runs, others))
     minus = {
@@ -193,17 +208,17 @@ def seeded(recipe: Recipe, seeds: int) -> list[Recipe]:
 
 
 def measured(runs: Sequence[Run], keep: Keep) -> Seeds:
-    """Measure finished runs of one recipe together (RunError: they were measured on different examples)."""
+    """Measure finished runs of one recipe together (RunError: they were trained or measured on different examples)."""
     records = [RunRecords.read(run.path) for run in runs]
     first = records[0]
     split, metric = first.evaluation.split, first.evaluation.headline_metric
     if split is None or metric is None:
         raise InputError("no metric was measured on held-out data, so seeds cannot be compared. Name an evaluator.")
-    contents = {record.audit.contents.get(split) for record in records}
-    if len(contents) > 1:
+    contents = [record.audit.contents for record in records]
+    if changed := [name for name in contents[0] if any(other.get(name) != contents[0][name] for other in contents)]:
         raise RunError(
-            f"the runs were measured on different {split} examples: the data changed between them. Remove the older "
-            "runs, or name another output."
+            f"the runs have different {changed[0]} examples: the data changed between them. Remove the older runs, or "
+            "name another output."
         )
     resampled = [run.resampled_figures() for run in runs]
     base, tuned = (

@@ -33,8 +33,9 @@ def names(module: Any) -> tuple[str, str]:
 
 def why_not(module: Any) -> str:
     """Return why an update of these experts cannot be computed; "" if it can."""
-    if any(not module._parameters[name].is_floating_point() for name in names(module)):
-        return "holds experts with packed weights"
+    weights = [module._parameters[name] for name in names(module)]
+    if any(not weight.is_floating_point() or weight.dtype.itemsize < 2 for weight in weights):
+        return "holds experts with packed weights"  # numbers of 8 bits have scales elsewhere
     if module._is_expert_parallel:
         return "holds a part of the experts: they are spread over devices"
     if module.has_post_expert_norm:

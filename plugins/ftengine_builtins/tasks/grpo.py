@@ -212,6 +212,10 @@ class GRPO(AnswersPrompts):
     def code_files(self) -> Sequence[Path]:
         return [*self._rewards.code_files(), *([] if self.environment is None else self.environment.code_files())]
 
+    def runs_code(self) -> str | None:
+        own = [self._rewards.runs_code(), self.config.reply and f"the function {self.config.reply}"]
+        return " and ".join(filter(None, own)) or None
+
     def draw(self, request: DrawRequest) -> list[list[DrawnAnswer]]:
         """Return answers to each row, with log-probabilities where the loss needs them."""
         config, answers = self.config, self.drawn(request)

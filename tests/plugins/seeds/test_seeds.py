@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from ftengine.errors import InputError, RunError
 from ftengine_builtins.rules import SeedSpread
 from ftengine_builtins.seeds.command import seeds as command
 from ftengine_builtins.seeds.interval import Variance, difference_of_means, seed_figure
-from ftengine_builtins.seeds.study import FILE, Seeds, chosen, seeded, train_seeds
+from ftengine_builtins.seeds.study import FILE, Seeds, chosen, measured, seeded, train_seeds
 
 
 def world(rng, seeds, examples, of_seed, own=0.3, resamples=300):
@@ -182,4 +183,17 @@ def test_wrong_input_is_refused_before_training(recipe, study, tmp_path):
     other = Recipe.make(recipe.resolved() | {"output": str(tmp_path / "x")}, ["data.test=null", "data.validation=null"])
     with raises(InputError, "held-out"):
         train_seeds(other, 2)
+    for change in ("seed=1", "evaluation.resamples=50"):
+        with raises(InputError, change.partition("=")[0]):
+            train_seeds(Recipe.make(other.resolved(), ["data.test=0.3", change]), 2, against=Path(recipe.output))
     assert not (tmp_path / "x").exists()
+
+
+def test_seeds_on_other_training_rows_are_not_measured_together(recipe, study, tmp_path):
+    shutil.copytree(Path(recipe.output) / "seed-0", tmp_path / "seed-0")
+    audit = json.loads((tmp_path / "seed-0" / "audit.json").read_text())
+    audit["encoded"]["train"]["content"] = "other"
+    (tmp_path / "seed-0" / "audit.json").write_text(json.dumps(audit))
+    (tmp_path / "seed-0" / "seal.json").unlink(missing_ok=True)
+    with raises(RunError, "train", "data changed"):
+        measured([load_run(tmp_path / "seed-0"), load_run(Path(recipe.output) / "seed-1")], "best")

@@ -14,7 +14,7 @@ from ftengine.api import LoadedModel
 from ftengine.equivalence import distance
 from ftengine.errors import NoMatch, RecipeError
 from ftengine.model import decayed, trainable
-from ftengine_builtins.strategies.expert_layers import expert_layers, expert_modules, routers
+from ftengine_builtins.strategies.expert_layers import expert_layers, expert_modules, names, routers
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 
 
@@ -46,7 +46,7 @@ ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}
         (r".*\.1\..*down_proj", {"mlp.experts.down_proj"}),
         (["gate"], {"mlp.gate"}),
     ],
-    ids=str,
+    ids=lambda value: ",".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_targets_name_parameters_of_experts(targets, expected) -> None:
     assert taken(mixture("Olmoe"), targets) == expected
@@ -153,10 +153,22 @@ def test_a_copy_trains_on_its_own() -> None:
     assert distance(outputs(model.module), outputs(mixture("Olmoe").module)) < 1e-5
 
 
-def test_experts_that_cannot_be_adapted_are_named() -> None:
+def in_parts(experts: nn.Module) -> None:
+    experts._is_expert_parallel = True
+
+
+def in_eight_bits(experts: nn.Module) -> None:
+    """As transformers' FP8Experts, whose scales are parameters beside the weights."""
+    for name in names(experts):
+        weight = getattr(experts, name).detach().to(torch.float8_e4m3fn)
+        setattr(experts, name, nn.Parameter(weight, requires_grad=False))
+
+
+@pytest.mark.parametrize("hinder", [in_parts, in_eight_bits])
+def test_experts_that_cannot_be_adapted_are_named(hinder) -> None:
     model = mixture("Olmoe")
     for part in expert_modules(model.module).values():
-        part._is_expert_parallel = True
+        hinder(part)
     with raises(NoMatch, "experts", "model.layers.0.mlp.experts.gate_up_proj"):
         prepared(model, targets="experts")
     strategy = prepared(model)

@@ -56,6 +56,19 @@ def test_those_of_the_box():
 
 
 SQUARE = "def square(x):\n    return x * x"
+CLASSES = """
+import dataclasses, pickle, typing
+@dataclasses.dataclass
+class Point:
+    x: int
+    names: typing.ClassVar[int] = 0
+assert Point.__annotations__["x"] is int and pickle.loads(pickle.dumps(Point(1))) == Point(1)
+"""
+LIMITS = """
+import resource, signal, sys
+assert resource.getrlimit(resource.RLIMIT_CPU)[1] < 5 and signal.getitimer(signal.ITIMER_REAL)[0] > 0
+assert not sys.flags.hash_randomization and not any("ftengine_builtins" in place for place in sys.path)
+"""
 ANSWERS = {
     "in a fenced block": (f"Sure:\n```python\n{SQUARE}\n```\nDone.", True),
     "alone": (SQUARE, True),
@@ -68,6 +81,10 @@ ANSWERS = {
     "that writes a file": (f"{SQUARE}\nf = open('x', 'w'); f.write('x'); f.flush()", False),
     "that reads the environment": (f"import os\n{SQUARE}\nassert os.environ.get('HOME')", False),
     "that hangs": (f"{SQUARE}\nwhile True: pass", False),
+    "that looks at its limits": (f"{LIMITS}\n{SQUARE}", True),
+    "with classes": (f"{CLASSES}\n{SQUARE}", True),
+    "in a block of Python 3": (f"```python3\n{SQUARE}\n```\nThat is all.\n", True),
+    "with other blocks": (f"A ```b``` c\n```py\n{SQUARE}\n```\n```text\n9\n```\nSo:\n```\n9\n```\nDone.", True),
 }
 
 
