@@ -13,7 +13,14 @@ from test_split_shift import topical
 from ftengine.api import Task, View
 from ftengine.data.split import make_splits
 from ftengine.run.recipe import DataSection
-from ftengine_builtins.audits import GroupLabels, LabelsByColumn, PairsByColumn, UnreadColumns, UnreadGroups
+from ftengine_builtins.audits import (
+    GroupLabels,
+    LabelsByColumn,
+    PairsByColumn,
+    UnreadColumns,
+    UnreadGroups,
+    pairs_by_column,
+)
 
 
 @pytest.fixture
@@ -307,6 +314,17 @@ def test_pairs_that_are_exchanged_where_a_column_has_a_value_are_an_alarm(unread
     rows = [{**row, "tags": ["a", "b"], "meta": {"by": 1}} for row in rows]  # which are no kinds of rows
     found = unread(PairsByColumn, rows, task=PairsTask())
     assert [(one.level, one.figures["column"]) for one in found] == [("alarm", "export")] * named
+
+
+def test_the_time_hardly_grows_with_the_values_of_columns(unread, monkeypatch):
+    """Each decomposition takes a third of a second at 500 pairs, and thirty columns may have hundreds of values."""
+    made = []
+    ridge = pairs_by_column.WordRidge
+    monkeypatch.setattr(pairs_by_column, "WordRidge", lambda pairs: made.append(1) or ridge(pairs))
+    rows = exported("2023", 60, False) + exported("2024", 50, True)
+    rows = [{**row, **{f"kind{k}": (i + k) % 4 for k in range(10)}} for i, row in enumerate(rows)]
+    assert len(unread(PairsByColumn, rows, task=PairsTask())) == 1
+    assert len(made) <= 1 + pairs_by_column.TRIED
 
 
 RATINGS = [(lambda i: (3, 3) if i % 2 else (4, 2), True), (lambda i: (2, 4) if i % 4 == 0 else (4, 2), True),

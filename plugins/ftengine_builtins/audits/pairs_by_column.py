@@ -23,6 +23,8 @@ TIED, CONTRARY = 0.2, 0.1
 """Shares of the pairs, near end, whose ratings are equal, or go against the preference, for an alarm."""
 MOST_VALUES = 20
 """Values of a column that has kinds of rows."""
+TRIED = 3
+"""Values whose other pairs are looked at as well, of those that words prefer least."""
 SURE, TOLD = 1e-3, 0.65
 """Probability by chance, times the values that were looked at, up to which words prefer a value's rejected answers, and
 share of all other pairs of which they prefer the chosen one."""
@@ -53,9 +55,11 @@ class PairsByColumn(Audit):
             for value in dict.fromkeys(of)
         ]
         groups = [group for group in groups if min(group[2].sum(), (~group[2]).sum()) >= FEWEST]
-        exchanged = [(p, i) for i, (_, _, of) in enumerate(groups) if (p := _against(pairs, signs, of)) is not None]
-        if exchanged and min(exchanged)[0] * len(groups) <= SURE:
-            yield _finding(*groups[min(exchanged)[1]], *_preferred(pairs, signs, groups[min(exchanged)[1]][2]))
+        for i in _least_likely(pairs, signs, [of for _, _, of in groups]) if groups else ():
+            right, n, by_others, m = _preferred(pairs, signs, groups[i][2])
+            if by_others >= TOLD * m:
+                yield _finding(*groups[i], right, n, by_others, m)
+                return
 
 
 def _ratings(data: AuditedData, names: Sequence[str]) -> Iterator[Finding]:
@@ -102,12 +106,19 @@ def _preferred(pairs: Any, signs: np.ndarray, of: np.ndarray) -> tuple[int, int,
     return int(right.sum()), len(right), int(by_others.sum()), len(by_others)
 
 
-def _against(pairs: Any, signs: np.ndarray, of: np.ndarray) -> float | None:
-    """Return the probability by chance of so few rightly preferred pairs of a value; None where words tell none."""
+def _least_likely(pairs: Any, signs: np.ndarray, groups: Sequence[np.ndarray]) -> list[int]:
+    """Return the values of whose chosen answers so few are preferred that it is no chance, the surest first.
+
+    All others' words prefer them, by one decomposition for all values.
+    """
     from scipy.stats import binom
 
-    right, n, by_others, m = _preferred(pairs, signs, of)
-    return float(binom.cdf(right, n, 0.5)) if by_others >= TOLD * m else None
+    likely = list[tuple[float, int]]()
+    ridge = WordRidge(pairs)
+    for i, of in enumerate(groups):
+        right = ridge.leave_out(signs[:, None], PENALTY, of)[:, 0] * signs[of] > 0
+        likely.append((float(binom.cdf(right.sum(), len(right), 0.5)) * len(groups), i))
+    return [i for p, i in sorted(likely)[:TRIED] if p <= SURE]
 
 
 def _finding(name: str, value: str, of: np.ndarray, right: int, n: int, by_others: int, m: int) -> Finding:
