@@ -316,6 +316,7 @@ def test_pairs_that_are_exchanged_where_a_column_has_a_value_are_an_alarm(unread
     assert [(one.level, one.figures["column"]) for one in found] == [("alarm", "export")] * named
 
 
+@pytest.mark.slow
 def test_the_time_hardly_grows_with_the_values_of_columns(unread, monkeypatch):
     """Each decomposition takes a third of a second at 500 pairs, and thirty columns may have hundreds of values."""
     made = []
