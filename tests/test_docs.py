@@ -309,7 +309,14 @@ def test_rows_in_the_documents_can_be_learnt_from(llama_folder, bert_folder):
 # A run's folder
 
 
-SOMETIMES = {"learning_rates", "penalty", "loss/SOURCE", "training_loss/SOURCE", "validation_loss/SOURCE"}
+SOMETIMES = {
+    "learning_rates",
+    "penalty",
+    "validation_reward",
+    "loss/SOURCE",
+    "training_loss/SOURCE",
+    "validation_loss/SOURCE",
+}
 """Fields of files that only some runs have."""
 
 

@@ -54,7 +54,9 @@ class Numbered(list):
 )
 def test_numbers_that_outweigh_all_others_are_found(values, levels):
     rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(values))
-    findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
+    findings = list(
+        NumberTargets().examine(SimpleNamespace(splits={"train": rows}, targets={"train": np.zeros(len(rows))}))
+    )
     assert [one.level for one in findings] == levels
     assert all(one.places[0] == f"prices.csv:{len(values) - 1}" for one in findings)
 
@@ -86,7 +88,9 @@ SPREAD = [round(1 + 0.017 * i % 4, 3) for i in range(200)]
 def test_numbers_whose_decimal_point_was_lost_are_found(values, factor):
     named = [str(int(value)) if value == int(value) else value for value in values]  # as kind: auto reads a row
     rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(named))
-    findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
+    findings = list(
+        NumberTargets().examine(SimpleNamespace(splits={"train": rows}, targets={"train": np.zeros(len(rows))}))
+    )
     alarms = [one for one in findings if one.level == "alarm" and "code" not in one.figures]
     assert [one.figures["factor"] for one in alarms] == ([factor] if factor else [])
     assert all((one.places[0], "quality" in one.explains) == ("prices.csv:200", True) for one in alarms)
@@ -96,7 +100,9 @@ def test_numbers_whose_decimal_point_was_lost_are_found(values, factor):
 def test_a_code_for_a_missing_number_is_an_alarm_where_it_outweighs_the_others(code, level):
     named = [str(int(value)) if value == int(value) else value for value in [*SPREAD, *[code] * 9]]
     rows = Numbered(View([f"text {i}"], value, classes=True) for i, value in enumerate(named))
-    findings = list(NumberTargets().examine(SimpleNamespace(splits={"train": rows})))
+    findings = list(
+        NumberTargets().examine(SimpleNamespace(splits={"train": rows}, targets={"train": np.zeros(len(rows))}))
+    )
     assert [(one.level, one.figures["code"], one.figures["count"]) for one in findings] == (
         [(level, code, 9)] if level else []
     )

@@ -107,7 +107,7 @@ def test_a_base_model_and_a_recipe_answer_before_training(chat_recipe, llama_fol
     run = fine_tune(recipe)
     assert predicted(run.path, "--base") == answers
     assert isinstance(load_model(run.path), type(run))
-    with raises(InputError, "calibrate"):
+    with raises(InputError, "calibration"):
         list(load_model(file).predict([{"prompt": "a"}], calibrated=True))
 
 
