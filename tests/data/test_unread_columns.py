@@ -328,14 +328,14 @@ def test_the_time_hardly_grows_with_the_values_of_columns(unread, monkeypatch):
     assert len(made) <= 1 + pairs_by_column.TRIED
 
 
-RATINGS = [(lambda i: (3, 3) if i % 2 else (4, 2), True), (lambda i: (2, 4) if i % 4 == 0 else (4, 2), True),
-           (lambda i: (3, 3) if i % 20 == 0 else (4, 2), False), (lambda i: (1, 2), False)]  # fmt: skip
+RATINGS = [(lambda i: (3, 3) if i % 2 else (4, 2), ["alarm"]), (lambda i: (2, 4) if i % 4 == 0 else (4, 2), ["note"]),
+           (lambda i: (3, 3) if i % 20 == 0 else (4, 2), []), (lambda i: (1, 2), [])]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rating", "named"), RATINGS)
-def test_ratings_that_are_equal_or_go_against_the_preference_are_an_alarm(unread, rating, named):
+@pytest.mark.parametrize(("rating", "levels"), RATINGS)
+def test_ratings_that_are_equal_are_an_alarm_and_those_against_the_preference_a_note(unread, rating, levels):
     rows = exported("2023", 100, False, True)
     for i, row in enumerate(rows):
         row["chosen_rating"], row["rejected_rating"] = rating(i)
     found = [one for one in unread(PairsByColumn, rows, task=PairsTask()) if "columns" in one.figures]
-    assert [one.level for one in found] == ["alarm"] * named
+    assert [one.level for one in found] == levels

@@ -20,7 +20,8 @@ from ftengine_builtins.audits.word_scores import CHARACTERS, WordRidge, tf_idf
 MOST_PAIRS, FEWEST = 500, 20
 """Training pairs that are looked at, the first, and pairs of a value and of all others, at least."""
 TIED, CONTRARY = 0.2, 0.1
-"""Shares of the pairs, near end, whose ratings are equal, or go against the preference, for an alarm."""
+"""Shares of the pairs, near end, whose ratings are equal, for an alarm, or go against the preference, for a note:
+people and a model that rates disagree about many pairs that are right."""
 MOST_VALUES = 20
 """Values of a column that has kinds of rows."""
 TRIED = 3
@@ -80,12 +81,14 @@ def _ratings(data: AuditedData, names: Sequence[str]) -> Iterator[Finding]:
             continue
         facts = [(len(equal), f"equals `{other}`"), (len(against), f"is below `{other}`")]
         shown = listed([f"{what} in {percent(count / len(rated))}" for count, what in facts if count])
-        brief = f"leave out pairs whose ratings show no preference: `{name}` {shown} of "
-        brief += counted(len(rated), "training pair")
-        text = f"{capitalized(brief)}, and which answer is the chosen one is chance there."
+        is_tied = tied >= TIED
+        lead = "leave out pairs whose ratings show no preference" if is_tied else "check pairs that ratings contradict"
+        brief = f"{lead}: `{name}` {shown} of {counted(len(rated), 'training pair')}"
+        text = f"{capitalized(brief)}{', and which answer is the chosen one is chance there' if is_tied else ''}."
         figures = {"columns": [name, other], "equal": len(equal), "against": len(against), "pairs": len(rated)}
         places = tuple(data.splits["train"].where(i) for i in (*equal, *against)[:SHOWN_PLACES])
-        yield Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures,
+        level, explains = ("alarm", EXPLAINS) if is_tied else ("note", ())
+        yield Finding(kind="labels", level=level, text=text, brief=brief, explains=explains, figures=figures,
                       places=places)  # fmt: skip
         return
 
