@@ -89,7 +89,7 @@ def measured(table: Predictions, weights: Weights, chosen: list[Evaluator]) -> M
         rows = table.rows(evaluator)
         figures = measure(evaluator, rows, weights)
         found.figures |= {name: one for name, one in figures.items() if one.metric.interval and name != "brier"}
-        found.seen[evaluator.name] = np.ones(len(table), dtype=bool)
+        found.masks[evaluator.name] = np.ones(len(table), dtype=bool)
         if overrides(evaluator, "score_examples"):
             found.scores[evaluator.name] = evaluator.score_examples(rows)
     return found
@@ -235,7 +235,7 @@ def sliced(
 ) -> Iterator[Outcome]:
     """Yield what is said of slices within groups (kind) and of whole groups (region), and the rule's findings."""
     for evaluator in (chosen[0], chosen[2]):
-        sides, columns = (base.seen_by(evaluator), tuned.seen_by(evaluator)), dict(tuned.predictions.slices())
+        sides, columns = (base.read_by(evaluator), tuned.read_by(evaluator)), dict(tuned.predictions.slices())
         found = slice_reports(columns, evaluator, *sides, weights, SMALL)
         parts = [one for column in found.values() for one in column.slices if not one.small]
         metric = found["kind"].metric or ""

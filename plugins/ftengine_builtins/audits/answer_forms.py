@@ -36,7 +36,7 @@ leaves them out of short answers first."""
 NARROW, ONE_LENGTH = 1.6, 1.1
 """Ratio of the longest tenth of the unfinished answers to the shortest, in characters or words, up to which they stop
 at one length, and the same where hardly any answer is finished."""
-FEWEST_WORDS = 5
+FEWEST_WORDS = 8
 """Words that half of the unfinished answers have, at least: names and codes have no end of a sentence."""
 
 

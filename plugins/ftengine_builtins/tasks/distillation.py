@@ -14,7 +14,7 @@ from ftengine.api import Batch, DrawRequest, Draws, Example, Features, LoadedMod
 from ftengine.chat import has_template, stop_tokens
 from ftengine.errors import DataError, RecipeError, naming
 from ftengine.generation import draw_answers, made_to_fit
-from ftengine.model import IGNORED, evaluating, stack_tokens
+from ftengine.model import IGNORED, stack_tokens
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.answers_prompts import AnswersPrompts, PromptOptions
 from ftengine_builtins.tasks.causal_lm import CausalLM
@@ -358,6 +358,8 @@ class Distillation(AnswersPrompts):
     ) -> list[tuple[float, int]]:
         """Return the divergence of each answer from the teacher, summed over its tokens, and their number."""
         import torch
+
+        from ftengine.model import evaluating
 
         module, each = loaded.module, list[tuple[float, int]]()
         device = next(module.parameters()).device

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError, naming
-from ftengine.model import TokenLoss, seeded
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +33,8 @@ class Teacher:
     """
 
     def __init__(self, module: nn.Module, paths: Sequence[InferencePath] = (), *, shared: bool = False) -> None:
+        from ftengine.model import TokenLoss
+
         self.module, self._paths, self._shared = module.eval(), paths, shared
         self._loss, self._placed = TokenLoss(1), (None, None)
 
@@ -121,6 +122,8 @@ class TeacherSource:
     @cached_property
     def teacher(self) -> Teacher:
         """The model, loaded once."""
+        from ftengine.model import seeded
+
         with naming(KEY), seeded(0):
             loaded = self._answering.open_model()
         return Teacher(loaded.module.requires_grad_(False), loaded.inference_paths)
