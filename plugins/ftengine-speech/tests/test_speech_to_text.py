@@ -144,7 +144,7 @@ def test_a_language_that_does_not_suit_the_model_is_refused(multilingual, englis
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"text": " "}, ["`text`", "what is said"]),
+        ({"text": " "}, ["`text`", "transcript"]),
         ({"text": None}, ["`text`"]),
         ({"text": "word " * 40}, ["`text`", "64"]),
         ({"audio": encoded(np.zeros(8000, np.float32))}, ["`audio`", "silent", "0.5 s"]),
