@@ -40,10 +40,10 @@ class ExpertMap(NamedTuple):
         scale: alpha / r, dimensionless.
     """
 
-    weight: Tensor
-    bias: Tensor | None = None
-    a: Tensor | None = None
-    b: Tensor | None = None
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    a: torch.Tensor | None = None
+    b: torch.Tensor | None = None
     scale: float = 1.0
 
 
