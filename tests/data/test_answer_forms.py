@@ -34,12 +34,12 @@ def found(write, audit):
     return found
 
 
-def said(draw, words):
+def sentence(draw, words):
     return " ".join(draw.choice(WORDS) for _ in range(words))
 
 
 def whole(draw, i):
-    return f"{said(draw, draw.randint(4, 60)).capitalize()}."
+    return f"{sentence(draw, draw.randint(4, 60)).capitalize()}."
 
 
 def turns(one, other, rounds=1):
@@ -77,8 +77,8 @@ def test_answers_that_stop_at_one_length_are_an_alarm(found, cut):
 @pytest.mark.parametrize("answer", [
     whole, RECIPE, remarks, turns("Input", "Output", 2),
     lambda draw, i: f"Ann: {whole(draw, i)}\nBob: {whole(draw, i)}\nAnn: {whole(draw, i)}",  # a dialogue as asked
-    lambda draw, i: said(draw, draw.randint(4, 60)),  # nobody writes full stops
-    lambda draw, i: said(draw, draw.randint(4, 9)) if i % 2 else whole(draw, i),  # headlines and texts
+    lambda draw, i: sentence(draw, draw.randint(4, 60)),  # nobody writes full stops
+    lambda draw, i: sentence(draw, draw.randint(4, 9)) if i % 2 else whole(draw, i),  # headlines and texts
     lambda draw, i: f"{i:04}-{i * 7919 % 997:04}",
 ])  # fmt: skip
 def test_finished_answers_of_any_form_are_not(found, answer):

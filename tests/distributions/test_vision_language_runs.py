@@ -74,7 +74,7 @@ def test_it_looks_where_pictures_decide(recipe, tmp_path):
     assert processor.tokenizer.decode(output, skip_special_tokens=True).strip() == answer["completion"]
 
 
-def test_exchanged_pictures_are_not_said_to_be_used(recipe):
+def test_exchanged_pictures_are_not_reported_as_used(recipe):
     run = fine_tune(recipe("exchanged", exchanged=True))
     assert not [one for one in run.verdict.findings if one.source == "looking" and one.level == "good"]
     assert run.evaluation["tuned"]["vqa_accuracy"]["value"] < 0.8

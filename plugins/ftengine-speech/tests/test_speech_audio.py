@@ -118,7 +118,7 @@ def test_identity_is_of_the_content(tmp_path):
     assert audio_identity(encoded(tone(0.1, hertz=441))) not in same
 
 
-def test_clipped_and_silent_recordings_are_told():
+def test_clipped_and_silent_recordings_are_detected():
     assert Audio(np.zeros(100, np.float32), RATE).silent
     assert Audio(np.zeros(0, np.float32), RATE).silent
     assert not Audio(tone(0.1, loud=0.001), RATE).silent

@@ -61,7 +61,7 @@ def _settings(module, language, writes):
     return settings
 
 
-def test_a_model_of_english_alone_is_told_neither_language_nor_task(english):
+def test_an_english_model_gets_no_language_and_task_tokens(english):
     _, processor = english
     assert not is_multilingual(processor.tokenizer)
     labels = task().encode(spoken_rows(1)[0], processor).inputs["labels"]

@@ -49,7 +49,7 @@ def test_characters_are_jiwers():
     assert evaluator.score(rows_of(evaluator), np.ones(5))["cer"] == pytest.approx(jiwer.cer(theirs, ours))
 
 
-def test_listed_words_are_counted_where_they_were_said(tmp_path):
+def test_recall_counts_listed_words_in_the_reference(tmp_path):
     file = tmp_path / "drugs.txt"
     file.write_text("Metoprolol\nwarfarin\nApixaban\nibuprofen\nmilligrams of\n")
     evaluator = WordErrorRate(WordErrorRate.Config(words=str(file)))

@@ -351,7 +351,7 @@ def test_a_person_may_have_the_name_of_a_model(run):
     assert summary.models["judge"].with_people["judge"].same == 0.0
 
 
-def test_judgements_of_two_runs_are_told_by_their_names(run):
+def test_judgements_of_two_runs_name_the_runs(run):
     for row in range(12):
         sides = (run.path.name, "other") if row % 2 else ("other", run.path.name)
         verdict = "left" if row % 2 else "right"

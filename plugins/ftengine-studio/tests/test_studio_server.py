@@ -150,17 +150,17 @@ def test_nothing_that_the_page_gets_tells_who_wrote_what(run, opened):
 
 
 def test_order_and_sides_are_drawn_by_the_seed_and_kept(run, opened):
-    def seen(seed, name="Ada"):
+    def order_for(seed, name="Ada"):
         client = opened(run, seed=seed)
         shown = [client.get(f"/api/judge/0/{i}", params={"name": name}).json() for i in range(40)]
         return [one["prompt"] for one in shown], [one["left"].startswith("t") for one in shown]
 
-    assert seen(0) == seen(0)
-    prompts, sides = seen(0)
-    assert seen(1)[0] != prompts
+    assert order_for(0) == order_for(0)
+    prompts, sides = order_for(0)
+    assert order_for(1)[0] != prompts
     assert sorted(prompts) == sorted(f"question {i}" for i in range(40))
     assert 8 <= sum(sides) <= 32
-    others, other_sides = seen(0, "Grace")
+    others, other_sides = order_for(0, "Grace")
     assert others == prompts  # so that people judge the same
     assert other_sides != sides
 

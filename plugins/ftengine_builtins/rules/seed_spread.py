@@ -51,8 +51,8 @@ def _agreement(study: Seeds, *, brief: bool = False) -> str:
         for count, what in ((better, "better"), (worse, "worse"))
         if count
     ]
-    text = listed(parts) if parts else f"none of {len(study.runs)} differs"
-    return text if brief else f"By its own test of the examples alone, {text} than the base beyond chance."
+    text = f"{listed(parts)} than the base" if parts else f"none of {len(study.runs)} differs from the base"
+    return text if brief else f"By the tests of single runs, {text} beyond chance."
 
 
 def _needed(figure: SeedFigure) -> str:

@@ -117,7 +117,8 @@ def train_seeds(
         on_run: called before each run with its recipe, and whether it was finished before.
 
     Raises:
-        InputError: recipe, data or model is wrong, or nothing is held out; raised before anything trains.
+        InputError: recipe, data or model is wrong, or nothing is held out; raised before anything trains. The runs of
+            `against` have other examples; found after training, whose figures are kept.
         TrainingError: a run failed; finished ones are kept.
     """
     recipes = seeded(recipe, seeds)
@@ -138,6 +139,7 @@ def train_seeds(
         except TrainingError as error:
             raise TrainingError(f"train.seed {one.training_seed}: {error} Finished runs are kept.") from error
     study = measured(runs, keep)
+    study.write(Path(recipe.output))  # stays if the other runs have other examples
     if against is not None:
         study = set_against(study, runs, against, others)
     study.write(Path(recipe.output))

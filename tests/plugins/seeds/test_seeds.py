@@ -167,6 +167,10 @@ def test_the_rule_judges_by_all_seeds(recipe, study, tmp_path, difference, kind,
     changed.write(tmp_path)
     [finding] = SeedSpread().judge(record.__class__(**{**vars(record), "path": tmp_path}))
     assert (finding.kind, finding.level) == (kind, level)
+    undecided = [run.model_copy(update={"better": None}) for run in changed.runs]
+    changed.model_copy(update={"runs": undecided}).write(tmp_path)
+    [finding] = SeedSpread().judge(record.__class__(**{**vars(record), "path": tmp_path}))
+    assert level != "note" or "none of 2 differs from the base" in finding.text
     assert list(SeedSpread().judge(record.__class__(**{**vars(record), "path": tmp_path / "alone"}))) == []
 
 
