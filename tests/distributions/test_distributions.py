@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 from setuptools import find_namespace_packages
 
 from ftengine.cli import main
+from ftengine.plugins.registry import Registry
+from ftengine.run.recipe_schema import recipe_schema
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest brings the latter
 
@@ -112,3 +115,10 @@ def test_the_command_line_lists_plans_and_trains(strategy, model, task, rows, ta
     ftengine("train", "recipe.yaml")
     environment = json.loads((tmp_path / "run" / "environment.json").read_text(encoding="utf-8"))
     assert {plugin["distribution"] for plugin in environment["plugins"]} >= offering
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_example_of_a_distribution_is_accepted():
+    """tests/cli/test_schema.py reads the other examples' recipes, whose components are ftengine's own."""
+    recipe = yaml.safe_load((ROOT / "examples" / "dictation" / "dictation.yaml").read_text(encoding="utf-8"))
+    Draft202012Validator(recipe_schema(Registry())).validate(recipe)
