@@ -13,10 +13,10 @@ from ftengine.testing import check_augmenter, check_results, check_strategy, fix
 from ftengine.testing.components import SUITES
 
 REGISTRY = Registry()
-SLOW = {"exporter", "fast-path", "regularizer", "strategy"}
-"""Kinds that train on every model, for seconds, or start a process: with `make test-slow`."""
+SLOW = {"exporter", "fast-path", "regularizer", "strategy", "grpo"}
+"""Kinds (and a task) that train on every model, for seconds, or start a process: with `make test-slow`."""
 BOX = [
-    pytest.param(kind, entry.name, marks=[pytest.mark.slow] if kind in SLOW else [])
+    pytest.param(kind, entry.name, marks=[pytest.mark.slow] if kind in SLOW or entry.name in SLOW else [])
     for kind in KINDS
     for entry in REGISTRY.entries(kind)
 ]

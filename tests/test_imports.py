@@ -336,6 +336,7 @@ NEWER = {
 """What the standard library has since Python 3.11; `requires-python` allows 3.10."""
 
 
+@pytest.mark.slow
 def test_nothing_newer_than_the_oldest_python_is_imported() -> None:
     found = [item for item in everything() if item.when != "typing"]
     assert [str(item) for item in found if item.what in NEWER] == []

@@ -116,6 +116,7 @@ def compiled(folder):
     return {file.name.partition(".")[0] for file in folder.rglob("ftengine/**/*.so")}
 
 
+@pytest.mark.slow
 def test_archives_hold_what_is_compiled_and_what_is_read_and_no_tests(tree, tmp_path):
     command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", tmp_path]
     command += ["bdist_wheel", "--dist-dir", tmp_path]

@@ -201,6 +201,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["loops", pytest.param("random text", marks=pytest.mark.slow)])
 def test_a_chat_template_that_loops_is_ended(here, case, monkeypatch):
     monkeypatch.setattr("ftengine.chat.bounded.PATIENCE", 0.2)

@@ -46,6 +46,7 @@ def test_a_strategy_is_trained_in_a_process_of_its_own(ftengine, recipe, tmp_pat
     assert [line.split("  ")[0] for line in result.stdout.splitlines()[2:5]] == ["(base)", "full", LORA]
 
 
+@pytest.mark.slow
 def test_golden_table_has_a_line_for_each_and_for_the_base(compared):
     result = compared[0]
     assert [line.split("  ")[0] for line in result.stdout.splitlines()[2:5]] == ["(base)", "full", LORA]

@@ -52,6 +52,7 @@ def added(content):
     return without_head
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "strategy", "task", "millions"),
     [

@@ -117,6 +117,7 @@ try ftengine cross
 """Bash gives `strategy=lo` as three words, and puts what it gets behind the `=`; quoted it is one."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BASH is None, reason="there is no bash")
 def test_bash_completes_with_the_script(ftengine, tmp_path):
     (tmp_path / "script").write_text(ftengine("completion", "bash").stdout)

@@ -81,6 +81,7 @@ def test_an_edited_plugin_is_listed_as_it_is_now(ftengine, distribution, edited)
     assert "strategy.other-thing" in schema["$defs"]
 
 
+@pytest.mark.slow
 def test_a_plugin_that_breaks_is_a_problem_though_it_was_sound(ftengine, distribution, edited):
     distribution(strategy(), ENTRY)
     assert names(ftengine)[1] == []
@@ -92,6 +93,7 @@ def test_a_plugin_that_breaks_is_a_problem_though_it_was_sound(ftengine, distrib
         assert "ValueError: torn" in problem
 
 
+@pytest.mark.slow
 def test_doctor_checks_again_where_settings_changed_or_it_is_asked_to(ftengine, monkeypatch):
     def machine():
         return json.loads(ftengine("doctor", "--json").stdout)["hardware"]["processor"]

@@ -52,6 +52,7 @@ def asked(arguments, run):
     return status, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "code"), [(interrupted, 130), (terminated, 143), (asked, 130)])
 def test_an_ended_run_says_what_is_saved_and_how_to_go_on(recipe, tmp_path, end, code):
     file, run = tmp_path / "long recipe.yaml", RunDirectory(tmp_path / "run")

@@ -138,6 +138,7 @@ def test_commands_are_checked_too(ftengine, distribution, body, code, outcome):
     ]
 
 
+@pytest.mark.slow
 def test_only_the_components_and_checks_that_are_named_are_made(ftengine, distribution, monkeypatch):
     others = "".join(f"class {name}(Thing):\n    'Do.'\n    name = {name.lower()!r}\n" for name in ("Other", "Third"))
     body = strategy(body="return [Thing, Other, Third]").replace("@hookimpl", f"{others}@hookimpl")

@@ -33,6 +33,7 @@ def prepared(recipe):
     return prepare_data(Experiment.open(recipe, Registry(), SilentListener()))
 
 
+@pytest.mark.slow
 def test_each_label_is_drawn_as_often_and_the_run_trains_on_what_was_drawn(unbalanced):
     recipe = unbalanced(evaluation__training_sample=50, train__max_steps=14)
     data = prepared(recipe)

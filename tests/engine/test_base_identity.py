@@ -229,6 +229,7 @@ def test_no_command_takes_a_base_with_other_settings(moved, file, values, told):
     assert not (moved / "merged").exists()
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_settings_of_its_base(trained, tmp_path, chat_file):
     shutil.copytree(trained / "base", tmp_path / "base")
     recipe = recipe_of(tmp_path, chat_file)
@@ -241,6 +242,7 @@ def test_a_run_does_not_go_on_with_other_settings_of_its_base(trained, tmp_path,
     assert fine_tune(recipe, resume=True).facts.base["config"]["layer_norm_epsilon"] == 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy",
     [

@@ -59,6 +59,7 @@ def statistics(folder):
     return {name: tensor for name, tensor in tensors(folder).items() if "running" in name}
 
 
+@pytest.mark.slow
 def test_statistics_stand_still_and_the_model_learns_all_the_same(image_recipe, resnet):
     run = fine_tune(image_recipe("run", {}))
     assert run.evaluation["tuned"]["accuracy"]["value"] > run.evaluation["base"]["accuracy"]["value"]

@@ -77,6 +77,7 @@ def test_what_is_no_answer_is_refused(answers, said, recipe, registry, monkeypat
         fine_tune(recipe, registry=registry)
 
 
+@pytest.mark.slow
 def test_other_examples_than_the_base_was_asked_are_refused(recipe, registry, monkeypatch):
     counts = iter((12, 11))
     monkeypatch.setattr(Quiz, "ask_models", lambda self, loaded: {"texts": [{"right": 1.0}] * next(counts)})

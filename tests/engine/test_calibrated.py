@@ -21,6 +21,8 @@ from ftengine.errors import DataError, InputError
 from ftengine.evaluation.results import calibrate
 from ftengine_builtins.tasks.text_classification import TextClassification
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"fast_paths": "off", "validate_every": 1000, "checkpoint_every": 1000}
 TWO = {"film": "actor scene music", "sport": "goal match team"}
 

@@ -173,6 +173,7 @@ def test_callbacks_get_clipped_gradients_before_they_are_dropped(content):
         assert sum(float(grad.square().sum()) for grad in grads.values()) ** 0.5 == pytest.approx(limit, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_a_callback_changes_of_the_process_is_named_once(registry, content):
     reported, here = Heard(), os.getcwd()
     fine_tune(Recipe.make({**content, "callbacks": "moving"}), registry=registry, listener=reported)

@@ -63,6 +63,7 @@ def test_commands_run_code_of_a_run_only_with_the_flag(run_with_code, tmp_path):
     assert (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_code_that_comes_with_a_model_is_asked_about(label_recipe, tmp_path):
     run = fine_tune(label_recipe(train__max_steps=1))
     recipe = (run.path / "recipe.yaml").read_text()
@@ -89,6 +90,7 @@ def test_a_function_that_scores_answers_is_imported_by_neither_plan_nor_an_untru
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_changed_code_of_a_model_is_another_base(run_with_code, tmp_path):
     assert load_run(run_with_code, trust_code=True).evaluate()["tuned"]
     file = tmp_path / "its_model.py"

@@ -190,6 +190,7 @@ def test_an_output_that_is_a_run_or_somebody_elses_is_left_alone(chat_recipe, tm
         checked(chat_recipe(output=str(tmp_path / "other")), ["full", "lora"])
 
 
+@pytest.mark.slow
 def test_a_run_of_another_recipe_or_of_other_data_is_not_gone_on_with(chat_recipe, chat_file, tmp_path):
     data = tmp_path / "rows.jsonl"
     rows = chat_file.read_text().splitlines()

@@ -178,6 +178,7 @@ def test_a_bert_teaches_nothing(build, tmp_path):
         plan(build(tmp_path / "run", {"teacher": str(tiny.tiny_bert(tmp_path / "bert"))}), measure=False)
 
 
+@pytest.mark.slow
 def test_the_example_is_a_recipe_that_runs(folder, llama_folder, tmp_path):
     rows = str(folder / "rows.jsonl")
     changes = {

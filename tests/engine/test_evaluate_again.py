@@ -37,6 +37,7 @@ def filed_run(bert_folder, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
 def test_a_split_that_changed_since_is_not_used(filed_run, name):
     """A label that came since, and sorts before the others, must not renumber them either."""

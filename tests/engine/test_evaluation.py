@@ -69,6 +69,7 @@ def test_figures_of_slices_are_those_of_their_rows(sliced_run):
     assert {"a", "b"} <= {one["value"] for one in found["slices"]}
 
 
+@pytest.mark.slow
 def test_the_changed_examples_are_measured_and_set_against_the_same_unchanged(sliced_run):
     probe = next(p for p in sliced_run.evaluation["probes"] if p["kind"] == "robustness")
     evaluation = sliced_run.evaluation
@@ -91,6 +92,7 @@ def test_evaluate_measures_what_training_did(sliced_run):
     assert json.loads(json.dumps(again)) == sliced_run.evaluation
 
 
+@pytest.mark.slow
 def test_memorisation_refusal_and_answers_of_a_language_model(chat_recipe, tmp_path):
     prompts = write_rows(
         tmp_path / "prompts.jsonl",

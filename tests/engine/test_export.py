@@ -174,6 +174,7 @@ class Sabotaged(TransformersExporter):
         return super().export(replace(source, merged=lambda dtype: spoilt), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [

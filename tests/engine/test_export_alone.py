@@ -57,6 +57,7 @@ class Bare(Base):
         yield LoadedModel(source.module, source.processor, str(folder), source.head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "kind", "fact"),
     [

@@ -83,6 +83,7 @@ def test_a_fault_of_a_transformers_folder_is_named(run, tmp_path, spoil, facts):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 1}])
 def test_answers_show_settings_that_log_probabilities_do_not(served_run, tmp_path, monkeypatch, settings):
     """As of a program whose settings nobody can read."""
@@ -103,6 +104,7 @@ def test_settings_of_the_base_are_replaced_by_those_that_were_measured(run, tmp_
     assert len(settings_faults(own, own, {})) == 4  # it is drawn, at which temperature and top_p, and cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_sound_export_in_a_lower_dtype_passes(run, tmp_path, dtype):
     made = export_run(run, TransformersExporter(TransformersConfig(dtype=dtype)), tmp_path / "out")

@@ -117,6 +117,7 @@ def test_what_was_compared_is_compared_again_only_where_something_is_another(pas
     assert passes(evaluation__reuse_base=False)[0] >= 2
 
 
+@pytest.mark.slow
 def test_what_differs_is_not_taken_for_compared(passes, monkeypatch):
     with monkeypatch.context() as patch:
         right = grouped_layers.lowrank_linears
@@ -129,6 +130,7 @@ def test_what_differs_is_not_taken_for_compared(passes, monkeypatch):
     assert passes()[0] >= 2
 
 
+@pytest.mark.slow
 def test_that_a_model_shares_prefixes_is_probed_once(passes, monkeypatch):
     checks, check = [], sharing._check
     asked = ({}, {}, {"train__learning_rate": 0.1}, {"strategy__rank": 2}, {"evaluation__reuse_base": False})

@@ -119,6 +119,7 @@ STAGES = {
 FEW = ("judge", "check", "saved")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [one if one in FEW else pytest.param(one, marks=pytest.mark.slow) for one in STAGES])
 def test_a_fault_behind_training_loses_nothing_and_resume_goes_on(build, tmp_path, monkeypatch, stage):
     recipe, whole, trained = build
@@ -172,6 +173,7 @@ class OthersTask(TextClassification):
         return [one if self.mended else {**one, "predicted": 0} for one in super().predict(model, batch)]
 
 
+@pytest.mark.slow
 def test_outputs_of_other_code_are_asked_again(build, tmp_path, monkeypatch):
     content = build[0](tmp_path / "run").model_dump(mode="json", exclude_unset=True)
     recipe = Recipe.make({**content, "task": "others-task", "callbacks": []})

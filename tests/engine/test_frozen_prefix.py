@@ -215,6 +215,7 @@ def test_blocks_up_to_the_lowest_that_trains_are_found():
     assert not frozen_blocks(nn.Linear(2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "kept"),
     [

@@ -50,6 +50,7 @@ def test_a_run_in_which_nothing_gets_a_gradient_ends_with_the_reason(chat_recipe
         fine_tune(chat_recipe(strategy="full", train__max_steps=2))
 
 
+@pytest.mark.slow
 def test_every_layer_has_trained_in_the_end_and_the_run_opens_again(chat_recipe, llama_folder):
     run = fine_tune(chat_recipe(**UNFREEZING, train__max_steps=6, train__keep_best=False))
     assert not any(same(weights(run.trained), weights(llama_folder)))

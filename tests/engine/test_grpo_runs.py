@@ -156,9 +156,11 @@ def test_draws_and_figures_are_of_the_answers(learnt):
     ("function", "task"),
     [
         ("lower", {}),
-        ("lower", {"updates_per_draw": 2, "beta": 0.1, "loss": "dapo"}),
-        ("even", {"redraws": 2, "num_generations": 2}),
-        ("turns", {"reply": "again", "max_turns": 3, "max_new_tokens": 8, "scorers": 1}),
+        pytest.param("lower", {"updates_per_draw": 2, "beta": 0.1, "loss": "dapo"}, marks=pytest.mark.slow),
+        pytest.param("even", {"redraws": 2, "num_generations": 2}, marks=pytest.mark.slow),
+        pytest.param(
+            "turns", {"reply": "again", "max_turns": 3, "max_new_tokens": 8, "scorers": 1}, marks=pytest.mark.slow
+        ),
     ],
     ids=["once", "twice", "drawn again", "several turns"],
 )
@@ -177,6 +179,7 @@ def test_a_killed_run_goes_on_as_though_it_had_not_been(build, tmp_path, folder,
     assert several is any(len(line.get("turns", ())) > 1 for line in draws(whole))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_the_steps_without_a_score_before_it(build, tmp_path):
     recipe = build(tmp_path / "run", "raises", max_steps=8, checkpoint_every=2)
     interrupt(recipe, after=3)
@@ -197,6 +200,7 @@ def test_two_processes_equal_one(build, tmp_path):
         assert curves[0] == pytest.approx(curves[1], rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_model_before_training(build, tmp_path):
     """Nothing diverges from it at the first step, and something later, also where every weight trains."""
     run = fine_tune(build(tmp_path / "run", task={"beta": 0.5}, max_steps=2, learning_rate=0.01))
@@ -205,6 +209,7 @@ def test_the_reference_is_the_model_before_training(build, tmp_path):
     assert second > 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_is_validated_by_the_reward_of_likeliest_answers(build, tmp_path):
     """Early stopping and the best weights go by it, and evaluation measures the same of these."""
     train = {"max_steps": 8, "validate_every": 1, "learning_rate": 1e-9, "early_stopping": {"patience": 2}}
@@ -222,6 +227,7 @@ def test_a_run_is_validated_by_the_reward_of_likeliest_answers(build, tmp_path):
         fine_tune(build(tmp_path / "fails", "raises", held="validation", validate_every=1))
 
 
+@pytest.mark.slow
 def test_answers_at_which_a_function_fails_have_no_reward_and_are_counted(build, tmp_path):
     """It returns nan, ends its process, or hangs, and prints much more than it returns."""
     run = fine_tune(build(tmp_path / "run", "some", task={"timeout": 0.2}, max_steps=1))
@@ -238,6 +244,7 @@ def test_a_reward_that_always_fails_ends_the_run(build, tmp_path, function, fact
         fine_tune(build(tmp_path / "run", function))
 
 
+@pytest.mark.slow
 def test_a_step_at_which_a_reward_always_fails_makes_no_update_and_the_run_goes_on(build, tmp_path, monkeypatch):
     """Neither momentum nor the divergence from the model before training moves its weights."""
     updates = list[int]()
@@ -249,6 +256,7 @@ def test_a_step_at_which_a_reward_always_fails_makes_no_update_and_the_run_goes_
     assert updates == [1, 3]
 
 
+@pytest.mark.slow
 def test_an_update_whose_answers_were_all_clipped_by_the_one_before_is_legal(build, tmp_path, monkeypatch):
     def token_losses(self, tokens):
         first = tokens.log_ratio.abs().max() < 1e-5
@@ -297,6 +305,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_fault_of_what_draws_is_named_by_the_run(build, tmp_path, monkeypatch, fault):
     """In the first place: one figure each that a sound run does not have."""
@@ -309,6 +318,7 @@ def test_a_fault_of_what_draws_is_named_by_the_run(build, tmp_path, monkeypatch,
     assert alarms == ([] if figure is None else [figure])
 
 
+@pytest.mark.slow
 def test_a_function_gets_the_columns_that_it_names(build, tmp_path):
     run = fine_tune(build(tmp_path / "run", "shouts", "lower", max_steps=1))
     assert {*draws(run)[0]["rewards"]} == {"shouts", "lower"}

@@ -58,6 +58,7 @@ def logits(run, prompts, **which):
     return torch.stack(found)
 
 
+@pytest.mark.slow
 def test_the_estimate_is_kl_of_the_tuned_model_from_the_base(run):
     """Of answers of one token KL is a sum over the vocabulary."""
     found = own_answers(run, rows=PROMPTS)

@@ -70,6 +70,7 @@ def test_the_base_is_the_reference_of_a_run_that_starts_from_it(run):
     assert not base["margin"].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation", [None, 0.25])
 def test_a_held_out_row_that_repeats_a_training_row_is_left_out_of_the_check_too(
     folder, llama_folder, tmp_path, validation

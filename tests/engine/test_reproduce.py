@@ -96,6 +96,7 @@ def test_other_data_are_named_before_anything_is_trained(record, chat_file, tmp_
     assert not Path(f"{record}-again").exists()
 
 
+@pytest.mark.slow
 def test_a_scoring_function_that_has_changed_is_named(build_chat_recipe, tmp_path):
     """Also where the change is in what its file imports from beside it."""
     (tmp_path / "score.py").write_text(

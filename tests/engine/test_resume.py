@@ -107,6 +107,7 @@ def test_leftovers_of_a_kill_are_removed(unfinished):
     assert not leftover.exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_left_out_and_the_one_before_is_taken(chat_recipe, tmp_path):
     settings = {"train__max_steps": 5, "train__checkpoint_every": 1, "train__keep_checkpoints": 3}
     recipe = chat_recipe(**settings)

@@ -128,7 +128,11 @@ def recipe(label_recipe):
 @pytest.mark.parametrize(
     ("strategy", "told"),
     [
-        *((one, "saved files that do not restore the tuned") for one in (Nothing, OneShort, Elsewhere)),
+        (OneShort, "saved files that do not restore the tuned"),
+        *(
+            pytest.param(strategy, "saved files that do not restore the tuned", marks=pytest.mark.slow)
+            for strategy in (Nothing, Elsewhere)
+        ),
         (Unsaved, "cannot save what it trained: KeyError: 'nothing' (test_saved_part.py:"),
     ],
 )
@@ -272,6 +276,7 @@ def test_a_run_killed_before_its_files_were_verified_verifies_them_when_it_is_re
     assert not list(run.path.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_memory_holds_one_base_at_a_time(recipe, monkeypatch):
     frozen, load, seen = [], saved_part.load_base_of, []
 

@@ -18,6 +18,8 @@ from ftengine.engine.compare import compare_strategies
 from ftengine.engine.side_by_side import differences
 from ftengine_builtins.evaluators.classification import Classification
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def label_run(bert_folder, label_file, tmp_path_factory):

@@ -112,6 +112,7 @@ def test_duplicates_count_once_and_keep_their_place(run, tables):
     assert run.evaluation["tuned"]["accuracy"]["n"] == 200
 
 
+@pytest.mark.slow
 def test_accuracy_has_wilsons_interval_of_what_is_distinct(run, tables):
     for side, table in zip(("base", "tuned"), tables, strict=True):
         found = run.evaluation[side]["accuracy"]
@@ -123,6 +124,7 @@ def test_accuracy_has_wilsons_interval_of_what_is_distinct(run, tables):
         assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.012)
 
 
+@pytest.mark.slow
 def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, registry, no_weights):
     before = run.evaluation
     found = load_run(run.path, registry=registry).evaluate(evaluators=["matthews", "calibration"])
@@ -143,6 +145,7 @@ def test_a_further_evaluator_reads_the_tables_without_a_model(run, tables, regis
     assert sorted(map(str, found["displays"]["tuned"])) == sorted(map(str, before["displays"]["tuned"]))
 
 
+@pytest.mark.slow
 def test_what_was_not_kept_cannot_be_measured_later(run, registry):
     opened = load_run(run.path, registry=registry)
     with raises(InputError, "lengths", "completion", "label"):
@@ -151,6 +154,7 @@ def test_what_was_not_kept_cannot_be_measured_later(run, registry):
         opened.evaluate("x.jsonl", evaluators=["matthews"])
 
 
+@pytest.mark.slow
 def test_nothing_is_added_to_a_run_that_cannot_be_judged(run, registry, tmp_path):
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
     (copy / "audit.json").unlink()
@@ -160,6 +164,7 @@ def test_nothing_is_added_to_a_run_that_cannot_be_judged(run, registry, tmp_path
     assert (copy / "evaluation.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_command_adds_evaluators(run):
     line = ["evaluate", str(run.path), "--evaluators", "classification, calibration", "--json"]
     result = CliRunner().invoke(main, line, catch_exceptions=False)

@@ -186,6 +186,7 @@ def test_answers_that_are_only_shown_are_looked_at_too(t5_folder, tmp_path):
     assert f"not usable, {said} held-out prompts asked" in run.verdict.headline
 
 
+@pytest.mark.slow
 def test_every_word_with_one_tag_is_not_usable(bert_folder, tmp_path):
     rows = [{"tokens": row["text"].split(), "tags": ["O"] * 6 + ["B-N"]} for row in sentences(90, random.Random(0))]
     for row in rows[::9]:
@@ -254,6 +255,7 @@ def test_flipped_labels_of_real_news_are_named(minilm_folder, tmp_path):
     assert hits >= 0.8 * len(trained) > 0  # what it points at is what is wrong
 
 
+@pytest.mark.slow
 def test_rows_that_are_trained_on_as_well_are_measured_apart(bert_folder, tmp_path):
     rows = list(noise(60, (1, 1, 1)))
     files = {name: write_rows(tmp_path / f"{name}.jsonl", part) for name, part in

@@ -122,7 +122,14 @@ def test_a_server_that_tells_what_it_reads_is_asked(run, answers, server, broken
     assert (f"token {first} begins" in found["cause"]) is broken
 
 
-@pytest.mark.parametrize(("further", "status", "told"), [(0.02, 0, ""), (0.4, 4, " "), (None, 4, "1 of 8")])
+@pytest.mark.parametrize(
+    ("further", "status", "told"),
+    [
+        (0.02, 0, ""),
+        pytest.param(0.4, 4, " ", marks=pytest.mark.slow),
+        pytest.param(None, 4, "1 of 8", marks=pytest.mark.slow),
+    ],
+)
 def test_log_probabilities_tell_the_quantisation(run, answers, further, status, told):
     """`further`: what the endpoint's differ by; None: those of one row alone are far off."""
     own, first = answers["logprobs of tuned"], next(iter(answers["logprobs of tuned"]))

@@ -212,6 +212,7 @@ class Stateful(api.Optimizer):
         return self.SGD(param_groups)
 
 
+@pytest.mark.slow
 def test_a_regularizer_that_does_not_take_its_state_back_is_refused_on_resume(label_recipe):
     recipe = label_recipe(strategy="lora", train__max_steps=3, train__checkpoint_every=1, regularize=[{"name": "odd"}])
     with pytest.raises(Interruption):
@@ -221,6 +222,7 @@ def test_a_regularizer_that_does_not_take_its_state_back_is_refused_on_resume(la
     assert len(losses(fine_tune(recipe, resume=True, registry=registry_with(Mean)))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "settings", "facts"),
     [

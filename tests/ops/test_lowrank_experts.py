@@ -113,6 +113,7 @@ def test_dropout_is_of_the_updates_alone_and_follows_the_seed() -> None:
         assert distance(run(up, down, seed=torch.tensor(1)), one) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [{}, {"one_a": True}], ids=str)
 def test_gradients_under_dropout_are_those_of_finite_differences(plain) -> None:
     torch.manual_seed(0)

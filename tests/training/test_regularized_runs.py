@@ -129,6 +129,7 @@ def test_validation_is_set_beside_training_measured_alike(recipe):
     assert lines[-1]["training_loss"] != lines[-1]["validation_loss"]
 
 
+@pytest.mark.slow
 def test_what_ema_validates_is_what_it_keeps(recipe):
     """The loss of the loaded result is the validation loss that was logged for the kept step."""
     run = fine_tune(recipe("run", [{"name": "ema", "decay": 0.9}], keep_best=False, learning_rate=0.01))

@@ -100,6 +100,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_curve(texts, images):
         assert curve(fine_tune(stopped, resume=True).path) == curve(whole.path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated_without_its_word_list(texts, tmp_path):
     run = fine_tune(recipe(texts, [{"name": "synonyms", "file": "words.tsv"}]))
     (tmp_path / "words.tsv").unlink()

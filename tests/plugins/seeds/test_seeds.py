@@ -46,6 +46,7 @@ def test_components_are_those_of_the_analysis_of_variance():
     assert variance.seed == pytest.approx((of_seeds - residual) / examples, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_seed", [0.0, 0.5])
 def test_intervals_hold_the_mean_over_other_seeds_and_examples(of_seed):
     """Bootstrapping the examples of one seed, as a single run does, would hold it far less often."""

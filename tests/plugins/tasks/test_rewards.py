@@ -175,6 +175,7 @@ def test_answers_are_scored_side_by_side_and_in_order(rewards, tmp_path):
     assert len({file.read_text() for file in tmp_path.iterdir()}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "faults"),
     [
