@@ -34,7 +34,7 @@ def report(runs: tuple[str, ...], output: str | None, renew: bool, as_json: bool
       ftengine report runs/compared
     """
     announce(f"reading {' '.join(runs)}")
-    from ftengine.report.write import REPORT, conclude, runs_in, verdict_of, write_report
+    from ftengine.report.write import REPORT, conclude_again, runs_in, verdict_of, write_report
     from ftengine.run.directory import RunDirectory
 
     study = overview = None
@@ -48,7 +48,7 @@ def report(runs: tuple[str, ...], output: str | None, renew: bool, as_json: bool
     if len(runs) > 1 and output is None and not as_json:
         raise InputError(f"{len(runs)} runs share one page. Choose its file with --output FILE.")
     for run in runs if renew else ():
-        conclude(RunDirectory(run))
+        conclude_again(RunDirectory(run))
     if output is not None or not as_json:
         if len(runs) > 1:  # one run needs no imports of the engine
             from ftengine.engine import side_by_side

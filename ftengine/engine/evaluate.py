@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,12 @@ def add_figures(ready: LabelledTask, run: RunDirectory, specs: Sequence[str | Ma
     # One that the recipe names has the recipe's options: its figures stand under the same names.
     named = [own.get(spec.get("name"), spec) if len(spec) == 1 else spec for spec in named]
     built = [ready.registry.build("evaluator", spec, "--evaluators") for spec in named]
-    report = add_evaluators(run, built, ready.task, ready.recipe)
-    if processes().is_main_process:
-        conclude(run, ready.registry, report)
+    is_main = processes().is_main_process
+    with run.records_locked() if is_main else nullcontext():
+        report = add_evaluators(run, built, ready.task, ready.recipe)
+        if is_main:
+            conclude(run, ready.registry, report)
+    if is_main:
         ready.listener.message(
             f"added to evaluation.json of {run.path}; verdict.json and report.html were written anew"
         )

@@ -33,7 +33,7 @@ from ftengine.parallel.rendezvous import timeout
 from ftengine.plugins.registry import Registry
 from ftengine.report.write import conclude, concluded
 from ftengine.run.date import current_date
-from ftengine.run.directory import RunDirectory
+from ftengine.run.directory import STOP, RunDirectory
 from ftengine.run.environment import peak_memory_bytes
 from ftengine.run.phases import TimedPhases
 from ftengine.run.progress import listening
@@ -163,11 +163,12 @@ def restarted(run: RunDirectory) -> bool:
 
 @contextmanager
 def run_lock(run: RunDirectory, resuming: bool) -> Iterator[None]:
-    """Lock a run directory (RunError: another process holds the lock)."""
+    """Lock a run directory (RunError: another process holds the lock); remove a request to stop an earlier process."""
     run.create()
     with run.locked():
         if not resuming:
             run.require_free()  # another run may have ended since the first look
+        run.remove(run.path / STOP)
         yield
 
 
@@ -178,6 +179,9 @@ def finish(experiment: Experiment, run: RunDirectory) -> None:
     conclude(run, experiment.registry)
     experiment.callbacks.notify(Finished(run.path, steps, evaluation.to_json()))
     forget_outputs(run)
+    if (run.path / STOP).exists():
+        experiment.listener.message(f"file {STOP!r} came after the last step: the run went on to its end")
+        run.remove(run.path / STOP)
     seal(run)
 
 

@@ -25,7 +25,7 @@ from ftengine.parallel.device import Device
 from ftengine.parallel.heartbeat import heartbeat
 from ftengine.plugins.distributions import BLOCK_VARIABLE
 from ftengine.plugins.registry import Registry
-from ftengine.report.write import conclude, verdict_of
+from ftengine.report.write import conclude_again, verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
@@ -122,7 +122,7 @@ class Run(Answering):
         Raises:
             RunError: a file cannot be read or written.
         """
-        return conclude(self.directory, self._registry)
+        return conclude_again(self.directory, self._registry)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -35,6 +35,13 @@ def conclude(run: RunDirectory, registry: Registry | None = None, figures: Evalu
     return verdict
 
 
+def conclude_again(run: RunDirectory, registry: Registry | None = None) -> Verdict:
+    """Judge a finished run again and rewrite verdict and report; of several processes, one after the other."""
+    run.require_finished()
+    with run.records_locked():
+        return conclude(run, registry)
+
+
 def concluded(run: RunDirectory) -> bool:
     """Return whether a run has its verdict, its report, and the seal, which is written last."""
     return is_sealed(run) and all((run.path / name).is_file() for name in (Verdict.file, REPORT))

@@ -23,6 +23,9 @@ PARTIAL = ".partial"
 """Suffix of files that are being written; those that a killed run leaves are removed on resume."""
 LOCK = ".lock"
 """Lock file, held while a process writes into the folder."""
+RECORDS_LOCK = ".records.lock"
+"""Lock file, held while a process writes the records of a finished run anew; it stays, so that all wait for one."""
+RECORDS_SECONDS = 60.0
 STOP = "stop"
 """File that asks a run to stop after its step, as Ctrl-C does; anything may create it."""
 METRICS, DRAWS = "metrics.jsonl", "draws.jsonl"
@@ -74,6 +77,10 @@ class RunDirectory:
     def locked(self) -> AbstractContextManager[None]:
         """Lock the folder, which must exist, for this process (RunError: another process writes into it)."""
         return locked(self.path / LOCK, f"folder {str(self.path)!r}")
+
+    def records_locked(self) -> AbstractContextManager[None]:
+        """Lock the records of a finished run, after other processes have written them (RunError: one takes long)."""
+        return locked(self.path / RECORDS_LOCK, f"run {str(self.path)!r}", RECORDS_SECONDS)
 
     def require_unlocked(self) -> None:
         """Refuse a folder that another process writes into (RunError)."""
@@ -238,16 +245,18 @@ def follow_umask(path: Path) -> None:
 
 
 @contextmanager
-def locked(file: Path, what: str) -> Iterator[None]:
+def locked(file: Path, what: str, wait: float = 0.0) -> Iterator[None]:
     """Create a lock file and hold it during the block; the lock ends with the process.
 
     Args:
         what: name of the locked thing in the error.
+        wait: seconds to wait for another process. The file stays then: one that is removed locks those who opened it
+            before, but nobody who comes later.
 
     Raises:
         RunError: another process holds it, or the file cannot be made.
     """
-    lock = FileLock(file, blocking=False)
+    lock = FileLock(file, timeout=wait)
     with writing(file):
         try:
             lock.acquire()
@@ -258,8 +267,9 @@ def locked(file: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # the disk may have become read-only; a file without a holder locks nothing
-            file.unlink(missing_ok=True)
+        if not wait:
+            with suppress(OSError):  # the disk may have become read-only; a file without a holder locks nothing
+                file.unlink(missing_ok=True)
         lock.release()
 
 

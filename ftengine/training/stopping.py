@@ -48,11 +48,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Record signals instead of acting on them at once; ignored signals stay ignored.
-
-        A file that asked an earlier process is removed.
-        """
-        self._take_file()
+        """Record signals instead of acting on them at once; ignored signals stay ignored."""
         if threading.current_thread() is threading.main_thread():  # handlers can only be set there
             for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):

@@ -10,6 +10,8 @@ import yaml
 from click.testing import CliRunner
 from runs import Forked
 
+from ftengine import Recipe, fine_tune
+from ftengine.api import SilentListener
 from ftengine.cli import main
 from ftengine.run.directory import STOP, RunDirectory
 from ftengine.training.loop import Trainer
@@ -112,16 +114,34 @@ def test_what_a_signal_waits_for_is_reported_at_once(capfd):
     assert said[0].strip() == "ending this step, then saving a checkpoint; the same signal again stops at once"
 
 
-def test_a_file_that_asked_an_earlier_process_does_not_stop_the_next(tmp_path):
-    stop = Stop(single_process=True)
-    stop.file = tmp_path / STOP
-    stop.file.touch()
-    with stop.listening():
-        assert not stop.requested
-        stop.file.touch()
-        assert stop.requested
-        assert not stop.file.exists()
-        stop._signal = 0  # else the block ends as Ctrl-C would
+class Asking(SilentListener):
+    """Asks a run to stop when a phase begins, and keeps the messages."""
+
+    def __init__(self, run, phase):
+        self.run, self.when, self.messages = run, phase, []
+
+    def phase(self, name, total=None):
+        if name == self.when:
+            (self.run.path / STOP).touch()
+
+    def message(self, text):
+        self.messages.append(text)
+
+
+@pytest.mark.slow
+def test_a_file_before_the_first_step_stops_after_it_and_one_after_the_last_is_reported(recipe, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    opened = Recipe.read(recipe, [f"output={run.path}"])
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(opened, listener=Asking(run, "train"))
+    assert run.metrics()[-1]["step"] == 1
+    assert not (run.path / STOP).exists()
+    (run.path / STOP).touch()  # for a process that is gone
+    asking = Asking(run, "figures")
+    fine_tune(opened, resume=True, listener=asking)
+    assert run.finished
+    assert any(STOP in text and "last step" in text for text in asking.messages)
+    assert not (run.path / STOP).exists()
 
 
 def test_a_signal_stops_training_in_order_where_nobody_reads_what_is_reported(monkeypatch):

@@ -1,5 +1,9 @@
 """A verdict is made from the files of a run and anybody's rules; its figures have the digits that they support."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
 import pytest
 from click.testing import CliRunner
 from expected import raises
@@ -11,7 +15,7 @@ from ftengine.cli import main
 from ftengine.errors import PluginError, RunError
 from ftengine.plugins.registry import Registry
 from ftengine.report.verdict import judge
-from ftengine.report.write import conclude, verdict_of, write_report
+from ftengine.report.write import conclude, conclude_again, verdict_of, write_report
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import RunRecords, Verdict
 from ftengine.text import figures
@@ -64,6 +68,22 @@ def test_the_verdict_is_judged_when_a_run_is_concluded_and_read_by_everything_af
     assert (run.path / Verdict.file).unlink() is None
     with raises(RunError, Verdict.file):
         verdict_of(run.path)
+
+
+def test_two_who_judge_a_run_at_once_do_it_one_after_the_other(tmp_path, monkeypatch):
+    """Each has a file lock of its own, as two processes have."""
+    run, both, met = RunDirectory(write_run(tmp_path / "run", everything())), threading.Barrier(2), []
+
+    def meeting(*arguments):
+        with suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.1)
+            met.append(True)
+        return judge(*arguments)
+
+    monkeypatch.setattr("ftengine.report.write.judge", meeting)
+    with ThreadPoolExecutor(2) as people:
+        first, second = people.map(lambda _: conclude_again(run), range(2))
+    assert (met, first) == ([], second)
 
 
 def test_an_unfinished_run_and_a_folder_without_one_are_refused(tmp_path):

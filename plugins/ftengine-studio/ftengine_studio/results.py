@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,6 @@ from ftengine_studio.judging import Contest
 
 if TYPE_CHECKING:
     from ftengine_studio.summary import Judged
-
-_CONCLUDING = threading.Lock()
-"""Held while a verdict is written: of two at once, one could seal the run while the other writes."""
 
 
 def result_of(contest: Contest) -> dict[str, Any]:
@@ -104,5 +100,4 @@ def conclude(contest: Contest) -> dict[str, str]:
         raise InputError("there is a verdict only for the base and tuned model of one finished run. Choose these.")
     from ftengine import load_run
 
-    with _CONCLUDING:
-        return {"headline": load_run(contest.run.path, trust_code=True).conclude().headline}
+    return {"headline": load_run(contest.run.path, trust_code=True).conclude().headline}

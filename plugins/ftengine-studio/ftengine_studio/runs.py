@@ -47,6 +47,11 @@ class StudioRun:
         return (self.path / "evaluation.json").is_file() and (self.path / "adapter" / "ftengine.json").is_file()
 
     @property
+    def is_trained(self) -> bool:
+        """Whether the last step is done; a running process evaluates then."""
+        return (self.path / "training.json").is_file()
+
+    @property
     def state(self) -> State:
         """Whether a process writes into the folder, else whether the run came to its end."""
         if _is_locked(self.path / ".lock"):
@@ -124,9 +129,11 @@ class StudioRun:
         return {**self.summary(), "findings": findings, "figures": figures, "answers": answers}
 
     def ask_to_stop(self) -> None:
-        """Ask the process that trains to stop after its step (RunError: none does, or the folder is read-only)."""
+        """Ask the process that trains to stop after its step (RunError: none trains, or the folder is read-only)."""
         if self.state != "running":
             raise RunError(f"run {self.name!r} is not being trained: it is {self.state}.")
+        if self.is_trained:
+            raise RunError(f"run {self.name!r} is behind its last step: it is being evaluated, and ends by itself.")
         try:
             (self.path / "stop").touch()
         except OSError as error:

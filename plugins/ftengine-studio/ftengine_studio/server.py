@@ -122,7 +122,8 @@ class Studio:
     def _metrics(self, request: Request) -> Any:
         after = number_of(request.query_params.get("after"), "after") or 0
         run = _at(self.runs, request, "run")
-        return {"state": run.state, **run.metrics(after, request.query_params.get("file", ""))}
+        lines = run.metrics(after, request.query_params.get("file", ""))
+        return {"state": run.state, "trained": run.is_trained, **lines}
 
     def _stop(self, request: Request, content: dict[str, Any]) -> Any:
         run = _at(self.runs, request, "run")

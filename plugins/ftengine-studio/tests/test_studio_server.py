@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import filelock
@@ -108,24 +105,6 @@ def test_a_person_with_the_name_of_a_judging_model_judges_for_themself(run, clie
         file.writelines(json.dumps(line) + "\n" for line in lines)
     assert client.get("/api/judge/0", params={"name": "Grace"}).json()["judged"] == 0
     assert client.get("/api/judge/0", params={"name": "Ada"}).json()["judged"] == 1
-
-
-def test_two_who_renew_the_verdict_at_once_do_it_one_after_the_other(run, client, monkeypatch):
-    both, met = threading.Barrier(2), []
-
-    class Run:
-        headline = "better"
-
-        def conclude(self):
-            with contextlib.suppress(threading.BrokenBarrierError):
-                both.wait(timeout=0.1)
-                met.append(True)
-            return self
-
-    monkeypatch.setattr("ftengine.load_run", lambda *arguments, **options: Run(), raising=False)
-    with ThreadPoolExecutor(2) as people:
-        answers = list(people.map(lambda _: client.post("/api/result/0", json={}).status_code, range(2)))
-    assert (answers, met) == ([200, 200], [])
 
 
 def test_all_interfaces_are_asked_by_number_and_never_by_a_foreign_name(run, opened):
@@ -300,7 +279,10 @@ def test_a_run_that_is_trained_can_be_asked_to_stop_and_no_other(run, client):
     with filelock.FileLock(run / ".lock"):
         assert client.get("/api/runs/0/metrics").json()["state"] == "running"
         assert client.post("/api/runs/0/stop", json={}).status_code == 200
-    assert (run / "stop").exists()
+        (run / "stop").unlink()
+        (run / "training.json").write_text("{}")  # the last step is done: there is nothing to stop
+        assert client.post("/api/runs/0/stop", json={}).status_code == 500
+    assert not (run / "stop").exists()
 
 
 def test_runs_are_found_in_folders_and_have_names_of_their_own(tmp_path, monkeypatch):

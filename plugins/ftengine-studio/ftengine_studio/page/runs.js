@@ -34,10 +34,10 @@ class Runs {
   /** Read what was added to each run's metrics, draw, and come back while one is running. */
   async follow() {
     try {
-      const before = this.runs.map((run) => run.state).join();
+      const before = this.runs.map((run) => [run.state, run.trained]).join();
       const changed = await Promise.all(this.runs.map((run) => this.read(run)));
       if (this.left) return;
-      const now = this.runs.map((run) => run.state).join();
+      const now = this.runs.map((run) => [run.state, run.trained]).join();
       if (changed.some(Boolean) || now !== before || !this.drawn) this.draw();
       if (this.drawn && now !== before) await this.describe();
       this.drawn = true;
@@ -55,7 +55,7 @@ class Runs {
       if (got.anew) run.lines = [];
       changed ||= got.anew || got.lines.length > 0;
       run.lines.push(...got.lines);
-      Object.assign(run, { after: got.after, file: got.file, state: got.state });
+      Object.assign(run, { after: got.after, file: got.file, state: got.state, trained: got.trained });
       more = got.more;
     }
     return changed;
@@ -75,7 +75,7 @@ class Runs {
       const last = (key) => run.lines.findLast((line) => key in line)?.[key];
       const show = el("input", { type: "checkbox", checked: run.shown, "aria-label": `show the curves of ${run.name}`, onchange: (e) => ((run.shown = e.target.checked), this.draw()) });
       show.checked = run.shown;
-      const stop = run.state === "running" ? el("button", { type: "button", onclick: () => this.stop(run) }, "Stop after this step") : null;
+      const stop = run.state === "running" && !run.trained ? el("button", { type: "button", onclick: () => this.stop(run) }, "Stop after this step") : null;
       return el(
         "tr",
         {},
@@ -84,7 +84,7 @@ class Runs {
         el("td", { class: "num", "data-key": "step" }, number(last("step"))),
         el("td", { class: "num" }, number(last("loss"))),
         el("td", { class: "num" }, number(last("validation_loss"))),
-        el("td", {}, stop ?? (run.state === "stopped" ? "goes on with train --resume" : "")),
+        el("td", {}, stop ?? (run.state === "stopped" ? "goes on with train --resume" : run.state === "running" ? "is being evaluated" : "")),
       );
     });
     const columns = ["run", "state", "step", "loss", "validation loss", ""];
