@@ -13,6 +13,7 @@ from ftengine.api.evaluator import Evaluator, EvaluatorTraits
 from ftengine.api.evaluator_sorts import CodeEvaluator, FittedEvaluator, IntervalEvaluator, ModelEvaluator
 from ftengine.api.exporter import Exported, Exporter, ExportSource, Runtime
 from ftengine.api.fast_path import Decoder, FastPath, FastPathTraits, InferencePath, TrainingContext
+from ftengine.api.files import beside
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader, Provenance
 from ftengine.api.metric import Baseline, Difference, Estimate, Estimator, ExampleScores, Metric, Rows, Test
@@ -135,6 +136,7 @@ __all__ = [
     "Traits",
     "Validated",
     "View",
+    "beside",
     "iterate",
     "overrides",
     "place_of",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ftengine.api.component import Component, Traits
+from ftengine.api.files import beside
 from ftengine.api.types import Batch, Example, Features, Labels, LoadedModel, Prediction, View
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Task(Component):
     """Whether what the model says are probabilities, so that labels can be smoothed and two passes compared; may depend
     on `labels`."""
     file_columns: tuple[str, ...] = ()
-    """Columns whose values name files; in a data file they are relative to that file."""
+    """Columns whose values name files; in a data file they are relative to that file (`in_folder`)."""
 
     @abstractmethod
     def view(self, row: Example) -> View:
@@ -106,6 +107,13 @@ class Task(Component):
         Never raises: for a malformed row, return what can be read. Only access to an input (decoding an image) may
         raise DataError.
         """
+
+    def in_folder(self, row: Example, folder: str) -> Example:
+        """Return a row of a data file in `folder`, its paths relative to the working directory (`ftengine.api.beside`).
+
+        A task whose rows name files deeper than in `file_columns` extends it. Never raises.
+        """
+        return {**row, **{name: beside(row[name], folder) for name in self.file_columns if name in row}}
 
     @abstractmethod
     def with_inputs(self, row: Example, inputs: Sequence[Any]) -> Example:

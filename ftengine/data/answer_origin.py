@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import xxhash
-
-from ftengine.api import Example, Task
-from ftengine.data.row_hashes import to_json
+from ftengine.api import Task
+from ftengine.data.encoding import content_of
 from ftengine.data.rows import DataRows
 from ftengine.errors import RunError, shown
 from ftengine.identity.base import changes
@@ -47,7 +45,7 @@ class AnswerOrigin(Record):
     @classmethod
     def of(cls, answering: Mapping[str, Any], source: str | Path, rows: DataRows, task: Task) -> AnswerOrigin:
         """Return the origin of answers to some rows; `answering` comes from `Run.answering`."""
-        return cls(**answering, source=str(source), rows=len(rows), content=content_of_input(rows, task))
+        return cls(**answering, source=str(source), rows=len(rows), content=content_of(rows, task))
 
     @staticmethod
     def beside(output: Path) -> Path:
@@ -98,21 +96,3 @@ class AnswerOrigin(Record):
 
 def _setting(settings: Mapping[str, Any], key: str) -> str:
     return shown(settings[key]) if key in settings else "not given"
-
-
-def content_of_input(rows: Iterable[Example], task: Task) -> str:
-    """Return a hash of rows and of the files that they name."""
-    digest, columns = xxhash.xxh3_128(), task.file_columns
-    for row in rows:
-        digest.update(to_json(row).encode())
-        for value in (row.get(column) for column in columns):
-            path = value.get("path") if isinstance(value, Mapping) else value
-            if isinstance(path, str) and Path(path).is_file():
-                _add(digest, Path(path))
-    return digest.hexdigest()
-
-
-def _add(digest: Any, file: Path) -> None:
-    with file.open("rb") as opened:
-        while piece := opened.read(1 << 20):
-            digest.update(piece)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ftengine.api import place_of
+from ftengine.api import Task, place_of
 from ftengine.data.cache import LINE, ROW, Reading, check_free
 from ftengine.data.readers import accepting, choose_reader, data_is, suffixes
 from ftengine.data.rows import KEPT_BYTES, DataRows, DecodedRows
@@ -42,7 +42,7 @@ def read_rows(
     on_error: str = "fail",
     columns: Mapping[str, str] | None = None,
     partial: bool = False,
-    paths: Iterable[str] = (),
+    task: Task | None = None,
 ) -> DataRows:
     """Read a file, a folder, another source that a reader accepts, or a data set of the hub.
 
@@ -56,7 +56,7 @@ def read_rows(
         columns: renames columns, {new name: name in the file}.
         partial: ignore renames of columns that the file lacks (such as labels in data to predict), and a named reader
             that does not accept it.
-        paths: columns that hold paths, relative to the source's folder.
+        task: the task that reads the rows; it finds the files that they name (`Task.in_folder`).
 
     Raises:
         DataError: the source or a renamed column is missing, or the source has another format, is malformed or empty.
@@ -69,7 +69,7 @@ def read_rows(
     renames = {new: old for new, old in (columns or {}).items() if old in rows.columns or not partial}
     names, dataset = _renamed(rows, renames), _undecoded(rows.dataset)
     decoded = DecodedRows() if dataset.data.nbytes <= KEPT_BYTES else None
-    return replace(rows, dataset=dataset, names=names, folder=folder, paths=frozenset(paths), decoded=decoded)
+    return replace(rows, dataset=dataset, names=names, folder=folder, task=task, decoded=decoded)
 
 
 def _reading(

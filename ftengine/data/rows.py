@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +23,6 @@ BATCH_FILES = 16
 """Rows read at a time if they may hold whole files (images)."""
 
 NO_SKIPS = Skipped(count=0, first=())
-
-ADDRESS = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]*://")
-"""Beginnings of texts that are no paths: of data URLs and of addresses, which stay as they are."""
 
 KEPT_BYTES = 64 << 20
 """Most bytes of a source whose rows are decoded once; those of a larger one are decoded in each pass."""
@@ -54,7 +50,7 @@ class DataRows:
         names: for each column of a row, its name in the file.
         skipped: malformed rows that were left out when the source was read, the first `SHOWN_SKIPS` with reasons.
         folder: the folder that paths in rows are relative to; None for a data set of the hub.
-        paths: columns that hold paths, which `rows[i]` makes relative to the working directory.
+        task: the task that reads the rows; `Task.in_folder` finds their files.
         note, hint, separator: from `Reader.describe`.
         parts: (rows,) the number of the example that a repeated row stands for (`Task.parts`), -1 for a row that makes
             one example; None if all do.
@@ -70,7 +66,7 @@ class DataRows:
     names: Mapping[str, str]
     skipped: Skipped = NO_SKIPS
     folder: Path | None = None
-    paths: frozenset[str] = frozenset()
+    task: Task | None = None
     note: str = ""
     hint: str = ""
     separator: str = ""
@@ -130,7 +126,7 @@ class DataRows:
             yield from map(decoded.setdefault, self._origins, self._decode())
 
     def _decode(self) -> Iterator[dict[str, Any]]:
-        for batch in self.dataset.iter(BATCH_FILES if self.paths else BATCH_ROWS):
+        for batch in self.dataset.iter(BATCH_FILES if self._files else BATCH_ROWS):
             for values in zip(*batch.values(), strict=True):
                 yield self._row(dict(zip(batch, values, strict=True)))
 
@@ -156,7 +152,12 @@ class DataRows:
         else:
             values = {name: _without_nulls(stored[column]) for name, column in self.names.items()}
             row = {name: _named(self._categories.get(self.names[name]), value) for name, value in values.items()}
-        return row | {name: self._path_from_here(row[name]) for name in self.paths & row.keys()}
+        return row if self.task is None or self.folder is None else dict(self.task.in_folder(row, str(self.folder)))
+
+    @property
+    def _files(self) -> tuple[str, ...]:
+        """Columns that name files."""
+        return () if self.task is None else self.task.file_columns
 
     @cached_property
     def _lines(self) -> np.ndarray:
@@ -179,17 +180,6 @@ class DataRows:
 
         features = {name: getattr(feature, "feature", feature) for name, feature in self.dataset.features.items()}
         return {name: feature for name, feature in features.items() if isinstance(feature, ClassLabel)}
-
-    def _path_from_here(self, value: Any) -> Any:
-        """Return a path (a text, or {"path": …}), or a list of paths, relative to the working directory."""
-        if self.folder is None:
-            return value
-        if isinstance(value, list):
-            return [self._path_from_here(item) for item in value]
-        if isinstance(value, dict) and value.get("path") and value.get("bytes") is None:
-            return {**value, "path": str(self.folder / value["path"])}
-        is_path = isinstance(value, str) and value and not ADDRESS.match(value)
-        return str(self.folder / value) if is_path else value
 
     def select(self, indices: Sequence[int] | np.ndarray) -> DataRows:
         """Return some of the rows, in the order of `indices`; `where` still gives their places."""
@@ -230,7 +220,7 @@ class DataRows:
 
     def content_hash(self, index: int) -> str:
         """Return the SHA-256 of a row's columns, except paths, in hexadecimal."""
-        row = {name: value for name, value in self[index].items() if name in self.names and name not in self.paths}
+        row = {name: value for name, value in self[index].items() if name in self.names and name not in self._files}
         return sha256(json.dumps(row, sort_keys=True, default=repr).encode()).hexdigest()
 
     def where(self, index: int) -> str:

@@ -304,7 +304,7 @@ def read_for(
     """
     options: dict[str, Any] = {"reader": section.reader, "on_error": section.on_error, "columns": section.columns}
     options |= {key: value for key, value in own.items() if value is not None}
-    rows = read_rows(source, registry=registry, paths=task.file_columns, **options)
+    rows = read_rows(source, registry=registry, task=task, **options)
     try:
         task.check_columns(rows.columns)
     except DataError as error:

@@ -309,7 +309,7 @@ def _refusal(ready: ReadyTask, further: FurtherExamples) -> PlannedProbe:
             on_error=section.on_error,
             columns=section.columns,
             partial=True,
-            paths=ready.task.file_columns,
+            task=ready.task,
         )
         rows = rows.select(sample(len(rows), further.limit, ready.recipe.seed))
         check_inputs(ready.task, rows, rows.where)

@@ -148,7 +148,7 @@ def _checked(run: Answering, source: str | Path, *, table: bool = False) -> Data
         on_error="skip",
         columns=section.columns,
         partial=True,
-        paths=task.file_columns,
+        task=task,
     )
     _require_free(rows, table)
     if rows.skipped.count and section.on_error == "fail":

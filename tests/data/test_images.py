@@ -30,6 +30,12 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "photos"
 
 
+@partly
+class Named(Task):
+    name = "named"
+    file_columns = ("image", "images")
+
+
 def fails(source, **options):
     with pytest.raises(DataError) as caught:
         read_rows(str(source), **options)
@@ -40,7 +46,7 @@ def fails(source, **options):
 
 
 def test_a_subfolder_is_a_label(folder):
-    rows = read_rows("photos", paths=["image"])
+    rows = read_rows("photos", task=Named())
     assert list(rows) == [
         {"image": "photos/cat/1.png", "label": "cat"},
         {"image": "photos/cat/far/2.JPG", "label": "cat"},
@@ -83,7 +89,7 @@ def test_paths_are_relative_to_their_file(folder, name):
     (folder / "list.csv").write_text("image,label\ncat/1.png,a\n/abs/2.png,b\n,c\n")
     lines = [{"image": "cat/1.png", "label": "a"}, {"image": "/abs/2.png", "label": "b"}, {"image": None, "label": "c"}]
     (folder / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = read_rows(name, paths=["image"])
+    rows = read_rows(name, task=Named())
     assert [row["image"] for row in rows] == ["photos/cat/1.png", "/abs/2.png", None]
     assert rows[0]["label"] == "a"
     assert read_rows(name)[0]["image"] == "cat/1.png"
@@ -97,7 +103,7 @@ def test_lists_of_paths_are_relative_too_and_addresses_are_no_paths(folder):
         {"image": url},
     ]
     (folder / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = read_rows("photos/list.jsonl", paths=["image", "images"])
+    rows = read_rows("photos/list.jsonl", task=Named())
     first = rows[0]["images"]
     assert (first[0], first[1]["path"]) == ("photos/cat/1.png", "photos/dog/3.webp")
     assert rows[1]["images"] == [url, "https://example.org/a.png"]
@@ -194,7 +200,7 @@ def test_an_image_that_changes_is_noticed_like_a_row_that_does(folder):
             return Features({}, length=1, weight=1, truncated=False)
 
     def content():
-        rows = read_rows("photos", paths=["image"])
+        rows = read_rows("photos", task=Named())
         split = encode_split("train", rows, Encoding(), None, None, on_error="fail", listener=SilentListener())
         assert np.array_equal(split.lengths, [1, 1, 1])
         return split.content

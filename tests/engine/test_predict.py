@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from ftengine import fine_tune, load_model, load_run
 from ftengine.api import SilentListener
 from ftengine.cli import main
-from ftengine.data.answer_origin import content_of_input
+from ftengine.data.encoding import content_of
 from ftengine.engine import answering
 from ftengine.engine.predict import predict_file
 from ftengine.errors import DataError, InputError, RunError, SourceError
@@ -301,8 +301,8 @@ def test_a_file_that_rows_name_belongs_to_them(tmp_path):
     rows = [{"image": str(tmp_path / "a.png")}, {"image": {"path": str(tmp_path / "a.png"), "bytes": None}}]
     task = Registry().build("task", "image-classification", "task")
     for row in rows:
-        before = content_of_input([row], task)
+        before = content_of([row], task)
         (tmp_path / "a.png").write_bytes(b"other")
-        assert content_of_input([row], task) != before
+        assert content_of([row], task) != before
         (tmp_path / "a.png").write_bytes(b"first")
-        assert content_of_input([row], task) == before
+        assert content_of([row], task) == before

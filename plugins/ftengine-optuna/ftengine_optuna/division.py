@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ftengine import Recipe, hookimpl, plan, registry_of
-from ftengine.api import Labels, Metric
+from ftengine.api import Labels, Metric, Task
 from ftengine.errors import InputError, did_you_mean
 
 FOLDER = "division"
@@ -33,6 +33,7 @@ def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None
     files: dict[str, Path] = {}
     learnt: list[Labels | None] = []
     cls = registry_of().get("task", recipe.task["name"], "task").cls
+    written_by = registry_of().build("task", opening_all_files(recipe), "task")
 
     class Dividing(cls):  # type: ignore[misc,valid-type]
         """Writes the rows that it sees."""
@@ -41,10 +42,9 @@ def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None
 
         def learn_labels(self, splits: Mapping[str, Any]) -> Labels | None:
             folder.mkdir(parents=True, exist_ok=True)
-            paths = self.file_columns
             for name, rows in splits.items():
                 files[name] = folder / f"{name}.jsonl"
-                _write(files[name], rows, paths)
+                _write(files[name], rows, written_by)
             learnt.append(super().learn_labels(splits))
             raise _Divided
 
@@ -56,13 +56,18 @@ def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None
     return files, learnt[0]
 
 
-def _write(file: Path, rows: Any, paths: tuple[str, ...]) -> None:
+def opening_all_files(recipe: Recipe) -> dict[str, Any]:
+    """Return the task's options, with files outside of the data's folder, as the rows' new one is."""
+    options = registry_of().get("task", recipe.task["name"], "task").cls.Config.model_fields
+    return {**recipe.task, **({"outside_files": True} if "outside_files" in options else {})}
+
+
+def _write(file: Path, rows: Any, task: Task) -> None:
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("w", encoding="utf-8") as out:
         for row in rows:
-            there = {name: _absolute(row[name]) for name in paths if name in row}
             try:
-                line = json.dumps({**row, **there}, ensure_ascii=False, allow_nan=False)
+                line = json.dumps(task.in_folder(row, str(Path.cwd())), ensure_ascii=False, allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise InputError(
                     f"ftengine tune keeps the splits as lines of JSON, and a row cannot be such a line ({error}). "
@@ -70,17 +75,6 @@ def _write(file: Path, rows: Any, paths: tuple[str, ...]) -> None:
                 ) from None
             out.write(f"{line}\n")
     partial.replace(file)
-
-
-def _absolute(value: Any) -> Any:
-    """Return a path, alone, as {"path": …} or in a list, that holds from anywhere."""
-    if isinstance(value, list):
-        return [_absolute(item) for item in value]
-    if isinstance(value, str) and (value.startswith("data:") or "://" in value):
-        return value
-    if isinstance(value, dict) and value.get("path") and value.get("bytes") is None:
-        return str(Path(value["path"]).resolve())
-    return str(Path(value).resolve()) if isinstance(value, str) and value else value
 
 
 def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Recipe:
@@ -94,6 +88,7 @@ def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Rec
     content["data"]["group"] = recipe.data.group_column
     content["data"]["leaks"] = "warn"  # what the recipe refuses, `plan` has refused
     nothing = dict.fromkeys(("training_sample", "forgetting", "memorisation", "refusal", "answers"))
+    content["task"] = opening_all_files(recipe)
     content["evaluation"] |= {**nothing, "slices": [], "robustness": []}
     content["output"] = str(output)
     return Recipe.make(content)

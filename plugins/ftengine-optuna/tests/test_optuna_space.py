@@ -1,5 +1,6 @@
 """Ranges and choices: how they are written, checked, and found where nothing is said."""
 
+import json
 from pathlib import Path
 
 import optuna
@@ -8,7 +9,7 @@ from expected import raises
 
 from ftengine import Recipe, registry_of
 from ftengine.errors import InputError
-from ftengine_optuna.division import _absolute, trial_recipe
+from ftengine_optuna.division import _write, trial_recipe
 from ftengine_optuna.space import Dimension, check_space, default_space, own_values, parse, read_space, with_values
 
 
@@ -130,8 +131,8 @@ def test_a_trial_reads_the_divided_rows_without_excluding_again(tmp_path):
     assert (of_trial.data.train, of_trial.data.exclude) == (str(tmp_path / "a.jsonl"), None)
 
 
-def test_divided_rows_name_files_that_hold_from_anywhere():
-    here = str(Path("a.png").resolve())
-    assert _absolute(["a.png", {"path": "a.png", "bytes": None}, None]) == [here, here, None]
-    for address in ("data:image/png;base64,aa", "https://example.org/a.png"):
-        assert _absolute(address) == address
+def test_divided_rows_name_files_that_hold_from_anywhere(tmp_path):
+    task, address = registry_of().build("task", {"name": "image-classification"}, "task"), "https://example.org/a.png"
+    _write(tmp_path / "rows.jsonl", [{"image": "a.png"}, {"image": address}, {"image": None}], task)
+    rows = [json.loads(line)["image"] for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert rows == [str(Path("a.png").resolve()), address, None]

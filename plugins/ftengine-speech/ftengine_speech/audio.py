@@ -253,6 +253,11 @@ def _source(value: Any, column: str) -> Path | io.BytesIO:
     """Return the path or the open bytes of a recording (DataError: it is neither, or no regular file)."""
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
+        if content is None and "outside" in value:
+            raise DataError(
+                f"`{column}`: {str(path)!r} lies outside of {str(value['outside'])!r}, the folder of the data file. "
+                "Check where the rows are from; task.outside_files: true opens such files."
+            )
         value = path if content is None else content
     if isinstance(value, (bytes, bytearray, memoryview)):
         return io.BytesIO(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,6 @@ class Recordings(Audit):
         for name, recordings in kept.items():
             shifted = list(_shifted(data, name, recordings))
             yield from shifted or _rates(data, name, recordings)
-        yield from _outside(data)
 
 
 def _looked_at(rows: AuditedRows) -> Iterator[Recording]:
@@ -152,24 +150,6 @@ def _rates(data: AuditedData, name: str, recordings: Sequence[Recording]) -> Ite
         text += f"or fewer letters a second than the others ({middle:.1f}; e.g. {places[0]}): a wrong sampling rate, a "
         text += "transcript of another recording, or long silence."
         yield Finding(kind="data", level="note", text=text, figures={"rows": len(odd), "rate": middle}, places=places)
-
-
-def _outside(data: AuditedData) -> Iterator[Finding]:
-    """Name rows whose files lie outside of the data's folder by a relative path."""
-    for name, rows in data.splits.items():
-        folder = Path(rows.source).expanduser()
-        folder = (folder if folder.is_dir() else folder.parent).resolve()
-        found = []
-        for number, view in enumerate(rows):
-            value = view.inputs.value if isinstance(view.inputs, LazyAudio) else None
-            path = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else value
-            if isinstance(path, str) and ".." in Path(path).parts and folder not in Path(path).resolve().parents:
-                found.append(number)
-        if found:
-            places = tuple(rows.where(number) for number in found[:SHOWN])
-            text = f"{counted(len(found), 'row')} of {name} name files outside of the data's folder by '..' (e.g. "
-            text += f"{places[0]}). Check where the list of files is from."
-            yield Finding(kind="data", level="alarm", text=text, figures={"rows": len(found)}, places=places)
 
 
 def _correlation(some: np.ndarray, others: np.ndarray) -> float:

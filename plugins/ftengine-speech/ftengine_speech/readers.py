@@ -38,7 +38,6 @@ class NemoReader(Reader):
         return isinstance(row, dict) and MANIFEST in row
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
-        folder = Path(source).parent.resolve()
         with open(source, encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -55,7 +54,7 @@ class NemoReader(Reader):
                     yield BrokenRow(number, f"has offset {row['offset']}: it is a part of a longer file", repair)
                 else:
                     path = row.pop(MANIFEST)
-                    yield _outside(number, path, folder) or Row(number, {"audio": path, **row})
+                    yield Row(number, {"audio": path, **row})
 
 
 class CommonVoiceReader(Reader):
@@ -75,7 +74,6 @@ class CommonVoiceReader(Reader):
         return {"client_id", "path", "sentence"} <= set(columns)
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
-        folder = Path(source).parent.resolve()
         renamed = {"client_id": "speaker", "sentence": "text"}
         with open(source, encoding="utf-8-sig", errors="replace", newline="") as file:
             rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -89,7 +87,7 @@ class CommonVoiceReader(Reader):
                     renamed.get(name, name): value or None for name, value in zip(columns, cells, strict=True)
                 }
                 path = f"{CLIPS}/{row.pop('path') or ''}"
-                yield _outside(number, path, folder) or Row(number, {"audio": path, **row})
+                yield Row(number, {"audio": path, **row})
 
 
 class LJSpeechReader(Reader):
@@ -106,8 +104,7 @@ class LJSpeechReader(Reader):
         return os.path.isfile(os.path.join(source, "metadata.csv")) and os.path.isdir(os.path.join(source, "wavs"))
 
     def read(self, source: str) -> Iterator[Row | BrokenRow]:
-        folder = Path(source).resolve()
-        with open(folder / "metadata.csv", encoding="utf-8-sig", errors="replace") as file:
+        with open(os.path.join(source, "metadata.csv"), encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, 1):
                 cells = line.rstrip("\r\n").split("|")
                 place = f"/metadata.csv:{number}"
@@ -118,7 +115,7 @@ class LJSpeechReader(Reader):
                     continue
                 path = f"wavs/{cells[0].strip()}.wav"
                 text = cells[2] if len(cells) > 2 and cells[2].strip() else cells[1]
-                yield _outside(place, path, folder) or Row(place, {"audio": path, "text": text})
+                yield Row(place, {"audio": path, "text": text})
 
     def files(self, source: str) -> list[str]:
         return [os.path.join(source, "metadata.csv")]
@@ -147,10 +144,3 @@ class AudioFolderReader(Reader):
             row = {"audio": place, "text": " ".join(text.split())}
             speaker = {"speaker": place.partition("/")[0]} if "/" in place else {}
             yield Row(f"/{place}", row | speaker)
-
-
-def _outside(place: int | str, path: str, folder: Path) -> BrokenRow | None:
-    """Return a refusal of a relative path that leads out of the data's folder."""
-    if ".." not in Path(path).parts or (folder / path).resolve().is_relative_to(folder):
-        return None
-    return BrokenRow(place, f"names a file outside of the data's folder: {path[:80]!r}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Config, Example, Recognised, Task, View
+from ftengine.api import Batch, Config, Example, Recognised, Task, View, beside
 from ftengine.errors import DataError, SourceError, column_names, did_you_mean, shown
 from ftengine_speech.audio import Audio, LazyAudio, audio_identity, read_audio, read_header
 
@@ -38,6 +38,7 @@ class AudioConfig(Config):
     max_seconds: float = Field(
         LONGEST, gt=0, le=3600, description="longest recording in seconds; a longer one is refused, never cut"
     )
+    outside_files: bool = Field(False, description="open recordings outside of the data file's folder too")
 
 
 class TranscribedConfig(AudioConfig):
@@ -54,6 +55,12 @@ class AudioInput(Task):
     @property
     def file_columns(self) -> tuple[str, ...]:  # type: ignore[override]
         return (self.config.audio,)
+
+    def in_folder(self, row: Example, folder: str) -> Example:
+        column = self.config.audio
+        if column not in row:
+            return row
+        return {**row, column: beside(row[column], folder, inside=not self.config.outside_files)}
 
     def input_of(self, row: Example) -> LazyAudio:
         """Return the recording, decoded at each access."""

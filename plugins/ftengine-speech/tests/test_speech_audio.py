@@ -9,6 +9,7 @@ from audio_files import RATE, encoded, tone
 from expected import raises
 
 from ftengine.errors import DataError
+from ftengine_speech import SpeechToText
 from ftengine_speech.audio import BLOCK, Audio, audio_identity, read_audio, read_header
 
 FORMATS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")]
@@ -59,6 +60,20 @@ def test_arrays_of_datasets_are_read():
 def test_what_is_no_audio_is_refused(value, words):
     with raises(DataError, *words):
         read_audio(value, "audio", 30)
+
+
+def test_files_outside_of_the_datas_folder_are_refused_unless_allowed(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.wav").write_bytes(encoded(tone(0.1)))
+    (tmp_path / "b.wav").write_bytes(encoded(tone(0.1)))
+    folder = str(tmp_path / "data")
+    for path in ("a.wav", "../data/a.wav", str(tmp_path / "data" / "a.wav")):
+        assert SpeechToText().input_of(SpeechToText().in_folder({"audio": path}, folder))[0].seconds == 0.1
+    for path in ("../b.wav", str(tmp_path / "b.wav"), {"path": "../b.wav", "bytes": None}):
+        with raises(DataError, "b.wav", folder, "outside_files"):
+            SpeechToText().read_input(SpeechToText().in_folder({"audio": path}, folder), RATE)
+        allows = SpeechToText(SpeechToText.Config(outside_files=True))
+        assert allows.input_of(allows.in_folder({"audio": path}, folder))[0].seconds == 0.1
 
 
 def test_a_file_of_ten_hours_is_refused_from_its_header(tmp_path):

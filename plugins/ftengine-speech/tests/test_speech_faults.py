@@ -92,16 +92,6 @@ def test_clipped_and_hardly_audible_recordings_are_named():
     assert [finding.places for finding in found(rows)] == [("train.jsonl:4",), ("train.jsonl:6",)]
 
 
-def test_files_outside_of_the_folder_are_named(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    monkeypatch.chdir(tmp_path / "data")
-    rows = spoken(24)
-    (tmp_path / "secret.wav").write_bytes(rows[2]["audio"])
-    rows[2] = {**rows[2], "audio": "../secret.wav"}
-    (finding,) = found(rows)
-    assert (finding.level, finding.places) == ("alarm", ("train.jsonl:3",))
-
-
 def judged(base, shifted=None, tuned=0.2, empty=0, rows=50):
     figures = SimpleNamespace(
         base={"wer": Estimate(base, None, None, rows)},

@@ -108,6 +108,11 @@ def _source(value: Any, where: str) -> tuple[Any, str]:
     name = "the picture"
     if isinstance(value, Mapping):
         path, data = value.get("path"), value.get("bytes")
+        if data is None and "outside" in value:
+            raise DataError(
+                f"{where}: {str(path)!r} lies outside of {str(value['outside'])!r}, the folder of the data file. Check "
+                "where the rows are from; task.outside_files: true opens such files."
+            )
         value, name = (path if data is None else data), repr(str(path)) if path else name
     if hasattr(value, "numpy"):  # the bytes that an encoded row keeps
         value = value.numpy().tobytes()

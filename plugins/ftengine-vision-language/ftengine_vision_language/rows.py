@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ftengine.api import Example, Recognised
+from ftengine.api import Example, Recognised, beside
 from ftengine.chat import read_conversation
 from ftengine.errors import DataError, shown
 
 MARK = re.compile(r"\n?<image>\n?")
 """Where LLaVA, LlamaFactory and ms-swift put a picture into a text."""
 COLUMNS = ("images", "image")
+MESSAGES = ("messages", "prompt", "completion", "chosen", "rejected")
+"""Columns that may hold messages with pictures in their parts."""
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 
@@ -110,6 +112,36 @@ def pictures_column(row: Example) -> list[Any]:
         if value is not None and value != []:
             return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else [value]
     return []
+
+
+def with_paths(row: Example, folder: str, *, inside: bool) -> Example:
+    """Return a row of a data file in `folder`, the paths of its pictures relative to the working directory.
+
+    Args:
+        inside: whether a path that leads out of the folder becomes what `open_picture` refuses.
+    """
+    moved = {column: beside(row[column], folder, inside=inside) for column in COLUMNS if column in row}
+    for column in MESSAGES:
+        if isinstance(messages := row.get(column), list):
+            moved[column] = [_with_paths(message, folder, inside) for message in messages]
+    return {**row, **moved}
+
+
+def _with_paths(message: Any, folder: str, inside: bool) -> Any:
+    """Return a message whose parts name pictures relative to the working directory."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
+        return message
+    parts = []
+    for part in message["content"]:
+        if isinstance(part, Mapping) and part.get("type") in ("image", "image_url"):
+            url = part.get("image_url")
+            named = {key: beside(part[key], folder, inside=inside) for key in ("image", "path", "url") if key in part}
+            if url is not None:
+                url = url if isinstance(url, Mapping) else {"url": url}
+                named["image_url"] = {**url, "url": beside(url.get("url"), folder, inside=inside)}
+            part = {**part, **named}
+        parts.append(part)
+    return {**message, "content": parts}
 
 
 def recognise_pictures(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:

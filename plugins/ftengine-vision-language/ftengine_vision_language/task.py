@@ -26,7 +26,7 @@ from ftengine.errors import DataError, InputError, column_names
 from ftengine.generation import GenerationOptions
 from ftengine_vision_language.encoding import IGNORED, encode, processed, tokenizer_of, written
 from ftengine_vision_language.pictures import LazyPictures, identity_of, kept, open_picture
-from ftengine_vision_language.rows import Dialogue, Turn, read_dialogue, recognise_pictures
+from ftengine_vision_language.rows import Dialogue, Turn, read_dialogue, recognise_pictures, with_paths
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,6 +53,7 @@ class ImageTextToTextConfig(Config):
     train_on: Literal["assistant", "last"] = Field(
         "assistant", description="assistant: all of the assistant's turns; last: its last one"
     )
+    outside_files: bool = Field(False, description="open pictures outside of the data file's folder too")
     picture_size: int | None = Field(
         None, ge=8, description="scale larger pictures down to this many pixels at their longer side; null: as they are"
     )
@@ -90,6 +91,9 @@ class ImageTextToText(GenerativeTask):
 
         super().__init__(config)
         self._loss = TokenLoss()
+
+    def in_folder(self, row: Example, folder: str) -> Example:
+        return with_paths(row, folder, inside=not self.config.outside_files)
 
     def check_columns(self, columns: Sequence[str]) -> None:
         if not ({"messages", "conversations"} & set(columns) or {"prompt", "completion"} <= set(columns)):

@@ -162,6 +162,33 @@ def test_layouts_of_other_tools_are_one(tmp_path):
     assert [view.target for view in views] == ["red"] * 7
 
 
+def test_paths_begin_beside_the_data_file_and_stay_in_its_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    square("red").save(tmp_path / "data" / "a.png")
+    square("blue").save(tmp_path / "b.png")
+    folder, question = str(tmp_path / "data"), text("what ?")
+
+    def layouts(path):
+        parts = (
+            {"type": "image", "path": path},
+            {"type": "image", "image": path},
+            {"type": "image_url", "image_url": path},
+        )
+        for part in (*parts, {"type": "image_url", "image_url": {"url": path}}):
+            yield {"messages": [user(part, question), _says("red")]}
+            yield {"prompt": [user(part, question)], "completion": [_says("red")]}
+        yield {"images": [{"path": path, "bytes": None}], "messages": [user(question), _says("red")]}
+        yield {"image": path, "prompt": "what ?", "completion": "red"}
+
+    for row in (*layouts("a.png"), *layouts(str(tmp_path / "data" / "a.png"))):
+        [picture] = task().view(task().in_folder(row, folder)).inputs
+        assert np.array_equal(np.asarray(picture), np.asarray(square("red")))
+    for row in (*layouts("../b.png"), *layouts(str(tmp_path / "b.png"))):
+        with raises(DataError, "b.png", folder, "outside_files"):
+            task().check_input(task().in_folder(row, folder))
+        task(outside_files=True).check_input(task(outside_files=True).in_folder(row, folder))
+
+
 @pytest.mark.parametrize(
     ("row", "facts"),
     [

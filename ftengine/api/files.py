@@ -1,0 +1,31 @@
+"""Paths in rows: which file a value names, seen from the working directory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+ADDRESS = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]*://")
+"""Beginnings of texts that are no paths: of data URLs and of addresses, which stay as they are."""
+
+
+def beside(value: Any, folder: str | Path, *, inside: bool = False) -> Any:
+    """Return a path (a text, or {"path": …}), or a list of paths, relative to the working directory.
+
+    Args:
+        folder: the data file's, which relative paths begin in.
+        inside: return {"path": …, "outside": folder} for a path that leads out of the folder, which the task refuses.
+    """
+    if isinstance(value, list):
+        return [beside(item, folder, inside=inside) for item in value]
+    if isinstance(value, dict) and isinstance(path := value.get("path"), str) and path and value.get("bytes") is None:
+        found = beside(path, folder, inside=inside)
+        return found if isinstance(found, dict) else {**value, "path": found}
+    if not isinstance(value, str) or not value or ADDRESS.match(value):
+        return value
+    path = os.path.join(folder, value)
+    if inside and not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        return {"path": path, "outside": str(folder)}
+    return str(Path(path))
