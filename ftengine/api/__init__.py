@@ -13,7 +13,7 @@ from ftengine.api.evaluator import Evaluator, EvaluatorTraits
 from ftengine.api.evaluator_sorts import CodeEvaluator, FittedEvaluator, IntervalEvaluator, ModelEvaluator
 from ftengine.api.exporter import Exported, Exporter, ExportSource, Runtime
 from ftengine.api.fast_path import Decoder, FastPath, FastPathTraits, InferencePath, TrainingContext
-from ftengine.api.files import beside
+from ftengine.api.files import beside, require_inside
 from ftengine.api.listener import Listener, SilentListener, iterate
 from ftengine.api.loader import ModelLoader, Provenance
 from ftengine.api.metric import Baseline, Difference, Estimate, Estimator, ExampleScores, Metric, Rows, Test
@@ -140,5 +140,6 @@ __all__ = [
     "iterate",
     "overrides",
     "place_of",
+    "require_inside",
     "usual",
 ]

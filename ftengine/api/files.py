@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from ftengine.errors import DataError
 
 ADDRESS = re.compile(r"data:|[A-Za-z][A-Za-z0-9+.-]*://")
 """Beginnings of texts that are no paths: of data URLs and of addresses, which stay as they are."""
@@ -16,7 +19,7 @@ def beside(value: Any, folder: str | Path, *, inside: bool = False) -> Any:
 
     Args:
         folder: the data file's, which relative paths begin in.
-        inside: return {"path": …, "outside": folder} for a path that leads out of the folder, which the task refuses.
+        inside: return {"path": …, "outside": folder} for a path that leads out of it, which `require_inside` refuses.
     """
     if isinstance(value, list):
         return [beside(item, folder, inside=inside) for item in value]
@@ -29,3 +32,12 @@ def beside(value: Any, folder: str | Path, *, inside: bool = False) -> Any:
     if inside and not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
         return {"path": path, "outside": str(folder)}
     return str(Path(path))
+
+
+def require_inside(value: Any, where: str) -> None:
+    """Raise DataError for a path that `beside` found outside of the data file's folder; `where` begins the message."""
+    if isinstance(value, Mapping) and value.get("bytes") is None and "outside" in value:
+        raise DataError(
+            f"{where}: {str(value.get('path'))!r} lies outside of {str(value['outside'])!r}, the folder of the data "
+            "file. Check where the rows are from; task.outside_files: true opens such files."
+        )

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
+from expected import raises
 from partly import partly
 from pyarrow import parquet
 
@@ -15,6 +16,7 @@ from ftengine.data.rows import DataRows
 from ftengine.data.split import make_splits
 from ftengine.errors import DataError
 from ftengine.run.recipe import DataSection
+from ftengine_builtins.tasks import ImageClassification
 
 PNG = b"\x89PNG not a real one "
 
@@ -93,6 +95,16 @@ def test_paths_are_relative_to_their_file(folder, name):
     assert [row["image"] for row in rows] == ["photos/cat/1.png", "/abs/2.png", None]
     assert rows[0]["label"] == "a"
     assert read_rows(name)[0]["image"] == "cat/1.png"
+
+
+def test_paths_that_lead_out_of_the_folder_are_refused_where_the_task_says_so(folder):
+    (folder / "list.csv").write_text("image,label\n../secret.png,a\ncat/1.png,b\n")
+    task = ImageClassification(ImageClassification.Config(outside_files=False))
+    outside, inside = read_rows("photos/list.csv", task=task)
+    with raises(DataError, "secret.png", "photos", "outside_files"):
+        task.view(outside).inputs[0]
+    assert inside["image"] == "photos/cat/1.png"
+    assert read_rows("photos/list.csv", task=ImageClassification())[0]["image"] == "photos/../secret.png"
 
 
 def test_lists_of_paths_are_relative_too_and_addresses_are_no_paths(folder):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ftengine.api import require_inside
 from ftengine.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -253,11 +254,7 @@ def _source(value: Any, column: str) -> Path | io.BytesIO:
     """Return the path or the open bytes of a recording (DataError: it is neither, or no regular file)."""
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
-        if content is None and "outside" in value:
-            raise DataError(
-                f"`{column}`: {str(path)!r} lies outside of {str(value['outside'])!r}, the folder of the data file. "
-                "Check where the rows are from; task.outside_files: true opens such files."
-            )
+        require_inside(value, f"`{column}`")
         value = path if content is None else content
     if isinstance(value, (bytes, bytearray, memoryview)):
         return io.BytesIO(value)

@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from ftengine.api import require_inside
 from ftengine.errors import DataError, shown
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -108,11 +109,7 @@ def _source(value: Any, where: str) -> tuple[Any, str]:
     name = "the picture"
     if isinstance(value, Mapping):
         path, data = value.get("path"), value.get("bytes")
-        if data is None and "outside" in value:
-            raise DataError(
-                f"{where}: {str(path)!r} lies outside of {str(value['outside'])!r}, the folder of the data file. Check "
-                "where the rows are from; task.outside_files: true opens such files."
-            )
+        require_inside(value, where)
         value, name = (path if data is None else data), repr(str(path)) if path else name
     if hasattr(value, "numpy"):  # the bytes that an encoded row keeps
         value = value.numpy().tobytes()

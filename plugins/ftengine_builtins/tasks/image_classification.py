@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features, LoadedModel, TaskTraits, View
+from ftengine.api import Batch, Example, Features, LoadedModel, TaskTraits, View, beside
 from ftengine.errors import DataError, SourceError
 from ftengine_builtins.tasks.labelled import LabelledConfig, LabelledTask
 from ftengine_builtins.tasks.pixels import LazyImage, check_image, image_identity, place_of, read_image
@@ -26,6 +26,9 @@ class ImageClassificationConfig(LabelledConfig):
 
     image: str = Field(
         "image", min_length=1, description="column of the image: a path relative to the data file, or an image's bytes"
+    )
+    outside_files: bool = Field(
+        True, description="open images outside of the data file's folder too; false refuses such rows"
     )
 
 
@@ -53,6 +56,12 @@ class ImageClassification(LabelledTask):
     @property
     def file_columns(self) -> tuple[str, ...]:
         return (self.config.image,)
+
+    def in_folder(self, row: Example, folder: str) -> Example:
+        column = self.config.image
+        if column not in row:
+            return row
+        return {**row, column: beside(row[column], folder, inside=not self.config.outside_files)}
 
     def columns(self) -> dict[str, str | None]:
         return {"image": self.config.image, "label": self.config.label}

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from ftengine.api import require_inside
 from ftengine.errors import DataError, InputError, shown
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -105,6 +106,7 @@ def place_of(value: Any) -> str:
 def _source(value: Any, column: str) -> tuple[Any, str]:
     """Return an image's path or open bytes, and its name."""
     name = "the image"
+    require_inside(value, f"`{column}`")
     if isinstance(value, Mapping):
         value, path = value.get("bytes"), value.get("path")
         value = path if value is None else value
