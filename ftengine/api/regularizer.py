@@ -26,10 +26,13 @@ class RegularizerTraits(ShardingTraits):
     Args:
         needs_validation: its `on_train_end` chooses by the validation loss.
         replaces_weight_decay: it pulls weights somewhere itself, so that `train.weight_decay` has to be 0 beside it.
+        by_tokens: its penalty is a mean over all tokens, so a micro-batch counts by its share of the effective batch's
+            tokens, and not of the loss's weight.
     """
 
     needs_validation: bool = False
     replaces_weight_decay: bool = False
+    by_tokens: bool = False
 
 
 class Regularizer(Component):
@@ -54,7 +57,7 @@ class Regularizer(Component):
         """Return a scalar that is added to the mean loss of a micro-batch, or None for nothing.
 
         The loop weights it by the micro-batch's share of the effective batch: a term that does not depend on the batch
-        counts once a step, and a mean over examples (or labels) becomes one over all of them.
+        counts once a step, and a mean over examples (or labels) becomes one over all of them; see `by_tokens`.
         """
         return None
 

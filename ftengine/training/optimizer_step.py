@@ -169,9 +169,9 @@ class OptimizerStep:
         penalties, tokens, the loss of each source, and what an on-policy task sums over tokens."""
         accelerator, epoch, learnt = self.accelerator, progress.epoch, self._learnt
         totals = zeros(5 + len(self._by_source.names) + learnt.count, accelerator.device)
-        rank, ranks = accelerator.process_index, accelerator.num_processes
-        paths, factor = self.setup.fast_paths, train.weight_factor if isinstance(train, Examples) else 1.0
-        fewer = paths.compute_fewer_tokens
+        rank, ranks, paths = accelerator.process_index, accelerator.num_processes, self.setup.fast_paths
+        fewer, factor = paths.compute_fewer_tokens, train.weight_factor if isinstance(train, Examples) else 1.0
+        whole = float(train.weights[members].sum()) * factor / (float(train.lengths[members].sum()) or 1.0)
         mine = batches_in_step(
             members,
             self.section.batch_size,
@@ -201,13 +201,13 @@ class OptimizerStep:
                 with self._around(chosen, batch, regularizers.criterion):
                     loss_sum, weight = self._loss(compute)
                 weight = weight * factor
-                penalty = regularizers.penalty(batch, loss_sum / weight) if weight else None
+                share = whole * float(train.lengths[chosen].sum()) / (weight or 1.0)
+                penalty = regularizers.penalty(batch, loss_sum / weight, share) if weight else None
             # The gradient is later divided by the weight of the whole effective batch, hence the factor.
             added = 0.0 if penalty is None else penalty * weight
             if not counts:
                 loss_sum, added, weight, penalty = loss_sum * 0, 0.0, 0.0, None
-            total = loss_sum + added
-            if total.requires_grad:
+            if (total := loss_sum + added).requires_grad:
                 with gradients.overlapping() if position == len(mine) else nullcontext():
                     (accelerator.scaler.scale(total) if accelerator.scaler else total).backward()
             computed = float(self._computed(chosen, batch, train)) if counts and fewer else 0.0

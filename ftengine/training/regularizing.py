@@ -73,8 +73,11 @@ class Attached:
             if fault:
                 raise PluginError(f"{named(regularizer)}: its criterion is wrong: {fault}.{without(regularizer)}")
 
-    def penalty(self, batch: Batch, loss: Tensor) -> Tensor | None:
-        """Return the sum of all penalties on a micro-batch, whose mean loss is `loss`; None if there are none."""
+    def penalty(self, batch: Batch, loss: Tensor, by_tokens: Tensor | float = 1.0) -> Tensor | None:
+        """Return the sum of all penalties on a micro-batch, whose mean loss is `loss`; None if there are none.
+
+        `by_tokens` is its share of the effective batch's tokens over that of the loss's weight.
+        """
         penalties = []
         for regularizer in self._attached:
             penalty = regularizer.penalty(self._loaded.module, batch, loss)
@@ -82,7 +85,7 @@ class Attached:
                 continue
             if not is_scalar(penalty, tensor=True):
                 raise contract_error(regularizer, "penalty", penalty, "a tensor of floats without dimensions, or None")
-            penalties.append(penalty)
+            penalties.append(penalty * by_tokens if regularizer.traits.by_tokens else penalty)
         return torch.stack(penalties).sum() if penalties else None
 
     def on_step_end(self, step: int) -> None:

@@ -23,6 +23,7 @@ from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import grouped_layers, norms
 from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
 from ftengine_builtins.fast_paths.shared_prefix import sharing
+from ftengine_builtins.regularizers.load_balancing import LoadBalancing
 
 When = Callable[..., bool]
 
@@ -65,6 +66,7 @@ def _of_several(*_: Any) -> bool:
 COUNTED: dict[str, tuple[Any, str, When]] = {
     "accumulation": (optimizer_step, "loss_of", _always),
     "token-limit": (optimizer_step, "loss_of", _always),
+    "router-losses": (LoadBalancing, "penalty", _always),
     "packing": (Packer, "pack", _always),
     "grouped-layers": (grouped_layers, "lowrank_linears", _always),
     "shared-prefix": (sharing, "_attend", _over_a_prefix_tree),

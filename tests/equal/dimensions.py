@@ -87,6 +87,9 @@ GROUPED_KEYS = ("llama", "qwen3", "gemma3", "phi3", "mistral", "mixtral", "qwen3
 ONE_STACK = tuple(name for name in ARCHITECTURES if name not in ("t5", "bart", "resnet"))
 LORA, ADDED = ("lora", "dora"), ("lora", "dora", "adapter", "bitfit")
 
+Z_LOSS = {"name": "load-balancing", "coefficient": 0, "z_coefficient": 1.0}
+"""A mean over tokens, in which batches of any division come to the same; the loss of loads is a product of two."""
+
 OFF = Way({"train.fast_paths": "off"})
 
 TWICE = {"train.max_steps": 6, "train.epochs": 2}
@@ -108,6 +111,13 @@ DIMENSIONS: dict[str, Dimension] = {
         Way({"train.batch_tokens": 50}),
         more=True,
         architectures=tuple(name for name in ARCHITECTURES if name not in ("vit", "resnet")),  # photos are of one size
+    ),
+    "router-losses": Dimension(
+        Way({"train.batch_size": 1, "train.accumulate": 4, "regularize": [Z_LOSS]}),
+        Way({"regularize": [Z_LOSS]}),
+        more=True,
+        strategies=("full", "lora"),
+        architectures=("mixtral", "qwen3-moe", "olmoe", "gpt-oss"),
     ),
     "packing": Dimension(
         Way({"task.packing": True}),

@@ -19,6 +19,7 @@ from cells import Cell
 from dimensions import DIMENSIONS
 from torch.nn import functional as F
 
+from ftengine.api import RegularizerTraits
 from ftengine.model import packing
 from ftengine.ops import autograd
 from ftengine.ops.attention import Sequences
@@ -26,6 +27,7 @@ from ftengine.training import loop, optimizer_step
 from ftengine_builtins.fast_paths import dropout, grouped_layers, norms
 from ftengine_builtins.fast_paths.frozen_prefix import KeptOutputs
 from ftengine_builtins.fast_paths.shared_prefix import sharing
+from ftengine_builtins.regularizers.load_balancing import LoadBalancing
 from ftengine_builtins.strategies import expert_layers, lora_layers
 from ftengine_builtins.tasks.labelled import LabelledTask
 
@@ -196,6 +198,10 @@ def _experts(change: Callable[..., tuple[Any, ...]]) -> AbstractContextManager[A
     return mock.patch.object(expert_layers, "lowrank_experts", other)
 
 
+def counted_by_labels() -> AbstractContextManager[Any]:
+    return mock.patch.object(LoadBalancing, "traits", RegularizerTraits())
+
+
 def update_of_an_expert_lost() -> AbstractContextManager[Any]:
     def change(x: Any, chosen: Any, shares: Any, up: Any, down: Any, gate: Any) -> tuple[Any, ...]:
         kept = torch.arange(len(down.b)).view(-1, 1, 1) != 1
@@ -309,6 +315,7 @@ FAULTS = [
     for dimension, cell, plants in (
         ("accumulation", Cell("full", "gpt2"), (slightly_more, mean_of_means, last_part_dropped)),
         ("token-limit", Cell("adapter", "llama"), (slightly_more, mean_of_means)),
+        ("router-losses", Cell("full", "olmoe"), (counted_by_labels,)),
         ("packing", Cell("full", "qwen3"), (first_token_leaks, all_leak)),
         ("shared-prefix", Cell("lora", "llama"), (first_key_unseen, next_token_seen)),
         ("grouped-layers", Cell("lora", "llama"), (one_slice_slightly_more, two_slices_swapped)),

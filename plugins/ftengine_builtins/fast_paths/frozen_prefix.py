@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ftengine.api import Batch, FastPath, LoadedModel, TrainingContext
 from ftengine.model import seeded
 from ftengine.text import counted
+from ftengine_builtins.strategies.routing import EVERY_TOKEN
 
 FREE_SHARE = 4
 """One part in so many of the memory that is left beside the peak may hold outputs of frozen blocks."""
@@ -48,7 +49,7 @@ class FrozenPrefix(FastPath):
     @contextmanager
     def activate(self, loaded: LoadedModel, context: TrainingContext) -> Iterator[Mapping[str, int] | None]:
         blocks = frozen_blocks(loaded.module) if context.repeats else []
-        if not blocks:
+        if not blocks or loaded.module in EVERY_TOKEN:
             yield None
             return
         self._kept = KeptOutputs(blocks, context)

@@ -28,6 +28,7 @@ from ftengine_builtins.loaders.heads import (
 )
 from ftengine_builtins.loaders.quiet import reading
 from ftengine_builtins.strategies.adapter_config import CONFIG_FILE, OWN_CONFIG_FILE
+from ftengine_builtins.strategies.routing import ASKED
 
 MOST_LAYERS, COUNTS_LAYERS = 10_000, re.compile("layer|block|depth|expert")
 """Most layers and experts, and words in the keys of their numbers."""
@@ -110,6 +111,10 @@ def _loaded(request: LoadRequest, module: Any, config: Any, processor: Any, fres
         if encoder := sentence_encoder(Path(config._name_or_path), request.source):
             module.config.sentence_encoder = encoder  # its own files are not saved with the model
     _agree_on_special_tokens(module, processor)
+    text = module.config.get_text_config()
+    if getattr(text, "output_router_logits", False):  # with which transformers does not generate
+        text.output_router_logits = False
+        setattr(module, ASKED, True)
     limit = longest_input(module, processor)
     return LoadedModel(module, processor, request.source, request.head, new, request.labels, max_length=limit)
 

@@ -9,6 +9,7 @@ from ftengine_builtins.rules.distillation import Distillation
 from ftengine_builtins.rules.drawn_rewards import DrawnRewards
 from ftengine_builtins.rules.effect import UnmovedPredictions, UnusualSettings
 from ftengine_builtins.rules.error_groups import ErrorGroups
+from ftengine_builtins.rules.expert_loads import ExpertLoads
 from ftengine_builtins.rules.fitting import GeneralisationGap, OverFitting
 from ftengine_builtins.rules.label_shares import ClassWeights, LabelShares
 from ftengine_builtins.rules.labels import FlippedLabels, LabelSpellingsConfused
@@ -40,6 +41,7 @@ __all__ = [
     "Distillation",
     "DrawnRewards",
     "ErrorGroups",
+    "ExpertLoads",
     "FlippedLabels",
     "Forgetting",
     "GeneralisationGap",

@@ -149,11 +149,16 @@ def routers(module: nn.Module) -> set[str]:
     return found
 
 
-def experts_per_token(module: Any) -> int:
-    """Return how many experts a token passes, as the model's configuration says; 1 if it does not."""
-    config = module.config.get_text_config() if hasattr(module, "config") else None
+def text_config(module: Any) -> Any:
+    """Return the configuration of a model's text part, None without any."""
+    return module.config.get_text_config() if hasattr(module, "config") else None
+
+
+def experts_per_token(module: Any) -> int | None:
+    """Return how many experts a token passes, as the model's configuration says; None if it does not."""
+    config = text_config(module)
     keys = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
-    return next((n for n in (getattr(config, key, None) for key in keys) if isinstance(n, int)), 1)
+    return next((n for n in (getattr(config, key, None) for key in keys) if isinstance(n, int)), None)
 
 
 def expert_notes(module: nn.Module) -> tuple[list[str], list[str]]:
@@ -174,19 +179,12 @@ def expert_notes(module: nn.Module) -> tuple[list[str], list[str]]:
         added = sum(factor.numel() for p in tuned.values() for name in p.lora_names for factor in p.lora_factors(name))
         kinds = " and ".join(sorted({name.rpartition(".")[2] for name in adapted}))
         facts = [f"{what}; {kinds} of {len(tuned):,} train by {added:,} parameters, {percent(added / total)} of all"]
-    config = getattr(module, "config", None)
-    warnings = list[str]()
-    if lora_routers(module) and getattr(config, "output_router_logits", False):
-        warnings = [
-            "the model's output_router_logits asks for a loss that balances the experts' loads, which no task adds, "
-            "and its router trains: leave the router out of strategy.targets."
-        ]
     left = [name for path, part in parts.items() for name in parameters_of(path, part) if name not in adapted]
     if not left:
-        return facts, warnings
+        return facts, []
     whole = f"are left out in part, such as {left[0]!r}" if adapted else "are left out"
     why = next((f" ({path!r} {reason})" for path, part in parts.items() if (reason := why_not(part))), "")
-    return facts, [*warnings, f"{what}, {whole}{why}: strategy.targets all-linear or experts takes them in."]
+    return facts, [f"{what}, {whole}{why}: strategy.targets all-linear or experts takes them in."]
 
 
 def expert_layers(module: nn.Module) -> dict[str, LoRAExperts]:

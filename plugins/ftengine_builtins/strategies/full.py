@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 
 from ftengine import api
-from ftengine.api import LoadedModel, Strategy, StrategyTraits, usual
+from ftengine.api import LoadedModel, Regularizer, Strategy, StrategyTraits, usual
 from ftengine.errors import BaseMismatch, NoMatch, RecipeError, RunError
 from ftengine.model import (
     ModuleNames,
@@ -28,7 +28,9 @@ from ftengine.model import (
     trainable,
 )
 from ftengine_builtins.loaders.quiet import reading
+from ftengine_builtins.strategies.expert_layers import expert_modules
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
+from ftengine_builtins.strategies.routing import ExpertLoads
 from ftengine_builtins.strategies.targets import inside, param_groups
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -70,8 +72,10 @@ class Full(Strategy):
 
     _matches: Mapping[str, list[str]] = MappingProxyType({})
     _levels: Levels | None = None
+    _is_mixture = False
 
     def prepare(self, loaded: LoadedModel) -> None:
+        self._is_mixture = bool(expert_modules(loaded.module))
         quantised = getattr(loaded.module, "hf_quantizer", None) is not None
         for name, parameter in loaded.module.named_parameters():
             if quantised or not parameter.is_floating_point() or parameter.itemsize < 2:
@@ -88,6 +92,10 @@ class Full(Strategy):
 
     def matches(self) -> dict[str, list[str]]:
         return dict(self._matches)
+
+    def regularizer(self, steps: int) -> Regularizer | None:
+        """Return what counts the tokens of a mixture's experts."""
+        return ExpertLoads(steps) if self._is_mixture else None
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return the default's two groups for each layer: lr = learning_rate · layer_decay^(layers below the head)."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 from torch import nn
 
-from ftengine.api import Config, LoadedModel, Strategy, StrategyTraits, usual
+from ftengine.api import Config, LoadedModel, Regularizer, Strategy, StrategyTraits, usual
 from ftengine.errors import RecipeError, RunError
 from ftengine.model import ModuleNames, regex
 from ftengine.ops import active_backend
@@ -47,6 +47,7 @@ from ftengine_builtins.strategies.lora_layers import (
     starts_from_weight,
 )
 from ftengine_builtins.strategies.peft_format import LoRAFile
+from ftengine_builtins.strategies.routing import ExpertLoads
 from ftengine_builtins.strategies.targets import ALL_LINEAR, experts_of, freeze_base, param_groups, select
 
 PATTERNS = ("rank_pattern", "alpha_pattern")
@@ -194,6 +195,7 @@ class LoRA(Strategy):
     paper = "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685"
 
     _matches: Mapping[str, list[str]] = MappingProxyType({})
+    _is_mixture = False
 
     def prepare(self, loaded: LoadedModel) -> None:
         module, config = loaded.module, self.config
@@ -210,6 +212,7 @@ class LoRA(Strategy):
             else:
                 require_fit(path, module.get_submodule(path), config)
         freeze_base(loaded)
+        self._is_mixture = bool(experts)
         for path in paths:
             rank, scale = config.layer(path)
             if path in experts:
@@ -235,6 +238,10 @@ class LoRA(Strategy):
 
     def matches(self) -> dict[str, list[str]]:
         return dict(self._matches)
+
+    def regularizer(self, steps: int) -> Regularizer | None:
+        """Return what counts the tokens of a mixture's experts."""
+        return ExpertLoads(steps) if self._is_mixture else None
 
     def environment(self) -> dict[str, Any]:
         """Return which implementation computes the low-rank updates on each device, and why."""

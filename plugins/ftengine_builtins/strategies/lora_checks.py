@@ -59,9 +59,25 @@ def set_expert_ranks(config: LoRAConfig, module: nn.Module, paths: list[str]) ->
     rank, config.expert_rank = config.expert_rank, None
     for path in paths if rank is not None else ():
         if not any(matches(pattern, path) for pattern in config.rank_pattern):
-            number = max(1, config.rank // experts_per_token(module)) if rank == "split" else rank
+            number = _split(config.rank, module) if rank == "split" else rank
             pattern = re.escape(".".join(path.split(".")[-2:]))
             config.rank_pattern = {**config.rank_pattern, pattern: number}
+
+
+def _split(rank: int, module: nn.Module) -> int:
+    """Return the rank of each expert where all that a token passes have `rank` together (RecipeError: not even 1)."""
+    each = experts_per_token(module)
+    if each is None:
+        raise RecipeError(
+            f"strategy.expert_rank is 'split', but the configuration of {type(module).__name__} does not say how many "
+            "experts a token passes. Set strategy.expert_rank to a number."
+        )
+    if rank < each:
+        raise RecipeError(
+            f"strategy.expert_rank is 'split', and strategy.rank {rank} is less than the {each} experts that a token "
+            f"passes. Set strategy.rank to {each} or more, or strategy.expert_rank to 1."
+        )
+    return rank // each
 
 
 def require_plain(path: str, config: LoRAConfig) -> None:

@@ -14,6 +14,7 @@ from ftengine.api import LoadedModel
 from ftengine.equivalence import distance
 from ftengine.errors import NoMatch, RecipeError
 from ftengine.model import decayed, trainable
+from ftengine_builtins.strategies import lora_checks
 from ftengine_builtins.strategies.expert_layers import expert_layers, expert_modules, names, routers
 from ftengine_builtins.strategies.lora import LoRA, LoRAConfig
 
@@ -80,14 +81,6 @@ def test_a_plan_counts_experts_and_warns_where_they_are_left_out() -> None:
     assert facts
 
 
-def test_a_plan_warns_that_no_loss_balances_a_router_that_trains() -> None:
-    for targets, warned in (("experts", False), (["experts", "gate"], True)):
-        model = mixture("Mixtral")
-        model.module.config.output_router_logits = True
-        warnings = prepared(model, targets=targets).notes(model)[1]
-        assert any("output_router_logits" in text for text in warnings) == warned
-
-
 @pytest.mark.parametrize(("rank", "expected"), [(None, 6), (2, 2), ("split", 3)])
 def test_experts_have_a_rank_of_their_own(rank, expected) -> None:
     strategy = prepared(model := mixture("Qwen3Moe"), rank=6, expert_rank=rank, rank_pattern={r"1\..*down_proj": 5})
@@ -97,6 +90,14 @@ def test_experts_have_a_rank_of_their_own(rank, expected) -> None:
     opened = prepared(again := mixture("Qwen3Moe"), **strategy.loading_options())
     assert [p.shape for p in trainable(again.module).values()] == [p.shape for p in trainable(model.module).values()]
     assert opened.loading_options() == strategy.loading_options()
+
+
+def test_a_rank_that_cannot_be_split_is_refused(monkeypatch) -> None:
+    with raises(RecipeError, "expert_rank", "rank 1", "2 experts"):
+        prepared(mixture("Qwen3Moe"), rank=1, expert_rank="split")
+    monkeypatch.setattr(lora_checks, "experts_per_token", lambda _: None)
+    with raises(RecipeError, "expert_rank", "Qwen3MoeForCausalLM"):
+        prepared(mixture("Qwen3Moe"), expert_rank="split")
 
 
 @pytest.mark.parametrize("options", [{"dora": True}, {"init": "pissa"}, {"init": "olora", "targets": "experts"}])

@@ -21,6 +21,7 @@ from ftengine_builtins.fast_paths.shared_prefix.sharing import (
     supports_prefix_sharing,
     worth_of,
 )
+from ftengine_builtins.strategies.routing import EVERY_TOKEN
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,7 @@ class SharedPrefix(InferencePath):
         may_keep = context.repeats and context.one_row and FrozenPrefix.name in context.paths
         kept_already = may_keep and frozen_blocks(model)
         layers = 0 if kept_already else supports_prefix_sharing(model)
-        if not layers or _changes_embeddings(model):
+        if not layers or _changes_embeddings(model) or model in EVERY_TOKEN:
             yield None
             return
         with sharing_prefixes(model) as calls:
