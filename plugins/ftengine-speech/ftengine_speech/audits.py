@@ -15,8 +15,8 @@ from ftengine_speech.audio import Audio, LazyAudio
 from ftengine_speech.noise import signal_to_noise
 
 TASKS = ("speech-to-text", "speech-ctc")
-MOST = 2000
-"""Recordings of a split that are looked at, evenly over it."""
+MOST, BLOCK = 2000, 100
+"""Recordings of a split that are looked at, in blocks evenly over it: transcripts are compared with neighbours'."""
 SHOWN = 5
 FEWEST = 20
 """Recordings below which nothing is said of what they have in common."""
@@ -63,7 +63,10 @@ class Recordings(Audit):
 
 
 def _looked_at(rows: AuditedRows) -> Iterator[Recording]:
-    numbers = np.unique(np.linspace(0, len(rows) - 1, min(MOST, len(rows))).round().astype(int)).tolist()
+    numbers = range(len(rows))
+    if len(rows) > MOST:
+        starts = np.linspace(0, len(rows) - BLOCK, MOST // BLOCK).round().astype(int).tolist()
+        numbers = [start + i for start in starts for i in range(BLOCK)]
     for number, view in zip(numbers, rows.select(numbers), strict=True):
         if not isinstance(view.inputs, LazyAudio) or not view.texts:
             continue
@@ -105,7 +108,9 @@ def _shifted(data: AuditedData, name: str, recordings: Sequence[Recording]) -> I
         return
     seconds, characters = (np.array([getattr(x, key) for x in recordings]) for key in ("seconds", "characters"))
     own = _correlation(seconds, characters)
-    after, before = _correlation(seconds[:-1], characters[1:]), _correlation(seconds[1:], characters[:-1])
+    beside = np.diff([x.row for x in recordings]) == 1
+    after = _correlation(seconds[:-1][beside], characters[1:][beside])
+    before = _correlation(seconds[1:][beside], characters[:-1][beside])
     best, side = max((after, "next"), (before, "previous"))
     places = (data.splits[name].where(recordings[0].row),)
     figures = {"own": own, "next": after, "previous": before, "split": name}

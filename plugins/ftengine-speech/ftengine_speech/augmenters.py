@@ -147,13 +147,16 @@ def _mask(features: Any, config: SpecAugmentConfig, rng: RandomSource) -> None:
     spoken = int((features != features[:, -1:]).any(dim=0).sum()) or frames
     mean = features[:, :spoken].mean()
     for _ in range(config.time_masks):
-        width = rng.randrange(0, max(1, int(config.time_share * spoken)) + 1)
-        start = rng.randrange(0, max(1, spoken - width))
-        features[:, start : start + width] = mean
+        features[:, _stretch(spoken, config.time_share, rng)] = mean
     for _ in range(config.frequency_masks):
-        width = rng.randrange(0, max(1, int(config.frequency_share * size)) + 1)
-        start = rng.randrange(0, max(1, size - width))
-        features[start : start + width, :spoken] = mean
+        features[_stretch(size, config.frequency_share, rng), :spoken] = mean
+
+
+def _stretch(length: int, share: float, rng: RandomSource) -> slice:
+    """Draw a stretch of at most this share of a length."""
+    width = rng.randrange(0, max(1, int(share * length)) + 1)
+    start = rng.randrange(0, max(1, length - width))
+    return slice(start, start + width)
 
 
 def coloured(count: int, colour: float, random: np.random.Generator) -> np.ndarray:

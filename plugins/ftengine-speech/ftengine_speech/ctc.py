@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import (
-    Batch,
-    Example,
-    Features,
-    GenerativeTask,
-    LoadedModel,
-    Prediction,
-    Recognised,
-    Strategy,
-    TaskTraits,
-    View,
-)
-from ftengine.errors import DataError, InputError
+from ftengine.api import Batch, Example, Features, LoadedModel, Prediction, Recognised, Strategy, TaskTraits
+from ftengine.errors import DataError
 from ftengine.generation import GenerationOptions
-from ftengine_speech.audio import Audio, read_audio
-from ftengine_speech.noise import signal_to_noise
-from ftengine_speech.rows import (
-    AudioInput,
-    TranscribedConfig,
-    extractor_of,
-    features_of,
-    read_transcript,
-    recognise_speech,
-    require_columns,
-    tokenizer_of,
-    view_of,
-)
+from ftengine_speech.audio import Audio
+from ftengine_speech.rows import extractor_of, features_of, read_transcript, recognise_speech, tokenizer_of
+from ftengine_speech.transcribing import IGNORED, Transcribing, TranscribingConfig, counts_of, heard, padded_labels
 from ftengine_speech.whisper import vocabulary_of
 
 if TYPE_CHECKING:
@@ -44,12 +23,10 @@ if TYPE_CHECKING:
 
     from ftengine.model import Criterion
 
-IGNORED = -100
 FRAMES_A_SECOND = 50
-TOGETHER = 8
 
 
-class SpeechCTCConfig(TranscribedConfig):
+class SpeechCTCConfig(TranscribingConfig):
     """Options of task speech-ctc."""
 
     case: Literal["auto", "upper", "lower", "keep"] = Field(
@@ -57,7 +34,7 @@ class SpeechCTCConfig(TranscribedConfig):
     )
 
 
-class SpeechCTC(AudioInput, GenerativeTask):
+class SpeechCTC(Transcribing):
     """Write down what is said, with an encoder (Wav2Vec2, HuBERT) and CTC (Graves et al., doi:10.1145/1143844.1143891).
 
     A row has `audio` and `text`. The labels are those of the model's own tokenizer, and the loss is transformers': the
@@ -74,8 +51,6 @@ class SpeechCTC(AudioInput, GenerativeTask):
     head = "ctc"
     Config = SpeechCTCConfig
     evaluators = ("wer",)
-    predicts = frozenset({"loss", "tokens"})
-    generates = frozenset({"completion", "reference", "prompt", "seconds", "snr", "language"})
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -87,14 +62,6 @@ class SpeechCTC(AudioInput, GenerativeTask):
         found = recognise_speech(columns, rows)
         return None if found is None else replace(found, certainty=1)
 
-    def check_columns(self, columns: Sequence[str]) -> None:
-        require_columns(self, columns, "audio", "text")
-
-    def view(self, row: Example) -> View:
-        """Return the recording as input and the transcript as target."""
-        text = row.get(self.config.text)
-        return view_of(self, row, text, [text] if isinstance(text, str) else [])
-
     def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
         config: Any = loaded.module.config
         kernels, strides = getattr(config, "conv_kernel", None) or (), getattr(config, "conv_stride", None) or ()
@@ -102,8 +69,6 @@ class SpeechCTC(AudioInput, GenerativeTask):
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the samples at the model's rate and the labels."""
-        import torch
-
         audio = self.read_input(example, extractor_of(processor).sampling_rate)
         tokenizer = tokenizer_of(processor)
         text = self.written(read_transcript(example, self.config.text), tokenizer)
@@ -116,15 +81,14 @@ class SpeechCTC(AudioInput, GenerativeTask):
                 f"`{self.config.text}` has {len(labels)} tokens, which need {needed} frames, and {audio.place} of "
                 f"{audio.seconds:.2f} s has {frames}. Is it the transcript of another recording?"
             )
-        shown = f"{audio.place}, {audio.seconds:.2f} s at {audio.rate} Hz"
         return Features(
-            {"samples": torch.from_numpy(audio.samples), "labels": labels, "shown": shown},
+            {**heard(audio), "labels": labels},
             length=max(1, round(audio.seconds * FRAMES_A_SECOND)),
             weight=len(labels),
             truncated=False,
             longest=1,
             unknown=labels.count(tokenizer.unk_token_id),
-            counts={"seconds": max(1, round(audio.seconds)), "clipped": int(audio.clipped)},
+            counts=counts_of(audio),
         )
 
     def written(self, text: str, tokenizer: Any) -> str:
@@ -141,12 +105,8 @@ class SpeechCTC(AudioInput, GenerativeTask):
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Return the padded samples, and labels padded on the right, (examples, longest)."""
-        import torch
-
-        batch = features_of(processor, [example.inputs["samples"] for example in features])
-        labels = [torch.tensor(example.inputs["labels"]) for example in features]
-        batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
-        return batch
+        inputs = features_of(processor, [example.inputs["samples"] for example in features])
+        return {**inputs, "labels": padded_labels(features)}
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the examples, their labels); the criterion is CTC's own."""
@@ -176,50 +136,21 @@ class SpeechCTC(AudioInput, GenerativeTask):
         noise = torch.randn(2, extractor.sampling_rate // 2, generator=torch.Generator().manual_seed(0)) / 10
         return features_of(loaded.processor, list(noise))
 
-    def infer(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return {"text": transcript} for each row's recording: the likeliest token of each frame, collapsed."""
-        return [{"text": text} for text, _ in self._transcribe(loaded, rows, options)]
-
-    def generate(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[Prediction]:
-        """Return the model's transcript of each row, with the row's own, its seconds and estimated SNR in dB."""
-        return [
-            {
-                "prompt": audio.place,
-                "completion": text,
-                "reference": row.get(self.config.text),
-                "seconds": audio.seconds,
-                "snr": signal_to_noise(audio),
-                "language": "en",
-            }
-            for row, (text, audio) in zip(rows, self._transcribe(loaded, rows, options), strict=True)
-        ]
-
-    def _transcribe(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None
-    ) -> list[tuple[str, Audio]]:
+    def transcripts(
+        self, loaded: LoadedModel, rows: Sequence[Example], audios: Sequence[Audio], options: GenerationOptions
+    ) -> list[str]:
+        """Return the likeliest token of each frame, collapsed."""
         import torch
 
         from ftengine.model import evaluating, raw_outputs
 
-        if GenerationOptions.read(options).temperature:
-            raise InputError("option 'temperature': transcripts are the likeliest tokens; 0 is allowed.")
-        rate, device = extractor_of(loaded.processor).sampling_rate, next(loaded.module.parameters()).device
-        answers = list[tuple[str, Audio]]()
-        for start in range(0, len(rows), TOGETHER):
-            some = rows[start : start + TOGETHER]
-            column, longest = self.config.audio, self.config.max_seconds
-            audios = [read_audio(row.get(column), column, longest).resampled(rate) for row in some]
-            batch = features_of(loaded.processor, [audio.samples for audio in audios])
-            with torch.no_grad(), evaluating(loaded.module):
-                logits = raw_outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
-            lengths = self._lengths(loaded.module, batch)
-            for ids, length, audio in zip(logits.argmax(dim=-1).tolist(), lengths.tolist(), audios, strict=True):
-                answers.append((tokenizer_of(loaded.processor).decode(ids[:length]).strip(), audio))
-        return answers
+        device = next(loaded.module.parameters()).device
+        batch = features_of(loaded.processor, [audio.samples for audio in audios])
+        with torch.no_grad(), evaluating(loaded.module):
+            logits = raw_outputs(loaded.module, {key: value.to(device) for key, value in batch.items()})
+        lengths, tokenizer = self._lengths(loaded.module, batch).tolist(), tokenizer_of(loaded.processor)
+        likeliest = zip(logits.argmax(dim=-1).tolist(), lengths, strict=True)
+        return [tokenizer.decode(ids[:length]).strip() for ids, length in likeliest]
 
     def _losses(self, model: Any, batch: Batch) -> Tensor:
         """Return (examples,) losses in float32."""

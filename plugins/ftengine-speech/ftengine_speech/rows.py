@@ -41,12 +41,6 @@ class AudioConfig(Config):
     outside_files: bool = Field(False, description="open recordings outside of the data file's folder too")
 
 
-class TranscribedConfig(AudioConfig):
-    """Options of tasks that transcribe."""
-
-    text: str = Field("text", min_length=1, description="column of the transcript")
-
-
 class AudioInput(Task):
     """A task on audio, which has the options of `AudioConfig`."""
 

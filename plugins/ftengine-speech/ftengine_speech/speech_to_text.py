@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ftengine.api import Batch, Example, Features, GenerativeTask, LoadedModel, Prediction, Strategy, TaskTraits, View
-from ftengine.errors import DataError, InputError
+from ftengine.api import Batch, Example, Features, LoadedModel, Prediction, Strategy, TaskTraits
+from ftengine.errors import DataError
 from ftengine.generation import GenerationOptions
-from ftengine_speech.noise import signal_to_noise
-from ftengine_speech.rows import (
-    AudioInput,
-    TranscribedConfig,
-    extractor_of,
-    features_of,
-    read_transcript,
-    recognise_speech,
-    require_columns,
-    tokenizer_of,
-    view_of,
-)
+from ftengine_speech.audio import Audio
+from ftengine_speech.rows import extractor_of, features_of, read_transcript, recognise_speech, tokenizer_of
 from ftengine_speech.states import RECORDING, EncoderStates, fingerprint
-from ftengine_speech.whisper import is_multilingual, is_whisper, prompt_tokens, require_language
+from ftengine_speech.transcribing import IGNORED, Transcribing, TranscribingConfig, counts_of, heard, padded_labels
+from ftengine_speech.whisper import is_multilingual, is_whisper, language_code, prompt_tokens, require_language
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ftengine.model import Criterion
 
-IGNORED = -100
 POSITIONS_A_SECOND = 50
 """States of Whisper's encoder for a second of audio."""
-TOGETHER = 8
-"""Recordings that are transcribed in one batch."""
 LONGEST_ANSWERED = 4 * 3600.0
 """Seconds of a recording that Whisper transcribes window by window."""
 
 
-class SpeechToTextConfig(TranscribedConfig):
+class SpeechToTextConfig(TranscribingConfig):
     """Options of task speech-to-text."""
 
-    language: str | None = Field(
-        None, description="language of the transcripts, as Whisper's multilingual models are told it: en, or german"
-    )
-    language_column: str | None = Field(None, description="column with the language of each row, instead of `language`")
     keep_states: int = Field(
         1024,
         ge=0,
@@ -59,7 +43,7 @@ class SpeechToTextConfig(TranscribedConfig):
     )
 
 
-class SpeechToText(AudioInput, GenerativeTask):
+class SpeechToText(Transcribing):
     """Write down what is said, with an encoder-decoder (Whisper, Moonshine).
 
     A row has `audio` and `text`. Labels are the tokens that the model itself writes: Whisper's start, language, task
@@ -76,8 +60,6 @@ class SpeechToText(AudioInput, GenerativeTask):
     head = "speech-seq2seq"
     Config = SpeechToTextConfig
     evaluators = ("wer", "perplexity")
-    predicts = frozenset({"loss", "tokens"})
-    generates = frozenset({"completion", "reference", "prompt", "seconds", "snr", "language"})
     short_generation = {"max_new_tokens": 64}  # noqa: RUF012
     predicts_probabilities = True
 
@@ -90,14 +72,6 @@ class SpeechToText(AudioInput, GenerativeTask):
         self._loss = TokenLoss(ahead=0)
         self._states = EncoderStates(self.config.keep_states << 20)
 
-    def check_columns(self, columns: Sequence[str]) -> None:
-        require_columns(self, columns, "audio", "text", *(["language_column"] if self.config.language_column else []))
-
-    def view(self, row: Example) -> View:
-        """Return the recording as input and the transcript as target."""
-        text = row.get(self.config.text)
-        return view_of(self, row, text, [text] if isinstance(text, str) else [])
-
     def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
         tokenizer = tokenizer_of(loaded.processor)
         require_language(self.config.language, self.config.language_column, tokenizer)
@@ -109,8 +83,6 @@ class SpeechToText(AudioInput, GenerativeTask):
 
         A transcript that is longer than the decoder writes is refused, as a cut one would teach to stop early.
         """
-        import torch
-
         audio = self.read_input(example, extractor_of(processor).sampling_rate)
         text = read_transcript(example, self.config.text)
         labels = self.labels_of(text, example, processor)
@@ -119,14 +91,13 @@ class SpeechToText(AudioInput, GenerativeTask):
                 f"`{self.config.text}` has {len(labels)} tokens, and the model writes at most {max_length}. Cut the "
                 "recording and its transcript at a pause."
             )
-        shown = f"{audio.place}, {audio.seconds:.2f} s at {audio.rate} Hz"
         return Features(
-            {"samples": torch.from_numpy(audio.samples), "labels": labels, "shown": shown},
+            {**heard(audio), "labels": labels},
             length=round(audio.seconds * POSITIONS_A_SECOND) + len(labels),
             weight=len(labels),
             truncated=False,
             longest=len(labels),
-            counts={"seconds": max(1, round(audio.seconds)), "clipped": int(audio.clipped)},
+            counts=counts_of(audio),
         )
 
     def labels_of(self, text: str, example: Example, processor: Any) -> list[int]:
@@ -135,16 +106,15 @@ class SpeechToText(AudioInput, GenerativeTask):
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         if not is_whisper(tokenizer):
             return [*ids, tokenizer.eos_token_id]
-        prompt = prompt_tokens(tokenizer, self._language(example, tokenizer), self.config.writes)
+        prompt = prompt_tokens(tokenizer, self.language_of(example, processor), self.config.writes)
         return [*prompt[1:], *ids, tokenizer.eos_token_id]
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
         """Return the model's features, and labels padded on the right, (examples, longest)."""
         import torch
 
-        batch = features_of(processor, [example.inputs["samples"] for example in features])
-        labels = [torch.tensor(example.inputs["labels"]) for example in features]
-        batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+        inputs = features_of(processor, [example.inputs["samples"] for example in features])
+        batch = {**inputs, "labels": padded_labels(features)}
         if self.config.keep_states and is_whisper(tokenizer_of(processor)):
             batch[RECORDING] = torch.tensor([fingerprint(example.inputs["samples"]) for example in features])
         return batch
@@ -196,34 +166,6 @@ class SpeechToText(AudioInput, GenerativeTask):
     def longest_answered(self) -> float:
         return LONGEST_ANSWERED
 
-    def infer(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return {"text": transcript} for each row's recording; options are those of `GenerationOptions`.
-
-        Whisper transcribes a recording that is longer than its window window by window, with timestamps.
-        """
-        chosen = GenerationOptions.read(options)
-        return [{"text": text} for text, _ in self._transcribe(loaded, rows, chosen, LONGEST_ANSWERED)]
-
-    def generate(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
-    ) -> list[Prediction]:
-        """Return the model's transcript of each row, with the row's own, its seconds and estimated SNR in dB."""
-        answers = self._transcribe(loaded, rows, GenerationOptions.read(options), self.config.max_seconds)
-        tokenizer = tokenizer_of(loaded.processor)
-        return [
-            {
-                "prompt": audio.place,
-                "completion": text,
-                "reference": row.get(self.config.text),
-                "seconds": audio.seconds,
-                "snr": signal_to_noise(audio),
-                "language": self._language(row, tokenizer) or "en",
-            }
-            for row, (text, audio) in zip(rows, answers, strict=True)
-        ]
-
     def write_config(self, loaded: LoadedModel, directory: Path) -> None:
         """State language and task in a saved model's generation config, so that it writes as it was tuned."""
         file = directory / "generation_config.json"
@@ -231,50 +173,34 @@ class SpeechToText(AudioInput, GenerativeTask):
         if not (file.is_file() and is_whisper(tokenizer) and is_multilingual(tokenizer) and self.config.language):
             return
         settings = json.loads(file.read_text(encoding="utf-8"))
-        settings |= {"language": self._language({}, tokenizer), "task": self.config.writes}
+        settings |= {"language": self.language_of({}, loaded.processor), "task": self.config.writes}
         settings.pop("forced_decoder_ids", None)  # which these two replace
         file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    def _transcribe(
-        self, loaded: LoadedModel, rows: Sequence[Example], options: GenerationOptions, longest: float
-    ) -> list[tuple[str, Any]]:
-        """Return a text and the recording of each row."""
-        if options.temperature:
-            raise InputError("option 'temperature': transcripts are the likeliest tokens; 0 is allowed.")
+    def transcripts(
+        self, loaded: LoadedModel, rows: Sequence[Example], audios: Sequence[Audio], options: GenerationOptions
+    ) -> list[str]:
+        """Return what the model writes; Whisper reads a recording that is longer than its window by windows."""
         from ftengine_speech.transcribe import transcribe
 
-        tokenizer, rate = tokenizer_of(loaded.processor), extractor_of(loaded.processor).sampling_rate
-        multilingual = is_whisper(tokenizer) and is_multilingual(tokenizer)
-        answers: list[tuple[str, Any]] = []
-        for start in range(0, len(rows), TOGETHER):
-            some = rows[start : start + TOGETHER]
-            audios = [self.read_at(row, rate, longest) for row in some]
-            languages = [self._language(row, tokenizer) for row in some] if multilingual else None
-            if languages and None in languages:
+        tokenizer, told = tokenizer_of(loaded.processor), dict[str, Any]()
+        if is_whisper(tokenizer) and is_multilingual(tokenizer):
+            languages = [self.language_of(row, loaded.processor) for row in rows]
+            if None in languages:
                 raise DataError(
                     f"`{self.config.language_column}`: the row states no language, which this Whisper model must be "
                     "told. State it, or set task.language for such rows."
                 )
-            told = {"language": languages, "task": self.config.writes} if languages else {}
-            texts = transcribe(loaded, audios, options.max_new_tokens, told, self._states)
-            answers += zip(texts, audios, strict=True)
-        return answers
+            told = {"language": languages, "task": self.config.writes}
+        return transcribe(loaded, audios, options.max_new_tokens, told, self._states)
 
-    def read_at(self, row: Example, rate: int, longest: float) -> Any:
-        from ftengine_speech.audio import read_audio
-
-        return read_audio(row.get(self.config.audio), self.config.audio, longest).resampled(rate)
-
-    def _language(self, row: Example, tokenizer: Any) -> str | None:
-        """Return the code of a row's language; None where the model is not told it."""
+    def language_of(self, row: Example, processor: Any) -> str | None:
+        """Return the code of a row's language, of Whisper's if the model is one; None where nothing states it."""
+        tokenizer = tokenizer_of(processor)
         if not (is_whisper(tokenizer) and is_multilingual(tokenizer)):
-            return None
-        from ftengine_speech.whisper import language_code
-
-        column = self.config.language_column
-        stated = row.get(column) if column else None
-        language = stated or self.config.language or getattr(tokenizer, "language", None)
-        return None if language is None else language_code(str(language), tokenizer)
+            return super().language_of(row, processor)
+        stated = self.stated_language(row) or getattr(tokenizer, "language", None)
+        return None if stated is None else language_code(str(stated), tokenizer)
 
 
 def _decoded(model: Any, batch: Batch) -> Batch:

@@ -56,11 +56,6 @@ def language_code(language: str, tokenizer: Any) -> str:
 def require_language(language: str | None, column: str | None, tokenizer: Any) -> None:
     """Raise RecipeError where a recipe's language does not suit a model."""
     if not is_whisper(tokenizer):
-        if language is not None or column is not None:
-            raise RecipeError(
-                "task.language is Whisper's, and this model has no tokens of languages. Leave it out "
-                "(task.language_column as well)."
-            )
         return
     if not is_multilingual(tokenizer):
         if column is not None or (language is not None and language.strip().lower() not in ("en", "english")):

@@ -71,6 +71,15 @@ def test_transcripts_are_the_likeliest_frames_collapsed(letters):
         own.infer(loaded(letters), [row], {"temperature": 1.0})
 
 
+def test_answers_state_the_language_of_the_row_or_recipe(letters):
+    """By which `wer` writes both texts alike."""
+    row = spoken_rows(1)[0]
+    for options, language in (({}, "en"), ({"language": "german"}, "de"), ({"language_column": "lang"}, "pt")):
+        own = SpeechCTC(SpeechCTC.Config(**options))
+        (answer,) = own.generate(loaded(letters), [{**row, "lang": "pt-BR"}])
+        assert answer["language"] == language
+
+
 def test_a_transcript_longer_than_its_recordings_frames_is_refused(letters):
     """Its loss is infinite, or nothing where zero_infinity is set."""
     own = SpeechCTC()

@@ -8,7 +8,7 @@ import pytest
 from audio_files import RATE, encoded, tone
 
 from ftengine.api import Estimate, Finding
-from ftengine_speech import Recordings, SpeechToText, Transcripts
+from ftengine_speech import Recordings, SpeechToText, Transcripts, audits
 
 
 class Rows:
@@ -61,6 +61,16 @@ def test_transcripts_shifted_by_one_row_are_named(side):
     assert finding.level == "alarm"
     assert finding.figures[side] > 0.9
     assert abs(finding.figures["own"]) < 0.4
+
+
+def test_shifted_transcripts_are_named_in_a_sample_of_many_rows(monkeypatch):
+    """Rows that are looked at stand in blocks: of single rows here and there the neighbours are unknown."""
+    monkeypatch.setattr(audits, "MOST", 60)
+    monkeypatch.setattr(audits, "BLOCK", 20)
+    rows = spoken(200)
+    shifted = [{**row, "text": rows[(i + 1) % len(rows)]["text"]} for i, row in enumerate(rows)]
+    (finding,) = found(shifted)
+    assert finding.figures["previous"] > 0.9
 
 
 def test_transcripts_of_other_recordings_are_named():

@@ -5,11 +5,13 @@ from __future__ import annotations
 from ftengine import api, hookimpl
 from ftengine_vision_language.evaluator import VQA
 from ftengine_vision_language.looking import BlankPicture, Looking, ScramblePicture
+from ftengine_vision_language.preference import ImagePreference
 from ftengine_vision_language.task import ImageTextToText
 
 __all__ = [
     "VQA",
     "BlankPicture",
+    "ImagePreference",
     "ImageTextToText",
     "Looking",
     "ScramblePicture",
@@ -22,7 +24,7 @@ __all__ = [
 
 @hookimpl
 def ftengine_tasks() -> list[type[api.Task]]:
-    return [ImageTextToText]
+    return [ImagePreference, ImageTextToText]
 
 
 @hookimpl

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ftengine.errors import DataError, RecipeError
-from ftengine_vision_language.rows import Dialogue
+from ftengine_vision_language.rows import Dialogue, Turn
+
+if TYPE_CHECKING:
+    from ftengine.api import LoadedModel
 
 IGNORED = -100
+
+REFUSED = {
+    "paligemma": "reads its prompt by bidirectional attention, which is told by token types of prompt and answer"
+}
+"""Types of models that are not tuned rightly here, and why."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ def tokenizer_of(processor: Any) -> Any:
     """Return a processor's tokenizer (RecipeError: it reads no pictures)."""
     if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
         raise RecipeError(
-            "task image-text-to-text needs the model's processor of pictures and text, and the model came with "
+            "tasks on pictures and text need the model's processor of pictures and text, and the model came with "
             f"{type(processor).__name__}. Set model.loader to {{name: transformers, processor: all}}, and put its "
             "preprocessor_config.json or processor_config.json into the model's folder."
         )
@@ -117,3 +125,45 @@ def _length(processor: Any, ids: list[int], text: str, pictures: Sequence[Any]) 
     if own != ids[: len(own)]:
         raise DataError("the end of a prompt and the beginning of its answer share a token. Begin answers otherwise.")
     return len(own)
+
+
+def require_pictures_read(loaded: LoadedModel, probe_batch: Callable[[LoadedModel], Mapping[str, Any]]) -> None:
+    """Check that a model reads what its chat template and processor write of a picture; without weights, but the model.
+
+    Raises:
+        RecipeError: the model is of a refused type, the template leaves pictures out, or the processor writes another
+            number of tokens for a picture than the model's vision part gives.
+    """
+    import torch
+
+    from ftengine.model import evaluating
+
+    module: Any = loaded.module
+    kind = getattr(getattr(module, "config", None), "model_type", "")
+    if kind in REFUSED:
+        raise RecipeError(f"models of type {kind} cannot be tuned by this task: the model {REFUSED[kind]}.")
+    with_picture, without = (
+        Dialogue((Turn("user", parts),), (None,) * (len(parts) - 1))
+        for parts in ((None, "What is it?"), ("What is it?",))
+    )
+    if written(loaded.processor, with_picture) == written(loaded.processor, without):
+        raise RecipeError(
+            "the model's chat template writes nothing where a picture stands, so that the model would not see it. Put "
+            "the template of the model's processor into chat_template.jinja."
+        )
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return
+    parameter = next(module.parameters())
+    batch = {
+        key: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+        for key, value in probe_batch(loaded).items()
+    }
+    try:
+        with torch.no_grad(), evaluating(module):
+            module(**batch)
+    # Models answer a number of tokens that is not their own with errors of several classes.
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"the model cannot read what its processor makes of a picture: {str(error)[:300]}. Is the processor "
+            "(preprocessor_config.json, processor_config.json) that of this model, with its picture and patch size?"
+        ) from None

@@ -9,6 +9,8 @@ from ftengine import RunRecords
 from ftengine.api import Finding, InputAugmenter, RandomSource, Rule
 from ftengine.text import number
 
+DONE = {"blank-picture": "blanked", "scramble-picture": "scrambled"}
+"""What probes do to pictures."""
 SIDE = 4
 """Blocks at each side of a picture that is scrambled."""
 
@@ -52,7 +54,7 @@ class Looking(Rule):
     order = 4
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
-        if run.recipe.task["name"] != "image-text-to-text":
+        if run.recipe.task["name"] not in ("image-text-to-text", "image-preference"):
             return
         probes = [probe for probe in run.evaluation.probes if probe.kind == "ablation"]
         metric = run.headline_metric
@@ -64,7 +66,7 @@ class Looking(Rule):
             if (change := probe.against.get(metric)) is None or metric not in probe.tuned:
                 continue
             label, clean = run.evaluation.metrics[metric].label, run.evaluation.tuned[metric]
-            done = "blanked" if probe.name == "blank-picture" else "scrambled"
+            done = DONE.get(probe.name, f"changed by {probe.name}")
             figures = (
                 f"{label} {number(clean.value)} with the pictures, {number(probe.tuned[metric].value)} with them {done}"
             )

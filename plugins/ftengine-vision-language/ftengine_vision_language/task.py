@@ -24,7 +24,14 @@ from ftengine.api import (
 )
 from ftengine.errors import DataError, InputError, column_names
 from ftengine.generation import GenerationOptions
-from ftengine_vision_language.encoding import IGNORED, encode, processed, tokenizer_of, written
+from ftengine_vision_language.encoding import (
+    IGNORED,
+    encode,
+    processed,
+    require_pictures_read,
+    tokenizer_of,
+    written,
+)
 from ftengine_vision_language.pictures import LazyPictures, identity_of, kept, open_picture
 from ftengine_vision_language.rows import Dialogue, Turn, read_dialogue, recognise_pictures, with_paths
 
@@ -41,8 +48,8 @@ LANGUAGE_LAYERS = r".*(language_model|text_model)\.layers\..*"
 otherwise; vision part and projector stay as they are."""
 
 
-class ImageTextToTextConfig(Config):
-    """Options of task image-text-to-text."""
+class PictureConfig(Config):
+    """Options of tasks on pictures and text."""
 
     max_length: int | None = Field(
         None,
@@ -50,12 +57,17 @@ class ImageTextToTextConfig(Config):
         description="longest example in tokens, with those of its pictures; a longer one is refused, never cut; null: "
         f"{DEFAULT_MAX_LENGTH}, or the model's limit if less",
     )
-    train_on: Literal["assistant", "last"] = Field(
-        "assistant", description="assistant: all of the assistant's turns; last: its last one"
-    )
     outside_files: bool = Field(False, description="open pictures outside of the data file's folder too")
     picture_size: int | None = Field(
         None, ge=8, description="scale larger pictures down to this many pixels at their longer side; null: as they are"
+    )
+
+
+class ImageTextToTextConfig(PictureConfig):
+    """Options of task image-text-to-text."""
+
+    train_on: Literal["assistant", "last"] = Field(
+        "assistant", description="assistant: all of the assistant's turns; last: its last one"
     )
 
 
@@ -131,16 +143,22 @@ class ImageTextToText(GenerativeTask):
         return {**others, "messages": dialogue.messages(), "images": list(inputs)}
 
     def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
+        """Check that processor, chat template and model fit together (RecipeError: they do not)."""
         tokenizer_of(loaded.processor)
+        require_pictures_read(loaded, self.probe_batch)
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return text, pictures (paths or bytes), input_ids and labels, (length,), unshifted.
 
         `weight` counts the labels that are predicted.
         """
-        dialogue = read_dialogue(example)
+        return self.encode_conversation(example, processor, max_length, last_only=self.config.train_on == "last")
+
+    def encode_conversation(self, row: Example, processor: Any, max_length: int | None, *, last_only: bool) -> Features:
+        """Encode a conversation; `last_only` trains its last answer alone (DataError: it is too long)."""
+        dialogue = read_dialogue(row)
         pictures = self._opened(dialogue.pictures)
-        encoded = encode(processor, dialogue, pictures, last_only=self.config.train_on == "last")
+        encoded = encode(processor, dialogue, pictures, last_only=last_only)
         limits = [limit for limit in (self.config.max_length or DEFAULT_MAX_LENGTH, max_length) if limit]
         if len(encoded.ids) > min(limits):
             words = len(tokenizer_of(processor)(encoded.text, add_special_tokens=False)["input_ids"])
@@ -160,16 +178,20 @@ class ImageTextToText(GenerativeTask):
         Raises:
             DataError: a picture has changed since it was encoded.
         """
+        return self.stacked([example.inputs for example in features], processor)
+
+    def stacked(self, conversations: Sequence[Mapping[str, Any]], processor: Any) -> Batch:
+        """Return the batch of some encoded conversations (`collate`)."""
         import torch
 
-        pictures = [self._opened(example.inputs["pictures"]) for example in features]
-        batch = dict(processed(processor, [example.inputs["text"] for example in features], pictures))
+        pictures = [self._opened(one["pictures"]) for one in conversations]
+        batch = dict(processed(processor, [one["text"] for one in conversations], pictures))
         labels = torch.full_like(batch["input_ids"], IGNORED)
-        for i, example in enumerate(features):
-            own = torch.tensor(example.inputs["input_ids"])
+        for i, one in enumerate(conversations):
+            own = torch.tensor(one["input_ids"])
             if not torch.equal(batch["input_ids"][i, : len(own)], own):
                 raise DataError("a picture has another size than when the row was encoded. Restore its file.")
-            labels[i, : len(own)] = torch.tensor(example.inputs["labels"])
+            labels[i, : len(own)] = torch.tensor(one["labels"])
         return {**batch, "labels": labels}
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
