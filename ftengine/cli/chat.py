@@ -21,6 +21,7 @@ COMMANDS = {
     "/tuned": "the tuned model answers",
     "/base": "its base answers",
     "/both": "both answer, one after the other; the conversation goes on with the tuned model's answer",
+    "/image": "FILE: the next turn begins with this picture, where the model reads pictures",
     "/reset": "begin a new conversation",
     "/help": "show this",
     "/quit": "end, as Ctrl-D does; Ctrl-C stops an answer",
@@ -87,10 +88,12 @@ def _converse(conversation: Chat, sides: tuple[Side, ...]) -> None:
                 sides = ANSWER[text]
                 _introduce(conversation, sides)
             elif text == "/reset":
-                conversation.turns.clear()
+                conversation.reset()
                 click.echo("a new conversation", err=True)
             elif text == "/help":
                 click.echo("\n".join(f"{name:<8}{what}" for name, what in COMMANDS.items()), err=True)
+            elif text.startswith("/image "):
+                _attach(conversation, text.removeprefix("/image ").strip())
             elif text.startswith("/") and text[1:].isalpha():
                 click.echo(f"no command {text}. Commands: {', '.join(COMMANDS)}.", err=True)
             elif text:
@@ -98,6 +101,18 @@ def _converse(conversation: Chat, sides: tuple[Side, ...]) -> None:
                     _answer(conversation, line, sides, ctrl_c)
                 except DataError as error:
                     click.echo(printable(f"{error} /reset begins a new conversation."), err=True)
+
+
+def _attach(conversation: Chat, path: str) -> None:
+    """Begin the next turn with a picture."""
+    from ftengine.errors import DataError, InputError
+
+    try:
+        conversation.attach(path)
+    except (DataError, InputError) as error:
+        click.echo(printable(str(error)), err=True)
+    else:
+        click.echo(printable(f"the next turn begins with {path}"), err=True)
 
 
 def _answer_lines(conversation: Chat, sides: tuple[Side, ...]) -> None:

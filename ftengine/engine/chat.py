@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal
@@ -42,8 +42,10 @@ class Chat:
         self._options = {**run.recipe.evaluation.generate.options, **(options or {})}
         self._opened = ExitStack()
         self._models: dict[Side, LoadedModel] = {}
-        self.turns: list[dict[str, str]] = []
+        self.turns: list[dict[str, Any]] = []
         """The conversation so far, as messages; always empty where the model continues plain text."""
+        self.images: list[str] = []
+        """Paths of pictures that the next turn begins with."""
 
     def __enter__(self) -> Chat:
         return self
@@ -56,12 +58,36 @@ class Chat:
     def converses(self, side: Side) -> bool:
         """Return whether the model has a chat template; without one it continues each text by itself."""
         loaded = self._model(side)
-        if not has_template(loaded.processor) or not gives_prompts(self._task):
+        if not has_template(loaded.processor) or not (gives_prompts(self._task) or self.reads_images):
             return False
+        if self.reads_images:
+            return True
         try:
             return self._task.prompt({"prompt": "Hello."}, loaded).messages is not None
         except DataError:  # arguments of the template, which other programs are not known to pass on
             return True
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether turns may have pictures."""
+        return self._task.modality == "image"
+
+    def attach(self, path: str) -> None:
+        """Begin the next turn with a picture (InputError: the task reads none; DataError: nor this file)."""
+        if not self.reads_images:
+            raise InputError(f"task {self._task.name!r} reads no pictures.")
+        self._task.check_input({"messages": [*self.turns, self._turn("", [path])]})
+        self.images.append(path)
+
+    def reset(self) -> None:
+        """Begin a new conversation."""
+        self.turns.clear()
+        self.images.clear()
+
+    def _turn(self, text: str, images: Sequence[str] = ()) -> dict[str, Any]:
+        """Return a user's turn."""
+        parts = [{"type": "image", "image": path} for path in images]
+        return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
 
     def answer(self, text: str, side: Side, write: Callable[[str], None]) -> str:
         """Answer a user's turn, given the conversation so far; `keep` then adds both to the conversation.
@@ -75,16 +101,21 @@ class Chat:
         loaded = self._model(side)
         row: dict[str, Any] = {"prompt": text}
         if self.converses(side):
-            row = {"messages": [*self.turns, {"role": "user", "content": text}]}
+            row = {"messages": [*self.turns, self._turn(text, self.images)]}
         self._task.check_input(row)
-        with streaming(_Pieces(loaded.processor, write).add):
+        pieces = _Pieces(loaded.processor, write)
+        with streaming(pieces.add):
             [reply] = inferring(self._task).infer(loaded, [row], self._options)
-        return str(reply[WRITTEN])
+        answer = str(reply[WRITTEN])
+        if not pieces.ids and answer:  # the task's answers come whole
+            write(answer)
+        return answer
 
     def keep(self, text: str, answer: str) -> None:
         """Add a user's turn and its answer to the conversation; where the answer is empty, add neither."""
         if answer.strip():
-            self.turns += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+            self.turns += [self._turn(text, self.images), {"role": "assistant", "content": answer}]
+            self.images.clear()
 
     def _model(self, side: Side) -> LoadedModel:
         """Return a model; it is opened at the first call."""
@@ -98,12 +129,12 @@ class _Pieces:
 
     def __init__(self, processor: Any, write: Callable[[str], None]) -> None:
         self._processor, self._write = processor, write
-        self._ids: list[int] = []
+        self.ids: list[int] = []
         self._written = 0
 
     def add(self, token: int) -> None:
-        self._ids.append(token)
-        text = self._processor.decode(self._ids, skip_special_tokens=True)
+        self.ids.append(token)
+        text = self._processor.decode(self.ids, skip_special_tokens=True)
         if len(text) > self._written and not text.endswith("\N{REPLACEMENT CHARACTER}"):
             self._write(text[self._written :])
             self._written = len(text)

@@ -77,7 +77,22 @@ def test_from_a_pipe_each_line_is_a_turn_of_one_conversation(run, conversation, 
 
 
 def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, conversation, asked, monkeypatch, capsys):
-    lines = iter(["/both", FIRST, "/tuned", SECOND, "/help", "/bsae", "/reset", FIRST, "/quit", "never asked"])
+    lines = iter(
+        [
+            "/both",
+            FIRST,
+            "/tuned",
+            SECOND,
+            "/help",
+            "/bsae",
+            "/image",
+            "/image a.png",
+            "/reset",
+            FIRST,
+            "/quit",
+            "never asked",
+        ]
+    )
     monkeypatch.setattr("builtins.input", lambda _: next(lines))
     with Chat(run, {"max_new_tokens": 12}) as chat:
         command._talk(chat, ("tuned",), terminal=True)
@@ -87,6 +102,7 @@ def test_both_answer_and_the_conversation_goes_on_with_the_tuned_models(run, con
     assert shown == "".join(f"{printable(text)}\n" for text in said)
     assert asked == [[FIRST], [FIRST], [FIRST, first, SECOND], [FIRST]]
     assert "no command /bsae" in told
+    assert "reads no pictures" in told
     assert set(command.COMMANDS) <= set(told.split())
 
 

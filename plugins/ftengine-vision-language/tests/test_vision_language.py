@@ -4,7 +4,7 @@ import base64
 import copy
 import io
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -373,3 +373,32 @@ def test_a_processor_of_another_size_is_named_before_training():
     processor.patch_size = 16
     with raises(RecipeError, "processor", "patch"):
         task().set_model(LoadedModel(module, processor, "tiny", "image-text-to-text"), None)
+
+
+def test_a_chat_shows_pictures(tmp_path, monkeypatch, capsys):
+    """`/image FILE` begins the next turn with it; what cannot be opened is named, and nothing is attached."""
+    from ftengine.cli import chat as command
+    from ftengine.engine.chat import Chat
+
+    module, processor = tiny("llava")
+    asked, own = [], task()
+    monkeypatch.setattr(own, "infer", lambda loaded, rows, options=None: asked.append(rows) or [{"completion": "red"}])
+    square("red").save(tmp_path / "a.png")
+    loaded = LoadedModel(module, processor, "tiny", "image-text-to-text")
+    generation = SimpleNamespace(generate=SimpleNamespace(options={"max_new_tokens": 4}))
+    run = SimpleNamespace(
+        task=own, recipe=SimpleNamespace(evaluation=generation), model=lambda base: nullcontext(loaded)
+    )
+    lines = iter(
+        [f"/image {tmp_path / 'no.png'}", f"/image {tmp_path / 'a.png'}", "what is it ?", "and now ?", "/quit"]
+    )
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    with Chat(run) as chat:
+        command._talk(chat, ("tuned",), terminal=True)
+    shown, told = capsys.readouterr()
+    [first], [second] = asked
+    assert "no.png" in told
+    assert first["messages"] == [user({"type": "image", "image": str(tmp_path / "a.png")}, text("what is it ?"))]
+    assert second["messages"][0] == first["messages"][0]
+    assert second["messages"][-1]["content"] == "and now ?"
+    assert shown == "red\nred\n"

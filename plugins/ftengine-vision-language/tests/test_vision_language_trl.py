@@ -51,7 +51,7 @@ def rows():
 def first_step(trainer):
     """Return the loss of the first batch; the gradients are left in `trainer.model`."""
     batch = next(iter(trainer.get_train_dataloader()))
-    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
     return trainer.training_step(trainer.model, batch).item()
 
 
