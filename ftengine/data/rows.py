@@ -126,7 +126,7 @@ class DataRows:
             yield from map(decoded.setdefault, self._origins, self._decode())
 
     def _decode(self) -> Iterator[dict[str, Any]]:
-        for batch in self.dataset.iter(BATCH_FILES if self._files else BATCH_ROWS):
+        for batch in self.dataset.iter(BATCH_FILES if self.file_columns else BATCH_ROWS):
             for values in zip(*batch.values(), strict=True):
                 yield self._row(dict(zip(batch, values, strict=True)))
 
@@ -155,7 +155,7 @@ class DataRows:
         return row if self.task is None or self.folder is None else dict(self.task.in_folder(row, str(self.folder)))
 
     @property
-    def _files(self) -> tuple[str, ...]:
+    def file_columns(self) -> tuple[str, ...]:
         """Columns that name files."""
         return () if self.task is None else self.task.file_columns
 
@@ -220,7 +220,7 @@ class DataRows:
 
     def content_hash(self, index: int) -> str:
         """Return the SHA-256 of a row's columns, except paths, in hexadecimal."""
-        row = {name: value for name, value in self[index].items() if name in self.names and name not in self._files}
+        row = {name: value for name, value in self[index].items() if name in self.names and name not in self.file_columns}
         return sha256(json.dumps(row, sort_keys=True, default=repr).encode()).hexdigest()
 
     def where(self, index: int) -> str:

@@ -325,7 +325,7 @@ def own_columns(of: EvalSet) -> pa.Table:
     }
     for column in of.slices:
         columns[f"slice.{column}"] = [as_text(split.rows[int(row)].get(column), None) for row in index]
-    for column in sorted(set(split.rows.columns) - split.rows.paths):
+    for column in sorted(set(split.rows.columns).difference(split.rows.file_columns)):
         columns[f"row.{column}"] = [_plain_text(split.rows[int(row)].get(column)) for row in index]
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
