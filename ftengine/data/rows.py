@@ -220,7 +220,9 @@ class DataRows:
 
     def content_hash(self, index: int) -> str:
         """Return the SHA-256 of a row's columns, except paths, in hexadecimal."""
-        row = {name: value for name, value in self[index].items() if name in self.names and name not in self.file_columns}
+        row = {
+            name: value for name, value in self[index].items() if name in self.names and name not in self.file_columns
+        }
         return sha256(json.dumps(row, sort_keys=True, default=repr).encode()).hexdigest()
 
     def where(self, index: int) -> str:
