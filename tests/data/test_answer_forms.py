@@ -24,9 +24,9 @@ class AnsweredTask(Task):
 
 @pytest.fixture
 def found(write, audit):
-    def found(answer, count=100):
+    def found(answer, count=100, prompt="question {}"):
         draw = random.Random(0)
-        rows = [{"prompt": f"question {i}", "completion": answer(draw, i)} for i in range(count)]
+        rows = [{"prompt": prompt.format(i), "completion": answer(draw, i)} for i in range(count)]
         name = write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         return [(one.level, one.figures) for one in audit(AnsweredTask(), name, near_duplicates=None).findings
                 if one.source == "answer-forms"]  # fmt: skip
@@ -72,6 +72,23 @@ def test_answers_that_stop_at_one_length_are_an_alarm(found, cut):
     ((level, figures),) = found(cut)
     assert level == "alarm"
     assert 0.3 < figures["cut"] < 0.9
+
+
+def test_answers_that_stop_at_one_length_are_found_where_others_go_on(found):
+    """Seven in ten are cut, within a word or at a space that was removed; the others are of any length."""
+    answer = lambda draw, i: f"{whole(draw, i)} {whole(draw, i)}"[: 120 if i % 10 < 7 else 500].strip()  # noqa: E731
+    ((level, figures),) = found(answer, 200)
+    assert (level, figures["unit"]) == ("alarm", "characters")
+    assert 119 <= figures["length"] <= 120
+
+
+@pytest.mark.parametrize(("answer", "level", "name"), [
+    (lambda draw, i: f"{whole(draw, i)} What about question {(i + 1) % 100}", "alarm", "further"),
+    (lambda draw, i: f"What about question {i} {whole(draw, i)}", "note", "echoed"),
+])  # fmt: skip
+def test_answers_with_prompts_in_them_are_found(found, answer, level, name):
+    ((found_level, figures),) = found(answer, prompt="What about question {}")
+    assert (found_level, figures[name]) == (level, 1.0)
 
 
 @pytest.mark.parametrize("answer", [

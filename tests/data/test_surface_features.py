@@ -11,6 +11,7 @@ from PIL import Image
 from ftengine.api import Task, View
 from ftengine_builtins.audits.image_changes import CHANGES, find_change
 from ftengine_builtins.tasks import language_rows
+from ftengine_builtins.tasks.embedding import Embedding
 
 PLACES = ("Rome", "Paris", "Oslo", "Lima")
 SAID = ("The soup was not warm and the bread was dry.", "I did not see that it was closed on Monday!",
@@ -117,6 +118,63 @@ def test_answers_that_begin_with_their_prompts_are_named(found, gap):
     assert (one.figures["what"], names_of([one])[0]) == ("answers", "prompt")
     assert one.figures["features"][0]["training"] == 1
     assert found(AnsweredTask(), train, test) == []
+
+
+SYSTEM = "You are the clerk of a hotel and never talk about money."
+
+
+def in_turns(row, system):
+    said = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+    return {"messages": [*([{"role": "system", "content": SYSTEM}] if system else []), *said]}
+
+
+COMPOSED = {
+    "ends": lambda row, i: {**row, "prompt": f"{row['prompt']} Answer briefly:"},
+    "begins": lambda row, i: {**row, "completion": f"Certainly! It is like this: {row['completion']}"},
+    "system message": in_turns,
+    "answers in prompts": lambda row, i: {**row, "prompt": f"{i} tell: {row['completion']} {row['prompt']}"},
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("split", [0, 1])
+def test_what_all_rows_of_one_file_are_made_of_is_an_alarm(found, name, split):
+    """A template, an opening, a system message, or a context that the other file lacks, whatever the topics are."""
+    files = [answered(100, 1, 0), answered(40, 2, 0)]
+    whole = [[COMPOSED[name](row, name != "system message" or i) for i, row in enumerate(rows, 1)] for rows in files]
+    one_sided = [whole[0], files[1]] if split == 0 else [files[0], whole[1]]
+    if name == "system message":
+        one_sided = [[in_turns(row, side == split) for row in rows] for side, rows in enumerate(files)]
+    (one,) = found(AnsweredTask(), *one_sided)
+    assert (one.level, one.figures["composition"], names_of([one])[0]) == ("alarm", True, name)
+    assert found(AnsweredTask(), *whole) == []
+
+
+def passage(rng, i):
+    return " ".join(rng.sample([f"{word}{rng.randrange(40)}" for word in "abcdefghijklmnop"], 12)) + f" {i}"
+
+
+def searched(count, seed, *, copied):
+    """Return anchors that are four words of their positive in its order, or in another one with a word of their own."""
+    rng, rows = random.Random(seed), []
+    for i in range(count):
+        words = (text := passage(rng, seed * 1000 + i)).split()
+        anchor = words[2:6] if copied else [words[1], "which", words[0], "where"]
+        rows.append({"anchor": " ".join(anchor), "positive": text})
+    return rows
+
+
+def test_anchors_that_are_copied_from_their_positives_in_one_file_are_an_alarm(found):
+    (one,) = found(Embedding(), searched(100, 1, copied=True), searched(50, 2, copied=False))
+    assert (one.level, one.figures["what"], names_of([one])[0]) == ("alarm", "anchors", "anchors in positives")
+    assert found(Embedding(), searched(100, 1, copied=True), searched(50, 2, copied=True)) == []
+
+
+def test_answers_three_times_as_long_are_named_whatever_their_words(found):
+    long = [{**row, "completion": " ".join([row["completion"], *(f"word{i}" for i in range(60))])}
+            for row in answered(40, 2, 0)]  # fmt: skip
+    (one,) = found(AnsweredTask(), answered(100, 1, 0), long)
+    assert "number of words" in names_of([one]) or one.figures["composition"]
 
 
 def tagged(count, seed, first):

@@ -205,6 +205,23 @@ def test_how_texts_were_written_leads_before_words_that_follow_from_it(verdict, 
     assert (result.findings[0].source, result.findings[0].level) == (source, "alarm")
 
 
+@pytest.mark.parametrize("composition", [True, False])
+def test_what_rows_are_made_of_leads_however_good_the_figures_are(verdict, composition):
+    """A prefix that test rows lack; which words tell the files apart follows from it."""
+    made = {"kind": "splits", "level": "alarm" if composition else "note", "text": "All begin so.", "brief": "so",
+            "source": "surface-features", "figures": {"split": "test", "what": "prompts", "composition": composition},
+            "explains": EXPLAINED if composition else ()}  # fmt: skip
+    words = ["helpful", "assistant"]
+    shift_finding = {**made, "level": "note", "source": "split-shift", "explains": (),
+                     "figures": {"split": "test", "auc": 1.0, "training_words": words}}  # fmt: skip
+    result = verdict(put("audit.findings", [shift_finding, made]), *behind(0.93, 0.0))
+    levels = {one.source: one.level for one in result.findings if one.source in ("surface-features", "split-shift")}
+    assert levels == {"surface-features": "alarm" if composition else "note", "split-shift": "note"}
+    assert (result.level == "alarm") == composition
+    result = verdict(put("audit.findings", [shift_finding, made]), *behind(0.55, 0.41))
+    assert (result.findings[0].source, result.findings[0].level) == ("surface-features", "alarm")
+
+
 @pytest.mark.parametrize("noise", [True, False])
 def test_labels_that_slipped_in_training_stay_an_alarm_where_many_look_wrong(verdict, noise):
     slip = {"kind": "splits", "level": "alarm", "text": "Slipped.", "source": "misplaced-labels", "explains": EXPLAINED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -13,7 +13,9 @@ from ftengine.text import capitalized, listed, number, percent, quoted
 from ftengine_builtins.audits.contradictions import LOOKED_AT
 from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within
 from ftengine_builtins.audits.one_answer import any_answer
+from ftengine_builtins.audits.row_parts import last_prompt, last_turn
 from ftengine_builtins.audits.surface import CLOSING, SPEAKER
+from ftengine_builtins.audits.word_scores import TOKEN
 
 MOST_ROWS, FEWEST = 5_000, 40
 """Training rows that are looked at, the first, and distinct answers below which nothing is said."""
@@ -36,12 +38,18 @@ leaves them out of short answers first."""
 NARROW, ONE_LENGTH = 1.6, 1.1
 """Ratio of the longest tenth of the unfinished answers to the shortest, in characters or words, up to which they stop
 at one length, and the same where hardly any answer is finished."""
+LIMITS, SPIKE, IN_SENTENCE, ALL = {"characters": (2, 40), "words": (1, 15)}, 4, 0.5, 0.95
+"""For each unit the lengths that count as one and the least that is a limit; how many times as many unfinished answers
+as at the lengths around end there, which share of the answers there is unfinished, and the share of all answers from
+which these are of one form instead."""
+PROMPT, ECHOED = 4, 0.5
+"""Words of a prompt that is looked for in answers, at least, and the share of these, near end, that begin with it."""
 FEWEST_WORDS = 8
 """Words that half of the unfinished answers have, at least: names and codes have no end of a sentence."""
 
 
 class AnswerForms(Audit):
-    """Finds free training answers that run on into other turns of a conversation, or that are cut at one length."""
+    """Finds training answers that run on into other turns or rows, repeat their prompts, or are cut at one length."""
 
     name = "answer-forms"
 
@@ -50,13 +58,14 @@ class AnswerForms(Audit):
         if not any(any_answer(view) for view in islice(rows, LOOKED_AT)):
             return
         answers: dict[str, int] = {}
+        prompts: dict[str, str] = {}
         for i, view in enumerate(islice(rows, MOST_ROWS)):
-            answer = any_answer(view)
-            answer = answer[-1] if isinstance(answer, list) and answer else answer
-            if isinstance(answer, str) and answer.strip():
-                answers.setdefault(answer.strip(), i)
+            if answer := last_turn(any_answer(view)).strip():
+                answers.setdefault(answer, i)
+                prompts.setdefault(answer, last_prompt(view, ""))
         if len(answers) >= FEWEST:
             yield from _run_on(data, [*answers], [*answers.values()])
+            yield from _with_prompts(data, prompts, [*answers.values()])
             yield from _cut(data, [*answers], [*answers.values()])
 
 
@@ -94,6 +103,43 @@ def _name(mark: str) -> str:
     return mark.rstrip(":").lower()
 
 
+def _with_prompts(data: AuditedData, prompts: Mapping[str, str], rows: Sequence[int]) -> Iterator[Finding]:
+    """Find answers that begin with their own prompt, and answers in which another row's prompt follows.
+
+    Args:
+        prompts: the prompt of each distinct answer.
+    """
+    words = {text: tuple(TOKEN.findall(text.casefold())) for text in (*prompts, *prompts.values())}
+    starting: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for prompt in prompts.values():
+        if len(words[prompt]) >= PROMPT:
+            starting.setdefault(words[prompt][:PROMPT], set()).add(words[prompt])
+    echoes, further = list[int](), list[int]()
+    for row, (answer, prompt) in zip(rows, prompts.items(), strict=True):
+        own, text = words[prompt], words[answer]
+        if PROMPT <= len(own) < len(text) and text[: len(own)] == own:
+            echoes.append(row)
+        for at in range(1, len(text) - PROMPT + 1):
+            others = starting.get(text[at : at + PROMPT], ())
+            if any(other != own and text[at : at + len(other)] == other for other in others):
+                further.append(row)
+                break
+    for found, least, name in ((further, NOTE, "further"), (echoes, ECHOED, "echoed")):
+        if not found or share_within(len(found), len(prompts))[0] < least:
+            continue
+        share = f"{percent(len(found) / len(prompts))} of {len(prompts):,} distinct ones"
+        if name == "further":
+            lead = f"end training answers before the next row: in {share} the prompt of another row follows"
+            then = "The model learns to ask the next question itself. Were rows joined when they were exported?"
+        else:
+            lead = f"leave prompts out of training answers: {share} begin with their own prompt"
+            then = "The model learns to repeat what it is asked. Were whole texts exported, with the prompt in them?"
+        alarm = name == "further" and share_within(len(found), len(prompts))[0] >= ALARM
+        finding = _finding(data, lead, f"{capitalized(lead)}. {then}", alarm, found,
+                           {name: len(found) / len(prompts)})  # fmt: skip
+        yield finding if alarm else finding.model_copy(update={"explains": ("quality",)})
+
+
 def _cut(data: AuditedData, answers: Sequence[str], rows: Sequence[int]) -> Iterator[Finding]:
     """Find answers that stop in mid-sentence at one length, while shorter ones are finished."""
     open_ends = np.array([_is_unfinished(answer) for answer in answers])
@@ -101,20 +147,45 @@ def _cut(data: AuditedData, answers: Sequence[str], rows: Sequence[int]) -> Iter
         return
     for unit, measure in (("characters", len), ("words", lambda answer: len(answer.split()))):
         lengths = np.array([measure(answer) for answer in answers], dtype=float)
-        low, high = np.quantile(lengths[open_ends], (0.1, 0.9)).tolist()
-        words = np.median([len(answers[i].split()) for i in np.flatnonzero(open_ends)])
-        if words < FEWEST_WORDS or high > NARROW * low:
-            continue
-        if not (_is_of_the_longer(open_ends, lengths) or (open_ends.mean() > 1 - CUT and high <= ONE_LENGTH * low)):
-            continue
         found = np.flatnonzero(open_ends)
+        if (end := _find_limit(lengths, open_ends, unit)) is not None:
+            found = np.flatnonzero((lengths >= end - (unit == "characters")) & (lengths <= end))
+        else:
+            low, high = np.quantile(lengths[open_ends], (0.1, 0.9)).tolist()
+            words = np.median([len(answers[i].split()) for i in found])
+            if words < FEWEST_WORDS or high > NARROW * low:
+                continue
+            alike = open_ends.mean() > 1 - CUT and high <= ONE_LENGTH * low
+            if not (_is_of_the_longer(open_ends, lengths) or alike):
+                continue
         share, middle = len(found) / len(answers), float(np.median(lengths[found]))
+        about = "about " if end is None else ""
         lead = f"export the answers of training again: {percent(share)} of {len(answers):,} distinct ones stop in "
-        lead += f"mid-sentence, at about {number(middle, 0)} {unit}"
+        lead += f"mid-sentence, at {about}{number(middle, 0)} {unit}"
         text = f"{capitalized(lead)}, and shorter ones do not. Was a length limit set where they were made? A model "
         text += "learns to stop there."
         yield _finding(data, lead, text, True, [rows[i] for i in found], {"cut": share, "length": middle, "unit": unit})
         return
+
+
+def _find_limit(lengths: np.ndarray, open_ends: np.ndarray, unit: str) -> float | None:
+    """Return the length at which far more answers stop than around it, most in mid-sentence; None if there is none.
+
+    White space that was removed behind a cut makes texts shorter by a character.
+    """
+    width, least = LIMITS[unit]
+    values, counts = np.unique(lengths[open_ends], return_counts=True)
+    by_length = dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+    def stopping(end: float) -> int:
+        return sum(by_length.get(end - i, 0) for i in range(width))
+
+    end = max(by_length, key=lambda end: (stopping(end), end))
+    there = int(((lengths > end - width) & (lengths <= end)).sum())
+    around = max(stopping(end + side * width * i) for side in (-1, 1) for i in (1, 2))
+    if end < least or stopping(end) < SPIKE * max(1, around) or stopping(end) < IN_SENTENCE * there:
+        return None
+    return end if share_within(stopping(end), len(lengths))[0] >= CUT and there < ALL * len(lengths) else None
 
 
 def _is_unfinished(answer: str) -> bool:

@@ -10,6 +10,7 @@ from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
 from ftengine.text import capitalized, counted, percent
 from ftengine_builtins.audits.contradictions import ALARM, LOOKED_AT, contradicting, hashed
 from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within
+from ftengine_builtins.audits.row_parts import parts_of
 
 SURELY, MOSTLY = 0.6, 0.8
 """Shares of the pairs, at the interval's near end, from which the longer, or shorter, answer is said to be the chosen
@@ -44,12 +45,12 @@ interval's near end, from which it is an alarm."""
 
 
 class EqualAnswers(Audit):
-    """Finds pairs whose answers differ by white space or case alone."""
+    """Finds pairs whose answers, or positives and negatives, differ by white space or case alone, or not at all."""
 
     name = "equal-answers"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        places, pairs = [], 0
+        places, pairs, triplets = list[str](), 0, False
         for rows in data.splits.values():
             if not any(_sides(view) for view in islice(rows, LOOKED_AT)):
                 continue
@@ -57,13 +58,16 @@ class EqualAnswers(Audit):
                 if (both := _sides(view)) is None:
                     continue
                 pairs += 1
-                if both[0] != both[1] and _folded(both[0]) == _folded(both[1]):
+                triplets = triplets or not isinstance(view.target, dict)
+                if (triplets or both[0] != both[1]) and _folded(both[0]) == _folded(both[1]):
                     places.append(rows.where(i))
         if not places or len(places) < EQUAL * pairs:
             return
         share, alarm = len(places) / pairs, share_within(len(places), pairs)[0] >= MOSTLY_EQUAL
         brief = f"leave out pairs whose answers differ by white space or case alone: {percent(share)} of the pairs do "
         brief += f"({len(places):,} of {pairs:,})"
+        if triplets:
+            brief = f"leave out rows whose negative is their positive: {percent(share)} of {pairs:,} rows"
         yield Finding(
             kind="data",
             level="alarm" if alarm else "note",
@@ -114,8 +118,11 @@ def _compared(rows: AuditedRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sides(view: View) -> tuple[Any, Any] | None:
-    """Return the chosen and the rejected answer; None if a row is no pair."""
+    """Return the chosen and the rejected answer, or the positive and the negative; None if a row has none."""
     target = view.target
+    if target is None and len(view.inputs) > 2:
+        parts = parts_of(view)
+        return (parts["positives"], parts["negatives"]) if "negatives" in parts and "positives" in parts else None
     is_pair = isinstance(target, dict) and target.keys() == {"chosen", "rejected"}
     return (target["chosen"], target["rejected"]) if is_pair else None
 

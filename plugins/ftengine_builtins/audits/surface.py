@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 from ftengine.text import listed, quoted
 from ftengine_builtins.audits.word_scores import TOKEN
@@ -31,13 +32,13 @@ class Feature:
     Args:
         name: for figures.
         does: verb phrases for one text and for several, such as "begins" and "begin"; None for an amount.
-        measure: returns 0 or 1, or the amount.
+        measure: returns 0 or 1, or the amount, of a text, or of a text and another one of its row.
         is_share: whether an amount is a proportion.
     """
 
     name: str
     does: tuple[str, str] | None
-    measure: Callable[[str], float]
+    measure: Callable[[Any], float]
     is_share: bool = False
 
 
@@ -80,9 +81,10 @@ HAS = (
 )  # fmt: skip
 """What a text has or has not; of two that tell sides as well, the first is named."""
 
+NUMBER_OF_WORDS = "number of words"
 AMOUNTS = (
     _share_of("capitals", CAPITAL), _share_of("punctuation marks", PUNCTUATION), _share_of("digits", DIGIT),
-    Feature("number of words", None, lambda text: float(len(text.split()))),
+    Feature(NUMBER_OF_WORDS, None, lambda text: float(len(text.split()))),
     Feature("length of words", None, lambda text: len("".join(words := text.split())) / max(1, len(words))),
 )  # fmt: skip
 """What a text has more or less of."""

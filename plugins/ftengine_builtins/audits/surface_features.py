@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Audit, AuditedData, Finding, View
+from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, number, percent
 from ftengine_builtins.audits.contradictions import tags_words
 from ftengine_builtins.audits.counting import split_name
-from ftengine_builtins.audits.one_answer import any_answer
+from ftengine_builtins.audits.row_parts import PROMPTS, RELATED, SYSTEMS, affixes, parts_of, relations
 from ftengine_builtins.audits.split_shift import (
     EXPLAINED,
     area_error,
@@ -23,7 +23,15 @@ from ftengine_builtins.audits.split_shift import (
     is_nonrandom_split,
     shortened,
 )
-from ftengine_builtins.audits.surface import AMOUNTS, HAS, Echo, Feature, described, longer_words, short_frequent_words
+from ftengine_builtins.audits.surface import (
+    AMOUNTS,
+    HAS,
+    NUMBER_OF_WORDS,
+    Feature,
+    described,
+    longer_words,
+    short_frequent_words,
+)
 from ftengine_builtins.audits.word_scores import choose_rows
 
 SAMPLE, FEWEST = 500, 20
@@ -34,12 +42,21 @@ one have or lack, by what more of them have, and by an amount. Random divisions 
 to 0.56; articles of other topics to 0.64 by what they have and to 0.77 by an amount."""
 
 
+WHATEVER_TOPIC = 0.95
+"""The same for a number of words that no difference of topics explains."""
+MANY, FEW, TRIED = 0.6, 0.1, 40
+"""Shares of the texts of both sides from which they are composed in two ways, and the number of features that this is
+looked for in."""
+HAS_SYSTEM = Feature("system message", ("comes with a system message", "come with a system message"), float)
+
+
 class SurfaceFeatures(Audit):
     """Finds differences in how training texts are written: capitals, punctuation, line breaks, speakers, tags.
 
     Compares some twenty features of texts, prompts and answers, and the number of labels or tagged words of a row,
     between training and splits of another source. If longer words separate the splits too, topics differ, which audit
-    `split-shift` reports.
+    `split-shift` reports. An alarm if nearly all texts of one split alone begin or end with the same words, have a
+    system message, or stand word for word in another text of their row.
     """
 
     name = "surface-features"
@@ -54,9 +71,10 @@ class SurfaceFeatures(Audit):
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Sampled rows of a split: texts by kind, and the number of labels or tagged words of each row."""
+    """Sampled rows of a split: texts by kind, related ones, and the number of labels or tagged words of each row."""
 
     texts: dict[str, list[str]] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = field(default_factory=dict)
     labels: list[float] = field(default_factory=list)
 
 
@@ -93,28 +111,16 @@ def _draw(data: AuditedData, split: str, usual: str) -> _Drawn:
     for i, view in enumerate(islice(data.splits[split], max(chosen, default=-1) + 1)):
         if i not in chosen:
             continue
-        for what, text in _parts(view):
-            if text.strip():
-                drawn.texts.setdefault(what, []).append(type(text)(shortened(text.strip())))
+        parts = parts_of(view)
+        for what, text in parts.items():
+            drawn.texts.setdefault(what, []).append(type(text)(shortened(text.strip())))
+        for pair in RELATED:
+            if all(what in parts for what in pair):
+                drawn.pairs.setdefault(pair, []).append((parts[pair[0]], parts[pair[1]]))
         labels = view.label if isinstance(view.label, (list, tuple)) else ()
         if count := sum(str(label) != usual for label in labels):
             drawn.labels.append(float(count))
     return drawn
-
-
-def _parts(view: View) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a row, each with its kind."""
-    answer = any_answer(view)
-    answer = answer[-1] if isinstance(answer, list) and answer else answer
-    if isinstance(answer, str):
-        prompts = [text.strip() for text in view.inputs if isinstance(text, str)]
-        echoed = prompts and prompts[-1] and answer.strip().casefold().startswith(prompts[-1].casefold())
-        yield "answers", Echo(answer) if echoed else answer
-        yield "prompts", "\n".join(prompts)
-    else:
-        texts = [text.strip() for text in view.texts]
-        echoed = len(texts) > 1 and texts[0] and texts[1].casefold().startswith(texts[0].casefold())
-        yield "texts", Echo("\n".join(view.texts)) if echoed else "\n".join(view.texts)
 
 
 def _findings(split: str, train: _Drawn, held: _Drawn, *, tagged: bool) -> Iterator[Finding]:
@@ -127,6 +133,7 @@ def _findings(split: str, train: _Drawn, held: _Drawn, *, tagged: bool) -> Itera
             lead += ", ".join(f"{name} have {number(float(np.mean(side)), 2)} {what} each" for name, side in sides)
             then = "A missing label is learnt, or measured, as one that does not apply."
             yield _finding(split, lead, then, [gap], what, "alarm" if gap.is_constant else "note")
+    yield from _of_composition(split, train, held)
     for what in train.texts:
         sides = train.texts[what], held.texts.get(what, [])
         if gaps := _gaps(*sides):
@@ -134,7 +141,51 @@ def _findings(split: str, train: _Drawn, held: _Drawn, *, tagged: bool) -> Itera
                 f"check how {split_name(split)} and training rows were written: {_described(what, split, gaps, sides)}"
             )
             then = "Bring both to one form, that of the texts that the model will get."
-            yield _finding(split, lead, then, gaps, what, "note")
+            finding = _finding(split, lead, then, gaps, what, "note")
+            if gaps[0].feature.name == NUMBER_OF_WORDS and gaps[0].low >= WHATEVER_TOPIC:
+                finding = finding.model_copy(update={"figures": {**finding.figures, "composition": False}})
+            yield finding
+
+
+def _of_composition(split: str, train: _Drawn, held: _Drawn) -> Iterator[Finding]:
+    """Find what the rows of one split are made of and those of the other are not, whatever their topics are.
+
+    Words with which nearly all texts begin or end, system messages, and texts that repeat others of their rows.
+    """
+    found = list[tuple[Gap, str, bool]]()
+    for pair, rows in train.pairs.items():
+        for feature in relations(*pair):
+            found += _gap_of(feature, (rows, held.pairs.get(pair, [])), pair[0], systematic=feature.does is not None)
+    if SYSTEMS in train.texts or SYSTEMS in held.texts:
+        sides = [[float(i < len(of.texts.get(SYSTEMS, ()))) for i in range(len(of.texts.get(PROMPTS, ())))]
+                 for of in (train, held)]  # fmt: skip
+        found += _gap_of(HAS_SYSTEM, sides, PROMPTS, systematic=True)
+    for what, texts in train.texts.items():
+        for feature in (HAS[0], *affixes(texts, held.texts.get(what, []))):
+            found += _gap_of(feature, (texts, held.texts.get(what, [])), what, systematic=True)
+    found.sort(key=lambda of: not of[2])
+    for gap, what, systematic in found[:1]:
+        more = [other for other, same, also in found[1:] if (same, also) == (what, systematic)][:1]
+        gaps = [gap, *more]
+        lead = f"make {split_name(split)} and training rows alike: {_described(what, split, gaps, ((), ()))}"
+        then = "A model learns what it is trained on: it gets other texts than those in the one file, and has to give "
+        then += "others."
+        finding = _finding(split, lead, then, gaps, what, "alarm" if systematic else "note")
+        yield finding.model_copy(update={"figures": {**finding.figures, "composition": systematic}})
+
+
+def _gap_of(
+    feature: Feature, sides: Sequence[Sequence[Any]], what: str, *, systematic: bool
+) -> list[tuple[Gap, str, bool]]:
+    if min(map(len, sides)) < FEWEST:
+        return []
+    train, held = ([feature.measure(row) for row in side] for side in sides)
+    gap = compared(feature, train, held, TRIED)
+    if gap is None:
+        return []
+    shares = sorted((gap.train, gap.held))
+    sure = shares[0] <= FEW < MANY <= shares[1]
+    return [(gap, what, systematic and sure)] if sure or feature.does is None else []
 
 
 def _gaps(train: Sequence[str], held: Sequence[str]) -> list[Gap]:
@@ -147,7 +198,9 @@ def _gaps(train: Sequence[str], held: Sequence[str]) -> list[Gap]:
         if (gap := compared(feature, *([feature.measure(text) for text in side] for side in (train, held)),
                              len(features))) is not None
     ]  # fmt: skip
-    if not found or find_shift(*([longer_words(text) for text in side] for side in (train, held))) is not None:
+    if found and find_shift(*([longer_words(text) for text in side] for side in (train, held))) is not None:
+        found = [gap for gap in found if gap.feature.name == NUMBER_OF_WORDS and gap.low >= WHATEVER_TOPIC]
+    if not found:
         return []
     first = max(found, key=lambda gap: (gap.feature.does is not None, gap.low))  # of equals the first in the table
     more = [gap for gap in found if gap.feature.does is None and gap is not first]

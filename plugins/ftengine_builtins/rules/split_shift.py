@@ -49,6 +49,7 @@ class HeldOutShift(Rule):
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         levels = {(finding.source, finding.level) for finding in run.audit.findings}
         noisy, topics = (LabelNoise.name, "alarm") in levels, _has_other_topics(run)
+        composed = {f.figures["split"] for f in run.audit.findings if "composition" in f.figures}
         surface = (SurfaceFeatures.name, "note") in levels and not topics
         constant = no_better_than_a_constant(run) or run.headline_metric is None
         for finding in run.audit.findings:
@@ -70,6 +71,8 @@ class HeldOutShift(Rule):
             # What training never has is never answered, however good the model is at the rest.
             fails = fails or ("lacking" in finding.figures and finding.figures["share"] >= LACKING)
             fails = fails or "default" in finding.figures  # rows without a true number are wrong in any case
+            # What rows are made of is not what the model will get, however good it is at the words in them.
+            fails = fails or bool(finding.figures.get("composition"))
             if slipped:  # a model that copes does so against its labels
                 yield finding
             elif not fails or finding.figures.get("split") not in ("train", run.evaluation.split):
@@ -79,9 +82,13 @@ class HeldOutShift(Rule):
                 yield finding.model_copy(
                     update={"level": "alarm", "explains": EXPLAINED, "text": text, "brief": harder}
                 )
-            elif topics and (finding.source, finding.level) == (SurfaceFeatures.name, "note"):
+            elif topics and (finding.source, finding.level) == (SurfaceFeatures.name, "note") and (
+                "composition" not in finding.figures
+            ):  # fmt: skip
                 yield finding
-            elif finding.source == SplitShift.name and elsewhere and surface:  # which says how its words differ
+            elif finding.source == SplitShift.name and elsewhere and (
+                surface or finding.figures.get("split") in composed
+            ):  # which says how its words differ  # fmt: skip
                 yield finding.model_copy(update={"level": "note", "explains": ()})
             elif elsewhere:
                 yield finding.model_copy(update={"level": "alarm", "explains": EXPLAINED})
