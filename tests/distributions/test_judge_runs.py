@@ -82,11 +82,12 @@ def test_what_a_model_judged_stands_in_verdict_and_report(run):
 
 def test_peoples_judgements_come_into_the_verdict_when_it_is_renewed(run):
     from ftengine_studio import Judgement, append
-    from ftengine_studio.judgements import hash_of, now
+    from ftengine_studio.judge_run import pairs_to_judge
+    from ftengine_studio.judgements import now
 
-    for row in range(18):
+    for pair in pairs_to_judge(run):
         ends = ("base", "tuned", "right", "Ann", "person", now(), 0, 9, 9)
-        append(run, Judgement(row, hash_of(f"prompt {row}"), *ends))
+        append(run, Judgement(pair.row, pair.prompt_hash, *ends, answers_hash=pair.answers_hash))
     assert not [one for one in load_run(run).verdict.findings if one.source == "preferences"]
     result = CliRunner().invoke(main, ["report", str(run), "--renew", "--json"])
     (finding,) = [one for one in json.loads(result.stdout)["findings"] if one["source"] == "preferences"]

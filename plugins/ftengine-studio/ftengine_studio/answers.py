@@ -13,8 +13,8 @@ import numpy as np
 from ftengine.api import Listener, SilentListener
 from ftengine.errors import InputError, RunError
 from ftengine.evaluation import read_predictions
-from ftengine_studio.judgements import append_line, hash_of
-from ftengine_studio.runs import StudioRun
+from ftengine_studio.judgements import answers_hash, append_line, hash_of
+from ftengine_studio.runs import StudioRun, maker_name
 
 SETS = ("test", "validation", "answers")
 """Prediction tables that may have answers; "answers" are those without figures."""
@@ -53,7 +53,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt, by maker ("base", "tuned" or a run's name)."""
+    """Two answers to one prompt, by maker ("base", "tuned" or a run's `maker_name`)."""
 
     row: int
     place: str
@@ -65,6 +65,10 @@ class Pair:
     @property
     def prompt_hash(self) -> str:
         return hash_of(self.prompt)
+
+    @property
+    def answers_hash(self) -> str:
+        return answers_hash(self.answers)
 
 
 def answers_of(run: StudioRun) -> dict[tuple[int, str], Answered]:
@@ -88,9 +92,8 @@ def pairs_of(run: StudioRun, other: StudioRun | None = None) -> list[Pair]:
         sides = {key: {"base": one.base, "tuned": one.tuned} for key, one in first.items()}
     else:
         second = answers_of(other)
-        sides = {
-            key: {run.name: one.tuned, other.name: second[key].tuned} for key, one in first.items() if key in second
-        }
+        own, others = maker_name(run.path, run.path), maker_name(other.path, run.path)
+        sides = {key: {own: one.tuned, others: second[key].tuned} for key, one in first.items() if key in second}
     return [
         Pair(one.row, one.place, one.prompt, one.reference, sides[key], one.slices)
         for key, one in first.items()

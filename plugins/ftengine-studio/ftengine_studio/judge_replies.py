@@ -101,7 +101,7 @@ class JudgeReply:
 
     Args:
         request: `request_of` of the question.
-        prompt, prompt_hash: of the pair, as in judgements.
+        prompt, prompt_hash, answers_hash: of the pair, as in judgements.
         text: the reply, without the API key; "" if there was none.
         verdict: the parsed verdict; None if there is none.
         failure: why there was no reply; None if there was.
@@ -122,6 +122,7 @@ class JudgeReply:
     tokens: int | None
     time: str
     format: int = FORMAT
+    answers_hash: str | None = None
 
     @property
     def prefers_first(self) -> bool | None:
@@ -183,6 +184,7 @@ def judgement_of(pair: Pair, preferred: Preferred, judge: str, seed: int, note: 
         left_length=len(pair.answers["base"]),
         right_length=len(pair.answers["tuned"]),
         note=note,
+        answers_hash=pair.answers_hash,
     )
 
 

@@ -222,6 +222,7 @@ class Judge:
             prompt_tokens=read_tokens,
             tokens=tokens,
             time=now(),
+            answers_hash=pair.answers_hash,
         )
         keep_reply(self.run.path, new)
         self.result.changed = True
@@ -253,7 +254,9 @@ class Judge:
     def _write(self, pair: Pair, preferred: Preferred, note: str | None = None) -> None:
         new = judgement_of(pair, preferred, self.name, self.seed, note)
         old = self._judged.get(new.prompt_hash)
-        if old is None or (old.preferred, old.verdict) != (new.preferred, new.verdict):
+        if old is None or any(
+            getattr(old, key) != getattr(new, key) for key in ("preferred", "verdict", "answers_hash")
+        ):
             append(self.run.path, new)
             self.result.changed = True
             self._judged[new.prompt_hash] = new

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from hashlib import sha256
@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from filelock import FileLock, Timeout
 
 from ftengine.errors import RunError, system_limit
+from ftengine.identity import json_hash
 
 FILE = "judgements.jsonl"
 FORMAT = 1
@@ -32,7 +33,7 @@ class Judgement:
     Args:
         prompt: position of the row in the test set (`row` of the prediction tables).
         prompt_hash: `hash_of` the prompt.
-        left, right: whose answer stood on this side: "base", "tuned", or the name of a run's folder.
+        left, right: whose answer stood on this side: "base", "tuned", or a run (`ftengine_studio.runs.maker_name`).
         verdict: the better side, "tie" (equally good), "both-bad" or "skip".
         judge: name of the person or model.
         kind: whether a person or a model judged.
@@ -40,6 +41,7 @@ class Judgement:
         seed: decides the order of prompts and sides.
         left_length, right_length: characters of the answers.
         note: what the judge wrote about it.
+        answers_hash: `answers_hash` of the two answers; None in lines of a program that gave none.
     """
 
     prompt: int
@@ -55,6 +57,7 @@ class Judgement:
     right_length: int
     note: str | None = None
     format: int = FORMAT
+    answers_hash: str | None = None
 
     @property
     def preferred(self) -> str | None:
@@ -70,6 +73,11 @@ class Judgement:
 def hash_of(prompt: str) -> str:
     """Return the SHA-256 of a prompt's text, in hexadecimal."""
     return sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def answers_hash(answers: Mapping[str, str]) -> str:
+    """Return a hash of two answers by maker, whichever side they stand on."""
+    return json_hash(dict(answers))
 
 
 def now() -> str:
@@ -115,6 +123,23 @@ def latest(judgements: Iterable[Judgement]) -> list[Judgement]:
         last.pop(judgement.subject, None)
         last[judgement.subject] = judgement
     return list(last.values())
+
+
+def current(judgements: Sequence[Judgement], hashes: Mapping[str, str]) -> tuple[list[Judgement], int]:
+    """Return the valid judgements of the present answers, and the number of those whose answers have changed since.
+
+    Args:
+        judgements: of one pair of makers, in the order in which they were made.
+        hashes: `answers_hash` of the present answers by prompt; empty where these are not known. Then the answers of
+            each prompt's last judgement are taken for the present ones.
+    """
+    last = {one.prompt_hash: one.answers_hash for one in judgements if one.answers_hash is not None}
+    wanted = hashes or {one.prompt_hash: last.get(one.prompt_hash) for one in judgements}
+    of_present = [
+        one for one in judgements if one.prompt_hash in wanted and one.answers_hash in (None, wanted[one.prompt_hash])
+    ]
+    kept = latest(of_present)
+    return kept, len(latest(judgements)) - len(kept)
 
 
 def append(run: str | Path, judgement: Judgement) -> None:

@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from ftengine.errors import InputError
 from ftengine_studio.answers import Pair, answers_version, pairs_of
-from ftengine_studio.judgements import Choice, Judgement, append, latest, now, read
-from ftengine_studio.runs import StudioRun
+from ftengine_studio.judgements import Choice, Judgement, append, current, now, read
+from ftengine_studio.runs import StudioRun, maker_name
 
 VERDICTS: tuple[str, ...] = get_args(Choice)
 LONGEST_NAME, LONGEST_NOTE = 60, 4000
@@ -41,12 +41,14 @@ class Contest:
     @property
     def makers(self) -> tuple[str, str]:
         """The two compared models; rates are of the first."""
-        return ("tuned", "base") if self.other is None else (self.other.name, self.run.name)
+        if self.other is None:
+            return "tuned", "base"
+        return maker_name(self.other.path, self.run.path), maker_name(self.run.path, self.run.path)
 
     @property
     def title(self) -> str:
         """Its name on the page."""
-        return f"{self.run.name}: base and tuned" if self.other is None else f"{self.run.name} and {self.other.name}"
+        return f"{self.run.name}: base and tuned" if self.other is None else " and ".join(reversed(self.makers))
 
     @property
     def pairs(self) -> Sequence[Pair]:
@@ -62,8 +64,14 @@ class Contest:
         return self._read["pairs"]  # type: ignore[no-any-return]
 
     def judgements(self) -> list[Judgement]:
-        """Return the valid judgements of this contest from the file."""
-        return [one for one in latest(read(self.run.path)) if {one.left, one.right} == set(self.makers)]
+        """Return the valid judgements of this contest from the file, those of answers that have changed left out."""
+        own = [one for one in read(self.run.path) if {one.left, one.right} == set(self.makers)]
+        return current(own, self.hashes)[0]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hash of the present answers by prompt."""
+        return {pair.prompt_hash: pair.answers_hash for pair in self.pairs}
 
     def sides(self, judge: str, pair: Pair) -> tuple[str, str]:
         """Return the makers of the left and of the right answer for a person."""
@@ -133,6 +141,7 @@ class Contest:
             seed=self.seed,
             left_length=len(pair.answers[left]),
             right_length=len(pair.answers[right]),
+            answers_hash=pair.answers_hash,
         )
 
     def _pair(self, number: int) -> Pair:
@@ -155,9 +164,13 @@ def _drawn(*facts: object) -> bytes:
 
 
 def contests_of(runs: Sequence[StudioRun], seed: int) -> list[Contest]:
-    """Return what can be judged: each run's base and tuned model, and each run against the first."""
+    """Return what can be judged: each run's base and tuned model, and each run against the first.
+
+    Judgements of two runs go to the folder whose path comes first, so that they are found there whatever is opened.
+    """
     own = [Contest(run, None, seed) for run in runs]
-    return own + [Contest(runs[0], other, seed) for other in runs[1:]]
+    both = [sorted((runs[0], other), key=lambda run: run.path.resolve()) for other in runs[1:]]
+    return own + [Contest(*two, seed=seed) for two in both]
 
 
 def name_of(value: Any) -> str:

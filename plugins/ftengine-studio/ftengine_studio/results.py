@@ -19,12 +19,15 @@ def result_of(contest: Contest) -> dict[str, Any]:
 
     Figures are win rate with interval, sign test and need of more, agreement, length, and slices; None without any. A
     model's have its "position" bias, agreement "with_people", and the rate of both together ("powered") as well.
+    "stale" judgements are of answers that have changed since, and count for nothing.
     """
     from ftengine_studio.summary import summaries  # scipy takes seconds to load
 
     judgements, makers = contest.judgements(), set(contest.makers)
+    of_these = {frozenset(makers): contest.hashes}
     found = next(
-        (one for one in summaries(contest.run.path, _slices(contest)) if {one.side, one.other} == makers), None
+        (one for one in summaries(contest.run.path, _slices(contest), of_these) if {one.side, one.other} == makers),
+        None,
     )
     people = [one for one in judgements if one.kind == "person"]
     side, other = (found.side, found.other) if found else contest.makers
@@ -39,6 +42,7 @@ def result_of(contest: Contest) -> dict[str, Any]:
         "side": side,
         "other": other,
         "pairs": len(contest.pairs),
+        "stale": found.stale if found else 0,
         "people": _figures(found.people, people) if found and found.people else None,
         "models": models,
         "notes": _notes(contest, people),

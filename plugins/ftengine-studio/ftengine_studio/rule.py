@@ -42,6 +42,8 @@ class Preferences(Rule):
                 yield _of_model(summary, name, model)
                 if model.powered is not None:
                     yield _of_both(summary, name, model.powered)
+            if summary.stale:
+                yield _finding("note", _stale(summary), {})
 
 
 def slices_of(run: Path, split: str | None) -> Slices:
@@ -102,6 +104,14 @@ def _of_both(summary: Summary, name: str, both: PoweredRate) -> Finding:
     if summary.side == "tuned" and not both.low <= 0.5 <= both.high:
         level = "good" if both.value > 0.5 else "alarm"
     return _finding(level, text, {"people and model": both})
+
+
+def _stale(summary: Summary) -> str:
+    return (
+        f"{counted(summary.stale, 'judgement')} of {_called(summary.side)} and {_called(summary.other)} "
+        f"{'is' if summary.stale == 1 else 'are'} of answers that have changed since: kept in {FILE}, and not counted. "
+        "Judge the present answers."
+    )
 
 
 def _finding(level: str, text: str, figures: dict[str, object], brief: str = "") -> Finding:

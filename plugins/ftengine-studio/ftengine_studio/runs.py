@@ -30,7 +30,7 @@ class StudioRun:
 
     Args:
         path: the folder.
-        name: what it is called on the page and in judgements: the folder's name, with its parent's where two are equal.
+        name: what it is called on the page: the folder's name, with its parent's where two are equal.
     """
 
     path: Path
@@ -140,6 +140,15 @@ class StudioRun:
             raise RunError(f"cannot write {str(self.path / 'stop')!r}: {error.strerror or error}.") from None
 
 
+def maker_name(run: Path, home: Path) -> str:
+    """Return a run's name in judgements that are in the folder of `home`: its path from the folder around `home`.
+
+    It does not depend on which other runs are opened, and stays when all of them move together.
+    """
+    name = Path(os.path.relpath(run.resolve(), home.resolve().parent)).as_posix()
+    return f"./{name}" if name in ("base", "tuned") else name  # which are names of sides
+
+
 def _value(evaluation: Mapping[str, Any], side: str, metric: str) -> Any:
     return ((evaluation.get(side) or {}).get(metric) or {}).get("value")
 
@@ -196,14 +205,12 @@ def _runs_of(folder: Path) -> list[Path]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of paths by which they differ; "base" and "tuned" are names of sides."""
+    """Return the shortest ends of paths by which they differ."""
     parts = [path.resolve().parts for path in paths]
     names = []
     for own in parts:
         length = 1
         while length < len(own) and sum(other[-length:] == own[-length:] for other in parts) > 1:
             length += 1
-        if own[-length:] in (("base",), ("tuned",)):
-            length = min(2, len(own))
         names.append("/".join(own[-length:]))
     return names

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ftengine_studio.answers import pairs_of
 from ftengine_studio.judge_replies import ORDERS, JudgeReply, PositionBias, position_bias, read_replies
-from ftengine_studio.judgements import Judgement, latest, read
+from ftengine_studio.judgements import Judgement, current, read
 from ftengine_studio.powered import PoweredRate, powered_rate
+from ftengine_studio.runs import StudioRun, maker_name
 from ftengine_studio.statistics import (
     Agreement,
     Length,
@@ -65,31 +67,54 @@ class Summary:
         side, other: the makers; rates are of `side`.
         people: None where nobody judged.
         models: by the judge's name.
+        stale: number of judgements whose answers have changed since; they count for nothing.
     """
 
     side: str
     other: str
     people: Judged | None
     models: Mapping[str, ModelJudged] = field(default_factory=dict)
+    stale: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
         return _with_text_keys(asdict(self))
 
 
-def summaries(run: str | Path, slices: Slices | None = None) -> list[Summary]:
+def summaries(
+    run: str | Path, slices: Slices | None = None, answers: Mapping[frozenset[str], Mapping[str, str]] | None = None
+) -> list[Summary]:
     """Return the figures of a run's judgements, base and tuned model first, then those of pairs of runs.
+
+    Args:
+        answers: by two makers, `answers_hash` of their present answers by prompt; those of base and tuned model are
+            read from the run. Judgements of other answers are only counted (`current`).
 
     Raises:
         RunError: a file is damaged.
     """
     by_makers = dict[tuple[str, str], list[Judgement]]()
-    for judgement in latest(read(run)):
-        if judgement.verdict != "skip":
-            by_makers.setdefault(_makers(judgement, Path(run).resolve().name), []).append(judgement)
-    order = sorted(by_makers, key=lambda makers: (makers != ("tuned", "base"), makers))
-    replies = list(read_replies(run).values()) if order else []
-    return [_summary(*makers, by_makers[makers], replies, slices or {}) for makers in order]
+    for judgement in read(run):
+        by_makers.setdefault(_makers(judgement, maker_name(Path(run), Path(run))), []).append(judgement)
+    if not by_makers:
+        return []
+    own = {pair.prompt_hash: pair.answers_hash for pair in pairs_of(StudioRun(Path(run), ""))}
+    hashes = {frozenset(("base", "tuned")): own, **(answers or {})}
+    replies = list(read_replies(run).values())
+    found = []
+    for makers in sorted(by_makers, key=lambda makers: (makers != ("tuned", "base"), makers)):
+        of_these = hashes.get(frozenset(makers), {})
+        judgements, stale = current(by_makers[makers], of_these)
+        judged = [one for one in judgements if one.verdict != "skip"]
+        present = [one for one in replies if _is_current(one, of_these)] if makers == ("tuned", "base") else []
+        if judged or stale:
+            found.append(replace(_summary(*makers, judged, present, slices or {}), stale=stale))
+    return found
+
+
+def _is_current(reply: JudgeReply, hashes: Mapping[str, str]) -> bool:
+    """Say whether a reply is about the present answers, as far as that is known."""
+    return not hashes or reply.answers_hash in (None, hashes.get(reply.prompt_hash))
 
 
 def _makers(judgement: Judgement, own: str) -> tuple[str, str]:
@@ -102,12 +127,10 @@ def _summary(
     side: str, other: str, judgements: Sequence[Judgement], replies: Sequence[JudgeReply], slices: Slices
 ) -> Summary:
     people = [one for one in judgements if one.kind == "person"]
-    names = sorted({one.judge for one in judgements if one.kind == "model"})
     models = {}
-    for name in names:
+    for name in sorted({one.judge for one in judgements if one.kind == "model"}):
         own = [one for one in judgements if one.kind == "model" and one.judge == name]
-        of_base = [one for one in replies if one.judge == name and (side, other) == ("tuned", "base")]
-        models[name] = _of_model(own, people, of_base, side, slices)
+        models[name] = _of_model(own, people, [one for one in replies if one.judge == name], side, slices)
     return Summary(side, other, _judged(people, side, slices), {k: model for k, model in models.items() if model})
 
 

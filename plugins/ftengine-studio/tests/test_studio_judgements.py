@@ -11,7 +11,7 @@ import pytest
 
 from ftengine.errors import RunError
 from ftengine_studio import Judgement, append, latest, read
-from ftengine_studio.judgements import FILE, hash_of, now
+from ftengine_studio.judgements import FILE, current, hash_of, now
 
 JUDGED = Judgement(
     prompt=3,
@@ -41,6 +41,17 @@ def test_a_correction_replaces_the_same_judges_earlier_verdict(tmp_path):
     swapped = replace(JUDGED, left="base", right="tuned", verdict="right")
     other = replace(JUDGED, judge="Grace")
     assert latest([JUDGED, other, swapped]) == [other, swapped]
+
+
+def test_judgements_of_other_answers_are_kept_and_not_counted():
+    old, new = replace(JUDGED, answers_hash="old"), replace(JUDGED, answers_hash="new", verdict="tie")
+    other = replace(new, judge="Grace")
+    assert current([old, new, other], {JUDGED.prompt_hash: "new"}) == ([new, other], 0)
+    assert current([old, other], {JUDGED.prompt_hash: "new"}) == ([other], 1)
+    assert current([old, new], {JUDGED.prompt_hash: "old"}) == ([old], 0)  # these answers have come back
+    assert current([old], {"gone": "old"}) == ([], 1)
+    assert current([old, other], {}) == ([other], 1)  # the last judgement's answers, as these are not known
+    assert current([JUDGED], {JUDGED.prompt_hash: "new"}) == ([JUDGED], 0)  # which says nothing of its answers
 
 
 def test_half_a_line_of_a_killed_server_is_left_out_and_written_over(tmp_path):

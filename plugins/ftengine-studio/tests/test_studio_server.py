@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
@@ -14,6 +16,7 @@ from studio_runs import HOSTILE, open_studio, write_run
 from ftengine.errors import InputError
 from ftengine_studio import latest, read
 from ftengine_studio.judgements import FILE
+from ftengine_studio.rule import Preferences
 from ftengine_studio.runs import find_runs
 
 pytest.importorskip("starlette")
@@ -243,13 +246,46 @@ def test_two_runs_are_compared_on_the_prompts_of_both(tmp_path, opened):
     first, second = write_run(tmp_path / "lora"), write_run(tmp_path / "full", 30, ["other"])
     client = opened(first, second)
     titles = {one["title"]: one["pairs"] for one in client.get("/api/overview").json()["contests"]}
-    assert titles == {"lora: base and tuned": 40, "full: base and tuned": 30, "lora and full": 30}
+    assert titles == {"lora: base and tuned": 40, "full: base and tuned": 30, "full and lora": 30}
     assert judge(client, 0, contest=2).status_code == 200
-    (kept,) = read(first)
+    (kept,) = read(second)
     assert {kept.left, kept.right} == {"lora", "full"}
     result = client.get("/api/result/2").json()
     assert ({result["side"], result["other"]}, result["people"]["rate"]["prompts"]) == ({"lora", "full"}, 1)
     assert client.get("/api/result/0").json()["people"] is None
+
+
+def test_two_runs_have_the_same_names_whatever_else_is_opened(tmp_path, opened):
+    first, second = write_run(tmp_path / "a" / "tuned", 5), write_run(tmp_path / "a" / "full", 5)
+    far = write_run(tmp_path / "b" / "full", 5)
+    (home, *_) = sorted((first, second))
+    assert judge(opened(first, second), 0, contest=2).status_code == 200
+    (kept,) = read(home)
+    assert {kept.left, kept.right} == {"full", "./tuned"}
+    client = opened(second, first, far)
+    progress = [client.get(f"/api/judge/{number}", params={"name": "Ada"}).json() for number in (3, 4)]
+    assert [(one["title"], one["judged"]) for one in progress] == [("full and ./tuned", 1), ("full and ../b/full", 0)]
+    assert judge(client, 0, contest=4).status_code == 200
+    assert {read(home)[1].left, read(home)[1].right} == {"full", "../b/full"}
+
+
+def test_judgements_of_answers_that_have_changed_are_kept_and_not_counted(tmp_path, run, opened):
+    client = opened(run)
+    for number in range(3):
+        judge(client, number)
+    before = (run / FILE).read_bytes()
+    retrained = write_run(tmp_path / "again" / "support", answers=["another answer"] * 40)
+    shutil.copytree(retrained / "predictions", run / "predictions", dirs_exist_ok=True)
+    assert client.get("/api/judge/0", params={"name": "Ada"}).json()["judged"] == 0
+    assert client.get("/api/judge/0/0", params={"name": "Ada"}).json()["verdict"] is None
+    result = client.get("/api/result/0").json()
+    assert (result["people"], result["stale"]) == (None, 3)
+    records = SimpleNamespace(path=run, evaluation=SimpleNamespace(split=None))
+    assert [(one.level, "3 judgements" in one.text) for one in Preferences().judge(records)] == [("note", True)]
+    judge(client, 0)
+    result = client.get("/api/result/0").json()
+    assert (result["people"]["rate"]["judgements"], result["stale"]) == (1, 2)
+    assert (run / FILE).read_bytes().startswith(before)
 
 
 def test_answers_that_were_made_on_demand_are_judged_beside_the_others(run, opened):
@@ -290,7 +326,7 @@ def test_runs_are_found_in_folders_and_have_names_of_their_own(tmp_path, monkeyp
         write_run(tmp_path / name, 1)
     assert [run.name for run in find_runs([tmp_path / "a", tmp_path / "b" / "run"])] == ["a/run", "b/run"]
     monkeypatch.chdir(tmp_path)
-    assert {run.name for run in find_runs([])} == {"new", "runs/tuned"}
+    assert {run.name for run in find_runs([])} == {"new", "tuned"}
     for missing in ("nowhere", str(tmp_path / "a" / "run" / "predictions")):
         with pytest.raises(InputError, match=r"nowhere|predictions"):
             find_runs([missing])

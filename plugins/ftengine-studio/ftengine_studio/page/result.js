@@ -21,9 +21,10 @@ export async function show(place, overview) {
 }
 
 function drawn(result) {
-  const { people, models } = result;
+  const { people, models, stale } = result;
+  const old = stale ? [el("p", {}, el("span", { class: "badge note" }, "note"), ` ${number(stale)} ${stale === 1 ? "judgement is" : "judgements are"} of answers that have changed since: kept in judgements.jsonl, and not counted here.`)] : [];
   if (!people && !Object.keys(models).length) {
-    return [el("p", { class: "hint" }, `Nobody has judged yet; ${result.pairs} pairs wait in Judge.`)];
+    return [...old, el("p", { class: "hint" }, `Nobody has judged ${stale ? "the present answers" : "yet"}; ${result.pairs} pairs wait in Judge.`)];
   }
   const parts = people ? figures(result, people, `${people.rate.judges === 1 ? "one person" : `${people.rate.judges} people`}`) : [];
   for (const [name, own] of Object.entries(models)) {
@@ -31,7 +32,7 @@ function drawn(result) {
   }
   if (result.in_report) parts.push(el("h2", {}, "Verdict of the run"), conclude());
   if (result.notes.length) parts.push(el("h2", {}, "Notes"), el("ul", { class: "rows" }, result.notes.map(noteOf)));
-  return parts;
+  return [...old, ...parts];
 }
 
 function figures(result, own, who) {
