@@ -105,7 +105,7 @@ def judge(
     from ftengine.chat import Endpoint
     from ftengine.errors import InputError
     from ftengine_studio.judge_replies import read_rubric
-    from ftengine_studio.judge_run import Bounds, Judge, pairs_to_judge, require_another_model
+    from ftengine_studio.judge_run import Bounds, Judge, pairs_to_judge
     from ftengine_studio.rule import slices_of
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -117,7 +117,7 @@ def judge(
     served = Endpoint(endpoint, model, key=key_variable, timeout=timeout, retries=retries, max_time=max_time)
     judge = Judge(records, pairs, served, text, bounds, seed)
     with _listening(len(pairs)) as listener:
-        compared = require_another_model(records, served, () if judge.is_done else pairs)
+        compared = judge.require_another_model()
         try:
             result = judge.judge(listener)
         finally:
@@ -198,7 +198,7 @@ def _show(run: str, name: str, result: Judging, bounds: Bounds, compared: int, s
     if result.left:
         why = f" ({result.stopped})" if result.stopped else ""
         click.echo(f"{counted(result.left, 'pair')} not judged{why}; the same command goes on")
-    if not compared and result.spent.requests:
+    if not compared and result.spent.requests and not result.stopped:
         click.echo(
             "whether the judge is the run's own base or tuned model was checked by its name alone: too few answers are "
             "long and differ"

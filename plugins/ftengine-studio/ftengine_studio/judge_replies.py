@@ -48,6 +48,9 @@ THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 Order = Literal["base-tuned", "tuned-base"]
 ORDERS: tuple[Order, ...] = get_args(Order)
+Alone = Literal["alone"]
+ALONE: Alone = "alone"
+"""In place of an order: the prompt was asked without answers, to compare the judge with the run's models."""
 Preferred = Literal["base", "tuned", "tie", "both-bad"]
 
 
@@ -97,7 +100,7 @@ def verdict_of(text: str, order: Order) -> Preferred | None:
 
 @dataclass(frozen=True)
 class JudgeReply:
-    """A line of judge_replies.jsonl: what a model replied to one order of a pair, or why it did not.
+    """A line of judge_replies.jsonl: what a model replied to one order of a pair (or to the prompt), or why it did not.
 
     Args:
         request: `request_of` of the question.
@@ -112,7 +115,7 @@ class JudgeReply:
     request: str
     prompt: int
     prompt_hash: str
-    order: Order
+    order: Order | Alone
     judge: str
     text: str
     verdict: Preferred | None

@@ -14,7 +14,9 @@ from ftengine.chat import Endpoint, NoAnswer
 from ftengine.errors import InputError
 from ftengine_studio.answers import Pair, pairs_of
 from ftengine_studio.judge_replies import (
+    ALONE,
     ORDERS,
+    Alone,
     JudgeReply,
     Order,
     Preferred,
@@ -38,6 +40,7 @@ COMPARED, ALIKE, LONG, BEGINNING = 4, 3, 24, 60
 """Recorded answers of a model that the endpoint is asked for, those that it has to repeat to be that model, the
 characters from which an answer is nobody else's, and those after which roundings of weights may tell."""
 TOKENS = 48
+SIDES = ("base", "tuned")
 
 
 def pairs_to_judge(run: Path) -> list[Pair]:
@@ -156,6 +159,50 @@ class Judge:
         questions = (question(self.rubric, pair, order) for pair in different for order in ORDERS)
         return all(request_of(self.name, asked, self.bounds.max_tokens) in self._kept for asked in questions)
 
+    def require_another_model(self) -> int:
+        """Refuse a judge that is the run's base or tuned model, by its name or answers; return what it was asked.
+
+        Names are compared in any case, answers where anything is left to be judged. An endpoint that repeats the
+        beginnings of `ALIKE` of `COMPARED` recorded answers is the model that wrote them. Answers of under `LONG`
+        characters could be anybody's and are not compared; `ftengine verify` decides with log-probabilities. These
+        requests count as others do, and their replies are kept, unless the judge is refused: the address may serve
+        another model of that name next.
+
+        Returns:
+            The number of prompts; 0 if too few answers are long and differ, or a bound is reached before. The result
+            is `stopped` then, and nothing is judged.
+
+        Raises:
+            InputError: it is one of them.
+        """
+        require_another_name(self.run, self.name)
+        differing = [pair for pair in self.pairs if len(set(pair.answers.values())) > 1]
+        compared = {side: [p for p in differing if len(p.answers[side]) >= LONG][:COMPARED] for side in SIDES}
+        compared = {side: some for side, some in compared.items() if len(some) >= ALIKE}
+        chosen = {} if self.is_done else {pair.row: pair for some in compared.values() for pair in some}
+        texts, new = dict[int, str](), list[JudgeReply]()
+        try:
+            for row, pair in chosen.items():
+                asked = Prompt((), [{"role": "user", "content": pair.prompt}])
+                reply = self._kept.get(request_of(self.name, asked, TOKENS))
+                if reply is None:
+                    reply = self._ask(pair, ALONE, asked, TOKENS, keep=False)
+                    new.append(reply)
+                texts[row] = reply.text.strip()
+        except Stop as stop:
+            self.result.stopped = str(stop)
+        for side, some in compared.items():
+            same = sum(_begins_as(texts.get(pair.row, ""), pair.answers[side]) for pair in some)
+            if same >= ALIKE:
+                raise InputError(
+                    f"judge {self.name!r} answers as the {side} model of run {str(self.run.path)!r} does, to {same} of "
+                    f"{len(some)} prompts word for word, and would judge its own answers. Choose another model with "
+                    "--model."
+                )
+        for reply in new:
+            self._keep(reply)
+        return 0 if self.result.stopped else len(texts)
+
     def judge(self, listener: Listener) -> Judging:
         """Ask for what is not judged yet, keep every reply, and write a judgement for each pair with two verdicts.
 
@@ -165,6 +212,9 @@ class Judge:
         """
         listener.phase("judge", len(self.pairs))
         pairs = self._ordered()
+        if self.result.stopped:
+            self.result.left = len(pairs)
+            return self.result
         for number, pair in enumerate(pairs):
             if pair.answers["base"] == pair.answers["tuned"]:
                 self.result.identical += 1
@@ -196,27 +246,30 @@ class Judge:
     def _reply(self, pair: Pair, order: Order) -> JudgeReply | None:
         """Return the reply to one order, kept or new; None where there is none (Stop: a bound is reached)."""
         asked = question(self.rubric, pair, order)
-        request = request_of(self.name, asked, self.bounds.max_tokens)
-        if (kept := self._kept.get(request)) is not None:
+        if (kept := self._kept.get(request_of(self.name, asked, self.bounds.max_tokens))) is not None:
             self.result.reused += 1
             return kept
-        self._require_room(asked)
+        return self._with_failures_counted(self._ask(pair, order, asked, self.bounds.max_tokens))
+
+    def _ask(self, pair: Pair, order: Order | Alone, asked: Prompt, max_tokens: int, keep: bool = True) -> JudgeReply:
+        """Send a request within the bounds, and count and keep its reply (Stop: a bound is reached)."""
+        self._require_room(asked, max_tokens)
         text, failure, ended, read_tokens, tokens = "", None, None, None, None
         try:
-            reply = self.endpoint.answer(asked, self.bounds.max_tokens, scores=False)
+            reply = self.endpoint.answer(asked, max_tokens, scores=False)
         except NoAnswer as error:
             failure = self.endpoint.without_key(str(error))
         else:
             text, ended = self.endpoint.without_key(reply.text), reply.ended
             read_tokens, tokens = reply.prompt_tokens, reply.tokens
         new = JudgeReply(
-            request=request,
+            request=request_of(self.name, asked, max_tokens),
             prompt=pair.row,
             prompt_hash=pair.prompt_hash,
             order=order,
             judge=self.name,
             text=text,
-            verdict=verdict_of(text, order),
+            verdict=None if order == ALONE else verdict_of(text, order),
             failure=failure,
             ended=ended,
             prompt_tokens=read_tokens,
@@ -224,10 +277,14 @@ class Judge:
             time=now(),
             answers_hash=pair.answers_hash,
         )
-        keep_reply(self.run.path, new)
-        self.result.changed = True
         self.result.spent.add(asked, new)
-        return self._with_failures_counted(new)
+        if keep:
+            self._keep(new)
+        return new
+
+    def _keep(self, reply: JudgeReply) -> None:
+        keep_reply(self.run.path, reply)
+        self.result.changed = True
 
     def _with_failures_counted(self, reply: JudgeReply) -> JudgeReply | None:
         if reply.failure is None:
@@ -242,12 +299,12 @@ class Judge:
             )
         return None
 
-    def _require_room(self, asked: Prompt) -> None:
+    def _require_room(self, asked: Prompt, max_tokens: int) -> None:
         bounds, spent = self.bounds, self.result.spent
         if bounds.requests is not None and spent.requests >= bounds.requests:
             raise Stop(f"--max-requests {bounds.requests:,} is reached")
         if bounds.cost is not None and bounds.prices is not None:
-            worst = (_tokens(asked) * bounds.prices[0] + bounds.max_tokens * bounds.prices[1]) / 1e6
+            worst = (_tokens(asked) * bounds.prices[0] + max_tokens * bounds.prices[1]) / 1e6
             if (cost := spent.cost(bounds.prices)) + worst > bounds.cost:
                 raise Stop(f"--max-cost {bounds.cost:g} could be passed by the next request ({cost:.4g} are spent)")
 
@@ -266,18 +323,8 @@ def _tokens(asked: Prompt) -> int:
     return sum(math.ceil(len(turn["content"]) / CHARACTERS) for turn in asked.messages or ())
 
 
-def require_another_model(run: RunRecords, endpoint: Endpoint, pairs: Sequence[Pair]) -> int:
-    """Refuse a judge that is the run's base or tuned model, by its name or its answers; return the requests it took.
-
-    Names are compared in any case, answers where there are `pairs`. An endpoint that repeats the beginnings of `ALIKE`
-    of `COMPARED` recorded answers is the model that wrote them.
-    Answers of under `LONG` characters could be anybody's and are not compared; `ftengine verify` decides with
-    log-probabilities.
-
-    Raises:
-        InputError: it is one of them.
-    """
-    name = endpoint.model
+def require_another_name(run: RunRecords, name: str) -> None:
+    """Refuse a judge with the name of the run's base or tuned model, in any case (InputError)."""
     own = {"base": {run.recipe.model.source}, "tuned": {str(run.path), str(run.path.resolve())}}
     for side, names in own.items():
         if {_last(known) for known in names} & {_last(name)}:
@@ -285,26 +332,6 @@ def require_another_model(run: RunRecords, endpoint: Endpoint, pairs: Sequence[P
                 f"judge {name!r} has the name of the {side} model of run {str(run.path)!r}, which would judge its own "
                 "answers. Choose another model with --model."
             )
-    differing = [pair for pair in pairs if len(set(pair.answers.values())) > 1]
-    compared = {side: [pair for pair in differing if len(pair.answers[side]) >= LONG][:COMPARED] for side in own}
-    compared = {side: some for side, some in compared.items() if len(some) >= ALIKE}
-    texts = {pair.row: _answer(endpoint, pair.prompt) for some in compared.values() for pair in some}
-    for side, some in compared.items():
-        same = sum(_begins_as(texts[pair.row], pair.answers[side]) for pair in some)
-        if same >= ALIKE:
-            raise InputError(
-                f"judge {name!r} answers as the {side} model of run {str(run.path)!r} does, to {same} of {len(some)} "
-                "prompts word for word, and would judge its own answers. Choose another model with --model."
-            )
-    return len(texts)
-
-
-def _answer(endpoint: Endpoint, prompt: str) -> str:
-    """Return an endpoint's short answer to a prompt; "" for none."""
-    try:
-        return endpoint.answer(Prompt((), [{"role": "user", "content": prompt}]), TOKENS, scores=False).text.strip()
-    except NoAnswer:
-        return ""
 
 
 def _begins_as(text: str, answer: str) -> bool:

@@ -134,7 +134,7 @@ def current(judgements: Sequence[Judgement], hashes: Mapping[str, str]) -> tuple
             each prompt's last judgement are taken for the present ones.
     """
     last = {one.prompt_hash: one.answers_hash for one in judgements if one.answers_hash is not None}
-    wanted = hashes or {one.prompt_hash: last.get(one.prompt_hash) for one in judgements}
+    wanted: Mapping[str, str | None] = hashes or {one.prompt_hash: last.get(one.prompt_hash) for one in judgements}
     of_present = [
         one for one in judgements if one.prompt_hash in wanted and one.answers_hash in (None, wanted[one.prompt_hash])
     ]

@@ -170,7 +170,7 @@ def contests_of(runs: Sequence[StudioRun], seed: int) -> list[Contest]:
     """
     own = [Contest(run, None, seed) for run in runs]
     both = [sorted((runs[0], other), key=lambda run: run.path.resolve()) for other in runs[1:]]
-    return own + [Contest(*two, seed=seed) for two in both]
+    return own + [Contest(home, other, seed) for home, other in both]
 
 
 def name_of(value: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ftengine_studio.answers import pairs_of
-from ftengine_studio.judge_replies import ORDERS, JudgeReply, PositionBias, position_bias, read_replies
+from ftengine_studio.judge_replies import ALONE, ORDERS, JudgeReply, PositionBias, position_bias, read_replies
 from ftengine_studio.judgements import Judgement, current, read
 from ftengine_studio.powered import PoweredRate, powered_rate
 from ftengine_studio.runs import StudioRun, maker_name
@@ -113,7 +113,9 @@ def summaries(
 
 
 def _is_current(reply: JudgeReply, hashes: Mapping[str, str]) -> bool:
-    """Say whether a reply is about the present answers, as far as that is known."""
+    """Say whether a reply compares the present answers, as far as that is known."""
+    if reply.order == ALONE:
+        return False
     return not hashes or reply.answers_hash in (None, hashes.get(reply.prompt_hash))
 
 

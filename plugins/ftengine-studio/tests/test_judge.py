@@ -11,12 +11,11 @@ from judge_stub import FIRST, FREE, LONGER, answering, chat, judge, judged, pair
 from stub_server import served
 
 from ftengine.api import SilentListener
-from ftengine.chat import Endpoint
 from ftengine.chat import endpoint as endpoints
 from ftengine.errors import InputError
 from ftengine_studio import append, read
 from ftengine_studio.judge_replies import MARK, REPLIES, RUBRIC, question, read_replies, read_rubric, verdict_of
-from ftengine_studio.judge_run import pairs_to_judge, require_another_model
+from ftengine_studio.judge_run import pairs_to_judge, require_another_name
 from ftengine_studio.judgements import Judgement, hash_of, now
 from ftengine_studio.rule import Preferences
 from ftengine_studio.summary import summaries
@@ -283,29 +282,56 @@ def test_a_folder_without_answers_says_how_to_have_some(tmp_path):
 
 @pytest.mark.parametrize("name", ["org/Base-1B", "base-1b", "/models/base-1B/"])
 def test_a_judge_with_the_name_of_the_base_is_refused(name, run):
-    with served(LONGER) as (_, url), raises(InputError, "base model", "--model"):
-        require_another_model(run, Endpoint(url, name, key="NO_KEY", timeout=5, retries=0), pairs(4))
+    with raises(InputError, "base model", "--model"):
+        require_another_name(run, name)
+
+
+LONG_ANSWERS = {
+    "base": "this is what the base model wrote to {}",
+    "tuned": "and that is what the tuned one wrote to {}",
+}
 
 
 @pytest.mark.parametrize("side", ["base", "tuned"])
 def test_a_judge_that_answers_as_a_model_of_the_run_is_refused(side, run):
-    planted = pairs(
-        5, base="this is what the base model wrote to {}", tuned="and that is what the tuned one wrote to {}"
-    )
+    planted = pairs(5, **LONG_ANSWERS)
     answers = {pair.prompt: pair.answers[side] for pair in planted}
     with served(lambda asked: answers[asked] + " and more", models=("judge",)) as (_, url):
-        endpoint = Endpoint(url, "judge", key="NO_KEY", timeout=5, retries=0)
         with raises(InputError, f"{side} model", "word for word"):
-            require_another_model(run, endpoint, planted)
-        assert require_another_model(run, endpoint, pairs(5)) == 0  # nothing long enough to compare
+            judge(run, url, planted).require_another_model()
+        assert not (run.path / REPLIES).exists()  # the next server of that name may be another
+        assert judge(run, url, pairs(5)).require_another_model() == 0  # nothing long enough to compare
         short = [
             replace(pair, answers={**pair.answers, "tuned" if side == "base" else "base": "no"}) for pair in planted
         ]
         with raises(InputError, f"{side} model"):
-            require_another_model(run, endpoint, short)
+            judge(run, url, short).require_another_model()
     with served(str.upper, models=("judge",)) as (_, url):
-        endpoint = Endpoint(url, "judge", key="NO_KEY", timeout=5, retries=0)
-        assert require_another_model(run, endpoint, planted) == 4
+        assert judge(run, url, planted).require_another_model() == 4
+
+
+def test_requests_that_recognise_a_judge_count_within_the_bounds_and_are_not_repeated(run):
+    """Four prompts are asked alone, then ten questions; three requests a call."""
+    planted, asked = pairs(5, **LONG_ANSWERS), []
+
+    def reply(text):
+        return LONGER(text) if "<answer_1>" in text else "Something else."
+
+    with served(reply, models=("judge",)) as (server, url):
+        for _ in range(5):
+            judging = judge(run, url, planted, replace(FREE, requests=3))
+            compared = judging.require_another_model()
+            result = judging.judge(SilentListener())
+            asked.append((compared, result.spent.requests, result.left, bool(result.stopped)))
+        others = [replace(pair, prompt=f"other {pair.row}?") for pair in planted]
+        costly = judge(run, url, others, replace(FREE, cost=1e-9, prices=(1.0, 1.0)))
+        assert costly.require_another_model() == 0
+        assert costly.judge(SilentListener()).left == 5
+    assert asked == [(0, 3, 5, True), (4, 3, 4, True), (4, 3, 3, True), (4, 3, 1, True), (4, 2, 0, False)]
+    assert len(server.seen) == 14
+    assert sum(reply.order == "alone" for reply in read_replies(run.path).values()) == 4
+    (summary,) = summaries(run.path)
+    assert (summary.models["judge"].position.pairs, summary.models["judge"].garbage) == (5, 0)
 
 
 # people and model
