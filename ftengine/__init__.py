@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ftengine.engine.experiment import Experiment
     from ftengine.engine.fine_tune import Run, fine_tune, load_run, plan
     from ftengine.engine.prepared_data import prepare_data
+    from ftengine.engine.shared import Shared
     from ftengine.engine.untrained import load_model
     from ftengine.plugins.hookspecs import hookimpl
     from ftengine.plugins.registry import registry_of
@@ -44,6 +45,7 @@ _HOMES = {
     "ftengine.engine.experiment": "Experiment",
     "ftengine.engine.fine_tune": "Run fine_tune load_run plan",
     "ftengine.engine.prepared_data": "prepare_data",
+    "ftengine.engine.shared": "Shared",
     "ftengine.engine.untrained": "load_model",
     "ftengine.plugins.hookspecs": "hookimpl",
     "ftengine.plugins.registry": "registry_of",
@@ -58,6 +60,7 @@ __all__ = [
     "Recipe",
     "Run",
     "RunRecords",
+    "Shared",
     "__version__",
     "fine_tune",
     "hookimpl",

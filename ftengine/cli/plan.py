@@ -182,6 +182,7 @@ def _lines(plan: Plan) -> list[tuple[str, str | list[str] | None]]:
         ("regularize", cut("; ".join(map(_component, regularizers)), SHOWN_PIECE) if regularizers else None),
         ("evaluation", _evaluation(plan.evaluation)),
         ("estimate", _estimate(plan.estimate)),
+        ("seeds", _seeds(plan.seeds)),
         ("output", plan.recipe["output"]),
     ]
 
@@ -260,6 +261,18 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
         f"{answers}; {size(estimate['peak_bytes'])} of memory at the peak: weights ({size(estimate['weight_bytes'])}), "
         f"optimiser ({size(estimate['optimizer_bytes'])}), activations ({size(estimate['activation_bytes'])}), "
         f"{drawn}Python and its libraries ({size(estimate['other_bytes'])}){chosen}"
+    )
+
+
+def _seeds(seeds: dict[str, Any] | None) -> str | None:
+    if seeds is None:
+        return None
+    spent = "" if seeds["seconds"] is None else f": {duration(seeds['seconds'])} in all"
+    times = seeds["base_reads"]
+    why = {1: "the base is read once", seeds["runs"]: "the base is read once for each, as its new modules differ"}
+    return (
+        f"{seeds['runs']} runs one after another, train.seed {seeds['first']} to {seeds['first'] + seeds['runs'] - 1}"
+        f"{spent}, with the memory of one; {why.get(times, 'the base is read for each, as it trains itself')}"
     )
 
 

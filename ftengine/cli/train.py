@@ -13,11 +13,14 @@ from ftengine.cli.failure import report_errors, state_of
 from ftengine.cli.figures import show_figures, show_probes, show_slices, show_verdict
 from ftengine.cli.options import json_option, recipe_argument, set_option
 from ftengine.cli.page import facts, page, print_json
+from ftengine.errors import InputError
 from ftengine.run.progress import is_main_process, listening
 from ftengine.text import NOTHING, cut_middle, duration, one_line, percent, size, speed
 
 REPORT = "report.html"
 """The report that every finished run has."""
+SEVERAL = "seeds"
+"""The command that trains several seeds."""
 MOST_ANSWERS = 3
 """Prompts whose answers are printed; the report has all."""
 LONGEST_ANSWER = 100
@@ -51,6 +54,9 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
     began = time.monotonic()
     end_with_parent()
     recipe = Recipe.read(recipe_file, overrides)
+    if recipe.train.seeds > 1:
+        _train_several(recipe_file, overrides, as_json)
+        return
     sets = [part for override in overrides for part in ("--set", override)]
     again = shlex.join(["ftengine", "train", recipe_file, *sets])
     with listening() as listener:
@@ -71,6 +77,16 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
         print_json(_result(run, records))
     else:
         _show(run, records, time.monotonic() - began)
+
+
+def _train_several(recipe_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Train the seeds of a recipe by the command for several (InputError: it is not installed)."""
+    context = click.get_current_context()
+    commands = context.find_root().command
+    command = commands.get_command(context, SEVERAL) if isinstance(commands, click.Group) else None
+    if command is None:
+        raise InputError(f"train.seeds needs the command {SEVERAL!r}, which is missing or blocked. Set it to 1.")
+    context.invoke(command, recipe_file=recipe_file, overrides=overrides, as_json=as_json)
 
 
 def _result(run: Run, records: RunRecords) -> dict[str, Any]:

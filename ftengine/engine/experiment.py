@@ -18,6 +18,7 @@ from ftengine.api import (
     overrides,
 )
 from ftengine.chat.template_date import fix_date
+from ftengine.engine.shared_base import SharedBase
 from ftengine.errors import RecipeError, naming
 from ftengine.parallel.sharding import require_sharding_support
 from ftengine.plugins.registry import AUTO, Factory, Registry
@@ -37,6 +38,7 @@ class Experiment:
             belong to one model; each call builds a new one.
         augmenters: applied to the training split, in this order.
         day: the date that the model's chat template writes.
+        shared_base: the base in memory that runs of this process share, if any.
     """
 
     recipe: Recipe
@@ -52,6 +54,7 @@ class Experiment:
     make_fast_paths: tuple[Factory, ...]
     callbacks: Callbacks
     day: date
+    shared_base: SharedBase | None = None
 
     @classmethod
     def open(

@@ -22,7 +22,8 @@ from ftengine.engine.prepared_model import PreparedModel, TrainedModel, measure_
 from ftengine.engine.references import dropout_beside_reference
 from ftengine.engine.run_outputs import RunOutputs, forget_outputs
 from ftengine.engine.saved_part import check_trained_part, keep_calibration, marking_unchecked, save_trained_part
-from ftengine.errors import RunError
+from ftengine.engine.shared import Shared
+from ftengine.errors import InputError, RunError
 from ftengine.evaluation.results import calibrate, evaluate, measure_all
 from ftengine.evaluation.runner import EvalResult, save_predictions
 from ftengine.identity.base import changes
@@ -49,7 +50,12 @@ __all__ = ["Plan", "Run", "fine_tune", "load_run", "plan"]
 
 
 def fine_tune(
-    recipe: Recipe, *, resume: bool = False, listener: Listener | None = None, registry: Registry | None = None
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+    registry: Registry | None = None,
+    shared: Shared | None = None,
 ) -> Run:
     """Fine-tune a model as a recipe says.
 
@@ -60,6 +66,7 @@ def fine_tune(
         listener: receives phases and steps; by default they are shown on stderr as by `ftengine train`: bars on
             a terminal, else a few lines. `ftengine.api.SilentListener()` shows nothing.
         registry: components; by default those of all installed plugins.
+        shared: of other runs in this process whose recipes differ in training alone: rows and base are read once.
 
     Returns:
         The finished run.
@@ -69,6 +76,7 @@ def fine_tune(
         TrainingError: training cannot go on; the run keeps its last checkpoint.
         ProcessLost: one of several processes is gone; the run keeps its last checkpoint.
     """
+    require_one_seed(recipe)
     recipe = resolve_launch(recipe)
     with listening() if listener is None else nullcontext(listener) as shown, heartbeat():
         run = RunDirectory(recipe.output)
@@ -85,12 +93,21 @@ def fine_tune(
                     unseal(run)
                     finish(experiment, run)
         else:
-            data = prepare_data(experiment)
+            data = prepare_data(experiment) if shared is None else shared.prepare(experiment)
             if resuming:
                 require_same_data(run, data)
             _report(data)
             train(prepare_model(data, run if resuming else None), run, resuming, phases)
         return load_run(run.path, registry=experiment.registry, listener=experiment.listener, trust_code=True)
+
+
+def require_one_seed(recipe: Recipe) -> None:
+    """Refuse a recipe of several runs."""
+    if recipe.train.seeds > 1:
+        raise InputError(
+            f"train.seeds is {recipe.train.seeds}: this trains one run of a recipe. Set train.seeds to 1 here; "
+            "`ftengine train` and `ftengine seeds` train several."
+        )
 
 
 def _resumes(run: RunDirectory, resume: bool) -> tuple[bool, date | None]:

@@ -25,6 +25,7 @@ from ftengine.engine.plan_warnings import cut_answers, far_from_usual, untested,
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.references import without_reference
+from ftengine.engine.shared_base import trains_base
 from ftengine.evaluation.plan import EvalPlan
 from ftengine.model import count
 from ftengine.parallel.device import Device
@@ -60,6 +61,8 @@ class Plan:
         estimate: expected seconds and bytes; None when not measured.
         drawing: of an on-policy task, figures of the answers to one step's prompts, drawn from the model before
             training; None when not measured.
+        seeds: of several seeds, the number of "runs", the "first" seed, "seconds" of all (None when not measured) and
+            how often the base is read ("base_reads"); None for one.
         scaling: a step on 1, 2, 4, … processes ("scales"), the "bandwidth" in bytes a second, and the bottleneck
             ("advice"); None if not requested.
         date: the date that the model's chat template writes, as 2026-02-28; None if it writes none.
@@ -79,6 +82,7 @@ class Plan:
     evaluation: dict[str, Any]
     estimate: dict[str, Any] | None
     drawing: dict[str, float] | None
+    seeds: dict[str, Any] | None
     scaling: dict[str, Any] | None
     date: str | None
     warnings: list[str]
@@ -136,6 +140,7 @@ def plan(
         evaluation=_evaluation(evaluating, recipe.data.group_column),
         estimate=figures,
         drawing=drawn,
+        seeds=_seeds(data, loaded, figures),
         scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
@@ -246,6 +251,16 @@ def _busy() -> str | None:
         f"the machine is busy (load average {load:.1f} on {counted(cores, 'core')}): these times were measured "
         "under load, and are shorter on a quiet machine"
     )
+
+
+def _seeds(data: PreparedData, loaded: LoadedModel, figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    recipe, skeleton = data.ready.recipe, data.ready.skeleton
+    if (runs := recipe.train.seeds) == 1:
+        return None
+    own = skeleton is None or trains_base(loaded, skeleton.trained_base)  # and then read to check what was saved
+    seconds = None if figures is None else runs * (figures["train_seconds"] + figures["evaluate_seconds"])
+    reads = 2 * runs if own else runs if loaded.new_modules else 1
+    return {"runs": runs, "first": recipe.training_seed, "seconds": seconds, "base_reads": reads}
 
 
 def _scaling(

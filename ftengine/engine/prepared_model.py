@@ -17,7 +17,7 @@ from ftengine.api.task_sorts import reference_keys
 from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.base_predictions import run_base, run_model
 from ftengine.engine.evaluation_plan import evaluation_plan
-from ftengine.engine.experiment import Experiment
+from ftengine.engine.experiment import Experiment, described
 from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, require_base_fits, require_measurable
 from ftengine.engine.model_fit import require_fit
@@ -213,6 +213,10 @@ def _loaded(
         (loaded.fingerprint,) = broadcast_object_list([loaded.fingerprint])
     require_fit(loaded, _unfitted(data, plan))
     place_base(device, ready, loaded)
+    if shared := data.experiment.shared_base:
+        own = data.experiment.loader.runs_code(loaded.source) is None
+        if ready.skeleton is not None and own and not device.divides:
+            shared.keep(_base_key(ready), ready.recipe.training_seed, loaded, ready.skeleton.trained_base)
     if resumed is None:
         require_base_fits(device, section)
     return loaded
@@ -302,8 +306,26 @@ def load_base(labelled: LabelledTask, *, weights: bool = True) -> LoadedModel:
     experiment = labelled.experiment
     experiment.listener.phase("load model")
     set_seed(experiment.recipe.training_seed)  # a fresh head is a function of the recipe
-    loader, request = experiment.loader, experiment.request(labelled.task)
     require_saved(Path(experiment.recipe.model.source).expanduser())  # a fully tuned model may be a base
+    shared, seed = experiment.shared_base, experiment.recipe.training_seed
+    loaded = (shared and shared.model(_base_key(labelled), seed)) or _read_base(labelled, weights)
+    experiment.with_day(loaded.processor)
+    loaded.inference_paths = experiment.inference_paths()
+    labelled.task.set_model(loaded, None)
+    return loaded
+
+
+def _base_key(labelled: LabelledTask) -> list[Any]:
+    """Return what a base in memory depends on, without the seed of new modules."""
+    experiment = labelled.experiment
+    precision = experiment.recipe.model.dtype, experiment.recipe.train.precision
+    return [described(experiment.loader), experiment.request(labelled.task), precision]
+
+
+def _read_base(labelled: LabelledTask, weights: bool) -> LoadedModel:
+    """Load a base, with its fingerprint, and scale its targets."""
+    experiment = labelled.experiment
+    loader, request = experiment.loader, experiment.request(labelled.task)
     if not weights and overrides(loader, "load_skeleton"):
         loaded = loader.load_skeleton(request)
     else:

@@ -15,7 +15,7 @@ from accelerate.state import PartialState
 from ftengine.api import FittedEvaluator, Listener
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.fine_tune import require_same_data, require_same_recipe
+from ftengine.engine.fine_tune import require_one_seed, require_same_data, require_same_recipe
 from ftengine.engine.prepared_data import LabelledTask, PreparedData
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
@@ -72,6 +72,7 @@ def check_all(
     experiments, day = list[Experiment](), _first_day(children)
     for child in children:  # all recipes before any data is read
         with naming(child.label):
+            require_one_seed(child.recipe)
             experiments.append(Experiment.open(child.recipe, listener=listener, check_source=not experiments, day=day))
             choose_precision(child.recipe.train.precision, child.recipe.model.dtype, PartialState().device)
     prepared: list[PreparedData] = []

@@ -198,6 +198,7 @@ class TrainSection(_Section):
         lt=2**32,
         description="seed of batches, dropout, augmenters and new weights; null: the recipe's, which decides splits",
     )
+    seeds: int = Field(1, ge=1, description="number of seeds to train, counted from seed; each is a run in output")
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp",
         description="with several processes: ddp, each holds the whole model; fsdp, a part of every parameter",

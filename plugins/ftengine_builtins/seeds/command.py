@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from ftengine_builtins.seeds.interval import SeedFigure
     from ftengine_builtins.seeds.study import Seeds
 
+USUAL = 3
+"""Seeds to train if neither the command nor the recipe says how many."""
+
 
 @click.command()
 @click.argument("recipe_file", metavar="RECIPE")
-@click.option("--seeds", "count", type=int, default=3, show_default=True, help="Number of seeds; each is a run.")
+@click.option(
+    "--seeds", "count", type=int, help="Number of seeds; each is a run.  [default: the recipe's train.seeds, or 3]"
+)
 @click.option(
     "--keep",
     type=click.Choice(["median", "best"]),
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings.")
 def seeds(
     recipe_file: str,
-    count: int,
+    count: int | None,
     keep: Literal["median", "best"],
     against: Path | None,
     overrides: tuple[str, ...],
@@ -59,6 +64,8 @@ def seeds(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("seeds trains one run after another in one process; call it without torchrun.")
     recipe = Recipe.read(recipe_file, overrides)
+    if count is None:
+        count = recipe.train.seeds if recipe.train.seeds > 1 else USUAL
     if output is not None:
         recipe = recipe.model_copy(update={"output": output})
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from ftengine import Recipe, Run, RunRecords, fine_tune, load_run, plan
+from ftengine import Recipe, Run, RunRecords, Shared, fine_tune, load_run
 from ftengine.api import Listener
 from ftengine.errors import InputError, RunError, TrainingError
 from ftengine_builtins.seeds.interval import ANY, SeedFigure, difference_of_means, seed_figure
@@ -128,14 +128,12 @@ def train_seeds(
     if against is not None:
         _require_same_resamples(recipe, others[0].recipe, against)
     finished = [(Path(one.output) / "verdict.json").is_file() for one in recipes]
-    if not all(finished):
-        plan(recipes[finished.index(False)])
-    runs = []
+    runs, shared = [], Shared()
     for one, done in zip(recipes, finished, strict=True):
         if on_run is not None:
             on_run(one, done)
         try:
-            runs.append(fine_tune(one, resume=True, listener=listener))
+            runs.append(fine_tune(one, resume=True, listener=listener, shared=shared))
         except TrainingError as error:
             raise TrainingError(f"train.seed {one.training_seed}: {error} Finished runs are kept.") from error
     study = measured(runs, keep)
@@ -204,7 +202,10 @@ def seeded(recipe: Recipe, seeds: int) -> list[Recipe]:
         )
     first = recipe.training_seed
     return [
-        Recipe.make(recipe.resolved() | {"output": str(Path(recipe.output) / f"seed-{seed}")}, [f"train.seed={seed}"])
+        Recipe.make(
+            recipe.resolved() | {"output": str(Path(recipe.output) / f"seed-{seed}")},
+            [f"train.seed={seed}", "train.seeds=1"],
+        )
         for seed in range(first, first + seeds)
     ]
 

@@ -16,6 +16,8 @@ from sklearn.metrics import accuracy_score
 from tiny import tiny_bert
 
 from ftengine import Recipe, RunRecords, fine_tune, load_run
+from ftengine.cli import main
+from ftengine.engine.compare import compare_strategies
 from ftengine.errors import InputError, RunError
 from ftengine_builtins.rules import SeedSpread
 from ftengine_builtins.seeds.command import seeds as command
@@ -144,6 +146,10 @@ def test_the_command_goes_on_from_finished_seeds_and_compares_recipes(recipe, st
     content = json.loads(result.stdout)
     assert curve(Path(recipe.output) / "seed-1") == before
     assert content["minus_other"]["accuracy"]["mean"] == 0
+    several = ["--set", "train.seeds=2", "--set", f"output={recipe.output}"]
+    trained = CliRunner().invoke(main, ["train", str(file), *several, "--json"], catch_exceptions=False)
+    assert [run["seed"] for run in json.loads(trained.stdout)["runs"]] == [0, 1]
+    assert curve(Path(recipe.output) / "seed-1") == before
     result = CliRunner().invoke(command, [str(file), "--seeds", "2"], catch_exceptions=False)
     assert {"accuracy", "minus base", "kept, as the median one"} <= {
         part for part in ("accuracy", "minus base", "kept, as the median one") if part in result.stdout
@@ -188,6 +194,11 @@ def test_wrong_input_is_refused_before_training(recipe, study, tmp_path):
     other = Recipe.make(recipe.resolved() | {"output": str(tmp_path / "x")}, ["data.test=null", "data.validation=null"])
     with raises(InputError, "held-out"):
         train_seeds(other, 2)
+    several = Recipe.make(other.resolved(), ["data.test=0.3", "train.seeds=3"])
+    for train_one in (fine_tune, lambda one: compare_strategies(one, ["lora", "full"])):
+        with raises(InputError, "train.seeds is 3"):
+            train_one(several)
+    assert [child.train.seeds for child in seeded(several, 3)] == [1, 1, 1]
     for change in ("seed=1", "evaluation.resamples=50"):
         with raises(InputError, change.partition("=")[0]):
             train_seeds(Recipe.make(other.resolved(), ["data.test=0.3", change]), 2, against=Path(recipe.output))
