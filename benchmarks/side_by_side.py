@@ -1,7 +1,8 @@
 """Several seeds in one process: one reading of rows and base against a run for itself each.
 
-Three sides train the same seeds: `commands`, a process for each (`ftengine train`); `alone`, one process in which no
-run keeps anything for the next; and `shared`, as `ftengine seeds` and `train.seeds` do. Sides take turns; each begins
+Three sides train the same seeds: `commands`, a process for each (`ftengine train`); `apart`, one process in which no
+run keeps anything for the next, after a plan that loads the base and times batches, as `ftengine seeds` once did; and
+`shared`, as `ftengine seeds` and `train.seeds` do now. Sides take turns; each begins
 with an empty cache. Seconds of the command, of the processor (which other programs change less), and the largest
 resident size; the trained parts of all sides must be equal, bit for bit.
 
@@ -40,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"train": "runs/data/chat/conversations.jsonl", "validation": 0.02, "test": 0.02},
     },
 }
-SIDES = ("commands", "alone", "shared")
+SIDES = ("commands", "apart", "shared")
 LENGTH = 16
 
 
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="sides to run; shared is one of them")
     parser.add_argument("--together", action="store_true", help="time a token by tokens computed together, and stop")
     parser.add_argument("--work", type=Path, default=Path("runs/side_by_side"), help="scratch folder")
     parser.add_argument("--json", type=Path)
@@ -75,8 +77,10 @@ def recipe(options: argparse.Namespace, output: str, seed: int) -> dict[str, Any
 
 def play(options: argparse.Namespace) -> None:
     """Train all seeds of one side."""
-    from ftengine import Recipe, Shared, fine_tune
+    from ftengine import Recipe, Shared, fine_tune, plan
 
+    if options.play == "apart":
+        plan(Recipe.make(recipe(options, f"{options.output}/0", 0)))
     shared = Shared() if options.play == "shared" else None
     for seed in range(options.seeds):
         content = recipe(options, f"{options.output}/{seed}", seed)
@@ -96,9 +100,9 @@ def play(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace, arguments: list[str]) -> None:
     """Run the sides in turn, and print medians and ratios to `shared`."""
     shutil.rmtree(options.work, ignore_errors=True)
-    figures: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    figures: dict[str, list[dict[str, float]]] = {side: [] for side in options.sides}
     for number in range(options.rounds):
-        for side in SIDES if number % 2 == 0 else reversed(SIDES):
+        for side in options.sides if number % 2 == 0 else reversed(options.sides):
             output = options.work / f"{side}-{number}"
             environment = {**os.environ, "FTENGINE_CACHE": str(options.work / f"cache-{side}-{number}")}
             began = time.monotonic()
@@ -118,7 +122,9 @@ def compare(options: argparse.Namespace, arguments: list[str]) -> None:
     for name, value in medians["shared"].items():
         print(
             f"{name:12}"
-            + "".join(f"{side:>10} {medians[side][name]:8.4g} {medians[side][name] / value:6.3f}" for side in SIDES)
+            + "".join(
+                f"{side:>10} {medians[side][name]:8.4g} {medians[side][name] / value:6.3f}" for side in options.sides
+            )
         )
     if options.json:
         settings = {key: value for key, value in vars(options).items() if isinstance(value, (int, str, bool))}
@@ -134,7 +140,7 @@ def require_equal(options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         files = {
             (options.work / f"{side}-{i}" / str(seed) / name).read_bytes()
-            for side in SIDES
+            for side in options.sides
             for i in range(options.rounds)
         }
         if len(files) != 1:
