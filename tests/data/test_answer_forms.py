@@ -26,7 +26,10 @@ class AnsweredTask(Task):
 def found(write, audit):
     def found(answer, count=100, prompt="question {}"):
         draw = random.Random(0)
-        rows = [{"prompt": prompt.format(i), "completion": answer(draw, i)} for i in range(count)]
+        rows = [
+            {"prompt": prompt.format(i) if isinstance(prompt, str) else prompt[i], "completion": answer(draw, i)}
+            for i in range(count)
+        ]
         name = write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         return [(one.level, one.figures) for one in audit(AnsweredTask(), name, near_duplicates=None).findings
                 if one.source == "answer-forms"]  # fmt: skip
@@ -89,6 +92,14 @@ def test_answers_that_stop_at_one_length_are_found_where_others_go_on(found):
 def test_answers_with_prompts_in_them_are_found(found, answer, level, name):
     ((found_level, figures),) = found(answer, prompt="What about question {}")
     assert (found_level, figures[name]) == (level, 1.0)
+
+
+@pytest.mark.parametrize("limit", [150, None])
+def test_prompts_that_stop_at_one_length_are_found(found, limit):
+    ends = iter(random.Random(1).choices(range(2, 40), k=200))
+    prompts = [f"Question {i}: {sentence(random.Random(i), 10 + next(ends))}?"[:limit].strip() for i in range(200)]
+    findings = found(whole, 200, prompt=prompts)
+    assert [(level, figures["what"]) for level, figures in findings] == ([("alarm", "prompts")] if limit else [])
 
 
 @pytest.mark.parametrize("answer", [

@@ -12,6 +12,7 @@ from ftengine.api import Task, View
 from ftengine_builtins.audits.image_changes import CHANGES, find_change
 from ftengine_builtins.tasks import language_rows
 from ftengine_builtins.tasks.embedding import Embedding
+from ftengine_builtins.tasks.preference import Preference
 
 PLACES = ("Rome", "Paris", "Oslo", "Lima")
 SAID = ("The soup was not warm and the bread was dry.", "I did not see that it was closed on Monday!",
@@ -168,6 +169,32 @@ def test_anchors_that_are_copied_from_their_positives_in_one_file_are_an_alarm(f
     (one,) = found(Embedding(), searched(100, 1, copied=True), searched(50, 2, copied=False))
     assert (one.level, one.figures["what"], names_of([one])[0]) == ("alarm", "anchors", "anchors in positives")
     assert found(Embedding(), searched(100, 1, copied=True), searched(50, 2, copied=True)) == []
+
+
+def compared(count, seed, longer):
+    """Return pairs of which the chosen answer is the longer one in a share."""
+    rows = []
+    for row in answered(count, seed, 0):
+        both = sorted([row["completion"], f"{row['completion']} It is so."], key=len)
+        chosen, rejected = both[::-1] if random.Random(f"{seed} {row['prompt']}").random() < longer else both
+        rows.append({"prompt": row["prompt"], "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+def test_chosen_answers_that_are_the_longer_ones_in_one_file_are_named(found):
+    (one,) = found(Preference(), compared(150, 1, 0.95), compared(60, 2, 0.1))
+    assert (one.level, names_of([one])) == ("note", ["longer"])
+    assert found(Preference(), compared(150, 1, 0.95), compared(60, 2, 0.9)) == []
+
+
+def test_conversations_with_more_turns_in_one_file_are_named(found):
+    def talks(rows, turns):
+        return [{"messages": turns * in_turns(row, False)["messages"]} for row in rows]
+
+    rows = answered(100, 1, 0), answered(40, 2, 0)
+    (one,) = found(AnsweredTask(), talks(rows[0], 3), talks(rows[1], 1))
+    assert names_of([one]) == ["number of turns"]
+    assert found(AnsweredTask(), talks(rows[0], 3), talks(rows[1], 3)) == []
 
 
 def test_answers_three_times_as_long_are_named_whatever_their_words(found):

@@ -12,8 +12,7 @@ from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, listed, number, percent, quoted
 from ftengine_builtins.audits.contradictions import LOOKED_AT
 from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within
-from ftengine_builtins.audits.one_answer import any_answer
-from ftengine_builtins.audits.row_parts import last_prompt, last_turn
+from ftengine_builtins.audits.row_parts import ANSWERS, last_prompt, parts_of
 from ftengine_builtins.audits.surface import CLOSING, SPEAKER
 from ftengine_builtins.audits.word_scores import TOKEN
 
@@ -42,6 +41,8 @@ LIMITS, SPIKE, IN_SENTENCE, ALL = {"characters": (2, 40), "words": (1, 15)}, 4, 
 """For each unit the lengths that count as one and the least that is a limit; how many times as many unfinished answers
 as at the lengths around end there, which share of the answers there is unfinished, and the share of all answers from
 which these are of one form instead."""
+PARTS = {ANSWERS: True, "prompts": True, "rejected answers": True, "positives": False}
+"""Texts of which a common length is looked for, and whether it is an alarm: passages may be windows of a text."""
 PROMPT, ECHOED = 4, 0.5
 """Words of a prompt that is looked for in answers, at least, and the share of these, near end, that begin with it."""
 FEWEST_WORDS = 8
@@ -55,18 +56,24 @@ class AnswerForms(Audit):
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         rows = data.splits["train"]
-        if not any(any_answer(view) for view in islice(rows, LOOKED_AT)):
+        if not any(PARTS.keys() & parts_of(view).keys() for view in islice(rows, LOOKED_AT)):
             return
-        answers: dict[str, int] = {}
+        texts: dict[str, dict[str, int]] = {what: {} for what in PARTS}
         prompts: dict[str, str] = {}
         for i, view in enumerate(islice(rows, MOST_ROWS)):
-            if answer := last_turn(any_answer(view)).strip():
-                answers.setdefault(answer, i)
-                prompts.setdefault(answer, last_prompt(view, ""))
+            parts = parts_of(view)
+            for what in PARTS.keys() & parts.keys():
+                texts[what].setdefault(parts[what].strip(), i)
+            if ANSWERS in parts:
+                prompts.setdefault(parts[ANSWERS].strip(), last_prompt(view, ""))
+        answers, places = [*texts[ANSWERS]], [*texts[ANSWERS].values()]
         if len(answers) >= FEWEST:
-            yield from _run_on(data, [*answers], [*answers.values()])
-            yield from _with_prompts(data, prompts, [*answers.values()])
-            yield from _cut(data, [*answers], [*answers.values()])
+            yield from _run_on(data, answers, places)
+            yield from _with_prompts(data, prompts, places)
+            yield from _cut(data, answers, places)
+        for what, found in texts.items():
+            if what != ANSWERS and len(found) >= FEWEST:
+                yield from _cut_alike(data, what, [*found], [*found.values()])
 
 
 def _run_on(data: AuditedData, answers: Sequence[str], rows: Sequence[int]) -> Iterator[Finding]:
@@ -166,6 +173,23 @@ def _cut(data: AuditedData, answers: Sequence[str], rows: Sequence[int]) -> Iter
         text += "learns to stop there."
         yield _finding(data, lead, text, True, [rows[i] for i in found], {"cut": share, "length": middle, "unit": unit})
         return
+
+
+def _cut_alike(data: AuditedData, what: str, texts: Sequence[str], rows: Sequence[int]) -> Iterator[Finding]:
+    """Find texts of another part that stop in mid-sentence at one length, which hardly any is longer than."""
+    open_ends = np.array([_is_unfinished(text) for text in texts])
+    lengths = np.array([len(text) for text in texts], dtype=float)
+    end = _find_limit(lengths, open_ends, "characters") if open_ends.any() else None
+    if end is None or (lengths > end).mean() > CUT:
+        return
+    found = np.flatnonzero((lengths >= end - 1) & (lengths <= end))
+    share = len(found) / len(texts)
+    lead = f"export the {what} of training again: {percent(share)} of {len(texts):,} distinct ones stop in "
+    lead += f"mid-sentence, at {number(end, 0)} characters"
+    text = f"{capitalized(lead)}, and hardly any is longer. Was a length limit set where they were made? What was cut "
+    text += "off may decide."
+    figures = {"cut": share, "length": end, "unit": "characters", "what": what}
+    yield _finding(data, lead, text, PARTS[what], [rows[i] for i in found], figures)
 
 
 def _find_limit(lengths: np.ndarray, open_ends: np.ndarray, unit: str) -> float | None:

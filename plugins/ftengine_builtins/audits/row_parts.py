@@ -24,6 +24,8 @@ RELATED = (
 """Parts of which one may have words of the other, or stand in it word for word."""
 SHORT = 3
 """Letters of words that nearly any text has."""
+COMPARED = (("answers", "rejected answers"), ("positives", "negatives"))
+"""Parts of which the longer one may be the right one."""
 VERBATIM = 3
 """Words of a text, at least, that can be said to stand in another word for word."""
 NEARLY_ALL, HARDLY, LONGEST = 0.9, 0.02, 30
@@ -88,12 +90,23 @@ def _by_role(view: View) -> list[tuple[str, str]]:
     ]
 
 
+def number_of_turns(view: View) -> int:
+    """Return how many messages a conversation has, without instructions; 0 for other rows."""
+    return sum(role not in SYSTEM for role, _ in _by_role(view))
+
+
 def _is_column(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value))
 
 
 def relations(of: str, within: str) -> tuple[Feature, ...]:
-    """Return features of (text, other text): whether it stands in the other one, and the share of its words there."""
+    """Return features of (text, other text): whether it stands in the other one, and the share of its words there.
+
+    Of two texts that are compared, whether the first is the longer one.
+    """
+    if (of, within) in COMPARED:
+        does = (f"is longer than its {within}", f"are longer than their {within}")
+        return (Feature("longer", does, lambda pair: float(len(pair[0]) > len(pair[1]))),)
     name = f"share of the words of {of} that are in {'their ' if of != PROMPTS else ''}{within}"
     return (
         Feature(

@@ -14,7 +14,16 @@ from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, number, percent
 from ftengine_builtins.audits.contradictions import tags_words
 from ftengine_builtins.audits.counting import split_name
-from ftengine_builtins.audits.row_parts import PROMPTS, RELATED, SYSTEMS, affixes, parts_of, relations
+from ftengine_builtins.audits.row_parts import (
+    COMPARED,
+    PROMPTS,
+    RELATED,
+    SYSTEMS,
+    affixes,
+    number_of_turns,
+    parts_of,
+    relations,
+)
 from ftengine_builtins.audits.split_shift import (
     EXPLAINED,
     area_error,
@@ -47,6 +56,7 @@ WHATEVER_TOPIC = 0.95
 MANY, FEW, TRIED = 0.6, 0.1, 40
 """Shares of the texts of both sides from which they are composed in two ways, and the number of features that this is
 looked for in."""
+TURNS = Feature("number of turns", None, float)
 HAS_SYSTEM = Feature("system message", ("comes with a system message", "come with a system message"), float)
 
 
@@ -71,11 +81,12 @@ class SurfaceFeatures(Audit):
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Sampled rows of a split: texts by kind, related ones, and the number of labels or tagged words of each row."""
+    """Sampled rows of a split: texts by kind, related ones, and the numbers of labels or tagged words, and of turns."""
 
     texts: dict[str, list[str]] = field(default_factory=dict)
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = field(default_factory=dict)
     labels: list[float] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -114,9 +125,11 @@ def _draw(data: AuditedData, split: str, usual: str) -> _Drawn:
         parts = parts_of(view)
         for what, text in parts.items():
             drawn.texts.setdefault(what, []).append(type(text)(shortened(text.strip())))
-        for pair in RELATED:
+        for pair in (*RELATED, *COMPARED):
             if all(what in parts for what in pair):
                 drawn.pairs.setdefault(pair, []).append((parts[pair[0]], parts[pair[1]]))
+        if turns := number_of_turns(view):
+            drawn.turns.append(float(turns))
         labels = view.label if isinstance(view.label, (list, tuple)) else ()
         if count := sum(str(label) != usual for label in labels):
             drawn.labels.append(float(count))
@@ -155,7 +168,9 @@ def _of_composition(split: str, train: _Drawn, held: _Drawn) -> Iterator[Finding
     found = list[tuple[Gap, str, bool]]()
     for pair, rows in train.pairs.items():
         for feature in relations(*pair):
-            found += _gap_of(feature, (rows, held.pairs.get(pair, [])), pair[0], systematic=feature.does is not None)
+            systematic = feature.does is not None and pair not in COMPARED
+            found += _gap_of(feature, (rows, held.pairs.get(pair, [])), pair[0], systematic=systematic)
+    found += _gap_of(TURNS, (train.turns, held.turns), "conversations", systematic=False)
     if SYSTEMS in train.texts or SYSTEMS in held.texts:
         sides = [[float(i < len(of.texts.get(SYSTEMS, ()))) for i in range(len(of.texts.get(PROMPTS, ())))]
                  for of in (train, held)]  # fmt: skip
@@ -185,7 +200,7 @@ def _gap_of(
         return []
     shares = sorted((gap.train, gap.held))
     sure = shares[0] <= FEW < MANY <= shares[1]
-    return [(gap, what, systematic and sure)] if sure or feature.does is None else []
+    return [(gap, what, systematic and sure)] if sure or not systematic else []
 
 
 def _gaps(train: Sequence[str], held: Sequence[str]) -> list[Gap]:
