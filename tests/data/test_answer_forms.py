@@ -26,10 +26,8 @@ class AnsweredTask(Task):
 def found(write, audit):
     def found(answer, count=100, prompt="question {}"):
         draw = random.Random(0)
-        rows = [
-            {"prompt": prompt.format(i) if isinstance(prompt, str) else prompt[i], "completion": answer(draw, i)}
-            for i in range(count)
-        ]
+        prompts = [prompt.format(i) if isinstance(prompt, str) else prompt[i] for i in range(count)]
+        rows = [{"prompt": asked, "completion": answer(draw, i)} for i, asked in enumerate(prompts)]
         name = write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         return [(one.level, one.figures) for one in audit(AnsweredTask(), name, near_duplicates=None).findings
                 if one.source == "answer-forms"]  # fmt: skip

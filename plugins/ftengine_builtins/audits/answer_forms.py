@@ -40,7 +40,7 @@ at one length, and the same where hardly any answer is finished."""
 LIMITS, SPIKE, IN_SENTENCE, ALL = {"characters": (2, 40), "words": (1, 15)}, 4, 0.5, 0.95
 """For each unit the lengths that count as one and the least that is a limit; how many times as many unfinished answers
 as at the lengths around end there, which share of the answers there is unfinished, and the share of all answers from
-which these are of one form instead."""
+which these are of one form instead, if they are less than twice as long as the least limit."""
 PARTS = {ANSWERS: True, "prompts": True, "rejected answers": True, "positives": False}
 """Texts of which a common length is looked for, and whether it is an alarm: passages may be windows of a text."""
 PROMPT, ECHOED = 4, 0.5
@@ -209,7 +209,8 @@ def _find_limit(lengths: np.ndarray, open_ends: np.ndarray, unit: str) -> float 
     around = max(stopping(end + side * width * i) for side in (-1, 1) for i in (1, 2))
     if end < least or stopping(end) < SPIKE * max(1, around) or stopping(end) < IN_SENTENCE * there:
         return None
-    return end if share_within(stopping(end), len(lengths))[0] >= CUT and there < ALL * len(lengths) else None
+    of_one_form = there >= ALL * len(lengths) and end < 2 * least
+    return None if of_one_form or share_within(stopping(end), len(lengths))[0] < CUT else end
 
 
 def _is_unfinished(answer: str) -> bool:
