@@ -99,7 +99,8 @@ def of_base(name, seen, held):
 
 
 @pytest.mark.parametrize(
-    ("seen", "held", "level"), [(0.1, 0.6, "alarm"), (0.1, 0.2, "note"), (0.45, 0.9, None), (0.8, 0.6, None)]
+    ("seen", "held", "level"),
+    [(0.1, 0.6, "alarm"), (0.1, 0.2, "note"), (0.45, 0.9, "note"), (0.45, 0.6, None), (0.8, 0.6, None)],
 )
 def test_negatives_that_the_base_finds_nearer_lead_where_only_training_has_them(verdict, seen, held, level):
     told = verdict(of_base("triplet_accuracy", seen, held))
