@@ -11,8 +11,10 @@ resident size; the trained parts of all sides must be equal, bit for bit.
     python benchmarks/side_by_side.py news --seeds 4 --json benchmarks/results/DEVICE/side-by-side-news.json
     python benchmarks/side_by_side.py chat --seeds 4 --json benchmarks/results/DEVICE/side-by-side-chat.json
 
-`--together` measures what rows of several adapters in one micro-batch could gain at most: the processor's time of a
-token, forward and backward with LoRA layers, by the number of tokens that the model computes together.
+`--stages` prints the processor's seconds of what sharing saves: preparing a run's data and loading its base, for the
+first run, for the next one, and for the next one that shares. `--together` measures what rows of several adapters in
+one micro-batch could gain at most: the processor's time of a token, forward and backward with LoRA layers, by the
+number of tokens that the model computes together.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="sides to run; shared is one of them")
+    parser.add_argument("--stages", action="store_true", help="time what sharing saves, and stop")
     parser.add_argument("--together", action="store_true", help="time a token by tokens computed together, and stop")
     parser.add_argument("--work", type=Path, default=Path("runs/side_by_side"), help="scratch folder")
     parser.add_argument("--json", type=Path)
@@ -62,6 +66,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.play:
         play(options)
+    elif options.stages:
+        print(json.dumps(stages(options.case), indent=1))
     elif options.together:
         print(json.dumps(together(options.case), indent=1))
     else:
@@ -145,6 +151,34 @@ def require_equal(options: argparse.Namespace) -> None:
         }
         if len(files) != 1:
             raise SystemExit(f"error: the trained parts of seed {seed} differ between sides or rounds")
+
+
+def stages(case: str) -> dict[str, float]:
+    """Return the processor's seconds of each stage of which runs that share save a part."""
+    from ftengine import Experiment, Recipe, Shared, prepare_data
+    from ftengine.engine.evaluation_plan import evaluation_plan
+    from ftengine.engine.prepared_model import _loaded, load_base
+    from ftengine.parallel.device import Device
+    from ftengine.training.steps import plan_steps
+
+    options, spent, shared = argparse.Namespace(case=case, steps=12, batch=8), dict[str, float](), Shared()
+
+    def timed(name: str, call: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        result = call()
+        spent[name] = round(time.process_time() - began, 2)
+        return result
+
+    first, other = (Recipe.make(recipe(options, f"runs/side_by_side/{seed}", seed)) for seed in range(2))
+    data = timed("data, first run", lambda: shared.prepare(Experiment.open(first)))
+    alone = timed("data, next run", lambda: prepare_data(Experiment.open(other)))
+    timed("data, next run that shares", lambda: shared.prepare(Experiment.open(other)))
+    timed("base, first run", lambda: load_base(alone.ready))
+    timed("base, next run", lambda: load_base(alone.ready))
+    steps = plan_steps(len(data.encoded["train"]), first.train)
+    _loaded(data, evaluation_plan(data), Device.open(first, training=True), steps, None)
+    timed("base, next run that shares", lambda: load_base(data.ready))
+    return spent
 
 
 def together(case: str) -> dict[int, float]:
