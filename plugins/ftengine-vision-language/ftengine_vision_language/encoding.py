@@ -159,10 +159,12 @@ def require_pictures_read(loaded: LoadedModel, probe_batch: Callable[[LoadedMode
         for key, value in probe_batch(loaded).items()
     }
     try:
-        with torch.no_grad(), evaluating(module):
+        # As in training, where frozen weights may have another type than those that train.
+        with torch.no_grad(), evaluating(module), torch.autocast(parameter.device.type, torch.bfloat16):
             module(**batch)
-    # Models answer a number of tokens that is not their own with errors of several classes.
-    except (IndexError, RuntimeError, ValueError) as error:
+    except RuntimeError:  # of this probe's types or memory: training says more
+        return
+    except (IndexError, ValueError) as error:  # what models answer to a number of tokens that is not their own
         raise RecipeError(
             f"the model cannot read what its processor makes of a picture: {str(error)[:300]}. Is the processor "
             "(preprocessor_config.json, processor_config.json) that of this model, with its picture and patch size?"

@@ -326,6 +326,9 @@ def test_what_does_not_fit_together_is_named_before_training(made):
     module, processor = made
     loaded = LoadedModel(module, processor, "tiny", "image-text-to-text")
     task().set_model(loaded, None)
+    mixed = copy.deepcopy(module)
+    mixed.get_input_embeddings().to(torch.bfloat16)  # frozen weights keep the base's type
+    task().set_model(LoadedModel(mixed, processor, "tiny", "image-text-to-text"), None)
     blind = copy.copy(processor)
     blind.chat_template = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
     with raises(RecipeError, "chat template", "picture"):
