@@ -14,7 +14,13 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 from studio_runs import HOSTILE, open_studio, write_run
 
-from ftengine_studio import read
+from ftengine_studio import Judgement, append, read
+from ftengine_studio.answers import pairs_of
+from ftengine_studio.judge_replies import ORDERS, JudgeReply, combined, judgement_of, keep_reply, verdict_of
+from ftengine_studio.judgements import now
+from ftengine_studio.runs import find_runs
+from ftengine_studio.summary import summaries
+from ftengine_studio.talk import TALKS
 
 sync_api = pytest.importorskip("playwright.sync_api")
 uvicorn = pytest.importorskip("uvicorn")
@@ -151,6 +157,72 @@ def test_hostile_text_stays_text(tmp_path, serve, visit):
         assert part in body
     assert page.locator("main :is(script, img, b)").count() == 0
     assert "owned" not in page.title()
+
+
+def judged_by_both(run):
+    """Write judgements of 24 prompts by a person, and of all 60 by a model that likes the first position."""
+    for pair in pairs_of(find_runs([run])[0]):
+        if pair.row < 24:
+            verdict = "right" if pair.row % 4 else "left"
+            ends = ("base", "tuned", verdict, "Ada", "person", now(), 0, 9, 18)
+            append(run, Judgement(pair.row, pair.prompt_hash, *ends, answers_hash=pair.answers_hash))
+        replies = []
+        for order in ORDERS:
+            mark = "1" if pair.row % 5 == 0 or order == "tuned-base" else "2"
+            facts = {"prompt": pair.row, "prompt_hash": pair.prompt_hash, "order": order, "judge": "large"}
+            facts |= {"text": f"[[{mark}]]", "verdict": verdict_of(f"[[{mark}]]", order), "time": now()}
+            facts |= dict.fromkeys(("failure", "ended", "prompt_tokens", "tokens"))
+            replies.append(JudgeReply(request=f"{pair.row} {order}", answers_hash=pair.answers_hash, **facts))
+            keep_reply(run, replies[-1])
+        append(run, judgement_of(pair, combined(*replies), "large", 0))
+
+
+def test_the_result_shows_a_models_position_bias_and_what_people_correct(tmp_path, serve, visit):
+    run = write_run(tmp_path / "support", 60)
+    judged_by_both(run)
+    page = visit(f"{serve(run)}#result")
+    page.wait_for_selector("h2:text-is('People and model together')")
+    (summary,) = summaries(run)
+    model = summary.models["large"]
+    assert (model.position.flipped, model.position.first, model.powered.people_prompts) == (12, 12, 24)
+    levels = [box.get_attribute("class") for box in page.locator("div.verdict").all()]
+    assert levels == ["verdict good", "verdict note"]  # a model's own figure is a note at most
+    body = page.inner_text("main")
+    assert "12 of 60 pairs" in body
+    for value in (model.position.low, model.position.high, model.powered.low, model.powered.high, model.powered.model):
+        assert f"{100 * value:.0f} %" in body
+
+
+class Echo:
+    """A chat whose models answer with their side."""
+
+    def __init__(self, run):
+        self.turns = []
+
+    def converses(self, side):
+        return True
+
+    def answer(self, text, side, write):
+        write(side)
+        return side
+
+
+def test_a_blind_conversation_is_judged_by_the_keys_of_judge(tmp_path, serve, visit, monkeypatch):
+    monkeypatch.setattr("ftengine.Chat", Echo, raising=False)
+    monkeypatch.setattr("ftengine.load_run", lambda *arguments, **options: None, raising=False)
+    run = write_run(tmp_path / "run", 1)
+    page = visit(f"{serve(run)}#talk")
+    page.on("dialog", lambda dialog: dialog.accept("Ada"))
+    page.check("input[type=checkbox]")
+    for key, verdict in (("ArrowRight", "right"), ("5", "skip")):
+        page.click("text=New conversation")
+        page.fill("textarea", "Hello")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".verdicts:visible")
+        assert page.inner_text("section[aria-label=left] h3") == "Left"
+        page.keyboard.press(key)
+        page.wait_for_selector("section[aria-label=left] h3:text-matches('^(base|tuned)$')")
+        assert json.loads((run / TALKS).read_text().splitlines()[-1])["verdict"] == verdict
 
 
 def test_a_live_curve_follows_and_the_run_can_be_stopped(tmp_path, serve, visit):

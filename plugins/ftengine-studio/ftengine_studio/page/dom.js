@@ -100,6 +100,20 @@ export function chance(p) {
   return p === null || p === undefined ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3);
 }
 
+/** Verdicts with their labels, keys, and what is shown of these. */
+export const VERDICTS = [
+  ["left", "Left is better", ["1", "ArrowLeft"], "1 or ←"],
+  ["right", "Right is better", ["2", "ArrowRight"], "2 or →"],
+  ["tie", "Equally good", ["3"], "3"],
+  ["both-bad", "Both are bad", ["4"], "4"],
+  ["skip", "Skip", ["5"], "5"],
+];
+
+/** The verdict that a key means. */
+export function verdictOf(event) {
+  return VERDICTS.find(([, , keys]) => keys.includes(event.key))?.[0];
+}
+
 export function personName() {
   return localStorage.getItem("ftengine-studio-name") || "";
 }

@@ -1,12 +1,4 @@
-import { choice, el, fail, get, isTyping, keepName, personName, post, say, textOf } from "./dom.js";
-
-const VERDICTS = [
-  ["left", "Left is better", ["1", "ArrowLeft"], "1 or ←"],
-  ["right", "Right is better", ["2", "ArrowRight"], "2 or →"],
-  ["tie", "Equally good", ["3"], "3"],
-  ["both-bad", "Both are bad", ["4"], "4"],
-  ["skip", "Skip", ["5"], "5"],
-];
+import { VERDICTS, choice, el, fail, get, isTyping, keepName, personName, post, say, textOf, verdictOf } from "./dom.js";
 
 /** Blind comparison of two answers, one pair after the other. */
 export async function show(place, overview) {
@@ -187,8 +179,8 @@ class Judging {
   key(event) {
     if (event.key === "Escape" && event.target === this.note) this.note.blur();
     if (isTyping(event) || !this.pair || event.repeat) return;
-    const verdict = VERDICTS.find(([, , keys]) => keys.includes(event.key));
-    if (verdict) this.judge(verdict[0]);
+    const verdict = verdictOf(event);
+    if (verdict) this.judge(verdict);
     else if (event.key === "b") this.back();
     else if (event.key === "n") this.note.focus();
     else return;

@@ -37,7 +37,7 @@ function drawn(result) {
 
 function figures(result, own, who) {
   const { rate, length, agreement } = own;
-  const level = rate.settled ? (rate.value > 0.5 ? "good" : "alarm") : "note";
+  const level = rate.settled && result.people === own ? (rate.value > 0.5 ? "good" : "alarm") : "note";
   const better = called(rate.value >= 0.5 ? result.side : result.other);
   const sentence = rate.settled
     ? `${better[0].toUpperCase()}${better.slice(1)} is preferred: ${called(result.side)} wins ${percent(rate.value)} (95 % interval ${percent(rate.low)} to ${percent(rate.high)}).`
@@ -70,11 +70,39 @@ function figures(result, own, who) {
 /** What a judging model's figures need beside them: its bias by position, and what people correct. */
 function ofModel(result, { position, garbage, powered, with_people: people }) {
   const parts = [];
-  if (position && position.rate !== null) parts.push(`Its verdict changed with the order of the answers in ${percent(position.rate)} of ${position.pairs} pairs, which count as ties.`);
   if (garbage) parts.push(`${garbage} replies had no verdict.`);
   for (const [name, one] of Object.entries(people)) parts.push(`It says what ${name} says on ${percent(one.same)} of ${one.prompts} prompts.`);
-  if (powered) parts.push(`Corrected by people's judgements of ${powered.people_prompts} prompts, ${result.side} wins ${percent(powered.value)} (${percent(powered.low)} to ${percent(powered.high)}; prediction-powered inference).`);
-  return parts.length ? [el("p", {}, parts.join(" "))] : [];
+  return [...biased(position), ...(parts.length ? [el("p", {}, parts.join(" "))] : []), ...corrected(result, powered)];
+}
+
+function biased(position) {
+  if (!position || position.rate === null) return [];
+  return [
+    el("h2", {}, "Does the order decide?"),
+    el("p", {}, `Each pair was asked in both orders. A verdict that changes sides with the order counts as a tie: ${position.flipped} of ${position.pairs} pairs, ${percent(position.rate)} (95 % interval ${percent(position.low)} to ${percent(position.high)}).`),
+    table(["position bias", "pairs"], [
+      ["the answer that stood first preferred in both orders", number(position.first)],
+      ["the answer that stood second preferred in both orders", number(position.second)],
+      ["verdicts that differ otherwise, as a tie in one order", number(position.unsteady)],
+      ["exact test that no position is preferred, p", chance(position.p)],
+    ]),
+  ];
+}
+
+/** Few judgements of people correct many of the model (prediction-powered inference). */
+function corrected(result, powered) {
+  if (!powered) return [];
+  const range = `${percent(powered.value)} (95 % interval ${percent(powered.low)} to ${percent(powered.high)})`;
+  return [
+    el("h2", {}, "People and model together"),
+    el("p", {}, `Corrected by people's judgements of ${powered.people_prompts} prompts, those of the model on ${number(powered.model_prompts)} further ones say that ${called(result.side)} wins ${range}. This is prediction-powered inference: however biased the model is, the estimate is not, where people's prompts are a random part of all.`),
+    bar(powered, result),
+    table(["", `${result.side} wins`], [
+      ["people alone", percent(powered.people)],
+      ["the model alone", percent(powered.model)],
+      ["together", percent(powered.value)],
+    ]),
+  ];
 }
 
 function needed(rate) {

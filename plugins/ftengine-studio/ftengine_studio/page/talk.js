@@ -1,6 +1,4 @@
-import { choice, el, fail, isTyping, keepName, personName, post, say, textOf } from "./dom.js";
-
-const VERDICTS = [["left", "Left is better", "1"], ["right", "Right is better", "2"], ["tie", "Equally good", "3"], ["both-bad", "Both are bad", "4"]];
+import { VERDICTS, choice, el, fail, isTyping, keepName, personName, post, say, textOf, verdictOf } from "./dom.js";
 
 let run = 0;
 
@@ -129,7 +127,7 @@ class Talk {
   askVerdict() {
     this.verdicts.hidden = false;
     this.verdicts.replaceChildren(
-      ...VERDICTS.map(([name, label, key]) => el("button", { type: "button", onclick: () => this.judge(name) }, el("span", {}, label), el("kbd", {}, key))),
+      ...VERDICTS.map(([name, label, , shown]) => el("button", { type: "button", onclick: () => this.judge(name) }, el("span", {}, label), el("kbd", {}, shown))),
     );
     this.message.blur();
   }
@@ -152,10 +150,10 @@ class Talk {
 
   key(event) {
     if (isTyping(event) || this.verdicts.hidden || this.sending) return;
-    const verdict = VERDICTS.find(([, , key]) => key === event.key);
+    const verdict = verdictOf(event);
     if (verdict) {
       event.preventDefault();
-      this.judge(verdict[0]);
+      this.judge(verdict);
     }
   }
 }
