@@ -43,12 +43,12 @@ DRAWN = 2000
 WORDS = [f"{a}{b}{c}{d}" for a in "bdklmnprst" for b in "aeiou" for c in "lnrst" for d in "aeio"]
 
 
-def write_rows(file: Path, count: int) -> Path:
-    """Write prompts and completions of 5 to 60 made-up words."""
+def write_rows(file: Path, count: int, most: int = 60) -> Path:
+    """Write prompts and completions of 5 to `most` made-up words."""
     rng = random.Random(0)
     with open(file, "w", encoding="utf-8") as opened:
         for _ in range(count):
-            prompt, completion = (" ".join(rng.choices(WORDS, k=rng.randrange(5, 60))) for _ in range(2))
+            prompt, completion = (" ".join(rng.choices(WORDS, k=rng.randrange(5, most))) for _ in range(2))
             opened.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")
     return file
 
@@ -202,9 +202,15 @@ def training(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     recipe = {
         "model": {"source": str(options.model or write_model(folder / "model", hidden_size=256, num_hidden_layers=4))},
         "task": {"name": "causal-lm", "max_length": 128},
-        "data": {"train": str(write_rows(folder / "rows.jsonl", 400)), "validation": 0.05},
+        "data": {"train": str(write_rows(folder / "rows.jsonl", 400, 9)), "validation": 0.05},
         "strategy": "lora",
-        "train": {"max_steps": steps, "batch_size": options.batch, "precision": "float32", "validate_every": 10**6}
+        "train": {
+            "max_steps": steps,
+            "epochs": steps,
+            "batch_size": options.batch,
+            "precision": "float32",
+            "validate_every": 10**6,
+        }
         | {"checkpoint_every": 10**6},
         "evaluation": {"answers": 1, "training_sample": None, "resamples": 100},
         "output": str(folder / "run"),
