@@ -36,6 +36,15 @@ def test_what_no_template_writes_is_found():
     assert finding.figures == {"train": {"unwritten.is_error": 3}}
 
 
+@pytest.mark.parametrize(("system", "level"), [(60, "alarm"), (20, "note")])
+def test_a_loss_that_is_mostly_that_of_system_prompts_is_an_alarm(system, level):
+    counts = {"conversations": 2, "targets": 2, "end_of_turn": 2, "tokens.assistant": 40, "tokens.system": system}
+    data = SimpleNamespace(encoded={split: {"rows": 2, "counts": counts} for split in ("train", "test")})
+    found = [one for one in Conversations().examine(data) if isinstance(one, Finding)]
+    assert [one.level for one in found] == [level, "note"]
+    assert ("quality" in found[0].explains) == (level == "alarm")
+
+
 class Numbered(list):
     def where(self, row):
         return f"prices.csv:{row}"
@@ -282,6 +291,7 @@ def test_lists_that_are_labels_are_named_with_their_separator(write, audit, labe
     file = write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     found = [one for one in audit(label_task, file).findings if one.source == "joined-labels"]
     assert [one.figures["separator"] for one in found] == ([separator] if separator else [])
+    assert [one.level for one in found] == (["alarm" if separator == ";" else "note"] if separator else [])
 
 
 @pytest.mark.parametrize("total", [1, 2, 57, 10**6])

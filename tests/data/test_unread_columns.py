@@ -75,6 +75,42 @@ def test_columns_that_are_no_groups_of_one_label_are_left_alone(unread, rows):
     assert unread(UnreadGroups, rows) == []
 
 
+def of_pains(between, within, name, count=40, notes=8):
+    """Return rows with a number each, of which so much varies between patients and within one."""
+    draw = random.Random(0)
+    means = [draw.gauss(50, between) for _ in range(count)]
+    rows = of_patients(count, notes, label=lambda patient, draw: patient, name=name)
+    return [row | {"label": means[row["label"]] + draw.gauss(0, within) + 0.01} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("between", "within", "name", "is_group"),
+    [
+        (20, 6, lambda i: f"P{i:03d}", True),
+        (6, 20, lambda i: f"P{i:03d}", False),
+        (0, 20, lambda i: (i * 37) % 101, False),
+    ],
+)
+def test_ids_of_near_numbers_lead_to_a_group(unread, between, within, name, is_group):
+    rows = of_pains(between, within, name)
+    found = unread(UnreadGroups, rows)
+    assert len(found) == is_group
+    if found:
+        assert (found[0].level, found[0].figures["column"]) == ("alarm", "patient")
+        assert found[0].figures["of_variance"] == pytest.approx(between**2 / (between**2 + within**2), abs=0.1)
+
+
+@pytest.mark.parametrize(("name", "is_group"), [(lambda i: f"P{i:03d}", True), (lambda i: f"town{chr(97 + i)}", False)])
+def test_ids_that_the_words_tell_lead_to_a_group_and_kinds_of_rows_do_not(unread, name, is_group):
+    rows = of_pains(20, 6, name, count=24, notes=12)
+    assert len(unread(UnreadGroups, [row | {"text": f"{row['text']} of {row['patient']}"} for row in rows])) == is_group
+
+
+def test_numbers_that_grow_with_an_age_are_no_group(unread):
+    rows = of_pains(0, 1, lambda i: 20 + i)
+    assert unread(UnreadGroups, [row | {"label": row["label"] + 2.0 * row["patient"]} for row in rows]) == []
+
+
 @pytest.mark.parametrize(("count", "notes", "is_group"), [(25, 12, False), (60, 5, True)])
 def test_a_finer_label_that_the_words_tell_is_no_group_and_a_dialogue_on_one_topic_is(unread, count, notes, is_group):
     rows = of_patients(count, notes, name=lambda i: f"{chr(97 + i // 26)}{chr(97 + i % 26)}")

@@ -110,7 +110,15 @@ def test_negatives_that_the_base_finds_nearer_lead_where_only_training_has_them(
 
 
 @pytest.mark.parametrize(
-    ("seen", "held", "named"), [(-0.77, 0.79, True), (0.8, -0.6, True), (0.7, 0.79, False), (-0.1, 0.5, False)]
+    ("seen", "held", "named"),
+    [
+        (-0.77, 0.79, True),
+        (0.8, -0.6, True),
+        (-0.7, -0.8, True),
+        (0.7, 0.79, False),
+        (-0.1, 0.5, False),
+        (-0.1, -0.15, False),
+    ],
 )
 def test_a_base_whose_scores_run_the_other_way_in_training_leads(verdict, seen, held, named):
     told = verdict(of_base("spearman", seen, held), *behind(0.55, 0.41))
@@ -312,3 +320,22 @@ def test_weights_with_which_one_label_is_learnt_alone_lead(verdict, rows, counts
     found = [finding for finding in result.findings if finding.source == "class-weights"]
     assert len(found) == leads == (result.findings[0].source == "class-weights")
     assert not leads or (found[0].figures["label"], found[0].figures["weights"][LABELS[0]]) == (LABELS[0], 60)
+
+
+@pytest.mark.parametrize(("trained", "scarce"), [([180, 4, 170], True), ([140, 90, 120], False)])
+def test_a_class_that_training_hardly_has_and_the_measured_split_has_asks_for_a_random_sample(verdict, trained, scarce):
+    cells = [[130, 7, 3], [70, 2, 58], [2, 8, 120]]
+    classes = [[name, sum(row), sum(of)] for name, row, of in zip(LABELS, cells, zip(*cells, strict=True), strict=True)]
+    counts = put("facts.labels", {"kind": "single", "names": LABELS, "counts": trained})
+    never = put("evaluation.details.tuned.classification.baseline.classes", classes)
+    result = verdict(counts, never, confused(cells), *behind(0.6, 0.05))
+    (found,) = [one for one in result.findings if one.source == "unanswered-classes"]
+    assert ("at random" in found.text) == scarce
+
+
+def test_an_assistant_that_asks_in_all_splits_leads(verdict):
+    roles = {"kind": "data", "level": "note", "text": "Check.", "source": "exchanged-roles", "explains": ("quality",),
+             "figures": {"asks": {"train": [0.1, 0.8]}}}  # fmt: skip
+    result = verdict(put("audit.findings", [roles]))
+    (found,) = [one for one in result.findings if one.source == "exchanged-roles"]
+    assert found.explains == ("quality",)

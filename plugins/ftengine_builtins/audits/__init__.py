@@ -25,6 +25,7 @@ from ftengine_builtins.audits.several_sources import SeveralSources
 from ftengine_builtins.audits.short_copies import ShortCopies
 from ftengine_builtins.audits.shortened_texts import ShortenedTexts
 from ftengine_builtins.audits.sources import Duplicates, Leaks, Reading
+from ftengine_builtins.audits.span_bounds import SpanBounds
 from ftengine_builtins.audits.split_shift import SplitShift
 from ftengine_builtins.audits.split_support import SplitSupport
 from ftengine_builtins.audits.surface_features import SurfaceFeatures
@@ -69,6 +70,7 @@ __all__ = [
     "SeveralSources",
     "ShortCopies",
     "ShortenedTexts",
+    "SpanBounds",
     "SplitShift",
     "SplitSupport",
     "SurfaceFeatures",

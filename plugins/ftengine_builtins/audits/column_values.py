@@ -75,9 +75,13 @@ def are_ids(name: str, distinct: Collection[Any], rows: int) -> bool:
     """
     if len(distinct) < FEWEST_IDS or rows > len(distinct) ** 2 or not are_kinds(distinct):
         return False
+    return rows <= MOST_OF_AN_ID * len(distinct) or look_like_ids(name, distinct)
+
+
+def look_like_ids(name: str, distinct: Collection[Any]) -> bool:
+    """Return whether a column is named as an id, or nearly all of its distinct values are texts with a digit."""
     with_digit = sum(isinstance(value, str) and any(sign.isdigit() for sign in value) for value in distinct)
-    looks_like_id = is_named_as_id(name) or with_digit >= LIKE_IDS * len(distinct)
-    return rows <= MOST_OF_AN_ID * len(distinct) or looks_like_id
+    return is_named_as_id(name) or with_digit >= LIKE_IDS * len(distinct)
 
 
 def is_named_as_id(name: str) -> bool:

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
-from ftengine.text import counted, listed, percent
+from ftengine.text import capitalized, counted, listed, percent
 from ftengine_builtins.audits.counting import split_name
+from ftengine_builtins.audits.split_shift import EXPLAINED
 
 ROLE, LAYOUT, UNWRITTEN = "tokens.", "layout.", "unwritten."
 """In front of a role, of a layout and of what no template writes, in the counts of task causal-lm."""
@@ -14,6 +15,8 @@ ENDS_NOTE, ENDS_ALARM = 0.99, 0.5
 mostly sees no end learns to go on."""
 DROPPED_ALARM = 0.5
 """Share of thoughts that the template leaves out, above which it is an alarm: what the data teaches is mostly gone."""
+SYSTEM_ALARM = 0.5
+"""Share of the trained tokens that are of system prompts, which the user writes, from which it is an alarm."""
 NOTES = (
     (
         "empty_thoughts",
@@ -85,7 +88,12 @@ def _findings(split: str, counts: Mapping[str, int]) -> Iterator[Finding]:
         text = (
             f"of the tokens that are trained on in {name} rows, {listed(parts)}: the model learns to write those too."
         )
-        yield _finding(text, "note", {"tokens": others}, split)
+        most = split == "train" and others.get("system", 0) >= SYSTEM_ALARM * sum(_roles(counts).values())
+        if most:
+            text += " Most of the loss is that of system prompts, so it says little about answers: train on answers "
+            text += "alone (task.train_on: assistant)."
+        explains = (*EXPLAINED, "data") if most else ()
+        yield _finding(text, "alarm" if most else "note", {"tokens": others}, split, explains)
     for key, what, text in NOTES:
         if n := counts.get(key, 0):
             yield _finding(f"{text.format(counted=counted(n, what))} ({name} rows).", "note", {key: n}, split)
@@ -96,8 +104,9 @@ def _findings(split: str, counts: Mapping[str, int]) -> Iterator[Finding]:
         )
 
 
-def _finding(text: str, level: Any, figures: Mapping[str, Any], split: str) -> Finding:
-    return Finding(kind="data", level=level, text=f"{text[0].upper()}{text[1:]}", figures={split: dict(figures)})
+def _finding(text: str, level: Any, figures: Mapping[str, Any], split: str, explains: tuple[str, ...] = ()) -> Finding:
+    of_split = {split: dict(figures)}
+    return Finding(kind="data", level=level, text=capitalized(text), explains=explains, figures=of_split)
 
 
 def _roles(counts: Mapping[str, int]) -> dict[str, int]:

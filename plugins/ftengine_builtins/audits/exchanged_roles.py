@@ -57,7 +57,9 @@ class ExchangedRoles(Audit):
             user, assistant = asking["train"]
             text = "Check who is the user: the assistant asks and the user answers. In training, "
             text += f"{percent(assistant)} of its turns end in a question mark, and {percent(user)} of the user's."
-            yield Finding(kind="data", level="note", text=text, figures={"asks": asking})
+            brief = f"check who is the user: {percent(assistant)} of the assistant's turns end in a question mark"
+            figures, explains = {"asks": asking}, (*EXPLAINED, "data")
+            yield Finding(kind="data", level="note", text=text, brief=brief, explains=explains, figures=figures)
 
 
 @dataclass(frozen=True)

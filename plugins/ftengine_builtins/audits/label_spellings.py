@@ -11,6 +11,10 @@ SHOWN = 5
 SEPARATORS = (";", ",", "|", "/")
 FEWEST_JOINED, JOINED = 2, 0.02
 """Labels that are lists, and their share of all, from which it is said."""
+ALARM = 0.1
+"""Share of all labels from which it is an alarm, if most labels are lists."""
+EXPLAINS = ("quality", "learning", "rows", "classes", "labels", "calibration", "worse", "data", "over-fitting")
+"""What follows where several labels are read as one: each combination is a class of few rows."""
 
 
 class LabelSpellings(Audit):
@@ -48,7 +52,14 @@ class JoinedLabels(Audit):
             text += f"{first!r} ({joined[first]:,}), and are classes of their own. If they are lists, write one "
             text += f"separator in all rows and name it: task.kind=multi, task.separator={separator!r}."
             figures = {"separator": separator, "labels": len(joined), "times": times}
-            yield Finding(kind="labels", level="note", text=text, figures=figures)
+            yield Finding(
+                kind="labels",
+                level="alarm" if times >= ALARM * total.total() and len(joined) > len(total) / 2 else "note",
+                text=text,
+                brief=f"set task.kind=multi and task.separator={separator!r}: {text.partition(', e.g. ')[0]}",
+                explains=EXPLAINS,
+                figures=figures,
+            )
             return
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import f as f_distribution
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import percent
@@ -15,11 +16,12 @@ from ftengine_builtins.audits.column_values import (
     are_ids,
     are_kinds,
     first_values,
+    look_like_ids,
     read_values,
     unread_columns,
 )
 from ftengine_builtins.audits.counting import share_within, split_name
-from ftengine_builtins.audits.word_scores import draw_rows, one_hot, out_of_sample
+from ftengine_builtins.audits.word_scores import DrawnRows, draw_rows, one_hot, out_of_sample
 
 LOOKED_AT = 10_000
 """Training rows, the first, by which columns are chosen."""
@@ -32,12 +34,16 @@ OF_ONE_LABEL = 0.8
 kappa), at least."""
 FEWEST_OF_LABEL = 5
 """Values with several rows and this label, at least, of two labels."""
+BETWEEN = 0.5
+"""Share of the variance of numbers that lies between values (intraclass correlation), lower end of a 95 % interval."""
 ORDERED = 0.5
-"""The same kappa between a number and the next larger one, from which numbers are quantities and no ids."""
+"""The same kappa, or the correlation of means, between a number and the next larger one, from which numbers are
+quantities and no ids."""
 SHARED = 0.1
 """Share of the held-out rows whose value training has, at the interval's near end, for an alarm."""
 SAMPLE = 800
-"""Rows of which is looked how well words predict the value, those of values with several rows."""
+"""Rows whose numbers are compared, and of which is looked how well words predict the value: those of values with
+several rows."""
 MANY, TOPIC = 10, 0.5
 """Rows that a value has on average, and how much more of the values words predict than the most frequent value of each
 label is, at the interval's near end and as a share of what is possible: from both, texts are about the value, which is
@@ -57,7 +63,7 @@ EXPLAINS = (
 
 
 class UnreadGroups(Audit):
-    """Finds unread columns of ids that have several rows with one label, on both sides of the split.
+    """Finds unread columns of ids that have several rows with one label or near numbers, on both sides of the split.
 
     A patient's training rows then reveal the label of that patient's held-out rows, whatever their texts say.
     """
@@ -77,9 +83,11 @@ class UnreadGroups(Audit):
             rows = sum(int((of >= 0).sum()) for of in groups.values())
             if not are_ids(name, numbers.names[i], rows):
                 continue
-            share = _of_label(numbers.names[i], groups, data)
-            found = None if share is None else _shared(data, name, groups, split, share)
-            if found is not None and not _is_topic(data, groups):
+            alike = _of_label(numbers.names[i], groups, data) or _of_number(numbers.names[i], groups, data)
+            found = None if alike is None else _shared(data, name, groups, split, alike)
+            # Of a number, words that name the patient are what is learnt by heart.
+            of_ids = "of_variance" in (alike.figures if alike else {}) and look_like_ids(name, numbers.names[i])
+            if found is not None and (of_ids or not _is_topic(data, groups)):
                 yield found
 
 
@@ -114,7 +122,16 @@ def _numbered(data: AuditedData, columns: Sequence[str]) -> _Values:
     return _Values(of, names)
 
 
-def _of_label(names: Sequence[Any], groups: dict[str, np.ndarray], data: AuditedData) -> float | None:
+@dataclass(frozen=True)
+class _Alike:
+    """How alike the targets of rows with one value are: a sentence about `column`, and its figures."""
+
+    figures: dict[str, float]
+    fact: str
+    more: str = ""
+
+
+def _of_label(names: Sequence[Any], groups: dict[str, np.ndarray], data: AuditedData) -> _Alike | None:
     """Return the share of rows whose label is the most frequent one of their value; None if values are no groups.
 
     Rows without a label or a value are left out.
@@ -136,39 +153,78 @@ def _of_label(names: Sequence[Any], groups: dict[str, np.ndarray], data: Audited
     repeated = np.flatnonzero(rows > 1)
     if len(repeated) < FEWEST_IDS or (np.bincount(most[repeated]) >= FEWEST_OF_LABEL).sum() < 2:
         return None
-    if _is_ordered(names, most, repeated, chance):
+    if all(isinstance(names[i], int) for i in repeated):
+        in_order = most[sorted(repeated.tolist(), key=lambda i: names[i])]
+        if ((in_order[1:] == in_order[:-1]).mean() - chance) / (1 - chance) >= ORDERED:
+            return None
+    share = float((most[of] == labels).mean())
+    fact = f"rows with one `{{column}}` {'always' if share == 1 else 'nearly always'} have one label"
+    more = f"{percent(share)} of all rows have the most frequent label of their `{{column}}`; "
+    return _Alike({"of_label": share}, fact, more)
+
+
+def _of_number(names: Sequence[Any], groups: dict[str, np.ndarray], data: AuditedData) -> _Alike | None:
+    """Return the share of the numbers' variance that lies between values; None if it is small or targets are classes.
+
+    One-way analysis of variance on a sample of values; the interval is that of F (Shrout and Fleiss 1979, ICC(1)).
+    """
+    drawn = _rows_of_values(data, groups)
+    if drawn is None or (numbers := drawn[0].numbers) is None:
         return None
-    return float((most[of] == labels).mean())
+    rows, of = drawn
+    values, group, counts = np.unique(of[rows.rows], return_inverse=True, return_counts=True)
+    if len(values) < FEWEST_IDS or len(group) < SEVERAL * len(values):
+        return None
+    means = np.bincount(group, numbers) / counts
+    between = float((counts * (means - numbers.mean()) ** 2).sum()) / (len(values) - 1)
+    within = float(((numbers - means[group]) ** 2).sum()) / (len(group) - len(values))
+    size = (len(group) - float((counts**2).sum()) / len(group)) / (len(values) - 1)  # rows of a value, about the mean
+    if _is_ordered(names, means, values):
+        return None
+    least = between / float(f_distribution.ppf(0.975, len(values) - 1, len(group) - len(values)))
+    if least - within < BETWEEN * (least + (size - 1) * within):
+        return None
+    share = (between - within) / (between + (size - 1) * within)
+    fact = f"{percent(share)} of the numbers' variance lies between values of `{{column}}`"
+    return _Alike({"of_variance": share}, fact)
 
 
-def _is_ordered(names: Sequence[Any], most: np.ndarray, repeated: np.ndarray, chance: float) -> bool:
-    """Return whether values are numbers whose neighbours have one label, such as an age."""
-    if not all(isinstance(names[i], int) for i in repeated):
+def _is_ordered(names: Sequence[Any], means: np.ndarray, values: np.ndarray) -> bool:
+    """Return whether values are numbers whose neighbours have near means, such as an age."""
+    if not all(isinstance(names[i], int) for i in values):
         return False
-    in_order = most[sorted(repeated.tolist(), key=lambda i: names[i])]
-    return bool(((in_order[1:] == in_order[:-1]).mean() - chance) / (1 - chance) >= ORDERED)
+    in_order = means[np.argsort([names[i] for i in values])]
+    return np.ptp(means) > 0 and bool(np.corrcoef(in_order[1:], in_order[:-1])[0, 1] >= ORDERED)
 
 
-def _is_topic(data: AuditedData, groups: dict[str, np.ndarray]) -> bool:
-    """Return whether words predict the value far better than the label does, as for a finer label."""
+def _rows_of_values(data: AuditedData, groups: dict[str, np.ndarray]) -> tuple[DrawnRows, np.ndarray] | None:
+    """Return rows of some values that have several, and (rows of all splits,) each row's value, -1 for none."""
     padded = [np.pad(of, (0, len(data.splits[split]) - len(of)), constant_values=-1) for split, of in groups.items()]
     of = np.concatenate(padded)
     counts = np.bincount(of[of >= 0])
     values = np.random.default_rng(0).permutation(np.flatnonzero(counts > 1))
-    if counts[values].mean() < MANY:
-        return False  # the few rows of one patient or dialogue have words of their own as well
     enough = max(FEWEST_IDS, int(np.searchsorted(np.cumsum(counts[values]), SAMPLE)) + 1)
     rows = draw_rows(data, SAMPLE, numbers=True, among=np.isin(of, values[:enough]))
-    if rows is None:
+    return None if rows is None else (rows, of)
+
+
+def _is_topic(data: AuditedData, groups: dict[str, np.ndarray]) -> bool:
+    """Return whether words predict the value far better than the label does, as for a finer label."""
+    drawn_rows = _rows_of_values(data, groups)
+    if drawn_rows is None:
         return False
+    rows, of = drawn_rows
+    counts = np.bincount(of[of >= 0])
+    if counts[counts > 1].mean() < MANY:
+        return False  # the few rows of one patient or dialogue have words of their own as well
     drawn = np.unique(of[rows.rows], return_inverse=True)[1]
-    labels = rows.labels if rows.numbers is None else np.unique(rows.numbers, return_inverse=True)[1]
-    of_label = sum(int(np.bincount(drawn[labels == label]).max()) for label in np.unique(labels)) / len(drawn)
+    # Of numbers, `labels` are all 0: guessing the most frequent value is what words have to be better than.
+    of_label = sum(int(np.bincount(drawn[rows.labels == label]).max()) for label in np.unique(rows.labels)) / len(drawn)
     right = int((out_of_sample(rows.texts, one_hot(drawn)).argmax(1) == drawn).sum())
     return share_within(right, len(drawn))[0] >= of_label + TOPIC * (1 - of_label)
 
 
-def _shared(data: AuditedData, name: str, groups: dict[str, np.ndarray], split: str, of_label: float) -> Finding | None:
+def _shared(data: AuditedData, name: str, groups: dict[str, np.ndarray], split: str, alike: _Alike) -> Finding | None:
     held, train = groups[split], groups["train"]
     also = np.isin(held, train[train >= 0])
     if not len(held) or share_within(int(also.sum()), len(held))[0] < SHARED:
@@ -176,12 +232,11 @@ def _shared(data: AuditedData, name: str, groups: dict[str, np.ndarray], split: 
     row = int(np.flatnonzero(also)[0])
     other = int(np.flatnonzero(train == held[row])[0])
     shared = f"{also.sum():,} of {len(held):,} {split_name(split)} rows share their `{name}` with training rows, and "
-    shared += f"rows with one `{name}` {'always' if of_label == 1 else 'nearly always'} have one label"
-    text = f"{shared}: the figures do not hold for new ones; set data.group: {name} ({percent(of_label)} of all rows "
-    text += f"have the most frequent label of their `{name}`; e.g. {data.splits['train'].where(other)} & "
-    text += f"{data.splits[split].where(row)})."
+    shared += alike.fact.format(column=name)
+    text = f"{shared}: the figures do not hold for new ones; set data.group: {name} ({alike.more.format(column=name)}"
+    text += f"e.g. {data.splits['train'].where(other)} & {data.splits[split].where(row)})."
     if data.splits[split].source != data.splits["train"].source:
         text += " With data.leaks: drop, training then loses these rows."
-    figures = {"column": name, "split": split, "shared": int(also.sum()), "rows": len(held), "of_label": of_label}
+    figures = {"column": name, "split": split, "shared": int(also.sum()), "rows": len(held), **alike.figures}
     brief = f"set data.group: {name}: {shared}, so the figures do not hold for new ones"
     return Finding(kind="data", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from ftengine import RunRecords
 from ftengine.api import Estimate, Finding, Rule
 from ftengine.evaluation import CHANCE
-from ftengine.text import FEW, capitalized, counted, listed, plain, quoted, short, with_interval
+from ftengine.text import FEW, capitalized, counted, listed, percent, plain, quoted, short, with_interval
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.rules.threshold import (
     Threshold,
@@ -41,6 +41,8 @@ AS_ANOTHER, ENOUGH = 0.6, 10
 """Share of a class's examples that are answered as one other class, at the interval's near end, for two names of one
 (11 of 11, 17 of 20), and training examples that it has at least."""
 
+SCARCER = 3.0
+"""How many times a class's share of training its share of the measured rows is, at the intervals' near ends."""
 MISSED = 0.05
 """Alarm from this share of held-out examples in hardly ever answered classes on, at the interval's near end."""
 
@@ -297,6 +299,8 @@ class UnansweredClasses(Rule):
             weights = f"Predict with --calibrated, by each label's own threshold, {weights[:1].lower()}{weights[1:]}"
         text = f"{weights} examples of these classes or train longer: of {total:,} held-out {unit}s it "
         text += f"{' and '.join(parts)}."
+        if scarce := _scarcer_in_training(run, missed, total):
+            text = f"{capitalized(scarce)}. {text}"
         if doubles := _answered_as_another(run, missed):
             pairs = listed([f"{quoted(label)} and {quoted(answer)}" for label, answer in doubles.items()])
             text = f"Check whether {pairs} are one class under two names: one is answered as the other. {text}"
@@ -333,6 +337,19 @@ def _answered_as_another(run: RunRecords, missed: Iterable[str]) -> dict[str, st
             if near and learnt and names[answer] != label and others <= row[answer] / 2:
                 doubles[label] = names[answer]
     return doubles
+
+
+def _scarcer_in_training(run: RunRecords, missed: Mapping[str, int], total: int) -> str:
+    """Return that a missed class is far rarer in training than in the measured split; "" if none is."""
+    trained = trained_on(run)
+    rows = sum(trained.values())
+    for name, true in missed.items() if rows else ():
+        count = trained.get(name, 0)
+        if SCARCER * share_within(count, rows)[1] < share_within(true, total)[0]:
+            shares = f"{percent(count / rows)} of the training rows and {percent(true / total)} of the "
+            shares += f"{run.evaluation.split} rows"
+            return f"draw training rows at random from the same data: {quoted(name)} is the label of {shares}"
+    return ""
 
 
 def _explained(rare: bool, alarm: bool) -> tuple[str, ...]:

@@ -181,7 +181,8 @@ class HeldOutSplit(Rule):
     """Says how far the held-out split can be trusted: it may be small, or have chosen the weights."""
 
     name = "held-out-split"
-    order = 2
+    order = 20
+    # Behind what is found in the data: a small split is seldom why a figure is what it is.
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         metric, split = run.headline_metric, run.evaluation.split

@@ -73,7 +73,8 @@ class HeldOutShift(Rule):
             fails = fails or "default" in finding.figures  # rows without a true number are wrong in any case
             # What rows are made of is not what the model will get, however good it is at the words in them.
             fails = fails or bool(finding.figures.get("composition"))
-            if slipped:  # a model that copes does so against its labels
+            everywhere = finding.source == ExchangedRoles.name and "split" not in finding.figures
+            if slipped or everywhere:  # a model that copes does so against its labels, or in the wrong role
                 yield finding
             elif not fails or finding.figures.get("split") not in ("train", run.evaluation.split):
                 yield finding.model_copy(update={"level": "note", "explains": ()})

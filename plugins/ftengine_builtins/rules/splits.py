@@ -79,10 +79,9 @@ near end, is larger then."""
 
 
 class OppositeScores(Rule):
-    """Finds scores with opposite directions: distances in training, similarities in test, or the reverse.
+    """Finds scores that are distances, in all splits or in one of training and test.
 
-    The base model, which was trained on neither, agrees with the scores of one split and contradicts those of the
-    other.
+    The base model, which was trained on neither, contradicts the scores of all splits, or of one.
     """
 
     name = "opposite-scores"
@@ -97,16 +96,18 @@ class OppositeScores(Rule):
             if not all(has_value(side) and ends(side) is not None for side in sides):
                 continue
             trained, held = sides
-            if not (
-                trained.high <= -OPPOSITE < OPPOSITE <= held.low or held.high <= -OPPOSITE < OPPOSITE <= trained.low
-            ):
+            shown = f"check which way scores run: the base model's {evaluation.metrics[metric].label} is "
+            shown += f"{number(trained.value, 2)} on training rows and {number(held.value, 2)} on {evaluation.split} "
+            shown += "rows, "
+            if max(trained.high, held.high) <= -OPPOSITE:
+                brief = f"{shown}as if scores were distances"
+                text = f"{capitalized(brief)}. A score must grow with the similarity of a pair: invert all of them "
+                text += "(1 minus the score, say) and train again."
+            elif min(trained.high, held.high) <= -OPPOSITE < OPPOSITE <= max(trained.low, held.low):
+                brief = f"{shown}as if one file had distances and the other similarities"
+                text = f"{capitalized(brief)}. Invert the scores of one split (1 minus the score, say) and train again."
+            else:
                 continue
-            brief = f"check which way scores run: the base model's {evaluation.metrics[metric].label} is "
-            brief += (
-                f"{number(trained.value, 2)} on training rows and {number(held.value, 2)} on {evaluation.split} rows, "
-            )
-            brief += "as if one file had distances and the other similarities"
-            text = f"{capitalized(brief)}. Invert the scores of one split (1 minus the score, say) and train again."
             figures = {"metric": metric, "training": trained, "held_out": held}
             explains = (*EXPLAINED, "labels")
             yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=explains, figures=figures)
