@@ -1,8 +1,9 @@
 """Rules that judge finished runs, one class for each question."""
 
 from ftengine_builtins.rules.augmentation import AugmentedTraining
-from ftengine_builtins.rules.baseline import ConstantAnswer, UnansweredClasses, UntestedClasses
+from ftengine_builtins.rules.baseline import ConstantAnswer
 from ftengine_builtins.rules.calibration import CalibratedConfidence
+from ftengine_builtins.rules.classes import UnansweredClasses, UntestedClasses
 from ftengine_builtins.rules.columns import TellingPhrase, UnreadColumnsTell
 from ftengine_builtins.rules.data import AuditFindings, CutExamples, LeakedRows, RepeatedRows
 from ftengine_builtins.rules.distillation import Distillation

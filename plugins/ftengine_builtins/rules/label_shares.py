@@ -10,7 +10,7 @@ from ftengine.api import Finding, Rule
 from ftengine.text import capitalized, counted, listed, number, percent, quoted
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.split_shift import EXPLAINED
-from ftengine_builtins.rules.baseline import rarely_answered, trained_on
+from ftengine_builtins.rules.classes import rarely_answered, trained_on
 from ftengine_builtins.rules.fitting import falls_behind, seen_metric
 from ftengine_builtins.rules.learning import is_weighted
 from ftengine_builtins.rules.threshold import confusions, no_better_than_a_constant, threshold_of

@@ -10,14 +10,8 @@ from ftengine.api import Finding, Level, Rule
 from ftengine.text import capitalized, counted, ends, has_value, number, percent
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.number_targets import NumberTargets
-from ftengine_builtins.rules.baseline import (
-    MISSED,
-    OF_NO_USE,
-    are_rare,
-    passes,
-    rarely_answered,
-    trained_on,
-)
+from ftengine_builtins.rules.baseline import OF_NO_USE, passes
+from ftengine_builtins.rules.classes import MISSED, are_rare, rarely_answered, trained_on
 from ftengine_builtins.rules.drawn_rewards import drawn_steps
 from ftengine_builtins.rules.fitting import learns_by_heart
 from ftengine_builtins.rules.rates import is_far_above_usual, lower_rate, raised_rate
