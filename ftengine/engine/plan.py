@@ -21,7 +21,7 @@ from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.fast_paths import fast_paths_of, require_fast_paths
 from ftengine.engine.memory import choose_memory, measures, trial_of
-from ftengine.engine.plan_warnings import cut_answers, far_from_usual, untested, warnings_of
+from ftengine.engine.plan_warnings import cut_answers, far_from_usual, is_untrained, untested, warnings_of
 from ftengine.engine.prepared_data import PreparedData, check_own_regularizers, prepare_data
 from ftengine.engine.prepared_model import load_base, prepare_strategy
 from ftengine.engine.references import without_reference
@@ -123,8 +123,9 @@ def plan(
     loaded, strategy = _prepared(data, device, measure)
     notes, left_out = strategy.notes(loaded)
     frozen, targets = never_trained(strategy, loaded.module, schedule), matched(strategy)
+    untrained = is_untrained(loaded.module)  # before steps that are timed change the weights
     drawn = draw_step(data, device, loaded, schedule) if measure else None
-    faults = [*drawing_faults(data, loaded, drawn)]  # before steps that are timed change the weights
+    faults = [*drawing_faults(data, loaded, drawn)]  # as above
     figures = _estimate(data, device, loaded, strategy, evaluating, schedule, drawn) if measure else None
     return Plan(
         recipe=experiment.resolved(),
@@ -144,7 +145,7 @@ def plan(
         scaling=_scaling(recipe, figures, schedule, len(train), processes, bandwidth),
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
-            *far_from_usual(experiment, schedule),
+            *far_from_usual(experiment, schedule, untrained=untrained),
             *left_out,
             *warnings_of(data, targets),
             *untested(evaluating),

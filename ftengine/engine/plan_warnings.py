@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +22,16 @@ from ftengine.run.unusual import unusual_options
 from ftengine.text import counted, percent, untested_slices
 from ftengine.training.steps import Steps
 
+if TYPE_CHECKING:
+    from torch import nn
+
 SMALL_SPLIT = 20
 """Examples held out, below which little can be shown: the 95 % interval of a proportion of 20 is up to 44 points wide
 (1.96 · √(0.25 / 20) on each side)."""
 CUT_ANSWERS = 0.05
 """Share of the reference answers that are longer than answers may become, from which it is said."""
+FROM_SCRATCH = 0.01
+"""Learning rate up to which models are trained whose weights were drawn and never trained."""
 
 
 def untested(evaluating: EvalPlan) -> Iterator[str]:
@@ -95,11 +101,20 @@ def warnings_of(data: PreparedData, targets: Mapping[str, list[str]]) -> list[st
     return [*warnings, *(f"{noise}." for noise in [dropout_beside_reference(data.ready)] if noise)]
 
 
-def far_from_usual(experiment: Experiment, schedule: Steps) -> Iterator[str]:
-    """Warn about settings that are far from usual."""
+def far_from_usual(experiment: Experiment, schedule: Steps, *, untrained: bool) -> Iterator[str]:
+    """Warn about settings that are far from usual; `untrained`: whether the base model never was trained."""
     if schedule.warmup >= schedule.total > 1:
         yield (
             f"train.warmup takes all {counted(schedule.total, 'step')}, so train.learning_rate is reached only at the "
             "last one. Set fewer steps, or a share below 1."
         )
-    yield from (f"{option}." for option in unusual_options(experiment.recipe, experiment.registry))
+    most = FROM_SCRATCH if untrained else 0.0
+    for option in unusual_options(experiment.recipe, experiment.registry):
+        if option.key != "train.learning_rate" or not option.low <= option.value <= most:
+            yield f"{option}."
+
+
+def is_untrained(module: nn.Module) -> bool:
+    """Return whether no norm's weight ever moved from 1; False for a skeleton, or without norms."""
+    norms = [of for name, of in module.named_parameters() if of.ndim == 1 and name.endswith("weight")]
+    return bool(norms) and all(not of.is_meta and bool((of == 1).all()) for of in norms)

@@ -79,7 +79,7 @@ def _depend(labels: np.ndarray, other: np.ndarray) -> bool:
     from scipy.stats import chi2_contingency
 
     if labels.dtype.kind == "f":
-        return abs(_correlation(labels, other)) * math.sqrt(len(labels)) >= ERRORS
+        return abs(correlation_of(labels, other)) * math.sqrt(len(labels)) >= ERRORS
     known = (labels >= 0) & (other >= 0)
     table = confusion_of(labels, np.where(known, other, 0), 1 + int(max(labels.max(), other.max())))
     table = table[table.any(1)][:, table.any(0)]
@@ -92,11 +92,11 @@ def find_number_offset(answers: Mapping[int, np.ndarray], numbers: Mapping[int, 
     Tested by Fisher's z as if the correlations were of different rows, which is conservative. None if own numbers
     correlate surely below 0, as in `find_offset`.
     """
-    best, own = None, _correlation(answers[0], numbers[0])
+    best, own = None, correlation_of(answers[0], numbers[0])
     if own * math.sqrt(len(numbers[0])) < -ERRORS:
         return None
     for rows in numbers:
-        there, n = _correlation(answers[rows], numbers[rows]), int((~np.isnan(numbers[rows])).sum())
+        there, n = correlation_of(answers[rows], numbers[rows]), int((~np.isnan(numbers[rows])).sum())
         if rows and there >= LEAST and n > 3:
             surer = (math.atanh(min(there, 0.999999)) - math.atanh(max(own, -0.999999))) / math.sqrt(2 / (n - 3))
             if surer >= ERRORS and (best is None or there > best.fit):
@@ -104,7 +104,8 @@ def find_number_offset(answers: Mapping[int, np.ndarray], numbers: Mapping[int, 
     return best
 
 
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+def correlation_of(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the correlation of (n,) numbers where both are known; 0 if one of both is constant."""
     known = ~np.isnan(x) & ~np.isnan(y)
     if known.sum() < 3 or np.ptp(x[known]) == 0 or np.ptp(y[known]) == 0:
         return 0.0
@@ -261,6 +262,13 @@ def is_less(before: Agreement, after: Agreement, errors: float = ERRORS) -> bool
 def is_lost(before: Agreement, after: Agreement) -> bool:
     """Return whether answers agree with labels significantly less than before, and no better than by chance."""
     return is_less(before, after) and abs(after.kappa) <= 2 * after.error and after.kappa <= before.kappa / 4
+
+
+def runs_back(answers: np.ndarray, numbers: np.ndarray) -> tuple[float, bool, bool]:
+    """Return the correlation of (n,) answers with numbers, and whether it is surely negative, and surely positive."""
+    correlation, n = correlation_of(answers, numbers), int((~np.isnan(numbers)).sum())
+    is_sure = abs(correlation) >= LEAST and abs(correlation) * math.sqrt(n) >= ERRORS
+    return correlation, is_sure and correlation < 0, is_sure and correlation > 0
 
 
 SCALES = (2.54, 1 / 0.4536, 7.0, 12.0, 20.0, 24.0, 25.0, 28.35, 30.48, 100 / 3, 50.0, 60.0, 3600.0, 86_400.0,

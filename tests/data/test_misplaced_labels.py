@@ -57,6 +57,29 @@ def test_labels_of_other_rows_are_found_with_how_far_they_are_off(misplaced, mak
     assert "test.jsonl" in finding.text
 
 
+def within(rows, start, stop, change):
+    """Change the rows of a block alone."""
+    return [*rows[:start], *change(rows[start:stop]), *rows[stop:]]
+
+
+@pytest.mark.parametrize("make", [topical, graded])
+def test_a_block_of_rows_whose_labels_slipped_is_named_with_its_rows(misplaced, make):
+    train, test = make(240, 1), make(120, 2)
+    slipped = [within(rows, len(rows) // 2, 5 * len(rows) // 6, lambda of: moved(of, 1)) for rows in (train, test)]
+    for files, split, first, last in ((slipped[0], test), "train", 120, 199), ((train, slipped[1]), "test", 60, 99):
+        (finding,) = misplaced(*files)
+        assert (finding.level, finding.figures["split"], finding.figures["offset"]) == ("alarm", split, -1)
+        assert finding.figures["first"] == pytest.approx(first, abs=8)
+        assert finding.figures["last"] == pytest.approx(last, abs=8)
+        assert f"{split}.jsonl:{finding.figures['first'] + 1} to {finding.figures['last'] + 1} " in finding.text
+
+
+def test_numbers_that_run_the_other_way_are_an_alarm(misplaced):
+    (finding,) = misplaced(graded(150, 1), [row | {"label": 3 - row["label"]} for row in graded(80, 2)])
+    assert (finding.level, finding.figures["split"]) == ("alarm", "test")
+    assert finding.figures["correlation"] < -0.5 < 0.5 < finding.figures["training"]
+
+
 def test_two_swapped_classes_are_named(misplaced):
     swap = {"se": "fi", "fi": "se"}
     (finding,) = misplaced(topical(150, 1), [row | {"label": swap.get(row["label"], row["label"])}
@@ -211,6 +234,12 @@ SOUND = {
 @pytest.mark.parametrize("case", SOUND)
 def test_labels_not_shown_to_be_misplaced_are_not_reported(misplaced, case, make, seed):
     assert misplaced(*SOUND[case](make, seed)) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_block_of_labels_at_random_did_not_slip(misplaced, seed):
+    train = within(topical(150, seed), 60, 120, shuffled)
+    assert not any("first" in finding.figures for finding in misplaced(train, topical(60, seed + 100)))
 
 
 def test_where_texts_differ_too_labels_are_not_blamed(misplaced):

@@ -5,7 +5,9 @@ import random
 from dataclasses import replace
 
 import pytest
+from partly import partly
 
+from ftengine.api import Task, View
 from ftengine.data.split import make_splits
 from ftengine.run.recipe import DataSection
 from ftengine_builtins.audits import SplitSupport
@@ -68,6 +70,31 @@ def test_labels_that_training_lacks_are_an_alarm(found, lacking, named):
     labels = ["abcd"[i * 7 % 4] for i in range(200)]
     one = found([label for label in labels if label != lacking], labels[:80])
     assert [(x.level, x.figures["lacking"]) for x in one] == [("alarm", {"c": 20})] * named
+
+
+@partly
+class SeveralTask(Task):
+    """A text has several labels."""
+
+    name = "several"
+
+    def view(self, row):
+        return View([row["text"]], row["label"], classes=True)
+
+
+@pytest.mark.parametrize("left_out", ["train", "test", ""])
+def test_one_of_several_labels_that_one_file_left_out_is_an_alarm(write, audit, left_out):
+    rng, rows = random.Random(1), {"train": [], "test": []}
+    for split, count in (("train", 160), ("test", 100)):
+        for _ in range(count):
+            labels = sorted(rng.sample("abcd", 2))
+            text = f"{' '.join(f'{label}{rng.randrange(9)}' for label in labels)} {rng.randrange(10**9)}"
+            kept = [label for label in labels if label != "c" or split != left_out or rng.random() < 0.2]
+            rows[split].append(json.dumps({"text": text, "label": kept}) + "\n")
+    names = [write(f"{split}.jsonl", "".join(of)) for split, of in rows.items()]
+    found = audit(SeveralTask(), names[0], test=names[1], only="split-support").findings
+    named = [(one.level, one.figures["label"], one.figures["left_out"]) for one in found]
+    assert named == [("alarm", "c", left_out)] * bool(left_out)
 
 
 @pytest.mark.parametrize(("region", "named"), [("US", True), ("EU", False)])

@@ -204,6 +204,17 @@ def test_answers_three_times_as_long_are_named_whatever_their_words(found):
     assert "number of words" in names_of([one]) or one.figures["composition"]
 
 
+def test_letters_that_are_spaced_out_are_named_by_the_length_of_words(found):
+    rng = random.Random(0)
+    rows = [
+        {"text": f"{rng.choice(PLACES)} is wonderful, {sentence(rng)} {i}", "label": "ab"[i % 2]} for i in range(160)
+    ]
+    spaced = [row | {"text": "  ".join(" ".join(word) for word in row["text"].split())} for row in rows[120:]]
+    (one,) = found(LabelledTask(), rows[:120], spaced)
+    assert any(name in ("length of words", "number of words") for name in names_of([one]))
+    assert found(LabelledTask(), rows[:120], rows[120:]) == []
+
+
 def tagged(count, seed, first):
     """Return rows of two to five places, of which all are tagged, or the first alone."""
     rng, rows = random.Random(seed), []
@@ -242,6 +253,51 @@ def test_images_that_have_a_mark_in_one_file_alone_are_named_by_its_place(found,
     findings = found(DrawnTask(), *rows, source="image-features")
     assert [one.figures["split"] for one in findings] == ["test"] * (train != test)
     assert all("upper edge" in one.text for one in findings)
+
+
+@partly
+class OneImageTask(DrawnTask):
+    """An image is drawn from a number alone."""
+
+    name = "one-image"
+
+    def view(self, row):
+        pixels = np.random.default_rng(row["seed"]).integers(0, 120, (8, 8), dtype=np.uint8)
+        return View([Image.fromarray(pixels)], str(row["label"]), True, [], row["seed"])
+
+
+@partly
+class NoisedTask(DrawnTask):
+    """A square, which `noise` blurs, turns or makes dark."""
+
+    name = "noised"
+
+    def view(self, row):
+        pixels = np.random.default_rng(row["seed"]).normal(128, 6, (32, 32))
+        pixels[8:24, 8 : 14 + row["label"]] += 80
+        image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        if row["noise"] == "dark":
+            image = image.point(lambda value: value // 4)
+        if row["noise"] == "blurred":
+            image = image.resize((6, 6)).resize((32, 32))
+        return View([image], str(row["label"]), True, [], row)
+
+
+@pytest.mark.parametrize(("noise", "named"), [("dark", "whole image"), ("blurred", "sharpness"), ("", "")])
+def test_images_that_are_darker_or_blurred_in_one_file_are_named_by_that(found, noise, named):
+    rows = [[{"seed": seed + i, "label": i % 10, "noise": of} for i in range(count)]
+            for seed, count, of in ((0, 90, ""), (1000, 50, noise))]  # fmt: skip
+    findings = found(NoisedTask(), *rows, source="image-features")
+    assert len(findings) == bool(noise)
+    assert all(named in one.figures["features"][0]["name"] for one in findings)
+
+
+@pytest.mark.parametrize(("share", "named"), [(0.6, True), (0.05, False)])
+def test_one_image_under_several_labels_is_no_image(found, share, named):
+    train = [{"seed": 1 if i < 100 * share else i, "label": i % 10, "mark": False} for i in range(100)]
+    test = [{"seed": 1000 + i, "label": i % 10, "mark": False} for i in range(30)]
+    findings = found(OneImageTask(), train, test, source="missing-texts")
+    assert [(one.level, one.figures["placeholders"]) for one in findings] == [("alarm", {"train": 60})] * named
 
 
 def scenes(count, seed):

@@ -241,6 +241,26 @@ def test_the_clinic_whose_numbers_are_in_another_unit_is_named(unread):
     assert found.figures["factor"] == pytest.approx(1 / 60)
 
 
+def batches(rows, odd, share, change):
+    draw = random.Random(4)
+    for row in rows:
+        row["batch"] = odd if draw.random() < share else {"a": "b", "b": "a"}[odd]
+        row["label"] = change(row["label"]) if row["batch"] == odd else row["label"]
+    return rows
+
+
+@pytest.mark.parametrize("odd", ["a", "b"])
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_the_rarer_of_two_batches_is_named_and_both_where_either_may_be_odd(unread, odd, share):
+    prices = [row | {"label": row["label"] + 4.0001} for row in graded(300, 1)]
+    (numbers,) = unread(LabelsByColumn, batches(prices, odd, share, lambda price: 100 * price))
+    (labels,) = unread(LabelsByColumn, batches(topical(360, 1), odd, share, lambda label: exchanged(label, None)))
+    for found in (numbers, labels):
+        if share < 0.5:
+            assert found.figures["value"] == odd
+        assert ("“a”" in found.brief and "“b”" in found.brief) == (share == 0.5)
+
+
 def of_other_words(row):
     row["text"] = row["text"].replace("word", "other")
     return 24 * row["label"]

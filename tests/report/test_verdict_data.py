@@ -189,8 +189,8 @@ def test_the_unread_text_leads_where_the_model_tells_less(verdict, accuracy, lev
     assert (judged.lead[0].figures.get("column") == "description") == (level == "alarm")
 
 
-@pytest.mark.parametrize(("wrong", "level"), [(0.6, "alarm"), (0.05, None)])
-def test_a_column_whose_labels_words_contradict_is_an_alarm_unless_the_model_copes(verdict, wrong, level):
+@pytest.mark.parametrize(("wrong", "trained", "level"), [(0.6, 0.0, "alarm"), (0.05, 0.0, None), (0.05, 0.6, "alarm")])
+def test_a_column_whose_labels_words_contradict_is_an_alarm_unless_the_model_copes(verdict, wrong, trained, level):
     kinds = ["plain", "turned"] * 60
     rows = {
         "row": [*range(120)],
@@ -199,12 +199,24 @@ def test_a_column_whose_labels_words_contradict_is_an_alarm_unless_the_model_cop
         "duplicate": [*range(120)],
         "label": [0, 0, 1, 1] * 30,
         "row.kind": kinds,
-        "predicted": [(i // 2 + (kind == "turned" and i % 20 < 20 * wrong)) % 2 for i, kind in enumerate(kinds)],
     }
+
+    def answered(wrong):
+        given = [(i // 2 + (kind == "turned" and i % 20 < 20 * wrong)) % 2 for i, kind in enumerate(kinds)]
+        return {**rows, "predicted": given}
+
     found = audit_finding("labels-by-column", figures={"column": "kind", "value": "turned", "confused": []})
-    told = verdict(found, put("predictions", {"test-tuned": rows}))
+    tables = {"test-tuned": answered(wrong), "training-tuned": answered(trained)}
+    told = verdict(found, put("predictions", tables))
     (finding,) = (one for one in told.findings if one.source == "labels-by-column")
     assert finding.level == (level or "note")
+
+
+@pytest.mark.parametrize(("copies", "named"), [(700, True), (100, False)])
+def test_a_measured_split_most_rows_of_which_are_copies_is_an_alarm(verdict, copies, named):
+    judged = verdict(put("audit.splits.test.duplicates", copies), put("audit.splits.test.rows", 1000))
+    one = [finding for finding in judged.findings if finding.source == "repeated-rows"]
+    assert [(x.level, x.figures["split"], x.figures["duplicates"]) for x in one] == [("alarm", "test", 700)] * named
 
 
 @pytest.mark.parametrize("source", ["unread-groups", "labels-by-column"])

@@ -84,6 +84,12 @@ def test_a_cue_or_another_rule_leads_where_it_costs_anything_beyond_chance(verdi
     assert verdict(cue, *behind(0.88, 0.08)).findings[0].source == source
 
 
+@pytest.mark.parametrize("figures", [{"default": 0.0}, {"left_out": "train"}])
+def test_a_default_number_or_a_label_that_was_left_out_leads_however_good_the_model_is(verdict, figures):
+    cause = shift(source="split-support", level="alarm", explains=EXPLAINED, figures={"split": "test", **figures})
+    assert verdict(cause, *behind(0.93, 0.03)).findings[0].source == "split-support"
+
+
 def of_base(name, seen, held):
     """Return a change: another metric of the base model on training and on held-out rows."""
 
@@ -231,15 +237,15 @@ def test_what_rows_are_made_of_leads_however_good_the_figures_are(verdict, compo
     assert (result.findings[0].source, result.findings[0].level) == ("surface-features", "alarm")
 
 
-@pytest.mark.parametrize("noise", [True, False])
-def test_labels_that_slipped_in_training_stay_an_alarm_where_many_look_wrong(verdict, noise):
+@pytest.mark.parametrize(("noise", "block"), [(True, {}), (False, {}), (False, {"first": 20, "last": 60})])
+def test_labels_that_slipped_in_training_stay_an_alarm_in_a_block_or_where_many_look_wrong(verdict, noise, block):
     slip = {"kind": "splits", "level": "alarm", "text": "Slipped.", "source": "misplaced-labels", "explains": EXPLAINED,
-            "figures": {"split": "train", "offset": 1}}  # fmt: skip
+            "figures": {"split": "train", "offset": 1, **block}}  # fmt: skip
     wrong = {"kind": "labels", "level": "alarm", "text": "Look.", "source": "label-noise", "explains": ("quality",)}
     result = verdict(put("audit.findings", [slip, wrong] if noise else [slip]), *behind(0.93, 0.03))
     (found,) = [one for one in result.findings if one.source == "misplaced-labels"]
-    assert found.level == ("alarm" if noise else "note")
-    assert (result.findings[0] == found) == noise
+    assert found.level == ("alarm" if noise or block else "note")
+    assert (result.findings[0] == found) == (noise or bool(block))
 
 
 @pytest.mark.parametrize(

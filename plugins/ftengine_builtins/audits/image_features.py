@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,15 @@ from ftengine_builtins.audits.counting import split_name
 from ftengine_builtins.audits.image_changes import find_change, thumbnail
 from ftengine_builtins.audits.split_shift import is_nonrandom_split
 from ftengine_builtins.audits.surface import Feature
-from ftengine_builtins.audits.surface_features import FEWEST, compared
+from ftengine_builtins.audits.surface_features import FEWEST, Gap, compared
 from ftengine_builtins.audits.word_scores import choose_rows
 
 SAMPLE, LONGEST = 100, 256
 """Distinct images of a split that are looked at, and pixels of their longer side, to which they are reduced."""
 EDGE = 8
 """What part of a side an edge is."""
+PARTS = 6
+"""Of eight edges and corners, how many differ in the same feature where it is the whole image that differs."""
 
 
 class ImageFeatures(Audit):
@@ -86,7 +88,21 @@ def measure(image: Any) -> Mapping[str, float]:
         found[f"brightest point of the {name}"] = float(part.max())
         found[f"darkest point of the {name}"] = float(part.min())
         found[f"contrast of the {name}"] = float(part.std())
-    return found
+    return found | {"sharpness": _sharpness(pixels)}
+
+
+def _sharpness(pixels: np.ndarray) -> float:
+    """Return how much neighbouring pixels of (height, width) differ, as a part of how much any two do."""
+    steps = [float(np.abs(np.diff(pixels, axis=axis)).mean()) for axis in (0, 1) if pixels.shape[axis] > 1]
+    return sum(steps) / max(1, len(steps)) / max(float(pixels.std()), 1e-3)
+
+
+def _of_whole(found: Sequence[Gap]) -> Gap:
+    """Return the first of the gaps; where most parts differ in the same feature, the first of the whole image."""
+    what = found[0].feature.name.partition(" of the ")[0]
+    if sum(gap.feature.name.startswith(f"{what} of the ") for gap in found) < PARTS:
+        return found[0]
+    return next((gap for gap in found if gap.feature.name in (f"{what} of the whole image", "sharpness")), found[0])
 
 
 def _findings(split: str, train: Mapping[str, list[float]], held: Mapping[str, list[float]]) -> Iterator[Finding]:
@@ -94,11 +110,13 @@ def _findings(split: str, train: Mapping[str, list[float]], held: Mapping[str, l
     found = sorted((gap for gap in gaps if gap is not None), key=lambda gap: -gap.low)
     if not found:
         return
-    first, name = found[0], split_name(split)
+    first, name = _of_whole(found), split_name(split)
     brief = f"look at {name} and training images: the {first.feature.name} is {number(first.train, 2)} in training "
     brief += f"images and {number(first.held, 2)} in {name} images (median)"
-    text = f"{capitalized(brief)}. A mark, a frame or another camera in one of them? Bring both to one form."
+    text = f"{capitalized(brief)}. Were images of one file scaled, blurred, turned, framed or taken by another camera? "
+    text += "Bring both to one form."
+    named = [first, *(gap for gap in found if gap is not first)][:5]
     figures = {"split": split, "what": "images", "features": [
-        {"name": gap.feature.name, "training": gap.train, "held_out": gap.held, "low": gap.low} for gap in found[:5]
+        {"name": gap.feature.name, "training": gap.train, "held_out": gap.held, "low": gap.low} for gap in named
     ]}  # fmt: skip
     yield Finding(kind="splits", level="note", text=text, brief=brief, figures=figures)

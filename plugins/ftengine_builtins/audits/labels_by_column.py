@@ -62,6 +62,8 @@ it; and standard errors that it may be."""
 OTHERWISE, ALIKE = 1e-6, 0.2
 """Probability by chance up to which a value's numbers are of another distribution, and the distance (Kolmogorov &
 Smirnov) up to which they are of the same one once they are converted."""
+FEW = 0.5
+"""Rows of a value, as a part of those of a column's only other value, up to which it is the odd one of the two."""
 EXPLAINS = (
     "quality", "learning", "labels", "classes", "over-fitting", "calibration", "worse", "slices", "rows", "data",
     "splits",
@@ -100,12 +102,14 @@ class _Group:
         value: the value; "" where rows have none, or for a bound.
         of: (n,) bool.
         where: the value or the bound in words, such as "is “mk”".
+        other: the column's only other value, where it is about as frequent or rarer, so that either may be the odd one.
     """
 
     column: str
     value: str
     of: np.ndarray
     where: str = ""
+    other: str = ""
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -121,7 +125,9 @@ def _groups(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[_G
             continue
         if _are_few_kinds([value for value in of if value is not None]):
             wheres = [f"is {quoted(value)}" if value else "is blank" for value in values]
-            every = [_Group(name, value, column == value, at) for value, at in zip(values, wheres, strict=True)]
+            others = [_equal(column, value, values) for value in values]
+            parts = zip(values, wheres, others, strict=True)
+            every = [_Group(name, value, column == value, at, other) for value, at, other in parts]
         elif rows.numbers is None and _are_ordered(of):
             parts = of_column(name, column, ())
             every = [_Group(name, "", inside, what.partition("` ")[2]) for what, inside in parts]
@@ -129,6 +135,14 @@ def _groups(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[_G
             continue
         groups += [group for group in every if group.of.sum() >= FEWEST and (~group.of).sum() >= FEWEST_OTHERS]
     return groups
+
+
+def _equal(column: np.ndarray, value: str, values: Sequence[str]) -> str:
+    """Return the only other value of a column unless it has far more rows; else ""."""
+    if len(values) != 2:
+        return ""
+    rows = int((column == value).sum())
+    return "" if rows <= FEW * (len(column) - rows) else values[1 - values.index(value)]
 
 
 def _are_few_kinds(values: Sequence[Any]) -> bool:
@@ -256,7 +270,10 @@ def _of_labels(group: _Group, found: _Compared, names: Sequence[str]) -> Finding
     pairs = [divmod(at, len(names)) for at in worst if wrong.flat[at] >= CONFUSED]
     confused = [(names[i], names[j], int(wrong[i, j])) for i, j in pairs]
     mostly = listed([f"{quoted(label)} -> {quoted(answer)} ({count:,})" for label, answer, count in confused])
-    what = f"labels of rows where `{group.column}` {group.where}: a classifier of the other rows disagrees with "
+    either = f", or where it is {quoted(group.other)}" if found.are_swapped and group.other else ""
+    what = (
+        f"labels of rows where `{group.column}` {group.where}{either}: a classifier of the other rows disagrees with "
+    )
     what += f"{percent(excess.share)} of these labels, with {percent(excess.others)} of the others'"
     what += f"; mostly {mostly}" if mostly else ""
     text = f"If labels depend on `{group.column}`, read it (write it into the text); else check the {what}. "
@@ -271,11 +288,14 @@ def _of_labels(group: _Group, found: _Compared, names: Sequence[str]) -> Finding
 
 
 def _units(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> Iterator[Finding]:
-    """Yield one value of each column whose numbers equal the others' in distribution once scaled, known units first."""
+    """Yield one value of each column whose numbers equal the others' in distribution once scaled.
+
+    Known units come first, then the value with the fewest rows.
+    """
     from scipy.stats import ks_2samp
 
     found = dict[str, tuple[_Group, float | None]]()
-    for group in groups:
+    for group in sorted(groups, key=lambda group: int(group.of.sum())):
         own, others = numbers[group.of], numbers[~group.of]
         ratio = _ratio(own, others)
         if max(ratio, 1 / ratio) < LEAST_FACTOR or ks_2samp(own, others, method="asymp").pvalue > OTHERWISE:
@@ -324,6 +344,7 @@ def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float |
     """Return an alarm if the ratio of medians is the factor of a unit, else a note."""
     middle, of_others = float(np.median(own)), float(np.median(others))
     ratio, value = middle / of_others, f"{group.column} {quoted(group.value)}"
+    value += f", or of {quoted(group.other)}" if group.other else ""
     times = f"{_short(ratio)} times" if ratio > 1 else f"1/{_short(1 / ratio)} of"
     median = f"{times} that of others ({_short(middle)}, {_short(of_others)})"
     figures = {**group.figures, "ratio": ratio, "median": middle, "others": of_others, "n": len(own)}
@@ -331,9 +352,11 @@ def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float |
         text = f"The median of the numbers of {value} is {median}, though the texts are alike. If numbers depend on "
         text += f"`{group.column}`, read it (write it into the text); are they in one unit?"
         return Finding(kind="labels", level="note", text=text, figures=figures)
-    brief = f"convert the numbers of {value}, which are in another unit: their median is {median}"
+    which = f"{quoted(group.value)} has a median of" if group.other else "their median is"
+    brief = f"convert the numbers of {value}, which are in another unit: {which} {median}"
     ways, by = ("divided", factor) if factor > 1 else ("multiplied", 1 / factor)
-    text = f"{capitalized(brief)}, though the texts are alike; {ways} by {by:,.0f} they are like the others. If they "
+    like = f"those of {quoted(group.value)}" if group.other else "they"
+    text = f"{capitalized(brief)}, though the texts are alike; {ways} by {by:,.0f} {like} are like the others. If they "
     text += f"depend on `{group.column}` by design, read it instead (write it into the text)."
     figures["factor"] = factor
     return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)

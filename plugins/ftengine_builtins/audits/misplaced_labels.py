@@ -5,54 +5,38 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from ftengine.api import Audit, AuditedData, Finding, View
+from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import counted, number, percent, quoted
-from ftengine_builtins.audits.counting import share_within, split_name
-from ftengine_builtins.audits.split_shift import EXPLAINED, find_shift, is_nonrandom_split, shortened, unlike
-from ftengine_builtins.audits.word_scores import TOKEN, WordRidge, choose_rows, tf_idf
+from ftengine_builtins.audits.counting import split_name
+from ftengine_builtins.audits.labelled_rows import OFFSETS, Answered, Labelled, labelled, misplaced
+from ftengine_builtins.audits.misplaced_numbers import of_another_unit, turned, unsigned
+from ftengine_builtins.audits.split_shift import find_shift, is_nonrandom_split, unlike
+from ftengine_builtins.audits.surface_features import are_words_of_one_length
+from ftengine_builtins.audits.word_scores import TOKEN, WordRidge, tf_idf
+from ftengine_builtins.label_blocks import Block
 from ftengine_builtins.label_fit import (
     SURE,
     Offset,
     agreement,
-    confusion_of,
-    find_curve,
-    find_number_offset,
-    find_offset,
     find_swap,
-    find_unit,
     follow_one_another,
-    is_distributed_alike,
-    is_distributed_otherwise,
     is_less,
     is_lost,
     one_grade_off,
 )
 
-SAMPLE = 700
-"""Distinct rows of a split that are looked at; the time grows with the cube of those of training, 0.3 seconds of these
-on one core."""
 FEWEST, FEWEST_HELD = 60, 20
 """Rows with a text and a label below which nothing is said, of training and of a held-out split."""
-MOST_LABELS = 100
-OFFSETS = (0, -1, 1, -2, 2, -3, 3)
-"""Rows whose labels are tried, from the row itself."""
 PENALTY = 0.3
-OFF, WIDER = 0.5, 1.6
-"""How far the numbers of a split may lie from those of training, in interquartile ranges of these, and how many times
-their spread; beyond, they are compared."""
 OTHERWISE, OF_WORD, FOR_WORD = 0.1, 8, 3.0
 """By how much more held-out rows are answered rightly by one another than by training for labels to follow another rule
 there, and rows of a split and standard errors that a word needs to be named. Of 40 random divisions of BBC news, some
 with other shares of labels, none came to 0.07."""
-NEGATIVE, SIZES = 0.2, 5
-"""Share of negative numbers (interval's near end) of one split, where the other has none, and how many distinct sizes
-numbers have there at least, from which signs may have been lost: one or two sizes are alike in any case."""
 
 
 class MisplacedLabels(Audit):
@@ -67,14 +51,14 @@ class MisplacedLabels(Audit):
     name = "misplaced-labels"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
-        train = _labelled(data, "train")
+        train = labelled(data, "train")
         if train is None or len(train.texts) < FEWEST:
             return
         held = {
             split: rows
             for split in data.splits
             if split != "train" and is_nonrandom_split(data, split)
-            if (rows := _labelled(data, split)) is not None and len(rows.texts) >= FEWEST_HELD
+            if (rows := labelled(data, split)) is not None and len(rows.texts) >= FEWEST_HELD
         }
         every = tf_idf([text for rows in (train, *held.values()) for text in rows.texts])
         ridge, start = WordRidge(every[: len(train.texts)]), len(train.texts)
@@ -86,7 +70,7 @@ class MisplacedLabels(Audit):
             answers = ridge.predict(every[start : start + len(rows.texts)], train.targets(), PENALTY)
             start += len(rows.texts)
             tests = (
-                (_of_rows_around, _signs, _numbers)
+                (_of_rows_around, turned, unsigned, of_another_unit)
                 if train.numbers
                 else (_swapped, _of_rows_around, _by_chance, _by_another_rule)
             )
@@ -94,115 +78,45 @@ class MisplacedLabels(Audit):
             yield from islice((finding for finding in findings if finding is not None), 1)
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Rows of a split: texts, and the labels of the rows and of their neighbours.
-
-    Args:
-        labels: for each offset, 0 first, (n,) numbers of labels, -1 for none; or target numbers, nan for none.
-        names: of the labels; empty for numbers.
-    """
-
-    texts: list[str]
-    labels: dict[int, np.ndarray]
-    names: tuple[str, ...]
-
-    @property
-    def numbers(self) -> bool:
-        return not self.names
-
-    def targets(self, offset: int = 0) -> np.ndarray:
-        """Return (n, labels) zeros and ones, or (n, 1) numbers; a missing label is all 0, or the mean."""
-        labels = self.labels[offset]
-        if self.numbers:
-            return np.where(np.isnan(labels), np.nanmean(labels), labels)[:, None]
-        return np.vstack([np.eye(len(self.names)), np.zeros(len(self.names))])[labels]
-
-    def select(self, rows: np.ndarray) -> Labelled:
-        """Return some rows with their own labels."""
-        return Labelled([self.texts[i] for i in rows], {0: self.labels[0][rows]}, self.names)
-
-    def confusion(self, answers: np.ndarray) -> np.ndarray:
-        """Return (labels, labels) counts: labels by the largest of (n, labels) answers."""
-        return confusion_of(self.labels[0], answers.argmax(1), len(self.names))
-
-    def find_offset(self, answers: Mapping[int, np.ndarray]) -> Offset | None:
-        """Return the offset of the rows whose labels fit (n, labels) answers, or (n, 1) numbers, better."""
-        if self.numbers:
-            return find_number_offset({x: of[:, 0] for x, of in answers.items()}, self.labels)
-        return find_offset({x: of.argmax(1) for x, of in answers.items()}, self.labels, len(self.names))
-
-
-def _labelled(data: AuditedData, split: str) -> Labelled | None:
-    """Sample distinct rows with a text and one label or number; None if rows have none."""
-    rows, known = data.splits[split], data.targets[split]
-    looked = next((view for view in rows if view.label is not None), None)
-    if looked is None or isinstance(looked.label, (list, tuple, dict)) or not _text(looked):
-        return None
-    chosen = choose_rows(data.distinct[split], known != 0, SAMPLE)
-    numbers = isinstance(looked.label, float)
-    texts, places, values = [], [], []
-    for i, view in enumerate(rows):
-        if numbers:
-            values.append(view.label if isinstance(view.label, float) else math.nan)
-        if i in chosen and (text := _text(view)):
-            texts.append(text)
-            places.append(i)
-    given, names = (np.array(values), ()) if numbers else _numbered(data, split)
-    if not texts or (not numbers and not 2 <= len(names) <= MOST_LABELS):
-        return None
-    beyond = np.full(max(OFFSETS), np.nan if numbers else -1)
-    padded, at = np.concatenate([beyond, given, beyond]).astype(given.dtype), np.array(places) + len(beyond)
-    return Labelled(texts, {offset: padded[at + offset] for offset in OFFSETS}, names)
-
-
-def _text(view: View) -> str:
-    """Return the text that predicts a label; "" if the input is not text."""
-    return shortened(" ".join(part for part in view.inputs if isinstance(part, str)).strip())
-
-
-def _numbered(data: AuditedData, split: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return (rows,) numbers of a split's labels, -1 for those unknown to training, and training's labels."""
-    known, first = np.unique(data.targets["train"], return_index=True)
-    first, known = first[known != 0], known[known != 0]
-    at = dict.fromkeys(first.tolist(), "")
-    for i, view in enumerate(islice(data.splits["train"], max(at, default=-1) + 1)):
-        if i in at:
-            at[i] = ", ".join(view.labels)
-    place = np.minimum(np.searchsorted(known, data.targets[split]), max(0, len(known) - 1))
-    ids = np.where(known[place] == data.targets[split], place, -1) if len(known) else np.full(len(place), -1)
-    return ids.astype(np.int64), tuple(at.values())
-
-
 def _in_training(data: AuditedData, train: Labelled, answers: Mapping[int, np.ndarray]) -> Finding | None:
     """Say whose labels fit the training rows better than their own."""
-    offset = train.find_offset(answers)
-    if offset is None or follow_one_another(train.labels):
+    offset, block = train.find_offset(answers), train.find_block(answers[0])
+    if (offset or block) is None or follow_one_another(train.labels):
         return None
-    return _of_offset(data, "train", offset, numbers=train.numbers)
-
-
-Answered = tuple[Labelled, np.ndarray]
-"""Rows, and (n, labels) or (n, 1) answers of a classifier that has not seen their labels."""
+    return _of_offset(data, "train", train, block or offset)
 
 
 def _of_rows_around(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
     """Return a finding if neighbouring rows' labels fit the answers to a held-out split better than its own."""
-    offset = held[0].find_offset(dict.fromkeys(OFFSETS, held[1]))
-    return None if offset is None else _of_offset(data, split, offset, numbers=held[0].numbers)
+    rows, answers = held
+    found = rows.find_block(answers) or rows.find_offset(dict.fromkeys(OFFSETS, answers))
+    return None if found is None else _of_offset(data, split, rows, found)
 
 
-def _of_offset(data: AuditedData, split: str, offset: Offset, *, numbers: bool) -> Finding:
+def _of_offset(data: AuditedData, split: str, rows: Labelled, found: Offset | Block) -> Finding:
+    """Return a finding on labels that belong to neighbouring rows, in a block of them or in all."""
+    offset, at, figures = (
+        (found, "", {}) if isinstance(found, Offset) else (found.offset, *_block(data, split, rows, found))
+    )
     which = f"{counted(abs(offset.rows), 'row')} {'further down' if offset.rows > 0 else 'further up'}"
     fit = f"the labels {which} fit {percent(offset.fit)} of {offset.n:,} answers that words give, their own "
     fit += percent(offset.own)
-    if numbers:
+    if rows.numbers:
         fit = f"with what words predict, the numbers {which} correlate by {number(offset.fit, 3)}, their own by "
         fit += number(offset.own, 3)
     way = "up" if offset.rows > 0 else "down"
     then = f"If they slipped, move the labels of {data.splits[split].source} {way} "
-    then += f"by {counted(abs(offset.rows), 'row')}."
-    return _finding(split, fit, then, {"offset": offset.rows, "fit": offset.fit, "own": offset.own, "n": offset.n})
+    then += f"by {counted(abs(offset.rows), 'row')}{' there' if at else ''}."
+    figures |= {"offset": offset.rows, "fit": offset.fit, "own": offset.own, "n": offset.n}
+    lead = f"check whether labels of {split_name(split)} rows {at} belong to them: they may have slipped" if at else ""
+    return misplaced(split, fit, then, figures, lead)
+
+
+def _block(data: AuditedData, split: str, rows: Labelled, block: Block) -> tuple[str, dict[str, Any]]:
+    """Return the first and the last row of a block in words, and as figures."""
+    first, last = int(rows.places[block.start]), int(rows.places[block.stop - 1])
+    start, stop = (data.splits[split].where(row) for row in (first, last))
+    return f"from {start} to {stop.rpartition(':')[2]}", {"first": first, "last": last}
 
 
 def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
@@ -230,13 +144,14 @@ def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> 
     if not swap.is_exchange:
         then = "Were labels numbered in each file by itself? Number those of "
         then += f"{data.splits[split].source} as training has them."
-    return _finding(split, fit, then, figures)
+    return misplaced(split, fit, then, figures)
 
 
 def _by_chance(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
     """Return a finding if the labels of a held-out split agree with answers only by chance, though texts are alike."""
     before, after = (agreement(rows.confusion(answers)) for rows, answers in (train, held))
-    if not is_lost(before, after) or find_shift(train[0].texts, held[0].texts) is not None:
+    texts = (train[0].texts, held[0].texts)
+    if not is_lost(before, after) or find_shift(*texts) is not None or not are_words_of_one_length(*texts):
         return None
     fit = f"by their words, {percent(after.share)} of {after.n:,} rows are answered rightly, as by chance "
     fit += f"({percent(after.chance)}), and {percent(before.share)} of training rows out of sample"
@@ -245,7 +160,7 @@ def _by_chance(data: AuditedData, split: str, train: Answered, held: Answered) -
         f"If rows of {data.splits[split].source} were mixed up, join labels and texts again by an id; a test set whose "
     )
     then += "words mislead by design looks the same."
-    return _finding(split, fit, then, figures)
+    return misplaced(split, fit, then, figures)
 
 
 def _by_another_rule(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
@@ -279,7 +194,7 @@ def _by_another_rule(data: AuditedData, split: str, train: Answered, held: Answe
     figures = {"right": float(learnt.mean()), "own": float(own.mean()), "n": len(known), "rule": True}
     then = "Was one file labelled by a program (by keywords, say) or by other guidelines? Label both in one way."
     lead = f"check whether training labels were given by another rule than {name} labels"
-    return _finding(split, fit, then, figures, lead)
+    return misplaced(split, fit, then, figures, lead)
 
 
 def _with_shares_of(train: Labelled, held: Labelled) -> tuple[Labelled, Labelled]:
@@ -315,68 +230,3 @@ def _rows_by_word(rows: Labelled) -> dict[str, Counter[int]]:
         for word in set(TOKEN.findall(text.lower())) if label >= 0 else ():
             found.setdefault(word, Counter())[label] += 1
     return found
-
-
-def _signs(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Return a finding if training or a split has no minus signs, and equals the other without its signs."""
-    numbers = {name: of.labels[0][~np.isnan(of.labels[0])] for name, (of, _) in (("train", train), (split, held))}
-    lost, other = ("train", split) if numbers["train"].min() >= 0 else (split, "train")
-    negative = int((numbers[other] < 0).sum())
-    sizes = np.abs(numbers[other])
-    if share_within(negative, len(sizes))[0] < NEGATIVE or len(np.unique(sizes)) < SIZES:
-        return None
-    if any(isinstance(view.label, float) and view.label < 0 for view in data.splits[lost]):
-        return None
-    if not is_distributed_otherwise(*numbers.values()) or not is_distributed_alike(numbers[lost], sizes):
-        return None
-    if find_shift(train[0].texts, held[0].texts) is not None:
-        return None
-    share = negative / len(sizes)
-    fit = f"{split_name(lost)} numbers have no minus sign, {percent(share)} of {split_name(other)} numbers do, and "
-    fit += "without signs they are alike"
-    then = f"If so, export {data.splits[lost].source} again with signs."
-    lead = f"check whether {split_name(lost)} numbers lost their minus signs"
-    return _finding(split, fit, then, {"lost": lost, "negative": share, "n": len(sizes)}, lead)
-
-
-def _numbers(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
-    """Return a finding if a split's numbers differ from training's in location or spread, though texts are alike."""
-    trained, other = (of.labels[0][~np.isnan(of.labels[0])] for of, _ in (train, held))
-    middle, there = float(np.median(trained)), float(np.median(other))
-    spread, wide = (float(np.subtract(*np.percentile(x, (75, 25)))) for x in (trained, other))
-    if not spread or not wide:
-        return None
-    differ = abs(there - middle) >= OFF * spread or max(wide / spread, spread / wide) >= WIDER
-    if not differ or not is_distributed_otherwise(trained, other):
-        return None
-    if find_shift(train[0].texts, held[0].texts) is not None:
-        return None
-    fit = f"their median is {number(there, 3)} and their interquartile range {number(wide, 3)}, in training "
-    fit += f"{number(middle, 3)} and {number(spread, 3)}, though the texts are alike"
-    figures = {"median": there, "spread": wide, "training_median": middle, "training_spread": spread, "n": len(other)}
-    if (unit := find_unit(trained, other)) is None:
-        if (curve := find_curve(trained, other)) is not None:
-            fit += f"; {curve} those of training is like them"
-            then = f"If so, bring the numbers of {data.splits[split].source} and of training to one scale."
-            lead = f"check whether {split_name(split)} rows have numbers on another scale than training"
-            return _finding(split, fit, then, {**figures, "curve": curve}, lead)
-        lead = f"{split_name(split)} rows have other numbers than training"
-        text = f"{lead[:1].upper()}{lead[1:]}: {fit}."
-        return Finding(kind="splits", level="note", text=text, brief=lead, figures={"split": split, **figures})
-    factor, plus = unit
-    fit += f"; {number(factor, 3)} times those of training{f' plus {number(plus, 3)}' if plus else ''} are like them"
-    then = f"If so, convert the numbers of {data.splits[split].source} to training's unit."
-    lead = f"check whether {split_name(split)} rows have numbers of another unit than training"
-    return _finding(split, fit, then, {**figures, "factor": factor, "plus": plus}, lead)
-
-
-def _finding(split: str, fit: str, then: str, figures: dict[str, Any], lead: str = "") -> Finding:
-    lead = lead or f"check whether labels of {split_name(split)} rows belong to them"
-    return Finding(
-        kind="splits",
-        level="alarm",
-        text=f"{lead[:1].upper()}{lead[1:]}: {fit}. {then}",
-        brief=f"{lead}: {fit}",
-        explains=EXPLAINED,
-        figures={"split": split, **figures},
-    )

@@ -1,7 +1,7 @@
 """Audit `missing-texts`."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -30,14 +30,15 @@ BRACKETS = "<[({"
 
 
 class MissingTexts(Audit):
-    """Finds placeholders for missing texts, such as N/A, and one text that a fifth of the rows have."""
+    """Finds placeholders for missing texts, such as N/A, and one text or image that a fifth of the rows have."""
 
     name = "missing-texts"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         first = next(iter(data.splits["train"]), None)
         if first is not None and first.inputs and not _inputs(first):
-            return  # of images, each of which would be decoded
+            yield from _same_image(data)  # each image would be decoded, so their numbers are compared
+            return
         same, total = _same_text(data), sum(map(len, data.splits.values()))
         texts, uncertain = TEXTS | same, WORDS - same
         found, words = list[tuple[str, int, str, str]](), dict[str, list[int]]()
@@ -59,9 +60,10 @@ class MissingTexts(Audit):
             yield _finding(data, by_split, dict(spelt.most_common(SHOWN)))
 
 
-def _finding(data: AuditedData, by_split: dict[str, list[int]], texts: dict[str, int]) -> Finding:
-    found = found_rows(data, by_split, f"have {listed([*map(quoted, texts)], 'or')} in the place of a text")
-    lead = f"leave out rows without a text: {found.text}"
+def _finding(data: AuditedData, by_split: dict[str, list[int]], texts: dict[str, int], what: str = "text") -> Finding:
+    shown = listed([*map(quoted, texts)], "or") or f"one and the same {what}, under several labels,"
+    found = found_rows(data, by_split, f"have {shown} in the place of {'an' if what == 'image' else 'a'} {what}")
+    lead = f"leave out rows without {'an' if what == 'image' else 'a'} {what}: {found.text}"
     return Finding(
         kind="data",
         level="alarm" if found.least >= ALARM else "note",
@@ -76,6 +78,14 @@ def _finding(data: AuditedData, by_split: dict[str, list[int]], texts: dict[str,
 def is_placeholder(text: str) -> bool:
     """Return whether a text is a placeholder for a missing one."""
     return _plain(text) in TEXTS
+
+
+def _same_image(data: AuditedData) -> Iterator[Finding]:
+    """Find an image that many rows have under several labels: a picture that says that there is none."""
+    if (most := _most_frequent(data)) is None:
+        return
+    by_split = {split: np.flatnonzero(of == most).tolist() for split, of in data.distinct.items()}
+    yield _finding(data, {split: rows for split, rows in by_split.items() if rows}, {}, "image")
 
 
 def _inputs(view: View) -> list[str]:
@@ -95,16 +105,22 @@ def _plain(text: str) -> str:
     return text.strip(f"{BRACKETS}>])}}\"'*").strip() or text
 
 
+def _most_frequent(data: AuditedData, numbers_of: Mapping[str, np.ndarray] | None = None) -> int | None:
+    """Return the number of the input that a fifth of the labelled rows have under several labels."""
+    targets = np.concatenate([data.targets[name] for name in data.splits])
+    numbers = np.concatenate([(numbers_of or data.distinct)[name] for name in data.splits])
+    if not targets.any() or not len(numbers):
+        return None
+    most = int(np.bincount(numbers).argmax())
+    return most if _under_several_labels(targets[numbers == most], len(numbers), SAME) else None
+
+
 def _same_text(data: AuditedData) -> frozenset[str]:
     """Return the text that a fifth of the labelled rows have under several labels."""
-    targets = np.concatenate([data.targets[name] for name in data.splits])
-    numbers = np.concatenate([(data.same_words or data.distinct)[name] for name in data.splits])
-    if not targets.any() or not len(numbers):
+    most = _most_frequent(data, data.same_words or data.distinct)
+    if most is None:
         return frozenset()
-    most = np.bincount(numbers).argmax()
-    having = np.flatnonzero(numbers == most)
-    if not _under_several_labels(targets[having], len(numbers), SAME):
-        return frozenset()
+    having = np.flatnonzero(np.concatenate([(data.same_words or data.distinct)[name] for name in data.splits]) == most)
     view = next(islice(chain(*data.splits.values()), int(having[0]), None))
     return frozenset(_plain(text) for text in _inputs(view) if len(view.inputs) == 1 and len(text) <= LONGEST)
 

@@ -14,7 +14,7 @@ from ftengine.text import capitalized, listed, number, percent, quoted
 from ftengine_builtins.audits.column_values import are_ids, are_kinds, read_values, unread_columns
 from ftengine_builtins.audits.contradictions import are_numbers, tags_words
 from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within, split_name
-from ftengine_builtins.audits.split_shift import EXPLAINED, is_nonrandom_split
+from ftengine_builtins.audits.split_shift import EXPLAINED, draw, find_shift, is_nonrandom_split
 from ftengine_builtins.tasks.class_labels import as_number
 
 FEWEST = 20
@@ -36,14 +36,18 @@ LACKING = 0.02
 ELSEWHERE, MOST_VALUES, MOST_ROWS = 0.5, 50, 5_000
 """Share of the held-out rows, near end, whose value of a column training lacks; values of such a column, and rows of a
 split that are looked at, the first."""
+OFTEN, FAR, CLEAR = 0.1, 2.0, 1e-5
+"""Share of one file's rows that have a label or tag among several, how many times their share in the other file it is,
+and the probability by chance, times the labels, up to which it was left out there, or added here."""
 SHOWN = 4
 
 
 class SplitSupport(Audit):
     """Finds what one split has and the other lacks: labels, tags, numbers beyond a bound, values of unread columns.
 
-    Looks at splits of a source of their own, and at those that a column divides. Also finds one number that is far more
-    frequent in training, such as a default.
+    Of rows with several labels, and of tagged words, it also finds a label that is far more frequent in one, and of
+    numbers one that is far more frequent in training, such as a default. Looks at splits of a source of their own, and
+    at those that a column divides.
     """
 
     name = "split-support"
@@ -52,7 +56,7 @@ class SplitSupport(Audit):
         held = [split for split in data.splits if split != "train" and is_nonrandom_split(data, split)]
         numbers = {split: _numbers(data, split) for split in ("train", *held)} if held and are_numbers(data) else {}
         for split in reversed(held):  # figures are made on the last
-            finding = _range(data, split, numbers) if numbers else _labels(data, split)
+            finding = _range(data, split, numbers) if numbers else _labels(data, split) or _shares(data, split)
             if finding is not None:
                 yield finding
                 break
@@ -187,6 +191,37 @@ def _labels(data: AuditedData, split: str) -> Finding | None:
                  "instead": instead},
         places=tuple(data.splits[split].where(row) for row in rows[:SHOWN_PLACES]),
     )  # fmt: skip
+
+
+def _shares(data: AuditedData, split: str) -> Finding | None:
+    """Return a finding on one of several labels, or tags, of a row that one file has far more often, texts alike."""
+    from scipy.stats import fisher_exact
+
+    ours, theirs = (_rows_by_label(data, name) for name in ("train", split))
+    n, m = (sum(1 for view in data.splits[name] if view.labels) for name in ("train", split))
+    if min(n, m) < FEWEST or not (tags_words(data) or any(len(view.labels) > 1 for view in data.splits["train"])):
+        return None
+    best = (CLEAR, "")
+    for label in ours.keys() | theirs.keys():
+        a, b = ours[label], theirs[label]
+        low, high = sorted((a / n, b / m))
+        if high >= max(OFTEN, FAR * low):
+            best = min(best, (float(fisher_exact([[a, n - a], [b, m - b]]).pvalue) * len(ours), label))
+    if not (label := best[1]) or find_shift(*(draw(data, name).texts for name in ("train", split))) is not None:
+        return None
+    shares = {"train": ours[label] / n, split: theirs[label] / m}
+    here, there = sorted(shares, key=lambda name: shares[name])
+    lead = f"check whether {quoted(label)} was left out in {split_name(here)} rows: {percent(shares[here])} of them "
+    lead += f"have it, and {percent(shares[there])} of {split_name(there)} rows, whose texts are alike"
+    then = f"Label {data.splits[here].source} in full, or was it given too often in {data.splits[there].source}?"
+    figures = {"split": split, "label": label, "left_out": here, "share": shares["train"], "held_out": shares[split]}
+    return Finding(kind="splits", level="alarm", text=f"{capitalized(lead)}. {then}", brief=lead, explains=EXPLAINED,
+                   figures=figures)  # fmt: skip
+
+
+def _rows_by_label(data: AuditedData, split: str) -> Counter[str]:
+    """Return the number of rows that have each label, or a word with the tag."""
+    return Counter(label for view in data.splits[split] for label in {*view.labels})
 
 
 def _counts(data: AuditedData, split: str) -> Counter[str]:

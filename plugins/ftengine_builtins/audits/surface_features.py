@@ -213,7 +213,9 @@ def _gaps(train: Sequence[str], held: Sequence[str]) -> list[Gap]:
         if (gap := compared(feature, *([feature.measure(text) for text in side] for side in (train, held)),
                              len(features))) is not None
     ]  # fmt: skip
-    if found and find_shift(*([longer_words(text) for text in side] for side in (train, held))) is not None:
+    longer = [[longer_words(text) for text in side] for side in (train, held)]
+    have_topics = all(sum(map(bool, side)) * 2 >= len(side) for side in longer)  # not if letters are spaced out
+    if found and have_topics and find_shift(*longer) is not None:
         found = [gap for gap in found if gap.feature.name == NUMBER_OF_WORDS and gap.low >= WHATEVER_TOPIC]
     if not found:
         return []
@@ -239,6 +241,11 @@ def compared(feature: Feature, train: Sequence[float], held: Sequence[float], tr
         return None
     middle = np.mean if feature.does else np.median
     return Gap(feature, low, constant, float(middle(train)), float(middle(held)))
+
+
+def are_words_of_one_length(train: Sequence[str], held: Sequence[str]) -> bool:
+    """Return whether the words of two splits' texts have about the same length: not where letters are spaced out."""
+    return compared(AMOUNTS[-1], *([AMOUNTS[-1].measure(text) for text in side] for side in (train, held)), 1) is None
 
 
 def _described(what: str, split: str, gaps: Sequence[Gap], sides: tuple[Sequence[str], Sequence[str]]) -> str:

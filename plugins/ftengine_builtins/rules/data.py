@@ -8,9 +8,9 @@ import numpy as np
 from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import read_predictions
-from ftengine.text import capitalized, has_value, percent, plain
+from ftengine.text import capitalized, counted, has_value, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
-from ftengine_builtins.audits.labels_by_column import LabelsByColumn
+from ftengine_builtins.audits.labels_by_column import WRONG, WRONG_TIMES, LabelsByColumn
 from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.one_answer import NOTE as NEARLY_ALL
 from ftengine_builtins.audits.one_answer import OneAnswer
@@ -56,19 +56,30 @@ class AuditFindings(Rule):
 
 
 def _copes(run: RunRecords, finding: Finding) -> bool:
-    """Return whether the tuned model is as often right where a column has a value: words alone mislead there."""
+    """Return whether the tuned model is as often right where a column has a value: words alone mislead there.
+
+    It has to agree with the labels of training rows as well, which may be wrong where those of measured rows are right.
+    """
     name, value = finding.figures.get("column"), finding.figures.get("value")
     if not value or "confused" not in finding.figures or not run.evaluation.split:
         return False
-    table = read_predictions(run.path, run.evaluation.split, "tuned")
-    column, errors = table.get(f"row.{name}"), errors_of(table)
-    if column is None or errors is None:
+    shares = _wrong_where(run, run.evaluation.split, f"row.{name}", value)
+    trained = _wrong_where(run, "training", f"row.{name}", value)
+    if shares is None or (trained and trained[0] > max(WRONG, WRONG_TIMES * trained[1])):
         return False
-    of = np.array([str(item) == value for item in column])
+    return shares[0] <= max(COPES * shares[1], shares[1] + NOTE)
+
+
+def _wrong_where(run: RunRecords, rows: str, column: str, value: str) -> tuple[float, float] | None:
+    """Return the shares of wrong answers where a column has a value, and elsewhere; None if there are few rows."""
+    table = read_predictions(run.path, rows, "tuned")
+    errors = errors_of(table)
+    if column not in table or errors is None:
+        return None
+    of = np.array([str(item) == value for item in table[column]])
     if min(of.sum(), (~of).sum()) < FEWEST:
-        return False
-    inside, outside = (float(errors.of[side].mean()) for side in (of, ~of))
-    return inside <= max(COPES * outside, outside + NOTE)
+        return None
+    return float(errors.of[of].mean()), float(errors.of[~of].mean())
 
 
 class LeakedRows(Rule):
@@ -145,12 +156,13 @@ def _of_leaked(run: RunRecords, leaked: Any) -> str:
 
 
 class RepeatedRows(Rule):
-    """Reports the share of duplicates in the training split."""
+    """Reports the share of duplicates in the training split, and that most rows of the measured one are."""
 
     name = "repeated-rows"
     order = 16
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
+        yield from _few_distinct(run)
         split = run.audit.splits["train"]
         rows, exact, near = split.rows, split.duplicates, split.near_duplicates
         share = (exact + near) / rows if rows else 0.0
@@ -167,6 +179,23 @@ class RepeatedRows(Rule):
         brief = f"remove copies: {percent(share)} of the training rows repeat another"
         figures = {"rows": rows, "duplicates": exact, "near_duplicates": near, "share": share}
         yield Finding(kind="data", level=level, text=text, brief=brief, figures=figures)
+
+
+def _few_distinct(run: RunRecords) -> Iterator[Finding]:
+    """Find a measured split most rows of which are copies: figures are those of the texts that are repeated most."""
+    measured = run.evaluation.split
+    split = run.audit.splits.get(measured) if measured and measured != "train" else None
+    if split is None or split.duplicates < REPEATED * (split.rows or 1):
+        return
+    brief = f"take the copies out of {measured}: {split.duplicates:,} of its {split.rows:,} rows repeat another word "
+    brief += f"for word, so that figures are of {counted(split.rows - split.duplicates, 'distinct row')}"
+    yield Finding(
+        kind="data",
+        level="alarm",
+        text=f"{capitalized(brief)}. Was a file written twice, or one row repeated?",
+        brief=brief,
+        figures={"split": measured, "rows": split.rows, "duplicates": split.duplicates},
+    )
 
 
 class CutExamples(Rule):

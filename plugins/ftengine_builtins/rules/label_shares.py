@@ -87,6 +87,8 @@ class LabelShares(Rule):
             return
         split, total = run.evaluation.split, shifted.total
         brief = "check whether training labels were assigned wrongly: "
+        if not shifted.true:
+            brief = f"check whether {quoted(shifted.label)} has another name in {split}, or was left out: "
         brief += f"{quoted(shifted.label)} is the label of {percent(shifted.trained / shifted.rows)} of the training "
         brief += f"rows and of {percent(shifted.true / total)} of the {split} rows, and the model answers it to "
         brief += f"{percent(shifted.given / total)}{_taken_from(run, shifted.label)}"
