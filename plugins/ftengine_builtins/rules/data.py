@@ -10,7 +10,7 @@ from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import read_predictions
 from ftengine.text import capitalized, counted, has_value, percent, plain
 from ftengine_builtins.audits.cut_texts import CutTexts
-from ftengine_builtins.audits.labels_by_column import WRONG, WRONG_TIMES, LabelsByColumn
+from ftengine_builtins.audits.labels_by_column import MORE, WRONG_TIMES, LabelsByColumn
 from ftengine_builtins.audits.missing_texts import MissingTexts
 from ftengine_builtins.audits.one_answer import NOTE as NEARLY_ALL
 from ftengine_builtins.audits.one_answer import OneAnswer
@@ -65,7 +65,7 @@ def _copes(run: RunRecords, finding: Finding) -> bool:
         return False
     shares = _wrong_where(run, run.evaluation.split, f"row.{name}", value)
     trained = _wrong_where(run, "training", f"row.{name}", value)
-    if shares is None or (trained and trained[0] > max(WRONG, WRONG_TIMES * trained[1])):
+    if shares is None or (trained and trained[0] > max(trained[1] + MORE, WRONG_TIMES * trained[1])):
         return False
     return shares[0] <= max(COPES * shares[1], shares[1] + NOTE)
 
