@@ -118,7 +118,6 @@ def plan(
     train = data.encoded["train"]
     schedule = plan_steps(len(train), recipe.train, device.accelerator.num_processes)
     check_own_regularizers(data.ready, schedule.total)
-    steps = _steps(data, device, schedule)
     busy = _busy() if measure else None
     loaded, strategy = _prepared(data, device, measure)
     notes, left_out = strategy.notes(loaded)
@@ -133,7 +132,7 @@ def plan(
         targets=targets,
         notes=notes,
         data=data.audit.model_dump(mode="json"),
-        steps=steps,
+        steps=_steps(data, device, schedule),
         examples=_examples(train),
         unread=[name for name in train.rows.columns if name in data.audit.encoded["train"]["unread"]],
         augmented=before_and_after(train, batch_size=recipe.train.batch_size),
