@@ -58,10 +58,10 @@ class Chat:
     def converses(self, side: Side) -> bool:
         """Return whether the model has a chat template; without one it continues each text by itself."""
         loaded = self._model(side)
-        if not has_template(loaded.processor) or not (gives_prompts(self._task) or self.reads_images):
+        if self.reads_images or not has_template(loaded.processor):
+            return self.reads_images and has_template(loaded.processor)
+        if not gives_prompts(self._task):
             return False
-        if self.reads_images:
-            return True
         try:
             return self._task.prompt({"prompt": "Hello."}, loaded).messages is not None
         except DataError:  # arguments of the template, which other programs are not known to pass on

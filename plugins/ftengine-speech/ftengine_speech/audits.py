@@ -63,7 +63,7 @@ class Recordings(Audit):
 
 
 def _looked_at(rows: AuditedRows) -> Iterator[Recording]:
-    numbers = range(len(rows))
+    numbers: Sequence[int] = range(len(rows))
     if len(rows) > MOST:
         starts = np.linspace(0, len(rows) - BLOCK, MOST // BLOCK).round().astype(int).tolist()
         numbers = [start + i for start in starts for i in range(BLOCK)]

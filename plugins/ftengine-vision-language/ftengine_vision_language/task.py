@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -88,8 +88,8 @@ class ImageTextToText(GenerativeTask):
     )
     head = "image-text-to-text"
     modality = "image"
-    Config = ImageTextToTextConfig
-    evaluators = ("perplexity", "vqa")
+    Config: ClassVar[type[PictureConfig]] = ImageTextToTextConfig
+    evaluators: tuple[str, ...] = ("perplexity", "vqa")
     predicts = frozenset({"loss", "tokens"})
     generates = frozenset({"completion", "reference", "prompt", "references"})
     short_generation = {"max_new_tokens": 48}  # noqa: RUF012
