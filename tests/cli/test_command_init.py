@@ -139,6 +139,7 @@ SHAREGPT = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
         ({"instruction": "a", "input": "b", "output": "c"}, "causal-lm", {}),
         ({"prompt": "a", "completion": "b"}, "causal-lm", {}),
         ({"question": "a", "answer": "b"}, "causal-lm", {"prompt": "question", "completion": "answer"}),
+        ({"Frage": "a", "Antwort": "b"}, "causal-lm", {"prompt": "Frage", "completion": "Antwort"}),
         ({"text": "a"}, "causal-lm", {}),
         ({"source": "a", "target": "b"}, "seq2seq-lm", {"prompt": "source", "completion": "target"}),
         ({"English": "a", "Spanish": "b"}, "seq2seq-lm", {"prompt": "English", "completion": "Spanish"}),

@@ -26,8 +26,11 @@ _SHAPES = (("messages",), ("prompt", "completion"), ("text",))
 
 _OTHER_NAMES = {
     "messages": ("conversations", "conversation", "dialog", "dialogue", "chat"),
-    "prompt": ("question", "instruction", "input", "query", "source"),
-    "completion": ("answer", "response", "output", "reply", "target", "summary", "translation", "chosen"),
+    "prompt": ("question", "instruction", "input", "query", "source", "frage", "anweisung"),
+    "completion": (
+        *("answer", "response", "output", "reply", "target", "summary", "translation", "chosen"),
+        *("antwort", "zusammenfassung"),
+    ),
     "text": ("content", "document", "body", "sentence"),
 }
 

@@ -40,9 +40,9 @@ EQUAL_AS_CUT = "both answers are the same up to task.max_length"
 CUT_OFF = "what is trained on of an answer lies behind task.max_length"
 
 OTHER_NAMES = {
-    "prompt": ("prompt", "question", "query", "instruction", "input"),
-    "chosen": ("better", "preferred", "winner", "best", "accepted"),
-    "rejected": ("worse", "dispreferred", "loser", "worst"),
+    "prompt": ("prompt", "question", "query", "instruction", "input", "frage"),
+    "chosen": ("better", "preferred", "winner", "best", "accepted", "besser", "bessere"),
+    "rejected": ("worse", "dispreferred", "loser", "worst", "schlechter", "schlechtere"),
 }
 """What columns of preferences are called elsewhere; `ftengine init` writes how they are renamed."""
 
