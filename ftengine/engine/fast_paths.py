@@ -24,7 +24,7 @@ from ftengine.parallel.device import Device
 from ftengine.plugins.attribution import json_mapping
 from ftengine.run.environment import build, peak_memory_bytes
 from ftengine.training.fast_paths import FastPaths, Replaced, choose_fast_paths, require_device
-from ftengine.training.memory import available_bytes
+from ftengine.training.memory import available_bytes, release_memory
 from ftengine.training.probe import ProbeBatch
 from ftengine.training.steps import Steps
 
@@ -47,6 +47,7 @@ def fast_paths_of(
     paths = [make() for make in experiment.make_fast_paths]
     if paths:
         experiment.listener.phase("compare fast paths")
+        release_memory()  # what measuring the base left behind
     probe = ProbeBatch.of(data.encoded["train"], loaded, accelerator.device, device.precision.compute)
     context, named = training_context(data, device, strategy, steps), experiment.names_fast_paths
     depends = _depends(data, device, loaded, strategy, paths, probe)

@@ -27,7 +27,7 @@ from ftengine.parallel.arithmetic import quick_products
 from ftengine.parallel.device import to_device
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.training.losses import loss_of
-from ftengine.training.modes import statistics_kept, train_mode
+from ftengine.training.modes import can_checkpoint_gradients, statistics_kept, train_mode
 
 LOSS = "the loss"
 
@@ -202,7 +202,11 @@ class ProbeBatch:
                 stack.enter_context(_rounded_otherwise(module, torch.finfo(self._half or torch.float32).eps, reround))
             if training:
                 train_mode(module)
-            stack.enter_context(in_float32(module) if wide else torch.autocast(self._device.type, self._half))
+            if wide:  # where the run computes in half precision, float32 would take twice the memory of a step
+                recompute = self._half is not None and can_checkpoint_gradients(module) and not is_sharded(module)
+                stack.enter_context(in_float32(module, recompute=recompute))
+            else:
+                stack.enter_context(torch.autocast(self._device.type, self._half))
             yield around
 
     def loss(self, around: Around | None, seed: int = 0) -> Tensor:

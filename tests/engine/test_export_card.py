@@ -43,6 +43,19 @@ def test_a_card_has_data_figures_verdict_and_how_to_load(exported):
     assert all(place not in text for place in (str(run.path.parent), run.recipe.model.source, run.recipe.data.train))
 
 
+def test_the_hub_reads_the_metadata_of_a_card(exported):
+    from huggingface_hub import ModelCard
+
+    run, out, made = exported
+    written = ModelCard.load(out / "README.md", ignore_metadata_errors=False).data
+    assert (written.library_name, written.pipeline_tag) == ("peft", "text-generation")
+    assert written.base_model == Path(run.recipe.model.source).name
+    base = Provenance("me/base", "My terms")
+    text = card(RunRecords.read(run.path), run.verdict, made, Exported(0), base, "text-generation")
+    stated = ModelCard(text, ignore_metadata_errors=False).data
+    assert (stated.base_model, stated.license, stated.license_name) == ("me/base", "other", "my-terms")
+
+
 MEAN = "<script>alert(1)</script> [x](https://evil.example) | **b** `c` @me www.evil.example\n# head"
 
 
