@@ -132,26 +132,28 @@ class _Table(Tensor):
     copy in float32 for as long as they compute.
     """
 
-    half: Tensor
+    stored: Tensor
 
     @staticmethod
     def __new__(cls, half: Tensor) -> _Table:
         made = Tensor._make_wrapper_subclass(
             cls, half.size(), strides=half.stride(), dtype=torch.float32, device=half.device, layout=half.layout
         )
-        made.half = half
+        made.stored = half
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         first = args[0]
         if func in _VIEWS:
-            return cls(func(first.half))
+            return cls(func(first.stored))
         if func is torch.ops.aten.embedding.default:
-            return func(first.half, *args[1:], **kwargs).float()
+            return func(first.stored, *args[1:], **kwargs).float()
         if func is torch.ops.aten.mm.default and isinstance(args[1], cls) and not isinstance(first, cls):
-            return _product(first, args[1].half)
+            return _product(first, args[1].stored)
         return func(*tree_map_only(cls, _copied, args), **tree_map_only(cls, _copied, kwargs))
 
 
@@ -159,13 +161,13 @@ _VIEWS = (torch.ops.aten.detach.default, torch.ops.aten.t.default, torch.ops.ate
 
 
 def _copied(table: _Table) -> Tensor:
-    return table.half.float()
+    return table.stored.float()
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
     """Return left @ right, left (M, K) in float32, right (K, N) in half precision."""
     rows, columns = right.shape
-    parts = -(-right.numel() // PART)
+    parts = max(1, -(-right.numel() // PART))
     if columns >= rows:
         return torch.cat([left @ part.float() for part in right.split(-(-columns // parts), 1)], 1)
     size = -(-rows // parts)
