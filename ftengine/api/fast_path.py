@@ -72,6 +72,10 @@ class FastPath(Component):
         no such part. Counts that are known only after the first batch may be added to the mapping before the context
         ends. The engine enters such a context several times, one after another, after the strategy has prepared the
         model.
+
+        Where a run computes in bfloat16 or float16, frozen weights have that dtype, trained ones are float32, and the
+        model is called under autocast; the comparison calls it in float32 without autocast as well. So go by the dtype
+        of inputs and weights in each call, not by what it is on entering.
         """
 
     # What some write.

@@ -64,6 +64,9 @@ class Regularizer(Component):
     def criterion(self, plain: Criterion) -> Criterion:
         """Return the criterion to train on, which may wrap `plain`, the criterion without this regularizer.
 
+        It works element by element: the loss of a label or token may depend on its own logits (of each pass) and target
+        alone, because tasks call it for parts of a batch.
+
         Called once all regularizers are attached, on a skeleton too; raises RecipeError as `attach` does.
         """
         return plain
