@@ -29,6 +29,7 @@ WORDS = {
     "leaks": "rows on both sides of a split, which data/split.py finds; recipe key data.leaks",
     "dropout": "an operation of torch, which training/probe.py looks at wherever a model computes it; what switches it "
     "off is named beside a reference, which has none",
+    "embedding": "an operation of torch, which model/in_float32.py computes without a copy of the table",
     "lengths": "of examples, by which batches are made",
     "reading": "a word of the language",
     "json": "the module of Python's standard library",
