@@ -27,10 +27,7 @@ _SHAPES = (("messages",), ("prompt", "completion"), ("text",))
 _OTHER_NAMES = {
     "messages": ("conversations", "conversation", "dialog", "dialogue", "chat"),
     "prompt": ("question", "instruction", "input", "query", "source", "frage", "anweisung"),
-    "completion": (
-        *("answer", "response", "output", "reply", "target", "summary", "translation", "chosen"),
-        *("antwort", "zusammenfassung"),
-    ),
+    "completion": ("answer", "response", "output", "reply", "target", "summary", "translation", "chosen", "antwort"),
     "text": ("content", "document", "body", "sentence"),
 }
 
