@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ftengine.errors import FtengineError, InputError
+from ftengine_bench import experts as of_experts
 from ftengine_bench import tables
 from ftengine_bench.compare import check_slower, compare, noise, parse_share
 from ftengine_bench.kernels import measure_kernels
-from ftengine_bench.options import COMPARE, KERNELS
+from ftengine_bench.options import COMPARE, EXPERTS, KERNELS
 from ftengine_bench.plot import check_plot, draw
 from ftengine_bench.report import Report, check_writable
 from ftengine_bench.settings import Settings
@@ -54,6 +55,22 @@ def kernels(json: str | None, plot: str | None, **options: Any) -> None:
         print(f"{name:14} {text}")
     if disturbed := noise(report):
         print(f"warning: {disturbed}", file=sys.stderr)
+
+
+def experts(json: str | None, **options: Any) -> None:
+    """Measure a layer of experts, print a table, and write the requested file."""
+    if json:
+        check_writable(Path(json))
+    found = of_experts.measure_experts(**options)
+    if json:
+        of_experts.write(found, Path(json))
+    print(
+        " ".join(f"{name} {found[name]}" for name in ("width", "inner", "experts", "chosen", "tokens", "rank", "dtype"))
+    )
+    print()
+    print(aligned(of_experts.table(found), 1))
+    for name, reason in found["left_out"].items():
+        print(f"left out: {name}, {reason}")
 
 
 def comparison(files: Sequence[str], by: str, fail_over: str | None) -> None:
@@ -100,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     for name, command, options, summary in (
         ("kernels", kernels, KERNELS, "time low-rank layers against the frozen layer, PyTorch and PEFT"),
+        ("experts", experts, EXPERTS, "time a layer of experts with low-rank updates"),
         ("compare", comparison, COMPARE, "compare files that --json wrote with the first of them"),
     ):
         parser_of = commands.add_parser(name, help=summary)

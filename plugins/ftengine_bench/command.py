@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ftengine_bench.options import COMPARE, KERNELS, Options
+from ftengine_bench.options import COMPARE, EXPERTS, KERNELS, Options
 
 
 @click.group()
@@ -35,6 +35,20 @@ def kernels(**options: Any) -> None:
       ftengine bench kernels --json before.json
     """
     from ftengine_bench.__main__ import kernels as measure
+
+    measure(**options)
+
+
+@bench.command()
+@_with(EXPERTS)
+def experts(**options: Any) -> None:
+    """Time a layer of experts with low-rank updates against the frozen layer, a loop, grouped products and PEFT.
+
+    \b
+    Example:
+      ftengine bench experts --preset qwen3-30b-a3b --scale 4 --dtype bfloat16
+    """
+    from ftengine_bench.__main__ import experts as measure
 
     measure(**options)
 

@@ -33,6 +33,22 @@ KERNELS: Options = {
     "--plot": ("FILE", None, "Draw the overheads (.png, .svg or .pdf)."),
 }
 
+EXPERTS: Options = {
+    "--preset": ("NAME", "olmoe", "Sizes of a model's layer of experts: olmoe, qwen3-30b-a3b or gpt-oss-20b."),
+    "--scale": ("N", "1", "Divide both widths by this, where memory or time lacks."),
+    "--tokens": ("N", "512", "Tokens."),
+    "--rank": ("N", "8", "Rank of each expert's update."),
+    "--dropout": ("FLOAT", "0", "Dropout probability; PEFT has none here."),
+    "--dtype": ("NAME", "float32", "Of inputs and frozen weights: float32 or bfloat16."),
+    "--device": ("NAME", "auto", "auto, cpu or cuda."),
+    "--providers": (
+        *("LIST", "auto"),
+        "What to time: frozen, loop, grouped, torch-compile, peft, ftengine; auto leaves torch-compile out on a CPU.",
+    ),
+    "--seconds": ("FLOAT", "0.5", "Time for each provider, seven rounds at least."),
+    "--json": ("FILE", None, "Write everything that was measured."),
+}
+
 COMPARE: Options = {
     "--by": (
         *("NAME", "file"),

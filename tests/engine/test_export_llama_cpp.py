@@ -6,7 +6,15 @@ import shutil
 import pytest
 from expected import raises
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from ftengine import fine_tune, load_run
 from ftengine.engine.export import export_run
@@ -60,14 +68,27 @@ def test_exporters_keep_their_contract(exporter):
     check_component(exporter)
 
 
-@pytest.mark.parametrize("config", [MistralConfig, Qwen2Config, Qwen3Config])
+MIXTURES = {
+    MixtralConfig: {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    OlmoeConfig: {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4},
+    Qwen3MoeConfig: {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [MistralConfig, Qwen2Config, Qwen3Config, *MIXTURES])
 def test_each_architecture_is_answered_as_the_tuned_model(llama_folder, build_chat_recipe, tmp_path, config):
     base = shutil.copytree(llama_folder, tmp_path / "base")
     kept = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
     kept |= {"num_key_value_heads", "max_position_embeddings", "head_dim", "bos_token_id", "eos_token_id"}
     sizes = {name: x for name, x in json.loads((base / "config.json").read_text()).items() if name in kept}
     off = {"sliding_window": None} if config is MistralConfig else {"use_sliding_window": False}
-    AutoModelForCausalLM.from_config(config(**sizes, **off)).save_pretrained(base)
+    module = AutoModelForCausalLM.from_config(config(**{**sizes, **off, **MIXTURES.get(config, {})}))
+    for name, weight in module.named_parameters():
+        if "experts" in name or name.endswith("gate.weight"):
+            weight.data.mul_(5)  # so that it matters which expert a token passes
+    module.save_pretrained(base)
     recipe = build_chat_recipe(
         strategy={"name": "lora", "rank": 8, "alpha": 32, "rslora": True, "rank_pattern": {"q_proj": 2}},
         model__source=str(base),

@@ -13,6 +13,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 SIZES: dict[str, Any] = {
@@ -41,6 +43,13 @@ def gpt2(folder: Path) -> Path:
     """Write a model that has no nn.Linear but its head."""
     config = GPT2Config(n_embd=32, n_head=4, n_layer=1, n_positions=16, vocab_size=40, eos_token_id=2, bos_token_id=2)
     return _write(folder, GPT2LMHeadModel, config)
+
+
+def qwen3_moe(folder: Path) -> Path:
+    """Write a mixture of experts."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16}
+    settings = SIZES | {"num_key_value_heads": 2, "eos_token_id": 2} | experts
+    return _write(folder, Qwen3MoeForCausalLM, Qwen3MoeConfig(**settings))
 
 
 def _write(folder: Path, cls: Any, config: Any) -> Path:

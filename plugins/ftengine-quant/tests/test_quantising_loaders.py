@@ -9,7 +9,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from expected import raises
 from pydantic import ValidationError
-from quantised_models import bert, gpt2, llama
+from quantised_models import bert, gpt2, llama, qwen3_moe
 from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
@@ -34,7 +34,7 @@ LABELS = api.Labels("single", ("bad", "fine", "good"))
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    return {make.__name__: str(make(root / make.__name__)) for make in (llama, bert, gpt2)}
+    return {make.__name__: str(make(root / make.__name__)) for make in (llama, bert, gpt2, qwen3_moe)}
 
 
 @pytest.fixture(params=KINDS)
@@ -87,6 +87,22 @@ def test_weights_come_close_and_biases_are_the_bases(make, folders):
             off = (dequantised(packed) - layer.weight).norm() / layer.weight.norm()
             assert 1e-4 < off < (0.02 if bits == 8 else 0.15)
             assert torch.equal(packed.bias, layer.bias)
+
+
+def test_experts_stay_as_they_are_and_train(make, folders):
+    loaded = make().load(asked(folders["qwen3_moe"]))
+    strategy = registry_of().build("strategy", {"name": "lora", "dropout": 0.0}, "strategy")
+    strategy.prepare(loaded)
+    facts, warnings = strategy.notes(loaded)
+    assert "4 experts" in facts[0]
+    assert not warnings
+    parameters = dict(loaded.module.named_parameters())
+    assert not any(p.dtype.itemsize < 2 for name, p in parameters.items() if ".experts." in name)
+    assert any(p.dtype.itemsize < 2 for name, p in parameters.items() if "q_proj" in name)
+    loaded.module(input_ids=IDS, labels=IDS).loss.backward()
+    trained = {name: p.grad for name, p in parameters.items() if p.requires_grad and name.endswith("_b")}
+    assert {"experts", "self_attn"} <= {part for name in trained for part in name.split(".")}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in trained.values())
 
 
 def test_heads_and_new_modules_stay(make, folders):

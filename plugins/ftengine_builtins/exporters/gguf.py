@@ -23,7 +23,7 @@ from ftengine.errors import ExportDiffers, NoRuntime, NotExportable, json_of_fil
 from ftengine.generation import measured_settings
 from ftengine.model import read_tensors, save_model
 from ftengine.text import number
-from ftengine_builtins.exporters import gguf_tokenizer
+from ftengine_builtins.exporters import gguf_experts, gguf_tokenizer
 from ftengine_builtins.exporters.llama_cpp import served
 from ftengine_builtins.exporters.peft import folded_pairs, read_lora_config, source_of_pairs
 from ftengine_builtins.exporters.settings import require_settings
@@ -37,6 +37,7 @@ ARCHITECTURES = {
     "MistralForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    **gguf_experts.ARCHITECTURES,
 }
 """Classes of transformers, with llama.cpp's names of their architectures. Tests run each in llama.cpp."""
 
@@ -120,6 +121,7 @@ def check_architecture(source: ExportSource) -> None:
         f"rope_type {rope.get('rope_type')!r}": rope.get("rope_type", "default") != "default",
         f"hidden_act {config.hidden_act!r}": config.hidden_act != "silu",
         "a sliding window": getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True),
+        **gguf_experts.faults(name, config),
     }
     if fault := next((text for text, there in faults.items() if there), None):
         raise NotExportable(
@@ -140,7 +142,7 @@ def write_model(source: ExportSource, file: Path, dtype: str) -> Exported:
         getattr(writer, f"add_sampling_{name}")(value)
     counts: dict[str, int] = {}
     for name, tensor in sorted(_tensors(merged).items()):
-        stored, kind = _stored(rearranged(source, name, tensor), dtype)
+        stored, kind = _stored(name, rearranged(source, name, tensor), dtype)
         writer.add_tensor(gguf_name(source, name), stored, raw_dtype=kind)
         counts[kind.name] = counts.get(kind.name, 0) + 1
     _finish(writer)
@@ -177,7 +179,7 @@ def require_precision(source: ExportSource, file: Path, dtype: str) -> None:
     written = {entry.name: entry for entry in read_gguf(file).tensors}
     for name, tensor in _tensors(source.merged("float32")).items():
         exact, entry = rearranged(source, name, tensor), written.get(gguf_name(source, name))
-        stored, kind = _stored(exact, dtype)
+        stored, kind = _stored(name, exact, dtype)
         own = np.empty(0) if entry is None else gguf.dequantize(entry.data, entry.tensor_type)
         error, allowed = (distance(x.ravel(), exact.ravel()) for x in (own, gguf.dequantize(stored, kind)))
         if not (np.isfinite(allowed) and error <= ROUNDED_AGAIN * allowed + EXACT):
@@ -254,22 +256,24 @@ def _writer(source: ExportSource, file: Path) -> Any:
     writer.add_rope_freq_base(float((getattr(config, "rope_parameters", None) or {}).get("rope_theta", 10000.0)))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
+    gguf_experts.add_numbers(writer, config)
     return writer
 
 
 def _tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a transformers folder in float32, one file or several."""
+    """Return the tensors of a transformers folder in float32, one file or several, with experts in one tensor."""
     index = folder / "model.safetensors.index.json"
     names = {"model.safetensors"} if not index.is_file() else set(json.loads(index.read_text())["weight_map"].values())
-    return {name: x.float().numpy() for file in sorted(names) for name, x in read_tensors(folder / file).items()}
+    tensors = {name: x.float().numpy() for file in sorted(names) for name, x in read_tensors(folder / file).items()}
+    return gguf_experts.stacked(tensors)
 
 
-def _stored(tensor: np.ndarray, dtype: str) -> tuple[np.ndarray, Any]:
-    """Return a tensor as stored in the file, and its type: vectors are F32, rows that Q8_0 cannot divide are F16."""
+def _stored(name: str, tensor: np.ndarray, dtype: str) -> tuple[np.ndarray, Any]:
+    """Return a tensor as stored, and its type: vectors and routers are F32, rows that Q8_0 cannot divide are F16."""
     import gguf
 
     kind = gguf.GGMLQuantizationType[dtype]
-    if tensor.ndim < 2:
+    if tensor.ndim < 2 or gguf_experts.ROUTER.search(name):
         kind = gguf.GGMLQuantizationType.F32
     elif tensor.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
         kind = gguf.GGMLQuantizationType.F16

@@ -23,6 +23,11 @@ VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM's --max-lora-rank allows."""
 
 MERGE = "Merge it: `ftengine export RUN --to transformers OUT`."
+EXPERTS = (
+    "which vLLM reads as a pair for each expert (Qwen3-MoE) or as stacks (gpt-oss, Qwen3.5), and others in a wrong "
+    "order, llama.cpp's converter as a pair for each expert, and SGLang not at all, without a message"
+)
+"""Which servers take the updates of experts, and how."""
 PAIR = re.compile(r"(?P<path>.+)\.lora_A\.weight")
 
 
@@ -90,7 +95,7 @@ def read_lora_config(adapter: Path) -> dict[str, Any]:
     config = json_of_file(file)
     parameters = config.get("target_parameters") or ()
     faults = {
-        f"servers read updates of experts ({', '.join(parameters)}) in layouts of their own": parameters,
+        f"it has updates of experts ({', '.join(parameters)}), {EXPERTS}": parameters,
         f"it is {config.get('peft_type')}, but servers support only LoRA": config.get("peft_type") != "LORA",
         "it is DoRA, which servers do not support": config.get("use_dora"),
         f"servers do not support its modules_to_save ({', '.join(config.get('modules_to_save') or ())})": config.get(

@@ -47,6 +47,21 @@ def expert_modules(module: nn.Module) -> dict[str, nn.Module]:
     return {path: part for path, part in module.named_modules() if is_experts(part)}
 
 
+def other_experts(module: nn.Module) -> dict[str, str]:
+    """Return why modules of experts that are kept in another way, such as packed in 4 bits, cannot be adapted, by path.
+
+    Experts that are modules with linear layers are not among them.
+    """
+    return {
+        path: f"is a {type(part).__name__}, whose experts are kept in a way that LoRA has no update for"
+        for path, part in module.named_modules()
+        if type(part).__name__.endswith("Experts")
+        and not is_experts(part)
+        and any(True for _ in part.parameters())
+        and not any(isinstance(inner, nn.Linear) for inner in part.modules())
+    }
+
+
 def parameters_of(path: str, experts: nn.Module) -> list[str]:
     """Return the paths of the experts' parameters."""
     return [f"{path}.{name}" for name in names(experts)]
@@ -140,8 +155,9 @@ class LoRARouter(nn.Module):
 def routers(module: nn.Module) -> set[str]:
     """Return the paths of routers: modules beside experts, with a forward of their own and a weight (E, in)."""
     found = set[str]()
-    for path, experts in expert_modules(module).items():
-        parent, rows = path.rpartition(".")[0], len(experts._parameters[names(experts)[0]])
+    for path in (*expert_modules(module), *other_experts(module)):
+        parent = path.rpartition(".")[0]
+        rows = next((len(p) for p in module.get_submodule(path).parameters() if p.ndim == 3), 0)
         for name, part in module.get_submodule(parent).named_children():
             weight = part._parameters.get("weight")
             if type(part).forward is not nn.Linear.forward and weight is not None and len(weight) == rows:
@@ -166,9 +182,14 @@ def expert_notes(module: nn.Module) -> tuple[list[str], list[str]]:
     parts, tuned = expert_modules(module), expert_layers(module)
     own = {path: [part._parameters[name] for name in names(part)] for path, part in parts.items()}
     every = [parameter for parameters in own.values() for parameter in parameters]
-    if not every or any(parameter.requires_grad for parameter in every):
-        return [], []
     total = sum(parameter.numel() for parameter in module.parameters())
+    others = [
+        f"{path!r} {why}: {percent(sum(p.numel() for p in module.get_submodule(path).parameters()) / total)} of the "
+        "model's parameters, and as much in each layer like it, stay as they are."
+        for path, why in [*other_experts(module).items()][:1]
+    ]
+    if not every or any(parameter.requires_grad for parameter in every):
+        return [], others
     numbers = sorted({len(parameter) for parameter in every})
     what = (
         f"{' or '.join(map(str, numbers))} experts in each of {counted(len(parts), 'layer')}, "
@@ -181,10 +202,10 @@ def expert_notes(module: nn.Module) -> tuple[list[str], list[str]]:
         facts = [f"{what}; {kinds} of {len(tuned):,} train by {added:,} parameters, {percent(added / total)} of all"]
     left = [name for path, part in parts.items() for name in parameters_of(path, part) if name not in adapted]
     if not left:
-        return facts, []
+        return facts, others
     whole = f"are left out in part, such as {left[0]!r}" if adapted else "are left out"
     why = next((f" ({path!r} {reason})" for path, part in parts.items() if (reason := why_not(part))), "")
-    return facts, [f"{what}, {whole}{why}: strategy.targets all-linear or experts takes them in."]
+    return facts, [*others, f"{what}, {whole}{why}: strategy.targets all-linear or experts takes them in."]
 
 
 def expert_layers(module: nn.Module) -> dict[str, LoRAExperts]:

@@ -146,7 +146,8 @@ def _attention(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
 def _experts(module: nn.Module, obstacles: Mapping[str, str]) -> list[str]:
     experts = experts_of(module)
     if not (taken := [name for name, why in experts.items() if not why]):
-        why = "".join(f" {name!r} {why}." for name, why in [*experts.items()][:1])
+        refused = experts or expert_layers.other_experts(module)
+        why = "".join(f" {name!r} {why}." for name, why in [*refused.items()][:1])
         raise NoMatch(
             f"targets 'experts' finds no parameters of experts in {type(module).__name__} to adapt.{why} "
             f"{_layers(module, obstacles)}"

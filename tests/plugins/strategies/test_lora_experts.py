@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 from expected import raises
-from expert_models import MIXTURES, gradients, ids, mixture, outputs, shaken
+from expert_models import MIXTURES, SIZES, TOKENS, gradients, ids, mixture, outputs, shaken
 from torch import nn
+from transformers import Llama4ForCausalLM, Llama4TextConfig
 
 from ftengine.api import LoadedModel
 from ftengine.equivalence import distance
@@ -174,3 +175,52 @@ def test_experts_that_cannot_be_adapted_are_named(hinder) -> None:
         prepared(model, targets="experts")
     strategy = prepared(model)
     assert "model.layers.0.mlp.experts" in strategy.notes(model)[1][0]
+
+
+def test_experts_of_another_kind_stay_and_their_router_is_no_linear_layer() -> None:
+    sizes = {"num_local_experts": 4, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1, "head_dim": 8}
+    config = Llama4TextConfig(**SIZES | TOKENS | sizes, intermediate_size_mlp=24)
+    model = LoadedModel(Llama4ForCausalLM(config).eval(), None, "memory", "causal-lm")
+    before = outputs(model.module)
+    strategy = prepared(model)
+    assert not any("router" in path or ".experts" in path for path in strategy.matches()["all-linear"])
+    assert "Llama4TextExperts" in strategy.notes(model)[1][0]
+    assert distance(outputs(model.module), before) < 1e-6
+    assert not torch.equal(outputs(shaken(model.module)), before)
+    model = LoadedModel(Llama4ForCausalLM(config).eval(), None, "memory", "causal-lm")
+    with raises(NoMatch, "Llama4TextExperts"):
+        prepared(model, targets="experts")
+    prepared(model, targets=["router"])
+    assert {name.rpartition(".")[0] for name in gradients(model.module, ids())} == {
+        f"model.layers.{i}.feed_forward.router" for i in range(2)
+    }
+
+
+class Mxfp4GptOssExperts(nn.Module):
+    """As transformers packs gpt-oss: two numbers of 4 bits in a byte."""
+
+    def __init__(self, experts: nn.Module) -> None:
+        super().__init__()
+        for name in names(experts):
+            packed = torch.zeros_like(experts._parameters[name], dtype=torch.uint8)
+            self.register_parameter(name, nn.Parameter(packed, requires_grad=False))
+
+
+def test_packed_experts_are_named() -> None:
+    strategy = prepared(model := packed_mixture())
+    assert "Mxfp4GptOssExperts" in strategy.notes(model)[1][0]
+    assert {path.rpartition(".")[2] for path in strategy.matches()["all-linear"]} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    }
+    with raises(NoMatch, "Mxfp4GptOssExperts"):
+        prepared(packed_mixture(), targets="experts")
+
+
+def packed_mixture() -> LoadedModel:
+    model = mixture("GptOss")
+    for layer in model.module.model.layers:
+        layer.mlp.experts = Mxfp4GptOssExperts(layer.mlp.experts)
+    return model
