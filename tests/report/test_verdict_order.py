@@ -105,3 +105,7 @@ def test_a_warm_up_of_all_steps_leads_where_more_training_would_pay(verdict, war
         1000 if warmup == 1000 else None
     ]
     assert (leading(told) == ("learning-curve", "alarm")) == (warmup == 1000)
+
+
+def test_a_warm_up_longer_than_the_run_leads_though_the_model_learnt(verdict):
+    assert leading(verdict(put("recipe.train.warmup", 1000))) == ("learning-curve", "alarm")

@@ -55,19 +55,22 @@ class LearningCurve(Rule):
         if drawn_steps(run):
             return  # the loss of drawn answers is near 0 at every step, whatever is learnt
         finding = _came_apart(run) or _first_pass(run) or _stayed(run) or _unfinished(run) or _stuck(run)
-        if finding is not None:
-            yield _with_warmup(run, finding) or finding
+        if run.recipe.train.warmup >= run.training.planned_steps > 1 and "peak" not in getattr(finding, "figures", ()):
+            yield _warmup(run, finding)
+        elif finding is not None:
+            yield finding
 
 
-def _with_warmup(run: RunRecords, finding: Finding) -> Finding | None:
-    """Return a finding about too little training with its cause, a warm-up longer than the run; None for others."""
-    warmup, steps = run.recipe.train.warmup, run.training.planned_steps
-    if "peak" in finding.figures or not warmup >= steps > 1:
-        return None
-    brief = f"shorten train.warmup ({warmup:g}): it takes all {steps:,} steps, so the learning rate is reached at the "
-    brief += f"last one alone; {finding.brief.partition(': ')[2] or finding.brief}"
+def _warmup(run: RunRecords, effect: Finding | None) -> Finding:
+    """Return that warm-up is longer than the run, before what else was found about too little training."""
+    warmup = run.recipe.train.warmup
+    brief = f"shorten train.warmup ({warmup:g}): it takes all {run.training.planned_steps:,} steps, so the learning "
+    brief += "rate is reached at the last one alone"
+    if effect is None:
+        return _finding("alarm", brief, {"warmup": warmup}, sure=True)
+    brief += f"; {effect.brief.partition(': ')[2] or effect.brief}"
     update = {"text": f"{capitalized(brief)}.", "brief": brief, "level": "alarm"}
-    return finding.model_copy(update={**update, "figures": {**finding.figures, "warmup": warmup}})
+    return effect.model_copy(update={**update, "figures": {**effect.figures, "warmup": warmup}})
 
 
 def _finding(level: Level, brief: str, figures: dict[str, Any], *, more: str = "", sure: bool = False) -> Finding:
