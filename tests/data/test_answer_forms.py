@@ -85,7 +85,7 @@ def test_answers_that_stop_at_one_length_are_found_where_others_go_on(found):
 
 @pytest.mark.parametrize(("answer", "level", "name"), [
     (lambda draw, i: f"{whole(draw, i)} What about question {(i + 1) % 100}", "alarm", "further"),
-    (lambda draw, i: f"What about question {i} {whole(draw, i)}", "note", "echoed"),
+    (lambda draw, i: f"What about question {i} {whole(draw, i)}", "alarm", "echoed"),
 ])  # fmt: skip
 def test_answers_with_prompts_in_them_are_found(found, answer, level, name):
     ((found_level, figures),) = found(answer, prompt="What about question {}")

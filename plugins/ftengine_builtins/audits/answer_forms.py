@@ -43,8 +43,9 @@ as at the lengths around end there, which share of the answers there is unfinish
 which these are of one form instead, if they are less than twice as long as the least limit."""
 PARTS = {ANSWERS: True, "prompts": True, "rejected answers": True, "positives": False}
 """Texts of which a common length is looked for, and whether it is an alarm: passages may be windows of a text."""
-PROMPT, ECHOED = 4, 0.5
-"""Words of a prompt that is looked for in answers, at least, and the share of these, near end, that begin with it."""
+PROMPT, ECHOED, ECHOED_ALARM = 4, 0.5, 0.8
+"""Words of a prompt that is looked for in answers, at least; the share of answers to such prompts, near end, that begin
+with it, from which it is said, and from which it is an alarm."""
 FEWEST_WORDS = 8
 """Words that half of the unfinished answers have, at least: names and codes have no end of a sentence."""
 
@@ -131,19 +132,22 @@ def _with_prompts(data: AuditedData, prompts: Mapping[str, str], rows: Sequence[
             if any(other != own and text[at : at + len(other)] == other for other in others):
                 further.append(row)
                 break
-    for found, least, name in ((further, NOTE, "further"), (echoes, ECHOED, "echoed")):
-        if not found or share_within(len(found), len(prompts))[0] < least:
+    long = sum(len(words[prompt]) >= PROMPT for prompt in prompts.values())
+    for found, of, least, surely, name in (
+        (further, len(prompts), NOTE, ALARM, "further"),
+        (echoes, long, ECHOED, ECHOED_ALARM, "echoed"),
+    ):
+        if not found or share_within(len(found), of)[0] < least:
             continue
-        share = f"{percent(len(found) / len(prompts))} of {len(prompts):,} distinct ones"
+        share = f"{percent(len(found) / of)} of {of:,} distinct ones"
         if name == "further":
             lead = f"end training answers before the next row: in {share} the prompt of another row follows"
             then = "The model learns to ask the next question itself. Were rows joined when they were exported?"
         else:
             lead = f"leave prompts out of training answers: {share} begin with their own prompt"
             then = "The model learns to repeat what it is asked. Were whole texts exported, with the prompt in them?"
-        alarm = name == "further" and share_within(len(found), len(prompts))[0] >= ALARM
-        finding = _finding(data, lead, f"{capitalized(lead)}. {then}", alarm, found,
-                           {name: len(found) / len(prompts)})  # fmt: skip
+        alarm = share_within(len(found), of)[0] >= surely
+        finding = _finding(data, lead, f"{capitalized(lead)}. {then}", alarm, found, {name: len(found) / of})
         yield finding if alarm else finding.model_copy(update={"explains": ("quality",)})
 
 

@@ -35,7 +35,7 @@ JUDGED_ELSEWHERE = (
 )  # fmt: skip
 """Audits whose findings other rules judge, knowing what the run made of the data."""
 
-KNOWN = ("contradictions", "one-answer", "personal-data", "template-marks")
+KNOWN = ("answer-forms", "contradictions", "one-answer", "personal-data", "template-marks")
 """Audits whose notes matter to whoever uses the model as well."""
 
 
