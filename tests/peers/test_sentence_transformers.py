@@ -296,7 +296,7 @@ def with_the_bases_weights(folder, base):
         (rewritten(POOLING, pooling_mode_cls_token=True, pooling_mode_mean_tokens=False), "not the tuned model"),
         (rewritten("sentence_bert_config.json", max_seq_length=7), "not the tuned model"),
         (without_normalisation, "not the tuned model"),
-        (with_the_bases_weights, "model.safetensors is not that of the merged model"),
+        (with_the_bases_weights, "model.safetensors differs from the merged model"),
     ],
 )
 def test_an_encoder_that_makes_other_vectors_is_refused(encoder, tmp_path, monkeypatch, spoil, told):
