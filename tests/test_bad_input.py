@@ -65,7 +65,9 @@ class Workplace:
         return copy
 
     def files(self):
-        return {str(path.relative_to(self.folder)): path.stat().st_size for path in self.folder.rglob("*")}
+        """Return the sizes of all files, but for the lock that a run's records keep."""
+        found = (path for path in self.folder.rglob("*") if path.name != ".records.lock")
+        return {str(path.relative_to(self.folder)): path.stat().st_size for path in found}
 
 
 def broken_json_line(w):

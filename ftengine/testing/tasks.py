@@ -103,6 +103,8 @@ class TaskChecks(Checks):
         task = self._bound()
         before = copy.deepcopy(list(self.examples))
         for row in self.examples:
+            found = task.in_folder(row, ".")
+            assert found.keys() >= row.keys(), f"in_folder loses the columns {sorted(row.keys() - found.keys())}"
             view = task.view(row)
             again = task.view(task.with_inputs(row, list(view.inputs)))
             assert again.target == view.target, "the target changes with the inputs"
@@ -110,7 +112,7 @@ class TaskChecks(Checks):
             texts = all(isinstance(value, str) for value in view.inputs)
             same = not texts or list(again.inputs) == list(view.inputs)
             assert same, f"with_inputs got {list(view.inputs)}, but view then returns {list(again.inputs)}"
-        assert list(self.examples) == before, "view or with_inputs changes an example in place: copy what changes"
+        assert list(self.examples) == before, "view, in_folder or with_inputs changes an example in place: copy what changes"
 
     def the_criterion_is_what_is_summed(self) -> None:
         task, loaded, batch = self._ready()
