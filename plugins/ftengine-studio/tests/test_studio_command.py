@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.slow
 def serving(run):
     """Start the command; yield its process and a function that asks it, as the page does."""
     command = [sys.executable, "-c", "from ftengine_studio.command import studio; studio()", str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}  # as here, where it need not be installed
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             place, token = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=(\S+)", process.stdout.readline()).groups()
 
