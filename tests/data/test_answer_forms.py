@@ -109,3 +109,10 @@ def test_prompts_that_stop_at_one_length_are_found(found, limit):
 ])  # fmt: skip
 def test_finished_answers_of_any_form_are_not(found, answer):
     assert found(answer) == []
+
+
+def test_codes_of_one_length_are_not_cut(found):
+    def code(draw, i):
+        return whole(draw, i) if i % 2 else "".join(draw.choices("ACGT", k=120))
+
+    assert found(code, 200) == []

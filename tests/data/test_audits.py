@@ -294,6 +294,14 @@ def test_lists_that_are_labels_are_named_with_their_separator(write, audit, labe
     assert [one.level for one in found] == (["alarm" if separator == ";" else "note"] if separator else [])
 
 
+def test_paths_of_labels_are_no_alarm(write, audit, label_task):
+    names = ["Sport", "Sport/Ball", "Sport/Race", "News", "News/Home", "News/World", "Ball", "Race", "Home", "World"]
+    rows = [{"text": f"row {i}", "label": names[i % 6]} for i in range(60)]
+    rows += [{"text": f"line {i}", "label": names[i % 4 + 6]} for i in range(4)]
+    file = write("train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert {one.level for one in audit(label_task, file).findings if one.source == "joined-labels"} <= {"note"}
+
+
 @pytest.mark.parametrize("total", [1, 2, 57, 10**6])
 def test_an_interval_of_a_share_is_wilson_s(total):
     for count in {0, 1, total // 3, total - 1, total}:

@@ -4,13 +4,14 @@ import json
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from partly import partly
 
 from ftengine.api import Task, View
 from ftengine.data.split import make_splits
 from ftengine.run.recipe import DataSection
-from ftengine_builtins.audits import SplitSupport
+from ftengine_builtins.audits import SplitSupport, split_support
 
 
 @pytest.fixture
@@ -94,7 +95,8 @@ def test_one_of_several_labels_that_one_file_left_out_is_an_alarm(write, audit, 
     names = [write(f"{split}.jsonl", "".join(of)) for split, of in rows.items()]
     found = audit(SeveralTask(), names[0], test=names[1], only="split-support").findings
     named = [(one.level, one.figures["label"], one.figures["left_out"]) for one in found]
-    assert named == [("alarm", "c", left_out)] * bool(left_out)
+    # Training with more of a label may have been drawn so on purpose.
+    assert named == [("alarm" if left_out == "train" else "note", "c", left_out)] * bool(left_out)
 
 
 @pytest.mark.parametrize(("region", "named"), [("US", True), ("EU", False)])
@@ -107,3 +109,7 @@ def test_a_column_whose_values_training_lacks_is_a_note(write, label_task, regio
     data = replace(data, encoded={"train": {"unread": {"region": "train.jsonl:1"}}})
     result = [(one.level, one.figures["column"]) for one in SplitSupport().examine(data)]
     assert result == [("note", "region")] * named
+
+
+def test_numbers_beyond_a_bound_are_counted_in_large_files_too():
+    assert split_support._is_passed(np.arange(10_000.0), np.arange(9_500.0, 11_500.0), split_support.FREE_BEYOND)

@@ -161,6 +161,8 @@ def _cut(data: AuditedData, answers: Sequence[str], rows: Sequence[int]) -> Iter
         found = np.flatnonzero(open_ends)
         if (end := _find_limit(lengths, open_ends, unit)) is not None:
             found = np.flatnonzero((lengths >= end - (unit == "characters")) & (lengths <= end))
+            if np.median([len(TOKEN.findall(answers[i])) for i in found]) < FEWEST_WORDS:  # codes of one length
+                continue
         else:
             low, high = np.quantile(lengths[open_ends], (0.1, 0.9)).tolist()
             words = np.median([len(answers[i].split()) for i in found])

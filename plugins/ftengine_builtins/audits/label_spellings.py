@@ -1,7 +1,7 @@
 """Audits `label-spellings` and `joined-labels`: labels that are misspelt, or several in one."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import listed
@@ -52,9 +52,10 @@ class JoinedLabels(Audit):
             text += f"{first!r} ({joined[first]:,}), and are classes of their own. If they are lists, write one "
             text += f"separator in all rows and name it: task.kind=multi, task.separator={separator!r}."
             figures = {"separator": separator, "labels": len(joined), "times": times}
+            frequent = times >= ALARM * total.total() and len(joined) > len(total) / 2
             yield Finding(
                 kind="labels",
-                level="alarm" if times >= ALARM * total.total() and len(joined) > len(total) / 2 else "note",
+                level="alarm" if frequent and not _is_tree(joined, separator) else "note",
                 text=text,
                 brief=f"set task.kind=multi and task.separator={separator!r}: {text.partition(', e.g. ')[0]}",
                 explains=EXPLAINS,
@@ -68,6 +69,16 @@ def _joined(total: Counter[str], separator: str) -> list[str]:
     parts = {label: {part.strip() for part in label.split(separator)} for label in total}
     times = Counter(part for own in parts.values() for part in own)
     return [label for label, own in parts.items() if len(own) > 1 and all(times[part] > 1 for part in own)]
+
+
+def _is_tree(joined: Iterable[str], separator: str) -> bool:
+    """Return whether labels may be paths ("Sport/Football"): each part always has the same parts before it."""
+    before: dict[str, set[tuple[str, ...]]] = {}
+    for label in joined:
+        parts = [part.strip() for part in label.split(separator)]
+        for i, part in enumerate(parts):
+            before.setdefault(part, set()).add(tuple(parts[:i]))
+    return all(len(paths) == 1 for paths in before.values())
 
 
 def _alike(total: Counter[str]) -> Iterator[list[str]]:
