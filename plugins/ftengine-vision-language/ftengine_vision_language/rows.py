@@ -14,7 +14,7 @@ from ftengine.errors import DataError, shown
 MARK = re.compile(r"\n?<image>\n?")
 """Where LLaVA, LlamaFactory and ms-swift put a picture into a text."""
 COLUMNS = ("images", "image")
-MESSAGES = ("messages", "prompt", "completion", "chosen", "rejected")
+MESSAGES = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
 """Columns that may hold messages with pictures in their parts."""
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
@@ -129,10 +129,16 @@ def with_paths(row: Example, folder: str, *, inside: bool) -> Example:
 
 def _with_paths(message: Any, folder: str, inside: bool) -> Any:
     """Return a message whose parts name pictures relative to the working directory."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("content"), list):
+    if not isinstance(message, Mapping):
         return message
+    held = {key: message[key] for key in ("content", "value") if isinstance(message.get(key), list)}
+    return {**message, **{key: _parts_with_paths(parts, folder, inside) for key, parts in held.items()}}
+
+
+def _parts_with_paths(values: list[Any], folder: str, inside: bool) -> list[Any]:
+    """Return parts of a message, and parts in them (results of tools), that name pictures in the same way."""
     parts = []
-    for part in message["content"]:
+    for part in values:
         if isinstance(part, Mapping) and part.get("type") in ("image", "image_url"):
             url = part.get("image_url")
             named = {key: beside(part[key], folder, inside=inside) for key in ("image", "path", "url") if key in part}
@@ -140,8 +146,8 @@ def _with_paths(message: Any, folder: str, inside: bool) -> Any:
                 url = url if isinstance(url, Mapping) else {"url": url}
                 named["image_url"] = {**url, "url": beside(url.get("url"), folder, inside=inside)}
             part = {**part, **named}
-        parts.append(part)
-    return {**message, "content": parts}
+        parts.append(_with_paths(part, folder, inside))
+    return parts
 
 
 def recognise_pictures(columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:

@@ -23,7 +23,7 @@ from ftengine_vision_language import VQA, BlankPicture, ImageTextToText, Scrambl
 from ftengine_vision_language.evaluator import accuracy, normalised
 from ftengine_vision_language.looking import Looking
 from ftengine_vision_language.pictures import FORMATS, MOST_PIXELS, open_picture
-from ftengine_vision_language.rows import read_dialogue, recognise_pictures
+from ftengine_vision_language.rows import COLUMNS, MESSAGES, read_dialogue, recognise_pictures, with_paths
 from ftengine_vision_language.task import _answer_text
 
 QUICK = ("llava", "qwen2_5_vl")
@@ -180,6 +180,8 @@ def test_paths_begin_beside_the_data_file_and_stay_in_its_folder(tmp_path):
         for part in (*parts, {"type": "image_url", "image_url": {"url": path}}):
             yield {"messages": [user(part, question), _says("red")]}
             yield {"prompt": [user(part, question)], "completion": [_says("red")]}
+            yield {"conversations": [{"from": "human", "value": [part, question]}, {"from": "gpt", "value": "red"}]}
+            yield {"conversations": [user(part, question), _says("red")]}
         yield {"images": [{"path": path, "bytes": None}], "messages": [user(question), _says("red")]}
         yield {"image": path, "prompt": "what ?", "completion": "red"}
 
@@ -190,6 +192,29 @@ def test_paths_begin_beside_the_data_file_and_stay_in_its_folder(tmp_path):
         with raises(DataError, "b.png", folder, "outside_files"):
             task().check_input(task().in_folder(row, folder))
         task(outside_files=True).check_input(task(outside_files=True).in_folder(row, folder))
+
+
+def test_every_column_that_dialogues_are_read_from_has_its_paths_guarded():
+    read = set()
+
+    class Row(dict):
+        def get(self, key, default=None):
+            read.add(key)
+            return super().get(key, default)
+
+        def __getitem__(self, key):
+            read.add(key)
+            return super().__getitem__(key)
+
+    said = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    for row in ({"conversations": said}, {"messages": [user(text("a"))]}, {"prompt": "a", "completion": "b"}):
+        for picture in ({"image": b"c"}, {"images": [b"c"]}):
+            read_dialogue(Row(row | picture))
+    assert {"conversations", "messages", "prompt", "completion", "images", "image"} <= read
+    assert read - {*COLUMNS, *MESSAGES} <= {"tools", "functions", "chat_template_kwargs"}  # no messages in them
+    outside = [user({"type": "tool_result", "content": [{"type": "image", "path": "../b.png"}]})]
+    for column in MESSAGES:
+        assert '"outside"' in json.dumps(with_paths({column: outside}, "data", inside=True))
 
 
 @pytest.mark.parametrize(
