@@ -10,7 +10,7 @@ from expected import raises
 from partly import partly
 from pyarrow import parquet
 
-from ftengine.api import Features, Task, View
+from ftengine.api import Features, Task, View, beside, require_inside
 from ftengine.data.read import read_rows
 from ftengine.data.rows import DataRows
 from ftengine.data.split import make_splits
@@ -105,6 +105,29 @@ def test_paths_that_lead_out_of_the_folder_are_refused_where_the_task_says_so(fo
         task.view(outside).inputs[0]
     assert inside["image"] == "photos/cat/1.png"
     assert read_rows("photos/list.csv", task=ImageClassification())[0]["image"] == "photos/../secret.png"
+
+
+def test_links_and_addresses_that_lead_out_of_the_folder_are_refused(folder, tmp_path):
+    """A folder and a list that are themselves reached through links are read."""
+    (tmp_path / "secret.png").write_bytes(PNG)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "again.png").symlink_to(folder / "cat" / "1.png")
+    names = ["link.png", "up/secret.png", "data:/../../secret.png", "data:a,/../../../secret.png", "x://../../../b"]
+    for name in (*names, f"file://{tmp_path}/secret.png", f"FILE:{tmp_path}/secret.png"):
+        found = beside(name, "photos", inside=True)
+        with raises(DataError, "outside", "outside_files"):
+            require_inside(found, "image")
+    for name in ("data:image/png;base64,iVBO/..g=", "https://example.org/a.png"):
+        assert beside(name, "photos", inside=True) == name
+    (tmp_path / "linked").symlink_to(folder)
+    for place in ("photos", "linked"):
+        for name in ("again.png", "cat/1.png", "cat/../dog/3.webp", "missing.png", "a\0b.png"):
+            assert beside(name, place, inside=True) == f"{place}/{name}"
+    (tmp_path / "blobs").write_text("image,label\ncat/1.png,b\n")
+    (folder / "list.csv").symlink_to(tmp_path / "blobs")
+    task = ImageClassification(ImageClassification.Config(outside_files=False))
+    assert read_rows("photos/list.csv", task=task)[0]["image"] == "photos/cat/1.png"
 
 
 def test_lists_of_paths_are_relative_too_and_addresses_are_no_paths(folder):
