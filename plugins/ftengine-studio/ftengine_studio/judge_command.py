@@ -201,7 +201,7 @@ def _show(run: str, name: str, result: Judging, bounds: Bounds, compared: int, s
     if not compared and result.spent.requests and not result.stopped:
         click.echo(
             "whether the judge is the run's own base or tuned model was checked by its name alone: too few answers are "
-            "long and differ"
+            "long and differ, or too few replies came"
         )
 
 

@@ -169,28 +169,31 @@ class Judge:
         another model of that name next.
 
         Returns:
-            The number of prompts; 0 if too few answers are long and differ, or a bound is reached before. The result
-            is `stopped` then, and nothing is judged.
+            The number of replies; 0 if too few answers are long and differ, fewer than `ALIKE` replies come, or a
+            bound is reached before. The result is `stopped` at a bound, and nothing is judged.
 
         Raises:
-            InputError: it is one of them.
+            InputError: it is one of them, or nothing can be asked, as of `judge`.
         """
         require_another_name(self.run, self.name)
         differing = [pair for pair in self.pairs if len(set(pair.answers.values())) > 1]
         compared = {side: [p for p in differing if len(p.answers[side]) >= LONG][:COMPARED] for side in SIDES}
         compared = {side: some for side, some in compared.items() if len(some) >= ALIKE}
         chosen = {} if self.is_done else {pair.row: pair for some in compared.values() for pair in some}
-        texts, new = dict[int, str](), list[JudgeReply]()
+        texts, new, gone = dict[int, str](), list[JudgeReply](), None
         try:
             for row, pair in chosen.items():
                 asked = Prompt((), [{"role": "user", "content": pair.prompt}])
                 reply = self._kept.get(request_of(self.name, asked, TOKENS))
                 if reply is None:
-                    reply = self._ask(pair, ALONE, asked, TOKENS, keep=False)
-                    new.append(reply)
-                texts[row] = reply.text.strip()
+                    new.append(self._ask(pair, ALONE, asked, TOKENS, keep=False))
+                    reply = self._with_failures_counted(new[-1])
+                if reply is not None:
+                    texts[row] = reply.text.strip()
         except Stop as stop:
             self.result.stopped = str(stop)
+        except InputError as error:
+            gone = error
         for side, some in compared.items():
             same = sum(_begins_as(texts.get(pair.row, ""), pair.answers[side]) for pair in some)
             if same >= ALIKE:
@@ -201,7 +204,9 @@ class Judge:
                 )
         for reply in new:
             self._keep(reply)
-        return 0 if self.result.stopped else len(texts)
+        if gone is not None:
+            raise gone
+        return 0 if self.result.stopped or len(texts) < ALIKE else len(texts)
 
     def judge(self, listener: Listener) -> Judging:
         """Ask for what is not judged yet, keep every reply, and write a judgement for each pair with two verdicts.

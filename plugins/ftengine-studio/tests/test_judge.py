@@ -210,6 +210,12 @@ def test_an_endpoint_that_is_gone_ends_the_call(run):
     with served(LONGER, ["500"] * 99, models=("judge",)) as (server, url), raises(InputError, "5 requests", "goes on"):
         judged(run, url, pairs(9), retries=0)
     assert len(server.seen) == 5
+    with served(LONGER, ["500"] * 99, models=("judge",)) as (server, url):
+        judging = judge(run, url, pairs(5, **LONG_ANSWERS), retries=0)
+        assert (judging.require_another_model(), judging.result.failed) == (0, 4)  # it was compared with nothing
+        with raises(InputError, "5 requests"):
+            judging.judge(SilentListener())
+    assert len(server.seen) == 5
     with served(LONGER, ["401"], models=("judge",)) as (server, url), raises(InputError, "STUB_KEY") as caught:
         judged(run, url, pairs(9))
     assert len(server.seen) == 1
