@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,8 @@ class RouterLosses:
                 f"{type(module).__name__} {what}, so there is no load-balancing loss for it. Remove load-balancing "
                 "from regularize."
             )
-        self._top, self._module, self._index = experts_per_token(module) or 1, module, list(routers.values())
+        self._top, self._index = experts_per_token(module) or 1, list(routers.values())
+        self._module = ref(module)  # the module itself would keep its own entry of `EVERY_TOKEN` for ever
         self._rows: list[tuple[Tensor, Tensor | None]] = []
         self._calls = TrainingCalls(module, list(routers), self._keep)
         if module in EVERY_TOKEN:  # the recipe's come after the configuration's
@@ -102,8 +103,9 @@ class RouterLosses:
     def remove(self) -> None:
         self._calls.remove()
         self._rows.clear()
-        if EVERY_TOKEN.get(self._module) is self:
-            del EVERY_TOKEN[self._module]
+        module = self._module()
+        if module is not None and EVERY_TOKEN.get(module) is self:
+            del EVERY_TOKEN[module]
 
     def _keep(self, number: int, args: tuple[Any, ...], output: Any, mask: Tensor | None) -> None:
         logits = (output[self._index[number]] if isinstance(output, tuple) else output).flatten(0, -2)

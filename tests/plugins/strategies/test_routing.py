@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from expected import raises
@@ -54,6 +57,18 @@ def test_load_balancing_is_transformers_own(kind) -> None:
     assert attached.penalty({}, torch.zeros(())) is None  # each call's tokens count once
     attached.detach()
     assert model.module not in EVERY_TOKEN
+
+
+def test_losses_that_nobody_detached_do_not_keep_their_model() -> None:
+    model = mixture("Olmoe")
+    attached = Attached([LoadBalancing()], model, CausalLM())
+    balanced(model, batch(), attached)
+    known, module = len(EVERY_TOKEN), weakref.ref(model.module)
+    assert model.module in EVERY_TOKEN
+    del model, attached
+    gc.collect()
+    assert module() is None
+    assert len(EVERY_TOKEN) == known - 1
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
