@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from ftengine.engine.fine_tune import Run
     from ftengine.run.evaluation_result import Answered
+    from ftengine.run.recipe import Recipe
     from ftengine.run.records import RunRecords
 
 
@@ -55,6 +57,8 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
     end_with_parent()
     recipe = Recipe.read(recipe_file, overrides)
     if recipe.train.seeds > 1:
+        if not resume:
+            _require_new(recipe)
         _train_several(recipe_file, overrides, as_json)
         return
     sets = [part for override in overrides for part in ("--set", override)]
@@ -79,8 +83,22 @@ def train(recipe_file: str, overrides: tuple[str, ...], resume: bool, as_json: b
         _show(run, records, time.monotonic() - began)
 
 
+def _require_new(recipe: Recipe) -> None:
+    """Refuse folders of seeds that hold something, unfinished runs first (RunError), as one run's folder is refused."""
+    from ftengine.engine.fine_tune import restarted
+    from ftengine.run.directory import RunDirectory
+
+    first = recipe.training_seed
+    folders = [Path(recipe.output) / f"seed-{seed}" for seed in range(first, first + recipe.train.seeds)]
+    runs = sorted(map(RunDirectory, folders), key=lambda run: run.finished)
+    for run in runs:
+        if not (run.is_run() and restarted(run)):
+            reuse = ", or use it again with --resume" if run.finished else ""
+            run.require_free(f"another with --set output=DIR{reuse}")
+
+
 def _train_several(recipe_file: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Train the seeds of a recipe by the command for several (InputError: it is not installed)."""
+    """Train the seeds of a recipe, or go on with them, by the command for several (InputError: it is not installed)."""
     context = click.get_current_context()
     commands = context.find_root().command
     command = commands.get_command(context, SEVERAL) if isinstance(commands, click.Group) else None

@@ -36,6 +36,7 @@ from ftengine.evaluation.runner import EvalResult
 from ftengine.identity import fingerprint_base, fingerprint_processor, require_same_base
 from ftengine.identity.base import fingerprint_tokens, tensor_hashes
 from ftengine.identity.code import fingerprint_files
+from ftengine.identity.files import file_states
 from ftengine.model import count, state_tensors
 from ftengine.model.target_scale import scale_targets
 from ftengine.parallel.device import Device
@@ -208,15 +209,19 @@ def _loaded(
     check_own_regularizers(ready, steps.total)
     require_measurable(device, section)
     require_fast_paths(device, data.experiment)
+    shared, key = data.experiment.shared_base, None
+    if shared:
+        shared.forget_unless(ready.skeleton.trained_base if ready.skeleton else None)
+        key = _base_key(ready)  # of the files as they are before they are read
     loaded = load_base(ready, weights=device.is_main or not device.divides)
     if device.divides:  # the first process alone has read it
         (loaded.fingerprint,) = broadcast_object_list([loaded.fingerprint])
     require_fit(loaded, _unfitted(data, plan))
     place_base(device, ready, loaded)
-    if shared := data.experiment.shared_base:
+    if shared:
         own = data.experiment.loader.runs_code(loaded.source) is None
         if ready.skeleton is not None and own and not device.divides:
-            shared.keep(_base_key(ready), ready.recipe.training_seed, loaded, ready.skeleton.trained_base)
+            shared.keep(key, ready.recipe.training_seed, loaded, ready.skeleton.trained_base)
     if resumed is None:
         require_base_fits(device, section)
     return loaded
@@ -319,7 +324,8 @@ def _base_key(labelled: LabelledTask) -> list[Any]:
     """Return what a base in memory depends on, without the seed of new modules."""
     experiment = labelled.experiment
     precision = experiment.recipe.model.dtype, experiment.recipe.train.precision
-    return [described(experiment.loader), experiment.request(labelled.task), precision]
+    files = file_states(Path(experiment.recipe.model.source).expanduser())
+    return [described(experiment.loader), experiment.request(labelled.task), precision, files]
 
 
 def _read_base(labelled: LabelledTask, weights: bool) -> LoadedModel:

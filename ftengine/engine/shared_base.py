@@ -21,25 +21,33 @@ class _Kept:
     Args:
         key: what it was read from and for.
         seed: of its new modules; None without any.
-        trains: requires_grad of each parameter, as the loader left it.
+        trained: names of the parameters that trained in its run; the others have the dtype of frozen weights.
         hashes: of the shared tensors.
     """
 
     key: Any
     seed: int | None
     loaded: LoadedModel
-    trains: dict[str, bool]
+    trained: frozenset[str]
     hashes: dict[str, str]
 
 
 class SharedBase:
-    """A base that is read once: models have modules of their own and the same frozen tensors.
+    """A base that is read once: models have modules of their own, whose frozen parameters share their values.
 
-    Tensors of new modules (a classifier head) are each model's own.
+    Parameters of new modules (a classifier head) have each model's own values.
     """
 
     def __init__(self) -> None:
         self._kept: _Kept | None = None
+
+    def forget_unless(self, trained: Iterable[str] | None) -> None:
+        """Forget the base before a run that does not train the same parameters, by name (None: not known).
+
+        What was frozen may have been rounded.
+        """
+        if self._kept is not None and (trained is None or self._kept.trained != frozenset(trained)):
+            self._kept = None
 
     def keep(self, key: Any, seed: int, loaded: LoadedModel, trained: Iterable[str]) -> None:
         """Keep a base, unless a part of it trains, is packed, or cannot be copied.
@@ -50,15 +58,15 @@ class SharedBase:
             loaded: the model on its device.
             trained: names of the parameters that will train.
         """
+        trained = frozenset(trained)
         plain = all(type(tensor) in (Tensor, nn.Parameter) for _, tensor in _tensors(loaded.module))
         if not plain or trains_base(loaded, trained):
             return
         try:
             copied = _beside(loaded)
-        except (TypeError, RuntimeError):  # modules that hold what cannot be copied
+        except Exception:  # modules or a processor that hold what cannot be copied
             return
-        trains = {name: parameter.requires_grad for name, parameter in loaded.module.named_parameters()}
-        self._kept = _Kept(key, seed if loaded.new_modules else None, copied, trains, tensor_hashes(_shared(copied)))
+        self._kept = _Kept(key, seed if loaded.new_modules else None, copied, trained, tensor_hashes(_shared(copied)))
 
     def model(self, key: Any, seed: int) -> LoadedModel | None:
         """Return a model on the kept tensors as if it were read anew; None if it must be, and nothing is kept then.
@@ -71,10 +79,7 @@ class SharedBase:
         if differing(kept.hashes, tensor_hashes(_shared(kept.loaded))):
             return None
         self._kept = kept
-        loaded = _beside(kept.loaded)
-        for name, parameter in loaded.module.named_parameters():
-            parameter.requires_grad_(kept.trains[name])
-        return loaded
+        return _beside(kept.loaded)
 
 
 def trains_base(loaded: LoadedModel, trained: Iterable[str]) -> bool:
@@ -97,6 +102,10 @@ def _shared(loaded: LoadedModel) -> dict[str, Tensor]:
 
 
 def _beside(loaded: LoadedModel) -> LoadedModel:
-    """Return a model with modules of its own and the same tensors, except those of new modules."""
-    module = deepcopy(loaded.module, {id(tensor): tensor for tensor in _shared(loaded).values()})
-    return replace(loaded, module=module, fingerprint=deepcopy(loaded.fingerprint))
+    """Return a model with modules, parameters and a processor of its own; only new modules have values of their own."""
+    own = {
+        id(tensor): nn.Parameter(tensor.data, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else tensor
+        for tensor in _shared(loaded).values()
+    }
+    module, processor = deepcopy(loaded.module, own), deepcopy(loaded.processor)
+    return replace(loaded, module=module, processor=processor, fingerprint=deepcopy(loaded.fingerprint))

@@ -28,3 +28,10 @@ def file_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file in a folder, by its relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {file.relative_to(folder).as_posix(): file_hash(file) for file in files}
+
+
+def file_states(source: Path) -> list[tuple[str, int, int]]:
+    """Return the name, size and time (ns) of a file or of each file in a folder; [] if there is nothing."""
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    states = [(file.as_posix(), file.stat()) for file in files]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]

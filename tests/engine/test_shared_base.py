@@ -1,6 +1,7 @@
 """Runs in one process that share rows and base: read once, and each ends as it does alone."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +10,14 @@ import pytest
 import torch
 from expected import raises
 from runs import curve, interrupt
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ftengine import Shared, api, fine_tune, hookimpl, plan, registry_of
 from ftengine.api import LoadedModel
 from ftengine.engine.shared_base import SharedBase
 from ftengine.errors import RecipeError
+from ftengine.parallel.precision import Precision, apply_precision
 
 RECORDS = ("audit.json", "environment.json", "evaluation.json")
 
@@ -140,7 +143,9 @@ class Small(nn.Module):
 
 
 def kept(shared, trained=(), **options):
-    loaded = LoadedModel(Small(), None, "x", "h", new_modules=("head",), fingerprint={"config": {}}, **options)
+    loaded = LoadedModel(
+        Small(), {"vocabulary": ["a"]}, "x", "h", new_modules=("head",), fingerprint={"config": {}}, **options
+    )
     shared.keep("key", 0, loaded, trained)
     return loaded
 
@@ -158,6 +163,12 @@ def test_models_have_the_same_frozen_tensors_and_heads_of_their_own():
     assert torch.equal(other.head.weight, one.head.weight)
     assert other.head.weight.data_ptr() != one.head.weight.data_ptr()
     assert all(parameter.requires_grad for parameter in other.parameters())  # as the loader left it
+    other.requires_grad_(False)
+    second.processor["vocabulary"].append("b")
+    third = shared.model("key", 0)
+    assert all(parameter.requires_grad for parameter in third.module.parameters())
+    assert not any(parameter.requires_grad for model in (one, other) for parameter in model.parameters())
+    assert third.processor == first.processor == {"vocabulary": ["a"]}
     second.fingerprint["config"]["changed"] = 1
     assert shared.model("key", 0).fingerprint == {"config": {}}
 
@@ -181,3 +192,45 @@ def test_another_base_or_head_is_not_handed_out():
     assert shared.model("key", 0) is None
     kept(shared, trained=["head.weight"])
     assert shared.model("key", 0) is not None
+
+
+@pytest.mark.parametrize("trained", [None, ["head.weight", "body.weight"], []])
+def test_a_base_with_rounded_weights_is_not_handed_out_to_a_run_that_trains_others(trained):
+    """The kept parameters that did not train have the dtype of frozen weights."""
+    shared = SharedBase()
+    loaded = LoadedModel(Small(), None, "x", "h", new_modules=("head",))
+    for name, parameter in loaded.module.named_parameters():
+        parameter.requires_grad_(name == "head.weight")
+    apply_precision(loaded.module, Precision(torch.bfloat16, torch.bfloat16, ""))
+    shared.keep("key", 0, loaded, ["head.weight"])
+    shared.forget_unless(["head.weight"])
+    assert shared.model("key", 0).module.body.weight.dtype is torch.bfloat16
+    shared.forget_unless(trained)
+    assert shared.model("key", 0) is None
+
+
+@pytest.mark.slow
+def test_a_base_that_trains_begins_with_its_own_values(chat_recipe, tmp_path):
+    """A base kept for LoRA is rounded to bfloat16; full tuning keeps the checkpoint's float32 as its start."""
+    recipes = [
+        chat_recipe(output=str(tmp_path / name), strategy=name, train__precision="bfloat16", train__max_steps=3)
+        for name in ("lora", "full")
+    ]
+    for together, alone in shared_and_alone(recipes):
+        assert together == alone
+
+
+@pytest.mark.slow
+def test_a_model_folder_that_is_written_again_is_read_again(chat_recipe, tmp_path, reads):
+    model = shutil.copytree(chat_recipe().model.source, tmp_path / "model")
+    common = {"model__source": str(model), "train__max_steps": 1}
+    recipes = [chat_recipe(output=str(tmp_path / str(seed)), train__seed=seed, **common) for seed in (0, 1)]
+    shared = Shared()
+    fine_tune(recipes[0], shared=shared)
+    file = next(model.glob("*.safetensors"))
+    tensors = load_file(file)
+    save_file({name: tensor + 0.01 for name, tensor in tensors.items()}, file, {"format": "pt"})
+    together = fine_tune(recipes[1], shared=shared)
+    assert len(reads) == 2
+    alone = fine_tune(recipes[1].model_copy(update={"output": str(tmp_path / "alone")}))
+    assert contents(together.path) == contents(alone.path)

@@ -147,13 +147,39 @@ def test_the_command_goes_on_from_finished_seeds_and_compares_recipes(recipe, st
     assert curve(Path(recipe.output) / "seed-1") == before
     assert content["minus_other"]["accuracy"]["mean"] == 0
     several = ["--set", "train.seeds=2", "--set", f"output={recipe.output}"]
-    trained = CliRunner().invoke(main, ["train", str(file), *several, "--json"], catch_exceptions=False)
+    trained = CliRunner().invoke(main, ["train", str(file), *several, "--resume", "--json"], catch_exceptions=False)
     assert [run["seed"] for run in json.loads(trained.stdout)["runs"]] == [0, 1]
     assert curve(Path(recipe.output) / "seed-1") == before
     result = CliRunner().invoke(command, [str(file), "--seeds", "2"], catch_exceptions=False)
     assert {"accuracy", "minus base", "kept, as the median one"} <= {
         part for part in ("accuracy", "minus base", "kept, as the median one") if part in result.stdout
     }
+
+
+def test_train_goes_on_with_seeds_only_where_it_is_told_to(recipe, tmp_path):
+    import yaml
+
+    file, output = tmp_path / "r.yaml", tmp_path / "runs"
+    file.write_text(yaml.safe_dump(recipe.resolved() | {"output": str(output)}))
+    command = ["train", str(file), "--set", "train.seeds=3"]
+    for seed, finished in ((0, True), (2, False)):
+        folder = output / f"seed-{seed}"
+        (folder / "adapter").mkdir(parents=True)
+        (folder / "recipe.yaml").touch()
+        if finished:
+            (folder / "evaluation.json").touch()
+    refused = CliRunner().invoke(main, command)
+    unfinished = (
+        f"output {str(output / 'seed-2')!r} is not empty: it holds an unfinished run. Continue it with --resume"
+    )
+    assert refused.exit_code
+    assert unfinished in " ".join(refused.output.split())
+    shutil.rmtree(output / "seed-2")
+    refused = CliRunner().invoke(main, command)
+    finished = f"output {str(output / 'seed-0')!r} is not empty: it holds a finished run. Please choose another"
+    assert refused.exit_code
+    assert finished in " ".join(refused.output.split())
+    assert not (output / "seed-1").exists()
 
 
 @pytest.mark.parametrize(
