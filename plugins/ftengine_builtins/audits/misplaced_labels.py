@@ -89,7 +89,9 @@ def _in_training(data: AuditedData, train: Labelled, answers: Mapping[int, np.nd
 def _of_rows_around(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
     """Return a finding if neighbouring rows' labels fit the answers to a held-out split better than its own."""
     rows, answers = held
-    found = rows.find_block(answers) or rows.find_offset(dict.fromkeys(OFFSETS, answers))
+    # Where labels follow one another, those of a block's neighbours may fit by their order alone.
+    block = None if follow_one_another(rows.labels) else rows.find_block(answers)
+    found = block or rows.find_offset(dict.fromkeys(OFFSETS, answers))
     return None if found is None else _of_offset(data, split, rows, found)
 
 
