@@ -339,7 +339,7 @@ def test_a_class_that_training_hardly_has_and_the_measured_split_has_asks_for_a_
     assert ("at random" in found.text) == scarce
 
 
-def test_an_assistant_that_asks_in_all_splits_leads(verdict):
+def test_an_assistant_that_asks_in_all_splits_keeps_what_it_explains(verdict):
     roles = {"kind": "data", "level": "note", "text": "Check.", "source": "exchanged-roles", "explains": ("quality",),
              "figures": {"asks": {"train": [0.1, 0.8]}}}  # fmt: skip
     result = verdict(put("audit.findings", [roles]))

@@ -1,4 +1,4 @@
-"""Rules about answers: the tuned model against constant answers and chance, and classes that it never answers."""
+"""Rules about answers: the tuned model against constant answers and chance."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping

@@ -156,7 +156,7 @@ def test_the_command_goes_on_from_finished_seeds_and_compares_recipes(recipe, st
     }
 
 
-def test_train_goes_on_with_seeds_only_where_it_is_told_to(recipe, tmp_path):
+def test_train_resumes_runs_of_several_seeds_only_with_resume(recipe, tmp_path):
     import yaml
 
     file, output = tmp_path / "r.yaml", tmp_path / "runs"
