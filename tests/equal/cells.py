@@ -123,6 +123,8 @@ class Cell:
     architecture: str
     dropout: bool = False
     precision: str = "float32"
+    draw: int = 0
+    """The seed of the base model's weights."""
 
     def __str__(self) -> str:
         marks = ["dropout"] * self.dropout + [self.precision] * (self.precision != "float32")
@@ -131,9 +133,9 @@ class Cell:
     def recipe(self, folder: Path, output: str, overrides: Mapping[str, Any]) -> Recipe:
         """Return a recipe of three steps; model and data are written into `folder` unless they are there."""
         kind, wet = ARCHITECTURES[self.architecture], self.dropout
-        model = folder / f"{self.architecture}-{'dropout' if wet else 'dry'}"
+        model = folder / f"{self.architecture}-{'dropout' if wet else 'dry'}-{self.draw}"
         if not model.exists():
-            _write_lively(kind, model, wet)
+            _write_lively(kind, model, wet, self.draw)
         strategy = dict(STRATEGIES[self.strategy])
         if "dropout" in strategy and not wet:
             strategy["dropout"] = 0.0
@@ -161,13 +163,13 @@ class Cell:
         return Recipe.make(content)
 
 
-def _write_lively(kind: Architecture, folder: Path, wet: bool) -> None:
+def _write_lively(kind: Architecture, folder: Path, wet: bool, draw: int) -> None:
     """Write a model whose every weight matters: small initial weights and zero biases hide what is wrong."""
     torch.manual_seed(0)
     kind.write(folder, **(kind.dropout if wet else dict.fromkeys(kind.dropout, 0.0)))
     config = AutoConfig.from_pretrained(folder)
     module, _ = open_model(folder, torch.float32)
-    sensitise(module)
+    sensitise(module, draw)
     for name, tensor in module.state_dict().items():
         if name.endswith("final_logits_bias"):  # zeros at first, as no training moves it
             tensor.normal_(std=0.5, generator=torch.Generator().manual_seed(0))

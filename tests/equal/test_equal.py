@@ -6,6 +6,7 @@ The table is in dimensions.py, what equal means in comparisons.py. `planted.py` 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -22,6 +23,9 @@ QUICK = {fault.dimension: fault for fault in reversed(FAULTS)}
 """What `make test` runs of each dimension: its cell with the smallest fault."""
 ROUNDS = 2
 """How often each architecture occurs in a dimension, with other strategies each time."""
+DRAWS = 3
+"""Bases of other weights that a comparison in bfloat16 may take: in one of them attention may stand between two tokens
+and rounding decides, which a faulty way would show in each."""
 HALVED = ("accumulation", "packing", "grouped-layers", "shared-prefix", "norms", "grouped-keys", "kernels")
 """Dimensions that bfloat16 could enlarge errors in."""
 
@@ -122,10 +126,12 @@ def test_a_planted_fault_is_detected(run, fault):
     [pytest.param(name, cell, marks=marks(name, slow=True), id=f"{name}-{cell}") for name, cell in IN_BFLOAT16],
 )
 def test_in_bfloat16_both_ways_are_as_near_to_float32(run, name, cell):
-    plain, other = ways(name, cell)
-    half = Cell(cell.strategy, cell.architecture, cell.dropout, "bfloat16")
-    apart, where = ratio(run(plain, cell), run(plain, half), run(other, half))
-    assert apart <= RATIO, where
+    found = []
+    for draw in range(DRAWS):
+        found.append(distance_in_bfloat16(run, name, replace(cell, draw=draw)))
+        if found[-1][0] <= RATIO:
+            return
+    raise AssertionError(found)
 
 
 SEEN_IN_BFLOAT16 = [fault for fault in FAULTS if fault.plant in (mean_of_means, tail_of_gradient_dropped)]
@@ -140,9 +146,14 @@ SEEN_IN_BFLOAT16 = [fault for fault in FAULTS if fault.plant in (mean_of_means, 
     ],
 )
 def test_in_bfloat16_a_planted_fault_is_detected(run, fault):
-    cell, (plain, other) = fault.cell, ways(fault.dimension, fault.cell)
-    half = Cell(cell.strategy, cell.architecture, cell.dropout, "bfloat16")
-    assert ratio(run(plain, cell), run(plain, half), run(other, half, fault))[0] > RATIO
+    for draw in range(DRAWS):
+        assert distance_in_bfloat16(run, fault.dimension, replace(fault.cell, draw=draw), fault)[0] > RATIO
+
+
+def distance_in_bfloat16(run, name: str, cell: Cell, fault: Fault | None = None) -> tuple[float, str]:
+    plain, other = ways(name, cell)
+    half = replace(cell, precision="bfloat16")
+    return ratio(run(plain, cell), run(plain, half), run(other, half, fault))
 
 
 def test_each_dimension_has_a_fault_and_meets_each_strategy_and_architecture_that_it_fits():
