@@ -233,26 +233,26 @@ def _short(
     _: Sequence[Described], chosen: Mapping[str, Described], preset: Values, notes: Mapping[tuple[str, str], str]
 ) -> str:
     """Return a recipe with the keys in `preset`, the components by name, and where to find all other keys."""
-    named = {(kind, "name"): component.name for kind, component in chosen.items()}
-    values = {**named, **{key: value for key, value in preset.items() if value is not None}}
-    steps = ("epochs", "batch_size", "learning_rate")
-    values = {("train", name): TrainSection.model_fields[name].default for name in steps} | values
-    lines = [
-        "# A recipe of ftengine: `ftengine plan` shows what it would do, `ftengine train` does it.",
-        "# Every other key, with its default and what it means: `ftengine init --all-keys`, or docs/recipe.md.",
-    ]
+    fields = TrainSection.model_fields
+    values = {("train", name): fields[name].default for name in ("epochs", "learning_rate")}
+    values |= {key: value for key, value in preset.items() if value is not None}
+    lines = ["# Every other key, with its default and what it means: `ftengine init --all-keys`, or docs/recipe.md."]
     for section in ("model", "task", "data", "strategy", "train"):
-        lines.append(f"{section}:")
+        written: list[str] = []
         for key, value in ((place[1], value) for place, value in values.items() if place[0] == section):
             several = (section, key) == ("data", "train") and isinstance(value, list)
-            lines += ["  train:", *_sources(value)] if several else [f"  {key}: {yaml_value(value)}"]
+            written += ["  train:", *_sources(value)] if several else [f"  {key}: {yaml_value(value)}"]
             if note := notes.get((section, key)):
-                lines.append(f"  # {_flat(note)}")
-        if section in chosen:
-            required = [option for option in chosen[section].options if option.required]
-            lines += [f"  # {_line(option, None)}" for option in required if (section, option.name) not in values]
+                written.append(f"  # {_flat(note)}")
         if section == "data" and (note := notes.get(("data", "columns"))) and ("data", "columns") not in values:
-            lines.append(f"  # {_flat(note)}")
+            written.append(f"  # {_flat(note)}")
+        if component := chosen.get(section):
+            required = [option for option in component.options if option.required]
+            written += [f"  # {_line(option, None)}" for option in required if (section, option.name) not in values]
+            name = yaml_value(component.name)
+            lines += [f"{section}:", f"  name: {name}", *written] if written else [f"{section}: {name}"]
+        else:
+            lines += [f"{section}:", *written]
     return "\n".join([*lines, f"output: {yaml_value(Recipe.model_fields['output'].default)}"]) + "\n"
 
 

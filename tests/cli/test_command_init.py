@@ -163,6 +163,7 @@ def test_the_data_decides_on_task_and_columns(ftengine, tmp_path, monkeypatch, r
     notes = ftengine("init", "--data", write(tmp_path, "rows.jsonl", [row] * 3)).stderr
     recipe = Recipe.read("recipe.yaml")
     assert (recipe.task["name"], recipe.data.columns) == (task, columns)
+    assert len([line for line in Path("recipe.yaml").read_text().splitlines() if "# " not in line]) <= 12
     assert ("sharegpt" in notes) == (row.get("conversations") is SHAREGPT)
 
 
@@ -402,7 +403,7 @@ def test_columns_of_pairs_are_recognised(ftengine, tmp_path, monkeypatch, column
         role = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
         rows = [{name: [{"role": role[name], "content": text}] for name, text in row.items()} for row in rows]
     ftengine("init", "--data", write(tmp_path, "rows.jsonl", rows), *(["--task", task] if task else []))
-    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
-    assert recipe["task"]["name"] == chosen
-    assert (recipe["data"].get("columns") or {}).items() >= renamed.items()
-    assert recipe["train"]["epochs"] == (20 if chosen == "embedding" else 3)
+    recipe = Recipe.read("recipe.yaml")
+    assert recipe.task["name"] == chosen
+    assert recipe.data.columns.items() >= renamed.items()
+    assert recipe.train.epochs == (20 if chosen == "embedding" else 3)
