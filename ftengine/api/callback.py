@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ftengine.api.component import Component
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,16 @@ class Stepped(Event):
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """The model was validated; `figures` is the line of metrics.jsonl."""
+    """The model was validated; `figures` is the line of metrics.jsonl.
+
+    Args:
+        losses: (n,) float64 on the CPU, the summed loss of each validation example, in the order of the split; None
+            where a loss belongs to no single example (examples are compared with each other, or are drawn).
+    """
 
     moment = "on_evaluate"
     figures: Mapping[str, Any]
+    losses: Tensor | None = None
 
 
 @dataclass(frozen=True)

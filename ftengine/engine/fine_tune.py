@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import date
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from ftengine.api import Failed, Finished, Listener, Saved
+from ftengine.api import Callback, Failed, Finished, Listener, Saved
 from ftengine.data.augmentation_preview import idle_augmenters
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.finished import Run, load_run
@@ -56,6 +56,7 @@ def fine_tune(
     listener: Listener | None = None,
     registry: Registry | None = None,
     shared: Shared | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Fine-tune a model as a recipe says.
 
@@ -67,6 +68,7 @@ def fine_tune(
             a terminal, else a few lines. `ftengine.api.SilentListener()` shows nothing.
         registry: components; by default those of all installed plugins.
         shared: of other runs in this process whose recipes differ in training alone: rows and base are read once.
+        callbacks: the caller's own, beside the recipe's; a run that is resumed without them is the same.
 
     Returns:
         The finished run.
@@ -83,6 +85,7 @@ def fine_tune(
         resuming, day = _resumes(run, resume)
         phases = TimedPhases(shown)
         experiment = Experiment.open(recipe, registry, phases, day=day)
+        experiment.callbacks.callbacks += [(callback, "the caller") for callback in callbacks]
         if resuming:
             require_same_recipe(run, experiment.resolved())
         if resuming and run.finished:

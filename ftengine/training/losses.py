@@ -15,11 +15,12 @@ from ftengine.api import Batch, InBatchTask, Task
 from ftengine.api.task_sorts import compares_examples
 from ftengine.data.batching import batches_in_step, by_length
 from ftengine.data.encoding import EncodedSplit
+from ftengine.equivalence import SUMMED
 from ftengine.model import Criterion
 from ftengine.parallel.device import to_device
 from ftengine.parallel.sharding import is_sharded, reshard
 from ftengine.plugins.attribution import contract_error, is_scalar
-from ftengine.training.source_losses import SourceLosses
+from ftengine.training.source_losses import NotedCriterion, SourceLosses, losses_of_examples
 
 SAMPLE = 256
 """Most training rows on which the training loss is measured in the same way as the validation loss."""
@@ -28,10 +29,11 @@ SAMPLE = 256
 @torch.no_grad()
 def mean_losses(
     accelerator: Accelerator, module: nn.Module, split: EncodedSplit, size: int, tokens: int, together: int
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Tensor | None]:
     """Return the loss over a split in evaluation mode, without augmentation, divided once by its whole weight.
 
-    Its key is ""; if there are several sources, the loss of each has the key "/" + name.
+    Its key is ""; if there are several sources, the loss of each has the key "/" + name. Beside it stand the summed
+    losses of single examples (n,), as in `Validated`.
 
     Args:
         size, tokens: most examples and tokens of a batch, as in `micro_batches`.
@@ -40,6 +42,7 @@ def mean_losses(
     module.eval()
     by_source = SourceLosses(split)
     totals = zeros(2 + len(by_source.names), accelerator.device)
+    examples = zeros(len(split), accelerator.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     order, fill, meet = by_length(split.lengths), is_sharded(module), compares_examples(split.task)
     for start in range(0, len(order), together if meet else len(order)):
@@ -52,16 +55,20 @@ def mean_losses(
                 if meet:
                     parts += [represented(split.task, module, batch)] if counts else []
                     continue
-                criterion = by_source.noting(Criterion())
+                criterion = NotedCriterion(Criterion())
                 loss_sum, weight = loss_of(split.task, module, batch, criterion)
             if counts:
                 totals += stacked(accelerator.device, loss_sum, weight, *by_source.sums(members, criterion))
+                examples[members] = losses_of_examples(criterion, split.weights[members]).to(examples)
         representation = gathered(parts, accelerator)[0] if meet else {}
         if meet and accelerator.is_main_process:  # each process has all examples
             totals += stacked(accelerator.device, *joint_loss_of(split.task, representation))
     reshard(module)
     total, count, *sums = accelerator.reduce(totals, "sum").tolist()
-    return {"": total / count if count else 0.0} | by_source.means(np.arange(len(split)), sums, total, "/")
+    means = {"": total / count if count else 0.0} | by_source.means(np.arange(len(split)), sums, total, "/")
+    examples = accelerator.reduce(examples, "sum").double().cpu()
+    known = not meet and abs(float(examples.sum()) - total) <= SUMMED * abs(total)
+    return means, examples if known else None
 
 
 Represented = Mapping[str, Tensor]

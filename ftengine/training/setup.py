@@ -62,9 +62,9 @@ class Setup:
     events: Callable[[Event], None]
     fast_paths: FastPaths
 
-    def record(self, event: type[Stepped] | type[Validated], line: dict[str, Any]) -> None:
+    def record(self, event: type[Stepped] | type[Validated], line: dict[str, Any], **more: Any) -> None:
         """In the main process, write a line of metrics.jsonl and report its event; undefined values are null."""
         line = each(line, without_nan)
         if self.accelerator.is_main_process:
             self.run.append_steps(METRICS, [line])
-            self.events(event(self.run.path, line["step"], line))
+            self.events(event(self.run.path, line["step"], line, **more))

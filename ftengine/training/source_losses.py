@@ -36,6 +36,16 @@ class NotedCriterion(Criterion):
         return losses
 
 
+def losses_of_examples(criterion: NotedCriterion, weights: np.ndarray) -> Tensor:
+    """Return the summed loss (n,) of each example of a batch, whose weights are (n,); nan if they are not known."""
+    losses = torch.cat([part.flatten() for part in criterion.losses]) if criterion.losses else torch.zeros(0)
+    counts = weights.astype(int)
+    if len(losses) != counts.sum():
+        return losses.new_full((len(counts),), math.nan, dtype=torch.float32)
+    of = torch.as_tensor(np.repeat(np.arange(len(counts)), counts), device=losses.device)
+    return losses.new_zeros(len(counts), dtype=torch.float32).index_add(0, of, losses.float())
+
+
 class SourceLosses:
     """Sums of losses by source.
 
@@ -59,14 +69,11 @@ class SourceLosses:
 
     def sums(self, members: np.ndarray, criterion: Criterion) -> list[Tensor]:
         """Return for each source its summed loss in a batch of these examples; nan if it is not known."""
-        if not isinstance(criterion, NotedCriterion):
+        if not isinstance(criterion, NotedCriterion) or not self.names:
             return []
-        counts = self._split.weights[members].astype(int)
-        losses = torch.cat([part.flatten() for part in criterion.losses]) if criterion.losses else torch.zeros(0)
-        if len(losses) != counts.sum():
-            return [losses.new_tensor(math.nan)] * len(self.names)
-        of = torch.as_tensor(np.repeat(self._of[members], counts), device=losses.device)
-        return list(losses.new_zeros(len(self.names), dtype=torch.float32).index_add(0, of, losses.float()))
+        losses = losses_of_examples(criterion, self._split.weights[members])
+        of = torch.as_tensor(self._of[members], device=losses.device)
+        return list(losses.new_zeros(len(self.names)).index_add(0, of, losses))
 
     def means(self, members: np.ndarray, sums: list[float], total: float, prefix: str) -> dict[str, float]:
         """Return the mean loss of each source in these examples; keys are prefix + name.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from ftengine.api import Validated
 from ftengine.data.encoding import EncodedSplit
 from ftengine.errors import TrainingError
@@ -46,7 +48,7 @@ class Validator:
         with self.regularizers.averaged_weights():
             if self.regularizers.average:
                 share_statistics(setup.accelerator, setup.loaded.module)
-            losses = self._losses(setup.validation, progress.step)
+            losses, examples = self._losses(setup.validation, progress.step)
             loss = losses[""]
             if self._drawing is not None and math.isnan(loss):
                 raise TrainingError(
@@ -59,7 +61,7 @@ class Validator:
                     f"(now {section.learning_rate:g}) or use train.precision float32, in a new run."
                 )
             # On training rows without dropout and augmentation, so that the gap is comparable.
-            train = {} if self._drawing else self._losses(self._sample)
+            train = {} if self._drawing else self._losses(self._sample)[0]
             better = progress.best_loss is None or loss < progress.best_loss
             writes = setup.accelerator.is_main_process or is_sharded(setup.loaded.module)
             if better and section.keep_best and writes:
@@ -79,7 +81,7 @@ class Validator:
             for name, losses_by_source in zip(names, (losses, train), strict=True)
             for of, x in losses_by_source.items()
         }
-        setup.record(Validated, {"step": progress.step, "epoch": progress.epoch, **figures})
+        setup.record(Validated, {"step": progress.step, "epoch": progress.epoch, **figures}, losses=examples)
         setup.listener.message(f"step {progress.step}: validation {what}{' (best)' if better else ''}")
 
     def is_enough(self, progress: Progress) -> bool:
@@ -90,7 +92,7 @@ class Validator:
     def losses(self) -> dict[str, float]:
         """Measure the present weights, for regularizers that choose among several."""
         splits = {"validation_loss": self.setup.validation, "general_loss": self.setup.general}
-        return {name: self._losses(split)[""] for name, split in splits.items() if split is not None}
+        return {name: self._losses(split)[0][""] for name, split in splits.items() if split is not None}
 
     def keep_weights(self, progress: Progress) -> None:
         """Set the weights of the best validation loss, or else the weights after the last step (averaged if so set)."""
@@ -107,11 +109,11 @@ class Validator:
             copy_into(state_tensors(module), weights, "the weights to keep")
         module.eval()
 
-    def _losses(self, split: EncodedSplit | None, step: int = 0) -> dict[str, float]:
+    def _losses(self, split: EncodedSplit | None, step: int = 0) -> tuple[dict[str, float], Tensor | None]:
         assert split is not None
         setup, together = self.setup, self._steps.batch
         if self._drawing is not None:
             same = split.sample(SAMPLE)  # whatever train.seed is, so that the rewards of several seeds compare
-            return {"": -self._drawing.mean(same, step)}
+            return {"": -self._drawing.mean(same, step)}, None
         tokens = batch_tokens(setup.section, setup.accelerator.device)
         return mean_losses(setup.accelerator, setup.loaded.module, split, setup.section.batch_size, tokens, together)

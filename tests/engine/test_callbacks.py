@@ -7,13 +7,14 @@ import threading
 from dataclasses import dataclass
 from typing import ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from expected import raises
 from installed import registry_with
 from runs import Heard, Interrupting, Interruption
 
-from ftengine import Recipe, fine_tune, load_run
+from ftengine import Recipe, RunRecords, fine_tune, load_run
 from ftengine.api import Callback, Failed, Finished, Saved, Started, Stepped, Validated
 from ftengine.errors import TrainingError, UnknownName
 from ftengine.plugins.discovery import make_plugin_manager
@@ -264,3 +265,36 @@ def test_a_callback_ends_the_run_where_it_says_so(registry, content):
 def test_an_unknown_callback_is_an_error_that_names_the_key(content):
     with raises(UnknownName, "'tensorbord'", "callbacks.0", "'tensorboard'"):
         fine_tune(Recipe.make({**content, "callbacks": ["tensorbord"]}))
+
+
+class Pausing(Callback):
+    """Keep the validation examples' losses by step, and end the run at a checkpoint."""
+
+    name = "pausing"
+
+    def __init__(self, step):
+        super().__init__(None)
+        self.step, self.losses = step, {}
+
+    def on_evaluate(self, event):
+        self.losses[event.step] = event.losses
+
+    def on_save(self, event):
+        if event.step == self.step:
+            raise TrainingError("that is enough.")
+
+
+@pytest.mark.slow
+def test_a_caller_pauses_a_run_and_gets_the_loss_of_each_validation_example(chat_recipe, tmp_path):
+    recipe, pausing = chat_recipe(train__validate_every=2, train__checkpoint_every=2), Pausing(2)
+    whole = fine_tune(recipe.model_copy(update={"output": str(tmp_path / "whole")}))
+    with raises(TrainingError, "pausing", "that is enough"):
+        fine_tune(recipe, callbacks=[pausing])
+    assert pausing.losses.keys() == {2}
+    pausing.step = None
+    run = fine_tune(recipe, resume=True, callbacks=[pausing])
+    name = "adapter_model.safetensors"
+    assert (run.trained / name).read_bytes() == (whole.trained / name).read_bytes()
+    table = pq.read_table(run.path / "predictions" / "validation-tuned.parquet").to_pydict()
+    kept = pausing.losses[RunRecords.read(run.path).training.best_step]
+    assert kept.tolist() == pytest.approx(table["loss"], rel=1e-4)
