@@ -339,9 +339,10 @@ def test_a_part_or_a_scale_of_the_update_is_named(world, fault):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["q4_1", "q4_0"])
-def test_a_coarser_quantisation_is_named(world, kind):
-    found = world.verified(lambda: world.made.rounded(kind), weights="f16")
+@pytest.mark.parametrize(("kind", "claimed"), [("q5_0", "f32"), ("q4_1", "f16"), ("q4_0", "f16")])
+def test_a_coarser_quantisation_is_named(world, kind, claimed):
+    """Five bits move this small model's log-probabilities by 0.007, which 16 bits explain."""
+    found = world.verified(lambda: world.made.rounded(kind), weights=claimed)
     assert (found.served, kind.upper() in found.cause) == ("other", True), found
 
 
