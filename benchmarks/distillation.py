@@ -15,12 +15,11 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ftengine import Recipe, Run, fine_tune, load_model
 from ftengine.api import LoadedModel
@@ -38,16 +37,9 @@ Pairs = list[tuple[float, int]]
 
 
 def questions() -> list[dict[str, str]]:
-    """Return chatterbot-corpus's distinct English questions with an answer each, in a fixed random order."""
-    spec = find_spec("chatterbot_corpus")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("error: chatterbot-corpus is not installed; run `make env`.")
-    rows = dict[str, str]()
-    for file in sorted((Path(spec.submodule_search_locations[0]) / "data" / "english").glob("*.yml")):
-        for turns in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
-            if isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, str) and turn for turn in turns):
-                rows[turns[0].strip()] = turns[1].strip()
-    every = [{"prompt": prompt, "completion": answer} for prompt, answer in rows.items()]
+    """Return the questions of examples/pirate with an answer each, in a fixed random order."""
+    prepare = run_path(str(Path(__file__).parents[1] / "examples" / "pirate" / "prepare.py"))
+    every = prepare["questions"]()
     return [every[i] for i in np.random.default_rng(0).permutation(len(every))]
 
 

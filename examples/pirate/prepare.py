@@ -17,7 +17,7 @@ TEST, GENERAL = 60, 100
 
 
 def questions() -> list[dict[str, str]]:
-    """Return the distinct English questions with an answer each, in a fixed random order."""
+    """Return the distinct English questions with an answer each."""
     spec = find_spec("chatterbot_corpus")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("error: chatterbot-corpus is not installed; run `pip install -r examples/requirements.txt`.")
@@ -26,9 +26,7 @@ def questions() -> list[dict[str, str]]:
         for turns in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
             if isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, str) and turn for turn in turns):
                 rows[turns[0].strip()] = turns[1].strip()
-    every = [{"prompt": prompt, "completion": answer} for prompt, answer in rows.items()]
-    random.Random(0).shuffle(every)
-    return every
+    return [{"prompt": prompt, "completion": answer} for prompt, answer in rows.items()]
 
 
 def main() -> None:
@@ -37,6 +35,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=320, help="prompts to train on (default: 320)")
     asked = parser.parse_args()
     rows = questions()
+    random.Random(0).shuffle(rows)
     ends = TEST, TEST + GENERAL, TEST + GENERAL + asked.train
     parts = {"test": rows[: ends[0]], "general": rows[ends[0] : ends[1]], "train": rows[ends[1] : ends[2]]}
     asked.output.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ def beside(value: Any, folder: str | Path, *, inside: bool = False) -> Any:
         inside: return {"path": …, "outside": folder} for a path that leads out of it, which `require_inside` refuses:
             one whose file, after all links, is not below the folder after its own. So links that lead out (as those of
             a hub's cache to its blobs) are refused; `task.outside_files` opens them. Addresses of files (file:/…) are
-            outside too.
+            refused too.
     """
     if isinstance(value, list):
         return [beside(item, folder, inside=inside) for item in value]
@@ -55,7 +55,10 @@ def _is_below(path: str, folder: str | Path) -> bool:
 def require_inside(value: Any, where: str) -> None:
     """Raise DataError for a path that `beside` found outside of the data file's folder; `where` begins the message."""
     if isinstance(value, Mapping) and value.get("bytes") is None and "outside" in value:
+        path = str(value.get("path"))
+        if OF_FILE.match(path):
+            raise DataError(f"{where}: {path!r} is an address. Write the path of the file in its place.")
         raise DataError(
-            f"{where}: {str(value.get('path'))!r} lies outside of {str(value['outside'])!r}, the folder of the data "
-            "file. Check where the rows are from; task.outside_files: true opens such files."
+            f"{where}: {path!r} lies outside of {str(value['outside'])!r}, the folder of the data file. Check where "
+            "the rows are from; task.outside_files: true opens such files."
         )

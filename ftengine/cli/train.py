@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -89,7 +88,7 @@ def _require_new(recipe: Recipe) -> None:
     from ftengine.run.directory import RunDirectory
 
     first = recipe.training_seed
-    folders = [Path(recipe.output) / f"seed-{seed}" for seed in range(first, first + recipe.train.seeds)]
+    folders = [recipe.seed_folder(seed) for seed in range(first, first + recipe.train.seeds)]
     runs = sorted(map(RunDirectory, folders), key=lambda run: run.finished)
     for run in runs:
         if not (run.is_run() and restarted(run)):

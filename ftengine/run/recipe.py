@@ -297,6 +297,10 @@ class Recipe(_Section):
         """The seed of what training draws; `seed` alone decides which rows are held out, measured and resampled."""
         return self.seed if self.train.seed is None else self.train.seed
 
+    def seed_folder(self, seed: int) -> Path:
+        """Return the folder of the run with a training seed, where several are trained."""
+        return Path(self.output) / f"seed-{seed}"
+
     @property
     def origin(self) -> str:
         """The file and the overrides that it was read from; "" if it was not read from a file."""

@@ -17,6 +17,7 @@ from ftengine.text import find_personal, redact, redact_json, redact_pieces
 from ftengine_builtins.audits.conversations import Conversations
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.audits.number_targets import NumberTargets
+from ftengine_builtins.audits.preferences import EqualAnswers
 from ftengine_builtins.audits.texts import is_garbled
 
 
@@ -68,6 +69,14 @@ def test_numbers_that_outweigh_all_others_are_found(values, levels):
     )
     assert [one.level for one in findings] == levels
     assert all(one.places[0] == f"prices.csv:{len(values) - 1}" for one in findings)
+
+
+def test_negatives_that_are_their_positives_do_not_make_equal_answers_count():
+    """Pairs of equal answers are left out by the task, and counted there."""
+    of_pair = [View(["q"], {"chosen": "a", "rejected": "a"})] * 9
+    rows = Numbered([View(["q", "yes", "yes"], identity=["q", "yes", "yes"]), *of_pair])
+    (found,) = EqualAnswers().examine(SimpleNamespace(splits={"train": rows}))
+    assert (found.figures["equal"], found.figures["pairs"]) == (1, 10)
 
 
 SPREAD = [round(1 + 0.017 * i % 4, 3) for i in range(200)]

@@ -261,6 +261,14 @@ def test_the_rarer_of_two_batches_is_named_and_both_where_either_may_be_odd(unre
         assert ("“a”" in found.brief and "“b”" in found.brief) == (share == 0.5)
 
 
+@pytest.mark.parametrize("odd", ["a", "b"])
+def test_rows_without_a_value_are_the_other_of_two(unread, odd):
+    rows = batches(topical(360, 1), odd, 0.5, lambda label: exchanged(label, None))
+    (found,) = unread(LabelsByColumn, [row | {"batch": "a" if row["batch"] == "a" else None} for row in rows])
+    assert "“a”" in found.brief
+    assert "blank" in found.brief
+
+
 def of_other_words(row):
     row["text"] = row["text"].replace("word", "other")
     return 24 * row["label"]

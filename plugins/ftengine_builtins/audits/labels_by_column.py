@@ -102,7 +102,8 @@ class _Group:
         value: the value; "" where rows have none, or for a bound.
         of: (n,) bool.
         where: the value or the bound in words, such as "is “mk”".
-        other: the column's only other value, where it is about as frequent or rarer, so that either may be the odd one.
+        other: the column's only other value in words, where it is about as frequent or rarer, so that either may be the
+            odd one.
     """
 
     column: str
@@ -124,7 +125,7 @@ def _groups(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[_G
         if len(values := sorted({*column})) < 2:
             continue
         if _are_few_kinds([value for value in of if value is not None]):
-            wheres = [f"is {quoted(value)}" if value else "is blank" for value in values]
+            wheres = [f"is {_named(value)}" for value in values]
             others = [_equal(column, value, values) for value in values]
             parts = zip(values, wheres, others, strict=True)
             every = [_Group(name, value, column == value, at, other) for value, at, other in parts]
@@ -138,11 +139,15 @@ def _groups(data: AuditedData, names: Sequence[str], rows: DrawnRows) -> list[_G
 
 
 def _equal(column: np.ndarray, value: str, values: Sequence[str]) -> str:
-    """Return the only other value of a column unless it has far more rows; else ""."""
+    """Return the only other value of a column, in words, unless it has far more rows; else ""."""
     if len(values) != 2:
         return ""
     rows = int((column == value).sum())
-    return "" if rows <= FEW * (len(column) - rows) else values[1 - values.index(value)]
+    return "" if rows <= FEW * (len(column) - rows) else _named(values[1 - values.index(value)])
+
+
+def _named(value: str) -> str:
+    return quoted(value) if value else "blank"
 
 
 def _are_few_kinds(values: Sequence[Any]) -> bool:
@@ -270,7 +275,7 @@ def _of_labels(group: _Group, found: _Compared, names: Sequence[str]) -> Finding
     pairs = [divmod(at, len(names)) for at in worst if wrong.flat[at] >= CONFUSED]
     confused = [(names[i], names[j], int(wrong[i, j])) for i, j in pairs]
     mostly = listed([f"{quoted(label)} -> {quoted(answer)} ({count:,})" for label, answer, count in confused])
-    either = f", or where it is {quoted(group.other)}" if found.are_swapped and group.other else ""
+    either = f", or where it is {group.other}" if found.are_swapped and group.other else ""
     what = (
         f"labels of rows where `{group.column}` {group.where}{either}: a classifier of the other rows disagrees with "
     )
@@ -343,8 +348,8 @@ def _short(value: float) -> str:
 def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float | None) -> Finding:
     """Return an alarm if the ratio of medians is the factor of a unit, else a note."""
     middle, of_others = float(np.median(own)), float(np.median(others))
-    ratio, value = middle / of_others, f"{group.column} {quoted(group.value)}"
-    value += f", or of {quoted(group.other)}" if group.other else ""
+    ratio, value = middle / of_others, f"{group.column} {_named(group.value)}"
+    value += f", or of {group.other}" if group.other else ""
     times = f"{_short(ratio)} times" if ratio > 1 else f"1/{_short(1 / ratio)} of"
     median = f"{times} that of others ({_short(middle)}, {_short(of_others)})"
     figures = {**group.figures, "ratio": ratio, "median": middle, "others": of_others, "n": len(own)}
@@ -352,10 +357,10 @@ def _of_unit(group: _Group, own: np.ndarray, others: np.ndarray, factor: float |
         text = f"The median of the numbers of {value} is {median}, though the texts are alike. If numbers depend on "
         text += f"`{group.column}`, read it (write it into the text); are they in one unit?"
         return Finding(kind="labels", level="note", text=text, figures=figures)
-    which = f"{quoted(group.value)} has a median of" if group.other else "their median is"
+    which = f"{_named(group.value)} has a median of" if group.other else "their median is"
     brief = f"convert the numbers of {value}, which are in another unit: {which} {median}"
     ways, by = ("divided", factor) if factor > 1 else ("multiplied", 1 / factor)
-    like = f"those of {quoted(group.value)}" if group.other else "they"
+    like = f"those of {_named(group.value)}" if group.other else "they"
     text = f"{capitalized(brief)}, though the texts are alike; {ways} by {by:,.0f} {like} are like the others. If they "
     text += f"depend on `{group.column}` by design, read it instead (write it into the text)."
     figures["factor"] = factor

@@ -58,9 +58,10 @@ class EqualAnswers(Audit):
                 if (both := _sides(view)) is None:
                     continue
                 pairs += 1
-                triplets = triplets or not isinstance(view.target, dict)
-                if (triplets or both[0] != both[1]) and _folded(both[0]) == _folded(both[1]):
+                triplet = view.target is None
+                if (triplet or both[0] != both[1]) and _folded(both[0]) == _folded(both[1]):
                     places.append(rows.where(i))
+                    triplets = triplets or triplet
         if not places or len(places) < EQUAL * pairs:
             return
         share, alarm = len(places) / pairs, share_within(len(places), pairs)[0] >= MOSTLY_EQUAL

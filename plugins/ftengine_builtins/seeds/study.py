@@ -203,7 +203,7 @@ def seeded(recipe: Recipe, seeds: int) -> list[Recipe]:
     first = recipe.training_seed
     return [
         Recipe.make(
-            recipe.resolved() | {"output": str(Path(recipe.output) / f"seed-{seed}")},
+            recipe.resolved() | {"output": str(recipe.seed_folder(seed))},
             [f"train.seed={seed}", "train.seeds=1"],
         )
         for seed in range(first, first + seeds)

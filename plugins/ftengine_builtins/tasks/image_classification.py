@@ -27,9 +27,7 @@ class ImageClassificationConfig(LabelledConfig):
     image: str = Field(
         "image", min_length=1, description="column of the image: a path relative to the data file, or an image's bytes"
     )
-    outside_files: bool = Field(
-        True, description="open images outside of the data file's folder too; false refuses such rows"
-    )
+    outside_files: bool = Field(False, description="open images outside of the data file's folder too")
 
 
 class ImageClassification(LabelledTask):
