@@ -14,13 +14,13 @@ from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.data.row_hashes import identities
 from ftengine.data.split_columns import numbers_of
-from ftengine.engine.asked_rows import prompts_of
 from ftengine.engine.evaluate import held_out_rows, reference_model
 from ftengine.engine.finished import Run
+from ftengine.engine.informative_rows import prompts_of
 from ftengine.engine.proof import exact_run
 from ftengine.errors import InputError
-from ftengine.evaluation.asked import questions, scored
 from ftengine.evaluation.intervals import percentile_interval
+from ftengine.evaluation.questions import questions, scored
 from ftengine.evaluation.weights import Weights
 from ftengine.generation import log_probabilities, sampling
 

@@ -15,15 +15,18 @@ from ftengine.api import Exported, Exporter, ExportSource, LoadedModel, Prompt, 
 from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.engine.artifact import opened_by
-from ftengine.engine.asked_rows import informative_examples, informative_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
+from ftengine.engine.informative_rows import informative_examples, informative_prompts
 from ftengine.engine.merge import mean_of, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.variants import find_fault
 from ftengine.equivalence import distance, log_probability_distance
 from ftengine.errors import ExportDiffers, FtengineError, NoRuntime, ProgramFailed
-from ftengine.evaluation.asked import (
+from ftengine.evaluation.divergence import divergences
+from ftengine.evaluation.likeness import ROW, Likeness, likeness
+from ftengine.evaluation.prompt_faults import token_fault
+from ftengine.evaluation.questions import (
     ModuleRuntime,
     Question,
     as_runtime,
@@ -32,9 +35,6 @@ from ftengine.evaluation.asked import (
     questions,
     scored,
 )
-from ftengine.evaluation.divergence import divergences
-from ftengine.evaluation.likeness import ROW, Likeness, likeness
-from ftengine.evaluation.prompt_faults import token_fault
 from ftengine.generation import settings_faults
 from ftengine.model import evaluating
 from ftengine.parallel.device import to_device

@@ -17,9 +17,9 @@ from ftengine.engine.finished import Run
 from ftengine.engine.proof import far_rows, missing_eos
 from ftengine.engine.variants import NEARER, ROUNDINGS, find_fault, rounding_distance
 from ftengine.equivalence import log_probability_distance
-from ftengine.evaluation.asked import Compared, Question, compare_answers, complete_text, same_answer
 from ftengine.evaluation.likeness import EXACT, LEVEL, Likeness, in_noise, turned
 from ftengine.evaluation.prompt_faults import likely_faults, token_fault
+from ftengine.evaluation.questions import Compared, Question, compare_answers, complete_text, same_answer
 from ftengine.evaluation.rounding import NOISE, USUAL, coarser
 from ftengine.evaluation.significance import swap_test
 from ftengine.text import number, one_line

@@ -13,9 +13,9 @@ from ftengine.api import Prompt
 from ftengine.api.task_sorts import gives_prompts
 from ftengine.chat import stop_tokens
 from ftengine.chat.endpoint import Endpoint
-from ftengine.engine.asked_rows import informative_prompts
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
+from ftengine.engine.informative_rows import informative_prompts
 from ftengine.engine.proof import exact_run
 from ftengine.engine.served_faults import (
     Answers,
@@ -28,8 +28,8 @@ from ftengine.engine.served_faults import (
 )
 from ftengine.engine.variants import rounding_distance
 from ftengine.errors import InputError
-from ftengine.evaluation.asked import answer_tokens, compare_answers, has_scores, questions, same_answer
 from ftengine.evaluation.likeness import EXACT, Likeness, likeness, turned
+from ftengine.evaluation.questions import answer_tokens, compare_answers, has_scores, questions, same_answer
 from ftengine.evaluation.rounding import LIKE, NOISE, ROOM, TYPES, USUAL, claimed_type
 from ftengine.text import number
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ftengine.api import LoadedModel
-from ftengine.evaluation.asked import Question, complete_text
+from ftengine.evaluation.questions import Question, complete_text
 from ftengine.generation import next_log_probabilities
 
 CANDIDATES = 2000

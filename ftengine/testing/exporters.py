@@ -19,7 +19,7 @@ from ftengine.api import Conversation, Exporter, ExportSource, LoadedModel, Mess
 from ftengine.chat import has_template, render, stop_tokens
 from ftengine.equivalence import log_probability_distance
 from ftengine.errors import InputError, NoRuntime, NotExportable
-from ftengine.evaluation.asked import Question, as_runtime, questions, scored
+from ftengine.evaluation.questions import Question, as_runtime, questions, scored
 from ftengine.generation import log_probabilities
 from ftengine.model import save_model
 from ftengine.model.saving import save_part

@@ -15,7 +15,7 @@ import torch
 
 from ftengine.api import Component, Exporter, ExportSource, Labels, Runtime, Task
 from ftengine.engine.artifact import opened_by
-from ftengine.evaluation.asked import Question, as_runtime, scored
+from ftengine.evaluation.questions import Question, as_runtime, scored
 
 SECONDS = 300
 """What opening a small model and asking it a few questions may take."""

@@ -21,8 +21,8 @@ from ftengine.cli import main
 from ftengine.engine import proof
 from ftengine.engine.export import export_run
 from ftengine.errors import ExportDiffers, NotExportable, NotMergeable, RunError
-from ftengine.evaluation.asked import Question
 from ftengine.evaluation.likeness import likeness
+from ftengine.evaluation.questions import Question
 from ftengine.testing.exporters import exported_run
 from ftengine_builtins.exporters import (
     GgufExporter,

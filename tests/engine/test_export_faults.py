@@ -15,8 +15,8 @@ from ftengine import load_run
 from ftengine.api import Prompt
 from ftengine.engine.export import export_run
 from ftengine.errors import ExportDiffers
-from ftengine.evaluation.asked import Question
 from ftengine.evaluation.divergence import divergences
+from ftengine.evaluation.questions import Question
 from ftengine.generation import measured_settings, settings_faults
 from ftengine.testing.exporters import exported_run
 from ftengine_builtins.exporters import GgufExporter, OllamaExporter, TransformersExporter, gguf

@@ -14,11 +14,11 @@ from ftengine.chat import endpoint as endpoints
 from ftengine.chat import stop_tokens
 from ftengine.cli import main
 from ftengine.engine import served_faults
-from ftengine.engine.asked_rows import informative_prompts
 from ftengine.engine.evaluate import held_out_rows
+from ftengine.engine.informative_rows import informative_prompts
 from ftengine.engine.proof import exact_run
 from ftengine.engine.variants import find_fault
-from ftengine.evaluation.asked import questions
+from ftengine.evaluation.questions import questions
 from ftengine.generation import log_probabilities
 
 

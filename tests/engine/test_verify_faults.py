@@ -10,12 +10,12 @@ from rows import write_rows
 from ftengine import fine_tune, load_run
 from ftengine.chat import stop_tokens
 from ftengine.chat.reply import Reply
-from ftengine.engine.asked_rows import prompts_of
 from ftengine.engine.evaluate import held_out_rows
+from ftengine.engine.informative_rows import prompts_of
 from ftengine.engine.proof import exact_run
 from ftengine.engine.variants import variants
 from ftengine.engine.verify import verify_run
-from ftengine.evaluation.asked import questions
+from ftengine.evaluation.questions import questions
 from ftengine.evaluation.rounding import NOISE, claimed_type
 from ftengine.generation import answer_scores
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ftengine.api import RandomSource, TextAugmenter
 from ftengine.errors import SourceError
-from ftengine_builtins.augmenters.seldom import SeldomConfig
+from ftengine_builtins.augmenters.partial_config import PartialConfig
 
 CACHED_TEXTS = 100_000
 """Back-translations kept in memory: 100 MB for texts of 1,000 characters."""
@@ -25,7 +25,7 @@ class BackTranslation(TextAugmenter):
     name = "back-translation"
     paper = "Sennrich et al. 2016, arXiv:1511.06709; Edunov et al. 2018, arXiv:1808.09381 (drawing instead of beams)"
 
-    class Config(SeldomConfig):
+    class Config(PartialConfig):
         forward: str = Field(
             min_length=1,
             description="model that translates into the other language: a folder or hub id of an encoder-decoder",

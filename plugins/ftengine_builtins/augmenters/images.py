@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, field_validator
 
 from ftengine.api import AugmenterConfig, InputAugmenter, RandomSource
 from ftengine.errors import RecipeError
-from ftengine_builtins.augmenters.seldom import SeldomConfig
+from ftengine_builtins.augmenters.partial_config import PartialConfig
 
 
 class ImageAugmenter(InputAugmenter):
@@ -42,7 +42,7 @@ class Flip(ImageAugmenter):
 
     name = "flip"
 
-    class Config(SeldomConfig):
+    class Config(PartialConfig):
         direction: Literal["horizontal", "vertical", "both"] = Field(
             "horizontal", description="flip left and right, top and bottom, or at random one or both"
         )

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ftengine.api import AugmenterConfig, RandomSource, TextAugmenter
 from ftengine_builtins.augmenters.characters import stands_alone
-from ftengine_builtins.augmenters.seldom import SeldomConfig
+from ftengine_builtins.augmenters.partial_config import PartialConfig
 
 # Chinese and Japanese are written without blanks; each of their characters is a word here.
 _CHARACTER = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
@@ -128,7 +128,7 @@ class Case(TextAugmenter):
 
     name = "case"
 
-    class Config(SeldomConfig):
+    class Config(PartialConfig):
         styles: list[Literal["upper", "lower", "title", "swap"]] = Field(
             ["upper", "lower", "title", "swap"],
             min_length=1,

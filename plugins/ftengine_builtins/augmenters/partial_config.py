@@ -5,7 +5,7 @@ from pydantic import Field
 from ftengine.api import AugmenterConfig
 
 
-class SeldomConfig(AugmenterConfig):
+class PartialConfig(AugmenterConfig):
     """Options: change only a share of the examples, by default half."""
 
     probability: float = Field(0.5, ge=0, le=1, description="share of examples that are changed, drawn in every epoch")
