@@ -14,7 +14,7 @@ from ftengine.api import Augmenter, AugmenterConfig, Batch, Config, InputAugment
 from ftengine.errors import RecipeError
 from ftengine_speech.audio import Audio
 from ftengine_speech.noise import LOUD, frame_powers
-from ftengine_speech.states import RECORDING
+from ftengine_speech.speech_to_text import SpeechToText
 
 DRAWS = 1 << 32
 """Numbers of which `rng` draws the seed of numpy's generator, for as many samples as a recording has."""
@@ -130,6 +130,7 @@ class SpecAugment(Augmenter):
             raise RecipeError("augmenter 'spec-augment' masks nothing: set time_masks or frequency_masks above 0.")
 
     def mix(self, batch: Batch, task: Task, rng: RandomSource) -> Batch:
+        batch = task.features(batch) if isinstance(task, SpeechToText) else batch
         if "input_features" not in batch:
             raise RecipeError(
                 "augmenter 'spec-augment' masks spectrograms, and this model reads samples. Take it out of the recipe; "
@@ -138,7 +139,7 @@ class SpecAugment(Augmenter):
         features = batch["input_features"].clone()
         for row in features:
             _mask(row, self.config, rng)
-        return {key: value for key, value in batch.items() if key != RECORDING} | {"input_features": features}
+        return {**batch, "input_features": features}
 
 
 def _mask(features: Any, config: SpecAugmentConfig, rng: RandomSource) -> None:

@@ -104,26 +104,23 @@ class CTranslate2Loader(ModelLoader):
         self.check_head(request.source, request.head)
         self.check_source(request.source)
         found = _Whisper(request.source)
-        config, weights = found.config(), found.weights()
+        config = found.config()
         dtype = torch.float32 if request.dtype == "auto" else getattr(torch, request.dtype)
         with torch.device("meta"):
-            module: Any = WhisperForConditionalGeneration(config)
+            module: Any = WhisperForConditionalGeneration(config).to(dtype)
         expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-        given = {name: tuple(value.shape) for name, value in weights.items()}
+        tensors = {name: torch.from_numpy(value).to(device, dtype) for name, value in found.weights()}
+        given = {name: tuple(value.shape) for name, value in tensors.items()}
         names = (expected.keys() | given.keys()) - {"proj_out.weight"}  # which is tied to the embeddings
         if wrong := {name for name in names if expected.get(name) != given.get(name)}:
             raise SourceError(
                 f"the variables of {request.source!r} are not those of a Whisper model: {len(wrong)} are missing, "
                 f"unexpected or of another shape ({', '.join(sorted(wrong)[:3])}). Convert the model again."
             )
-        if device.type != "meta":
-            tensors = {name: torch.from_numpy(value.copy()).to(dtype) for name, value in weights.items()}
-            module.load_state_dict(tensors, strict=False, assign=True)
-            module.tie_weights()
-            module.requires_grad_(requires_grad=True)
-            module.model.encoder.embed_positions.requires_grad_(requires_grad=False)  # sinusoids, as in transformers
-        else:
-            module.to(dtype)
+        module.load_state_dict(tensors, strict=False, assign=True)
+        module.tie_weights()
+        module.requires_grad_(requires_grad=True)
+        module.model.encoder.embed_positions.requires_grad_(requires_grad=False)  # sinusoids, as in transformers
         module.eval()
         module.generation_config = found.generation_config()
         processor = found.processor() if request.processor else None
@@ -244,13 +241,13 @@ class _Whisper:
         mels = self._shape("encoder/conv1/weight", 3)[1]
         return WhisperProcessor(WhisperFeatureExtractor(feature_size=mels), tokenizer)
 
-    def weights(self) -> dict[str, Any]:
-        """Return the variables under transformers' names."""
-        found: dict[str, Any] = {new: self._variables.weight(old) for old, new in TABLES.items()}
+    def weights(self) -> Iterator[tuple[str, Any]]:
+        """Yield the variables in float32 under transformers' names, one file variable after the other."""
+        for old, new in TABLES.items():
+            yield new, self._variables.weight(old)
         for name in self._variables:
             if name not in TABLES and (placed := _placed(name)):
-                found |= _divided(self._variables, name, *placed)
-        return found
+                yield from _divided(self._variables, name, *placed).items()
 
     def _layers(self, side: str) -> int:
         numbers = {

@@ -14,7 +14,7 @@ from ftengine.errors import DataError
 from ftengine.generation import GenerationOptions
 from ftengine_speech.audio import Audio
 from ftengine_speech.rows import extractor_of, features_of, read_transcript, recognise_speech, tokenizer_of
-from ftengine_speech.states import RECORDING, EncoderStates, fingerprint
+from ftengine_speech.states import EncoderStates, recordings, with_features
 from ftengine_speech.transcribing import IGNORED, Transcribing, TranscribingConfig, counts_of, heard, padded_labels
 from ftengine_speech.whisper import is_multilingual, is_whisper, language_code, prompt_tokens, require_language
 
@@ -71,9 +71,10 @@ class SpeechToText(Transcribing):
         super().__init__(config)
         self._loss = TokenLoss(ahead=0)
         self._states = EncoderStates(self.config.keep_states << 20)
+        self._processor: Any = None
 
     def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
-        tokenizer = tokenizer_of(loaded.processor)
+        self._processor, tokenizer = loaded.processor, tokenizer_of(loaded.processor)
         require_language(self.config.language, self.config.language_column, tokenizer)
         if self.config.keep_states and is_whisper(tokenizer):
             self._states.follow(loaded, prepared=strategy is not None)
@@ -110,14 +111,14 @@ class SpeechToText(Transcribing):
         return [*prompt[1:], *ids, tokenizer.eos_token_id]
 
     def collate(self, features: Sequence[Features], processor: Any) -> Batch:
-        """Return the model's features, and labels padded on the right, (examples, longest)."""
-        import torch
+        """Return the model's features, or samples where states are kept; labels padded, (examples, longest)."""
+        waves = [example.inputs["samples"] for example in features]
+        inputs = recordings(waves) if self._states.kept else features_of(processor, waves)
+        return {**inputs, "labels": padded_labels(features)}
 
-        inputs = features_of(processor, [example.inputs["samples"] for example in features])
-        batch = {**inputs, "labels": padded_labels(features)}
-        if self.config.keep_states and is_whisper(tokenizer_of(processor)):
-            batch[RECORDING] = torch.tensor([fingerprint(example.inputs["samples"]) for example in features])
-        return batch
+    def features(self, batch: Batch) -> Batch:
+        """Return a batch with features where `collate` left samples, as their states may be kept."""
+        return with_features(batch, self._processor)
 
     def loss(self, model: nn.Module, batch: Batch, criterion: Criterion) -> tuple[Tensor, int]:
         """Return (summed losses of the labelled tokens, their number)."""
@@ -132,10 +133,10 @@ class SpeechToText(Transcribing):
         from ftengine.model import raw_outputs
 
         own = batch if "decoder_input_ids" in batch else _decoded(model, batch)
-        return raw_outputs(model, {key: value for key, value in own.items() if key != RECORDING})
+        return raw_outputs(model, self.features(own))
 
     def _inputs(self, model: nn.Module, batch: Batch) -> Batch:
-        return self._states.inputs(model, _decoded(model, batch))
+        return self._states.inputs(model, _decoded(model, batch), self._processor)
 
     def decode_prediction(self, prediction: Prediction) -> dict[str, Any]:
         if not prediction.get("tokens"):

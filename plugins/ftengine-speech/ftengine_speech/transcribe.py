@@ -10,7 +10,7 @@ from ftengine.api import LoadedModel
 from ftengine.errors import DataError
 from ftengine_speech.audio import Audio
 from ftengine_speech.rows import extractor_of, features_of, tokenizer_of
-from ftengine_speech.states import RECORDING, EncoderStates, fingerprint
+from ftengine_speech.states import EncoderStates, recordings
 from ftengine_speech.whisper import is_multilingual, is_whisper
 
 
@@ -48,12 +48,7 @@ def transcribe(
             stack.enter_context(held)
         for path in loaded.inference_paths:
             stack.enter_context(path.around_generation(module))
-        parameter = next(module.parameters())
-        inputs = _long_inputs(loaded, long[0]) if long else features_of(loaded.processor, [a.samples for a in audios])
-        inputs = {key: _moved(value, parameter) for key, value in inputs.items()}
-        if states is not None and not long:
-            recordings = torch.tensor([fingerprint(torch.from_numpy(audio.samples)) for audio in audios])
-            inputs |= states.inputs(module, {**inputs, RECORDING: recordings})
+        inputs = _long_inputs(loaded, long[0]) if long else _inputs(loaded, audios, states)
         output = module.generate(**inputs, **told, **_settings(module, tokenizer, max_new_tokens, timed=bool(long)))
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in output.tolist()]
 
@@ -70,14 +65,33 @@ def _settings(module: Any, tokenizer: Any, max_new_tokens: int, *, timed: bool) 
     return {**settings, **timestamps, "max_new_tokens": min(max_new_tokens, room)}
 
 
+def _inputs(loaded: LoadedModel, audios: Sequence[Audio], states: EncoderStates | None) -> dict[str, Any]:
+    import torch
+
+    module: Any = loaded.module
+    if states is None or not states.kept:
+        return _moved(features_of(loaded.processor, [audio.samples for audio in audios]), module)
+    batch = recordings([torch.from_numpy(audio.samples) for audio in audios])
+    batch = {key: value.to(next(module.parameters()).device) for key, value in batch.items()}
+    return _moved(states.inputs(module, batch, loaded.processor), module)
+
+
 def _long_inputs(loaded: LoadedModel, audio: Audio) -> dict[str, Any]:
     extractor = extractor_of(loaded.processor)
     options = {"truncation": False, "padding": "longest", "return_attention_mask": True, "return_tensors": "pt"}
-    return dict(extractor([audio.samples], sampling_rate=extractor.sampling_rate, **options))
+    inputs = extractor([audio.samples], sampling_rate=extractor.sampling_rate, **options)
+    return _moved(dict(inputs), loaded.module)
 
 
-def _moved(value: Any, parameter: Any) -> Any:
-    return value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+def _moved(inputs: dict[str, Any], module: Any) -> dict[str, Any]:
+    """Return inputs on the model's device and in its type; states of the encoder are as it made them."""
+    parameter = next(module.parameters())
+    return {
+        key: value
+        if key == "encoder_outputs"
+        else value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+        for key, value in inputs.items()
+    }
 
 
 def _of_row(told: Mapping[str, Any], row: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from audio_files import RATE, spoken_rows, tiny_whisper, tone
 from expected import raises
 
+from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
 from ftengine.testing import check_augmenter
 from ftengine_speech import Gain, Noise, SpecAugment, SpeechToText, Speed
@@ -66,6 +67,12 @@ def test_spectrograms_are_masked_within_the_recording():
     assert torch.equal(masked["labels"], batch["labels"])
     again = augmenter.mix(batch, task, random.Random(3))
     assert torch.equal(again["input_features"], masked["input_features"])
+    module, processor = tiny_whisper(multilingual=False)
+    whisper = LoadedModel(module, processor, "tiny", "speech-seq2seq", max_length=64)
+    task.set_model(whisper, None)  # whose encoder's states are kept, so that batches hold samples
+    kept = task.collate([task.encode(row, processor) for row in spoken_rows(3)], processor)
+    assert "input_features" not in kept
+    assert torch.equal(augmenter.mix(kept, task, random.Random(3))["input_features"], masked["input_features"])
     with raises(RecipeError, "spec-augment", "samples"):
         augmenter.mix({"input_values": torch.zeros(1, 5)}, task, random.Random(0))
 

@@ -224,15 +224,21 @@ def prepared(made, *, encoder):
     return whisper, Heard(whisper.module)
 
 
-def test_a_recording_is_heard_once_where_the_encoder_does_not_change(english):
-    """The loss and the decoder's gradients are the same as without."""
-    rows = spoken_rows(4)
+def test_a_recording_is_heard_once_where_the_encoder_does_not_change(english, monkeypatch):
+    """The loss and the decoder's gradients are the same as without; its spectrogram is made once too."""
+    rows, made, extract = spoken_rows(4), [], type(english[1].feature_extractor).__call__
+    monkeypatch.setattr(
+        type(english[1].feature_extractor),
+        "__call__",
+        lambda self, waves, **options: made.extend(waves) or extract(self, waves, **options),
+    )
     figures = {}
     for kept in (64, 0):
         own = task(keep_states=kept)
         whisper, heard = prepared(english, encoder=False)
         own.set_model(whisper, "a strategy")
         features = [own.encode(row, english[1]) for row in rows]
+        made.clear()
         for order in ([0, 1], [2, 3], [3, 0], [1, 2]):
             batch = own.collate([features[i] for i in order], english[1])
             total, _ = own.loss(whisper.module, batch, Criterion())
@@ -240,6 +246,7 @@ def test_a_recording_is_heard_once_where_the_encoder_does_not_change(english):
         own.predict(whisper.module, batch)
         gradient = {name: p.grad for name, p in whisper.module.named_parameters() if p.grad is not None}
         figures[kept] = (heard.count, total.item(), gradient)
+        assert len(made) == (4 if kept else 8)
     assert (figures[64][0], figures[0][0]) == (4, 10)
     assert figures[64][1] == pytest.approx(figures[0][1], rel=1e-5)
     assert figures[64][2].keys() == figures[0][2].keys()
