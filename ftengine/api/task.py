@@ -191,6 +191,13 @@ class Task(Component):
         one.
         """
 
+    def notes(self, loaded: LoadedModel, strategy: Strategy) -> tuple[list[str], list[str]]:
+        """Return sentences for `ftengine plan` on a model that a strategy has prepared: facts about it, and warnings.
+
+        The model may be on the meta device.
+        """
+        return [], []
+
     def calibrate(self, rows: Rows) -> Mapping[str, Any]:
         """Fit parameters of `infer`, such as a temperature, to the tuned model's predictions on validation.
 

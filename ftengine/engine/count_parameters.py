@@ -28,7 +28,7 @@ class ParameterCount:
             `trainable_parameters`; tables in papers mostly leave them out.
         patterns: for each pattern of the strategy, the number of matched modules, their parameters, and how many
             of these train.
-        notes: the strategy's own facts about what trains, then its warnings.
+        notes: the strategy's own facts about what trains, then its warnings, then those of the task.
     """
 
     model: dict[str, Any]
@@ -92,7 +92,7 @@ def count_parameters(
             for pattern, modules in matched(strategy).items()
             for held, training in [_count_below(loaded, modules)]
         },
-        notes=[note for notes in strategy.notes(loaded) for note in notes],
+        notes=[note for notes in (*strategy.notes(loaded), *task.notes(loaded, strategy)) for note in notes],
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ftengine.api import Listener, LoadedModel, Strategy
+from ftengine.api import Listener, LoadedModel, Strategy, Task
 from ftengine.api.on_policy import is_on_policy
 from ftengine.api.task_sorts import reference_keys
 from ftengine.chat.template_date import template_date
@@ -48,7 +48,7 @@ class Plan:
         recipe: the resolved recipe.
         model: source, loader, class, and numbers of parameters.
         targets: modules matched by each of the strategy's patterns.
-        notes: the strategy's own facts about what trains.
+        notes: the strategy's and the task's own facts about what trains.
         data: audit and token counts of each split.
         steps: optimiser steps, tokens, padding.
         examples: one training example of each kind: "kind" ("" where the task tells none), "place", and "pieces",
@@ -120,7 +120,7 @@ def plan(
     check_own_regularizers(data.ready, schedule.total)
     busy = _busy() if measure else None
     loaded, strategy = _prepared(data, device, measure)
-    notes, left_out = strategy.notes(loaded)
+    notes, noted = _notes(data.ready.task, strategy, loaded)
     frozen, targets = never_trained(strategy, loaded.module, schedule), matched(strategy)
     untrained = is_untrained(loaded.module)  # before steps that are timed change the weights
     drawn = draw_step(data, device, loaded, schedule) if measure else None
@@ -145,13 +145,19 @@ def plan(
         date=str(day) if (day := template_date(data.ready.processor)) else None,
         warnings=[
             *far_from_usual(experiment, schedule, untrained=untrained),
-            *left_out,
+            *noted,
             *warnings_of(data, targets),
             *untested(evaluating),
             *cut_answers(data.ready.task, evaluating),
             *(f"{sentence}." for sentence in (*faults, frozen, busy) if sentence),
         ],
     )
+
+
+def _notes(task: Task, strategy: Strategy, loaded: LoadedModel) -> tuple[list[str], list[str]]:
+    """Return facts and warnings of a strategy and a task about the prepared model."""
+    (facts, warnings), (more_facts, more_warnings) = strategy.notes(loaded), task.notes(loaded, strategy)
+    return [*facts, *more_facts], [*warnings, *more_warnings]
 
 
 def _prepared(data: PreparedData, device: Device, measure: bool) -> tuple[LoadedModel, Strategy]:

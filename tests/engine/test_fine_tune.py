@@ -15,6 +15,7 @@ from runs import losses
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ftengine import Recipe, fine_tune, load_run, plan
+from ftengine.api import Task
 from ftengine.engine.memory import choose_memory
 from ftengine.errors import BaseMismatch, MergeChangedOutputs, RecipeError, RunError, TrainingError
 from ftengine.evaluation.runner import EvalRunner
@@ -181,8 +182,9 @@ def test_weights_that_the_last_step_broke_are_not_saved(chat_recipe, tmp_path, m
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
-def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path, capsys):
+def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path, capsys, monkeypatch):
     recipe = chat_recipe()
+    monkeypatch.setattr(Task, "notes", lambda self, loaded, strategy: ([strategy.name], [f"{self.name} warns."]))
     planned = plan(recipe)
     assert not (tmp_path / "run").exists()
     assert capsys.readouterr() == ("", "")
@@ -199,7 +201,9 @@ def test_a_plan_says_what_training_then_does(chat_recipe, tmp_path, capsys):
     assert planned.estimate["peak_bytes"] > 0
     assert any(trained for _, trained in planned.examples[0]["pieces"])
     assert any(not trained for _, trained in planned.examples[0]["pieces"])
+    assert planned.notes == ["lora"]
     unmeasured = plan(recipe, measure=False)
+    assert "causal-lm warns." in {*planned.warnings} & {*unmeasured.warnings}
     assert unmeasured.estimate is None
     assert unmeasured.targets == planned.targets
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from ftengine.api import require_inside
 from ftengine.errors import DataError, shown
+from ftengine_vision_language.archives import archived
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Decoders of Pillow that are used; others run programs, or are little tested."""
@@ -42,8 +43,8 @@ def open_picture(value: Any, where: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if isinstance(source, Path) and not source.is_file():
-                raise FileNotFoundError
+            if isinstance(source, Path):
+                source = _file(source, where)
             with Image.open(source, formats=FORMATS) as picture:
                 if (pixels := picture.width * picture.height) > MOST_PIXELS:
                     raise DataError(
@@ -98,10 +99,20 @@ def identity_of(value: Any) -> str:
     """Return a hash of a picture's file; of the value where it cannot be read."""
     try:
         source, _ = _source(kept(value, "") if isinstance(value, Image.Image) else value, "")
+        source = _file(source, "") if isinstance(source, Path) else source
         content = source.read_bytes() if isinstance(source, Path) else source.getvalue()
     except (DataError, OSError):
         return shown(value)
     return blake2b(content, digest_size=16).hexdigest()
+
+
+def _file(path: Path, where: str) -> Path | io.BytesIO:
+    """Return a path, or the open bytes of a file in the archive that it leads through (FileNotFoundError: no file)."""
+    if path.is_file():
+        return path
+    if (content := archived(path, where)) is None:
+        raise FileNotFoundError(path)
+    return io.BytesIO(content)
 
 
 def _source(value: Any, where: str) -> tuple[Any, str]:

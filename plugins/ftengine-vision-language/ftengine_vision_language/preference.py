@@ -76,8 +76,7 @@ class ImagePreference(ReferenceTask, ImageTextToText):
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
         """See pairs of answers about pictures."""
         pairs = {"prompt", *SIDES} <= set(columns)
-        as_messages = [{"messages": row.get("prompt"), **row} for row in rows]
-        return recognise_pictures([*columns, "messages"], as_messages) if pairs else None
+        return recognise_pictures([*columns, "messages"], rows) if pairs else None
 
     def view(self, row: Example) -> View:
         """Return the pictures as inputs, and both answers as the target."""

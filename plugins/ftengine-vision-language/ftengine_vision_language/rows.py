@@ -162,15 +162,17 @@ def recognise_pictures(columns: Sequence[str], rows: Sequence[Example]) -> Recog
 
 
 def _has_parts(rows: Sequence[Example]) -> bool:
-    kinds = ("image", "image_url")
+    """Return whether messages of a row have parts that are pictures; LLaVA's and ShareGPT's are in `value`."""
     return any(
-        isinstance(part, Mapping) and part.get("type") in kinds
+        isinstance(part, Mapping) and part.get("type") in ("image", "image_url")
         for row in rows
-        for messages in [row.get("messages")]
-        if isinstance(messages, list)
+        for column in ("messages", "conversations", "prompt")
+        if isinstance(messages := row.get(column), list)
         for message in messages
-        if isinstance(message, Mapping) and isinstance(message.get("content"), list)
-        for part in message["content"]
+        if isinstance(message, Mapping)
+        for key in ("content", "value")
+        if isinstance(parts := message.get(key), list)
+        for part in parts
     )
 
 

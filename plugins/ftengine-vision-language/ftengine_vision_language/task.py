@@ -32,6 +32,7 @@ from ftengine_vision_language.encoding import (
     tokenizer_of,
     written,
 )
+from ftengine_vision_language.parts import trained_parts, unmeant
 from ftengine_vision_language.pictures import LazyPictures, identity_of, kept, open_picture
 from ftengine_vision_language.rows import Dialogue, Turn, read_dialogue, recognise_pictures, with_paths
 
@@ -146,6 +147,10 @@ class ImageTextToText(GenerativeTask):
         """Check that processor, chat template and model fit together (RecipeError: they do not)."""
         tokenizer_of(loaded.processor)
         require_pictures_read(loaded, self.probe_batch)
+
+    def notes(self, loaded: LoadedModel, strategy: Strategy) -> tuple[list[str], list[str]]:
+        """Return how much of each part trains, and which patterns matched the vision part beside others."""
+        return trained_parts(loaded.module), [*unmeant(loaded.module, strategy.matches())]
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return text, pictures (paths or bytes), input_ids and labels, (length,), unshifted.

@@ -289,6 +289,8 @@ def test_a_question_about_a_picture_is_recognised():
     found = recognise_pictures(list(row), [row])
     assert (found.certainty, found.columns) == (3, {"prompt": "question", "completion": "answer"})
     assert recognise_pictures(["question", "answer"], [{"question": "a", "answer": "b"}]) is None
+    shared = {"conversations": [{"from": "human", "value": [{"type": "image", "path": "a.png"}, text("what ?")]}]}
+    assert recognise_pictures(["conversations"], [shared]).certainty == 3
 
 
 def test_answers_are_compared_as_vqa_does():
@@ -315,8 +317,7 @@ def test_blank_and_scrambled_pictures_lose_what_they_show():
 
     gradient = Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint32).reshape(64, 64, 3).astype(np.uint8))
     blank = np.asarray(BlankPicture().change(gradient, random.Random(0)))
-    assert blank.shape == (64, 64, 3)
-    assert (blank == 127).all()
+    assert np.array_equal(blank, np.full((64, 64, 3), 127))
     scrambled = np.asarray(ScramblePicture().change(gradient, random.Random(0)))
     assert not np.array_equal(scrambled, np.asarray(gradient))
     assert np.array_equal(np.sort(scrambled.ravel()), np.sort(np.asarray(gradient).ravel()))
@@ -327,7 +328,6 @@ def test_blank_and_scrambled_pictures_lose_what_they_show():
     [(False, "good", "uses"), (None, "alarm", "no difference"), (True, "alarm", "better without them")],
 )
 def test_the_rule_says_what_answers_are_without_pictures(better, level, words):
-
     def figure(value, better=None):
         return SimpleNamespace(value=value, better=better)
 

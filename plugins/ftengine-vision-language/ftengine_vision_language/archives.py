@@ -1,0 +1,113 @@
+"""Pictures in a zip or tar beside the data, read in place: nothing is unpacked, and no name in an archive is a path."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from ftengine.errors import DataError
+
+ENDINGS = (".zip", ".tar")
+MOST_BYTES = 200_000_000
+"""Bytes of a file in an archive, unpacked: more than the largest picture has that is opened."""
+MOST_MEMBERS = 5_000_000
+"""Files of a tar, of which an index is kept in memory."""
+KEPT = 8
+"""Archives whose index is kept."""
+
+
+def archived(path: Path, where: str) -> bytes | None:
+    """Return a file in an archive that a path leads through; None where it leads through none.
+
+    `pictures.zip/a.png` is a.png in pictures.zip. `pictures/a.png` is the same where there is no folder `pictures`:
+    a.png, or pictures/a.png, in pictures.zip or pictures.tar. `where` begins messages.
+
+    Raises:
+        DataError: the archive is damaged, or has no such file, or one that is too large or encrypted.
+    """
+    for archive, names in _places(path):
+        try:
+            state = archive.stat()
+            content = _members(str(archive), state.st_mtime_ns, state.st_size, os.getpid()).get(names)
+        # Of damaged archives; NotImplementedError is of a compression that Python lacks, RuntimeError of encryption.
+        except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
+            raise DataError(f"{where}: {str(archive)!r} cannot be read as an archive: {error}") from None
+        if content is None:
+            raise DataError(f"{where}: there is no file {names[0]!r} in {str(archive)!r}.")
+        return content
+    return None
+
+
+def _places(path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield the archive that a path leads through, and the names that the file may have in it."""
+    for parent in list(path.parents)[:-1]:
+        rest = path.relative_to(parent).as_posix()
+        if parent.suffix.lower() in ENDINGS and parent.is_file():
+            yield parent, (rest,)
+        elif parent.exists():
+            return
+        for ending in ENDINGS:
+            archive = parent.with_name(parent.name + ending)
+            if archive.is_file() and not archive.is_symlink():  # which could lead out of the data's folder
+                yield archive, (rest, f"{parent.name}/{rest}")
+
+
+class _Zip:
+    """The files of a zip by name."""
+
+    def __init__(self, path: str) -> None:
+        self._archive = zipfile.ZipFile(path)
+        self._infos = {info.filename: info for info in self._archive.infolist()}
+
+    def get(self, names: tuple[str, ...]) -> bytes | None:
+        """Return the first that there is (ValueError: it is too large)."""
+        info = next((self._infos[name] for name in names if name in self._infos), None)
+        if info is None:
+            return None
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack without a bound
+            raise ValueError(f"{info.filename!r} is neither stored nor deflated. Pack it so.")
+        _require_small(info.file_size, info.filename)
+        with self._archive.open(info) as file:
+            return file.read(info.file_size)
+
+
+class _Tar:
+    """The files of a tar by name; links, devices and sparse files are left out."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._places = dict[str, tuple[int, int]]()
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isreg() and not member.issparse():
+                    self._places[member.name.removeprefix("./")] = (member.offset_data, member.size)
+                archive.members = []  # which would keep every header
+                if len(self._places) > MOST_MEMBERS:
+                    raise ValueError(f"it has more than {MOST_MEMBERS:,} files. Divide it.")
+
+    def get(self, names: tuple[str, ...]) -> bytes | None:
+        """Return the first that there is (ValueError: it is too large)."""
+        name = next((name for name in names if name in self._places), None)
+        if name is None:
+            return None
+        start, size = self._places[name]
+        _require_small(size, name)
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+def _require_small(size: int, name: str) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"{name!r} has {size:,} bytes unpacked, and {MOST_BYTES:,} are allowed.")
+
+
+@lru_cache(KEPT)
+def _members(path: str, changed: int, size: int, process: int) -> _Zip | _Tar:
+    """Open an archive; a forked process opens its own, as it would share the place in the file."""
+    return _Zip(path) if path.lower().endswith(".zip") else _Tar(path)
