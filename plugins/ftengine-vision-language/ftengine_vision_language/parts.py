@@ -69,6 +69,6 @@ def unmeant(module: Any, matches: Mapping[str, Sequence[str]]) -> Iterator[str]:
         if seeing and len(seeing) < len(modules):
             yield (
                 f"the pattern {pattern} matches {counted(len(seeing), 'module')} of the vision part too, e.g. "
-                f"{seeing[0]!r}, which train as well: leave strategy.targets out for the language part alone, or name the "
-                "vision part by a pattern of its own."
+                f"{seeing[0]!r}, which train as well: leave strategy.targets out for the language part alone, or name "
+                "the vision part by a pattern of its own."
             )
