@@ -86,7 +86,7 @@ class _Tar:
             for member in archive:
                 if member.isreg() and not member.issparse():
                     self._places[member.name.removeprefix("./")] = (member.offset_data, member.size)
-                archive.members = []  # which would keep every header
+                archive.members = []  # type: ignore[attr-defined]  # which would keep every header
                 if len(self._places) > MOST_MEMBERS:
                     raise ValueError(f"it has more than {MOST_MEMBERS:,} files. Divide it.")
 

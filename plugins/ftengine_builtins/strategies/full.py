@@ -30,6 +30,7 @@ from ftengine.model import (
 from ftengine_builtins.loaders.quiet import reading
 from ftengine_builtins.strategies.expert_layers import expert_modules
 from ftengine_builtins.strategies.full_levels import Levels, find_levels
+from ftengine_builtins.strategies.rates import Rates, relative_rates
 from ftengine_builtins.strategies.routing import ExpertLoads
 from ftengine_builtins.strategies.targets import inside, param_groups
 
@@ -61,6 +62,7 @@ class Full(Strategy):
             description="each layer's learning rate divided by that of the layer above",
             json_schema_extra=usual(0.3, 1),
         )
+        rate_pattern: Rates = {}  # noqa: RUF012
         unfreeze_every: Annotated[int, Field(ge=1, strict=True)] | Literal["epoch", "even"] | None = Field(
             None,
             description="gradual unfreezing from the top: steps per layer; epoch: one layer per epoch; even: "
@@ -87,6 +89,7 @@ class Full(Strategy):
             self._levels = find_levels(loaded)
         if self.config.freeze:
             self._matches = freeze(loaded, self.config.freeze)
+        relative_rates(loaded.module, self.config.rate_pattern)
         if self.config.batch_norm == "frozen":
             keep_statistics(loaded)
 
@@ -98,11 +101,19 @@ class Full(Strategy):
         return ExpertLoads(steps) if self._is_mixture else None
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Return the default's two groups for each layer: lr = learning_rate · layer_decay^(layers below the head)."""
-        if self._levels is None or self.config.layer_decay == 1:
+        """Return the default's two groups for each rate: that of `rate_pattern`, and of the layer.
+
+        The latter is learning_rate · layer_decay^(layers below the head).
+        """
+        if not self.config.rate_pattern and (self._levels is None or self.config.layer_decay == 1):
             return default_param_groups(model, learning_rate, weight_decay)
-        of, head, share = self._levels.of, self._levels.head, self.config.layer_decay
-        return param_groups(model, weight_decay, lambda name, _: learning_rate * share ** (head - of[name]))
+        decay, share = self.config.layer_decay, relative_rates(model, self.config.rate_pattern)
+
+        def rate(name: str, _: nn.Parameter) -> float:
+            below = 0 if self._levels is None else self._levels.head - self._levels.of[name]
+            return learning_rate * share[name] * decay**below
+
+        return param_groups(model, weight_decay, rate)
 
     def frozen_parameters(
         self, model: nn.Module, step: int, steps: int, steps_per_epoch: int

@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 from torch import nn
 
 from ftengine.api import Config, LoadedModel, Regularizer, Strategy, StrategyTraits, usual
 from ftengine.errors import RecipeError, RunError
-from ftengine.model import ModuleNames, regex
+from ftengine.model import ModuleNames
 from ftengine.ops import active_backend
 from ftengine.text import counted
 from ftengine_builtins.strategies import peft_format
@@ -47,6 +47,7 @@ from ftengine_builtins.strategies.lora_layers import (
     starts_from_weight,
 )
 from ftengine_builtins.strategies.peft_format import LoRAFile
+from ftengine_builtins.strategies.rates import Pattern, Rates, relative_rates
 from ftengine_builtins.strategies.routing import ExpertLoads
 from ftengine_builtins.strategies.targets import ALL_LINEAR, experts_of, freeze_base, param_groups, select
 
@@ -59,7 +60,6 @@ def _init(value: Any) -> Any:
     return value
 
 
-Pattern = Annotated[str, Field(min_length=1), AfterValidator(regex)]
 Rank = Annotated[int, Field(ge=1)]
 Alpha = Annotated[float, Field(gt=0)]
 
@@ -121,6 +121,7 @@ class LoRAConfig(Config):
         "authors recommend 16)",
         json_schema_extra=usual(0.25, 64),
     )
+    rate_pattern: Rates = {}  # noqa: RUF012
     expert_rank: Rank | Literal["split"] | None = Field(
         None,
         description="rank of each expert's update; split: rank divided by the experts that a token passes; null: rank",
@@ -224,6 +225,7 @@ class LoRA(Strategy):
                 add_to_router(module.get_submodule(path), rank, scale, config.init)
             else:
                 add_lora(module.get_submodule(path), rank, scale, config.dropout, config.init, config.dora)
+        relative_rates(module, config.rate_pattern)
         if config.start_from is not None:
             require_base_of(Path(config.start_from), loaded)
             self.load(loaded, Path(config.start_from))
@@ -258,7 +260,7 @@ class LoRA(Strategy):
         return self.config.as_stored().model_dump(mode="json") | {"start_from": None}
 
     def param_groups(self, model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Group trainable parameters: B at `lr_ratio` times the rate (LoRA+), and no decay of vectors.
+        """Group trainable parameters: `rate_pattern`, B at `lr_ratio` times the rate (LoRA+), and no decay of vectors.
 
         An embedding's B keeps the rate: there A starts at zero, a case that LoRA+ does not cover.
         """
@@ -267,7 +269,9 @@ class LoRA(Strategy):
         fast |= {id(part.lora_factors(name)[1]) for part in expert_layers(model).values() for name in part.lora_names}
         fast |= {id(router.lora_b) for router in lora_routers(model).values()}
         vectors = {id(layer.lora_magnitude) for layer in layers}  # of a convolution, shaped as its output
-        return param_groups(model, weight_decay, lambda _, p: learning_rate * (ratio if id(p) in fast else 1), vectors)
+        share = relative_rates(model, self.config.rate_pattern)
+        rate = lambda name, p: learning_rate * share[name] * (ratio if id(p) in fast else 1)  # noqa: E731
+        return param_groups(model, weight_decay, rate, vectors)
 
     def save(self, loaded: LoadedModel, directory: Path) -> None:
         """Write a PEFT adapter for the original base: adapter_config.json and adapter_model.safetensors.

@@ -125,6 +125,21 @@ def test_each_layer_learns_slower_than_the_one_above(name) -> None:
     assert [rate[id(parameters[n])] for n in names] == pytest.approx([0.8, 0.4, 0.2, 0.1, 0.05])
 
 
+def test_a_part_learns_at_a_rate_of_its_own() -> None:
+    """A pattern names a module with all in it; the first one counts, on top of the layer's."""
+    rates = {"layer.2": 10, "encoder": 3}
+    loaded, strategy = prepared("bert", layer_decay=0.5, rate_pattern=rates)
+    rate = {id(p): group["lr"] for group in strategy.param_groups(loaded.module, 0.8, 0.1) for p in group["params"]}
+    for name, parameter in loaded.module.named_parameters():
+        times = 10 if ".layer.2." in name else 3 if ".encoder." in name else 1
+        level = 4 if name.startswith("classifier") else int(name.split("layer.")[1][0]) + 1 if ".layer." in name else 0
+        if not name.startswith("bert.pooler"):
+            assert rate[id(parameter)] == pytest.approx(0.8 * times * 0.5 ** (4 - level)), name
+    for patterns, fact in (({"encodr": 2}, "'encoder'"), ({"encoder": 2, "layer.2": 3}, "'encoder'")):
+        with raises(NoMatch, "rate_pattern", next(reversed(patterns)), fact):
+            prepared("bert", rate_pattern=patterns)
+
+
 # Gradual unfreezing
 
 

@@ -83,6 +83,8 @@ def test_a_pattern_behind_a_wider_one_is_an_error(llama_folder, load, option: st
         {"alpha_pattern": {"q_proj": -1}},
         {"alpha_pattern": {"": 1}},
         {"lr_ratio": 0},
+        {"rate_pattern": {"q_proj": 0}},
+        {"rate_pattern": {"(": 2}},
     ],
 )
 def test_values_that_make_no_sense_are_refused(options: dict) -> None:
@@ -104,3 +106,14 @@ def test_b_learns_at_a_rate_of_its_own(bert_folder, load) -> None:
     for name, (rate, decay) in rates(strategy, loaded.module).items():
         assert rate == (16e-3 if name.endswith("lora_b") else 1e-3), name
         assert decay == (0.0 if name.endswith(("magnitude", "bias")) else 0.1), name
+
+
+def test_a_layer_learns_at_a_rate_of_its_own(llama_folder, load) -> None:
+    """By PEFT's names of layers, or the module that they are in; LoRA+'s ratio comes on top."""
+    loaded = load(llama_folder)
+    strategy = prepared(loaded, rate_pattern={"layers.0.self_attn": 5, "q_proj": 2}, lr_ratio=4)
+    for name, (rate, _) in rates(strategy, loaded.module).items():
+        times = 5 if "layers.0.self_attn" in name else 2 if "q_proj" in name else 1
+        assert rate == pytest.approx(1e-3 * times * (4 if name.endswith("lora_b") else 1)), name
+    with raises(NoMatch, "rate_pattern", "'embed_tokens'"):
+        prepared(load(llama_folder), rate_pattern={"embed_tokens": 2})
