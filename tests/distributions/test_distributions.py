@@ -118,7 +118,8 @@ def test_the_command_line_lists_plans_and_trains(strategy, model, task, rows, ta
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_example_of_a_distribution_is_accepted():
+@pytest.mark.parametrize("name", ["dictation", "eyes"])
+def test_the_example_of_a_distribution_is_accepted(name):
     """tests/cli/test_schema.py reads the other examples' recipes, whose components are ftengine's own."""
-    recipe = yaml.safe_load((ROOT / "examples" / "dictation" / "dictation.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((ROOT / "examples" / name / f"{name}.yaml").read_text(encoding="utf-8"))
     Draft202012Validator(recipe_schema(Registry())).validate(recipe)
