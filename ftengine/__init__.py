@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ftengine.engine.untrained import load_model
     from ftengine.plugins.hookspecs import hookimpl
     from ftengine.plugins.registry import registry_of
+    from ftengine.run.progress import listening
     from ftengine.run.recipe import Recipe
     from ftengine.run.records import RunRecords
 
@@ -49,6 +50,7 @@ _HOMES = {
     "ftengine.engine.untrained": "load_model",
     "ftengine.plugins.hookspecs": "hookimpl",
     "ftengine.plugins.registry": "registry_of",
+    "ftengine.run.progress": "listening",
     "ftengine.run.recipe": "Recipe",
     "ftengine.run.records": "RunRecords",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "__version__",
     "fine_tune",
     "hookimpl",
+    "listening",
     "load_model",
     "load_run",
     "plan",

@@ -21,7 +21,14 @@ class Rule(Component):
 
     order: ClassVar[int] = 100
     """Where its findings stand among those of their level; the built-in rules are below 100."""
+    reads_later_files: ClassVar[bool] = False
+    """Whether it reads what may come into the run's folder after the end; `ftengine report` asks it again and says so
+    if its findings have changed."""
 
     @abstractmethod
     def judge(self, run: RunRecords) -> Iterable[Finding]:
         """Yield findings; a function of the run's records alone."""
+
+    def view_command(self, run: RunRecords) -> str:
+        """Return a command by which people add to what the rule judges; printed at the end of `train`."""
+        return ""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
+from ftengine.api import Finding
 from ftengine.cli import compare, crossvalidate
 from ftengine.cli.figures import show_verdict
 from ftengine.cli.options import PATH, json_option
 from ftengine.cli.page import page, print_json
-from ftengine.errors import InputError
+from ftengine.errors import FtengineError, InputError
 from ftengine.run.progress import announce
+from ftengine.text import printable
 
 
 @click.command()
@@ -34,7 +38,7 @@ def report(runs: tuple[str, ...], output: str | None, renew: bool, as_json: bool
       ftengine report runs/compared
     """
     announce(f"reading {' '.join(runs)}")
-    from ftengine.report.write import REPORT, conclude_again, runs_in, verdict_of, write_report
+    from ftengine.report.write import REPORT, conclude_again, later, runs_in, verdict_of, write_report
     from ftengine.run.directory import RunDirectory
 
     study = overview = None
@@ -47,8 +51,11 @@ def report(runs: tuple[str, ...], output: str | None, renew: bool, as_json: bool
         runs = tuple(map(str, inside))
     if len(runs) > 1 and output is None and not as_json:
         raise InputError(f"{len(runs)} runs share one page. Choose its file with --output FILE.")
-    for run in runs if renew else ():
-        conclude_again(RunDirectory(run))
+    for run in runs:
+        if renew:
+            conclude_again(RunDirectory(run))
+        else:
+            _show_later(run, later)
     if output is not None or not as_json:
         if len(runs) > 1:  # one run needs no imports of the engine
             from ftengine.engine import side_by_side
@@ -72,3 +79,14 @@ def report(runs: tuple[str, ...], output: str | None, renew: bool, as_json: bool
         show_verdict(out, verdict_of(run))
         out.print()
     out.print(f"report: {target}", soft_wrap=True)
+
+
+def _show_later(run: str, later: Callable[[str], Sequence[Finding]]) -> None:
+    """Print to stderr what has come since the verdict, and how to take it in."""
+    try:
+        for finding in later(run):
+            text = (finding.brief or finding.text).rstrip(".")
+            renew = f"ftengine report {shlex.quote(run)} --renew"
+            click.echo(printable(f"not in the verdict yet ({finding.source}): {text}; `{renew}` takes it in"), err=True)
+    except FtengineError as error:
+        click.echo(printable(f"cannot tell what has come since the verdict of {run!r}: {error}"), err=True)

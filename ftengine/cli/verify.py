@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ftengine.chat import endpoint_options
 from ftengine.cli.options import PATH, json_option, require_one_process, run_argument, trust_code_option
 from ftengine.cli.page import facts, page, print_json
 from ftengine.run.progress import announce, listening
@@ -39,22 +40,7 @@ ALIKE = "the answers of the tuned model and its base to these rows are too simil
     help="Type of the served weights, e.g. f16, q8_0, q4_0. Default: from the model's name, else 8 bits.",
 )
 @click.option("--data", metavar="FILE", type=PATH, help="File of rows to ask. Default: the run's held-out rows.")
-@click.option(
-    "--key-variable",
-    default="OPENAI_API_KEY",
-    show_default=True,
-    metavar="NAME",
-    help="Environment variable with the API key.",
-)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds for one request."
-)
-@click.option(
-    "--max-time", type=click.FloatRange(min=1), default=1800, show_default=True, help="Seconds for all requests."
-)
-@click.option(
-    "--retries", type=click.IntRange(0, 10), default=2, show_default=True, help="Retries of a failed request."
-)
+@endpoint_options(max_time=1800, retries=2)
 @trust_code_option
 @json_option
 def verify(

@@ -25,11 +25,12 @@ from ftengine.parallel.device import Device
 from ftengine.parallel.heartbeat import heartbeat
 from ftengine.plugins.distributions import BLOCK_VARIABLE
 from ftengine.plugins.registry import Registry
+from ftengine.report.verdict import view_commands
 from ftengine.report.write import conclude_again, verdict_of
 from ftengine.run.directory import RunDirectory
 from ftengine.run.environment import versions
 from ftengine.run.recipe import Recipe
-from ftengine.run.records import Environment, EvaluationResult, TrainedPart, Verdict
+from ftengine.run.records import Environment, EvaluationResult, RunRecords, TrainedPart, Verdict
 from ftengine.run.seal import report_state
 from ftengine.text import listed
 from ftengine.training.callbacks import Callbacks
@@ -131,9 +132,10 @@ class Run(Answering):
 
     @property
     def view_commands(self) -> list[str]:
-        """Commands that show what the run's callbacks wrote."""
+        """Commands that show what the run's callbacks wrote, and by which people add to what rules judge."""
         with made_with(self.directory, self._registry):
-            return Callbacks(self.recipe, self._registry, self.listener).view_commands(self.path)
+            written = Callbacks(self.recipe, self._registry, self.listener).view_commands(self.path)
+        return [*written, *view_commands(RunRecords.read(self.path), self._registry, self.listener)]
 
     @property
     def mergeable(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftengine.api import Finding, Rule
+from ftengine.api import Finding, Listener, Rule
 from ftengine.api.display import LEVELS
 from ftengine.errors import PluginError
 from ftengine.plugins.attribution import cause_in, each, named, without
@@ -18,7 +18,7 @@ UNJUDGED = Finding(kind="quality", level="note", text="No rule judged the qualit
 def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     """Return the verdict on a run, by the rules of a registry or of all installed plugins."""
     findings = list[Finding]()
-    for rule in sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order):
+    for rule in _rules(registry):
         for finding in _findings_of(rule, run):
             findings.append(finding if finding.source else finding.model_copy(update={"source": rule.name}))
     findings.sort(key=_gravity)
@@ -33,6 +33,34 @@ def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
         level="alarm" if alarm else min(lead, key=_gravity).level,
         findings=(*(_explained(finding, findings) for finding in lead), *rest),
     )
+
+
+def later_findings(run: RunRecords, verdict: Verdict, registry: Registry | None = None) -> list[Finding]:
+    """Return what rules that read later files find now and did not find when the verdict was made."""
+    known = {(finding.source, finding.level, finding.text) for finding in verdict.findings}
+    return [
+        finding.model_copy(update={"source": rule.name})
+        for rule in _rules(registry)
+        if rule.reads_later_files
+        for finding in _findings_of(rule, run)
+        if (finding.source or rule.name, finding.level, finding.text) not in known
+    ]
+
+
+def view_commands(run: RunRecords, registry: Registry, listener: Listener) -> list[str]:
+    """Return the commands by which people add to what rules judge; report a rule that fails."""
+    commands: list[str] = []
+    for rule in _rules(registry):
+        try:
+            commands += filter(None, [rule.view_command(run)])
+        # The run is complete even if a third-party rule raises.
+        except (Exception, SystemExit) as error:
+            listener.message(f"{named(rule)} failed: {cause_in(rule, error)}")
+    return commands
+
+
+def _rules(registry: Registry | None) -> list[Rule]:
+    return sorted((registry or Registry()).build_all("rule"), key=lambda rule: rule.order)
 
 
 def _findings_of(rule: Rule, run: RunRecords) -> list[Finding]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ftengine.api import Finding
 from ftengine.plugins.registry import Registry
 from ftengine.report.page import Overview, render
-from ftengine.report.verdict import judge
+from ftengine.report.verdict import judge, later_findings
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import EvaluationResult, RunRecords, Verdict
 from ftengine.run.seal import is_sealed, require_sealed, resealed
@@ -60,6 +61,11 @@ def verdict_of(path: str | Path) -> Verdict:
     run.require_finished(Verdict.file)
     require_sealed(run)
     return Verdict.read(run)
+
+
+def later(path: str | Path) -> Sequence[Finding]:
+    """Return what has come to a finished run since its verdict was made, as by judgements of its answers."""
+    return later_findings(sealed_records(path), verdict_of(path))
 
 
 def runs_in(path: str | Path) -> list[Path]:

@@ -90,8 +90,14 @@ def test_peoples_judgements_come_into_the_verdict_when_it_is_renewed(run):
     for pair in pairs_to_judge(run):
         ends = ("base", "tuned", "right", "Ann", "person", now(), 0, 9, 9)
         append(run, Judgement(pair.row, pair.prompt_hash, *ends, answers_hash=pair.answers_hash))
-    assert not [one for one in load_run(run).verdict.findings if one.source == "preferences"]
+    opened = load_run(run)
+    assert not [one for one in opened.verdict.findings if one.source == "preferences"]
+    assert f"ftengine studio {run}" in opened.view_commands
+    before = CliRunner().invoke(main, ["report", str(run), "--json"])
+    assert "preferences" in before.stderr
+    assert f"ftengine report {run} --renew" in before.stderr
     result = CliRunner().invoke(main, ["report", str(run), "--renew", "--json"])
+    assert "--renew" not in CliRunner().invoke(main, ["report", str(run)]).stderr
     (finding,) = [one for one in json.loads(result.stdout)["findings"] if one["source"] == "preferences"]
     assert (finding["level"], finding["figures"]["people"]["prompts"]) == ("good", 18)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -63,15 +65,17 @@ def studio(
 
 def _make_answers(runs: list[StudioRun], count: int, seed: int, trust_code: bool) -> None:
     """Let the models of finished runs answer further prompts, and print how many there are now."""
+    from ftengine import listening
     from ftengine_studio.answers import answers_of, make_answers
 
     for run in runs:
         if not run.finished:
             click.echo(f"{run.name} is not finished: it has no models to answer", err=True)
-        else:
-            click.echo(f"{run.name}: base and tuned model answer up to {count:,} held-out prompts …", err=True)
-            made = make_answers(run, count, seed, trust_code=trust_code)
-            click.echo(f"{run.name}: {made:,} new, {len(answers_of(run)):,} prompts in all", err=True)
+            continue
+        click.echo(f"{run.name}: base and tuned model answer up to {count:,} held-out prompts …", err=True)
+        with listening() as listener:
+            made = make_answers(run, count, seed, listener, trust_code=trust_code)
+        click.echo(f"{run.name}: {made:,} new, {len(answers_of(run)):,} prompts in all", err=True)
 
 
 def _serve(
@@ -98,3 +102,20 @@ def _serve(
     )
     with suppress(KeyboardInterrupt):  # how the server is meant to be ended
         uvicorn.Server(config).run(sockets=[listening])
+    click.echo(_ended(runs), err=True)
+
+
+def _ended(runs: list[StudioRun]) -> str:
+    """Return the last line: the server is gone, and where judgements wait to be taken into a verdict."""
+    from ftengine_studio.judgements import FILE
+
+    waiting = [run for run in runs if run.finished and _is_newer(run.path / FILE, run.path / "verdict.json")]
+    renew = "; ".join(f"`ftengine report {shlex.quote(str(run.path))} --renew`" for run in waiting)
+    return "ended" + (f"; judgements that are not in the verdict yet are taken into it by {renew}" if renew else "")
+
+
+def _is_newer(file: Path, other: Path) -> bool:
+    try:
+        return file.stat().st_mtime_ns > other.stat().st_mtime_ns
+    except OSError:
+        return False

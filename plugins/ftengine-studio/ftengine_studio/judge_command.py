@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from ftengine.chat import endpoint_options
 
 if TYPE_CHECKING:
     from ftengine_studio.judge_run import Bounds, Judging
@@ -56,22 +55,7 @@ if TYPE_CHECKING:
     "--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, metavar="N", help="Longest reply."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the order of the pairs.")
-@click.option(
-    "--key-variable",
-    default="OPENAI_API_KEY",
-    show_default=True,
-    metavar="NAME",
-    help="Environment variable with the API key.",
-)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0.1), default=60, show_default=True, help="Seconds for one request."
-)
-@click.option(
-    "--max-time", type=click.FloatRange(min=1), default=3600, show_default=True, help="Seconds for all requests."
-)
-@click.option(
-    "--retries", type=click.IntRange(0, 10), default=3, show_default=True, help="Retries of a failed request."
-)
+@endpoint_options(max_time=3600, retries=3)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON to stdout.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings.")
 def judge(
@@ -101,7 +85,7 @@ def judge(
       ftengine judge runs/support --endpoint http://localhost:8000/v1 --model judge
       ftengine judge runs/support --endpoint https://example.org/v1 --model large --max-requests 100 --json
     """
-    from ftengine import RunRecords, load_run
+    from ftengine import RunRecords, listening, load_run
     from ftengine.chat import Endpoint
     from ftengine.errors import InputError
     from ftengine_studio.judge_replies import read_rubric
@@ -116,7 +100,7 @@ def judge(
     pairs = pairs_to_judge(records.path)
     served = Endpoint(endpoint, model, key=key_variable, timeout=timeout, retries=retries, max_time=max_time)
     judge = Judge(records, pairs, served, text, bounds, seed)
-    with _listening(len(pairs)) as listener:
+    with listening() as listener:
         compared = judge.require_another_model()
         try:
             result = judge.judge(listener)
@@ -212,26 +196,3 @@ def _findings(run: str, name: str) -> list[str]:
 
     texts = [one.text for one in load_run(run).verdict.findings if one.source == Preferences.name]
     return [text for text in texts if repr(name) in text]
-
-
-@contextmanager
-def _listening(total: int) -> Iterator[Any]:
-    """Give a listener that shows on a terminal how many pairs are judged."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("judge", total=total)
-
-        class Bar:
-            """Pairs as a bar."""
-
-            def phase(self, name: str, total: int | None = None) -> None: ...
-
-            def advance(self, steps: int = 1, **figures: float) -> None:
-                bar.advance(task, steps)
-
-            def message(self, text: str) -> None:
-                bar.console.print(text)
-
-        yield Bar()

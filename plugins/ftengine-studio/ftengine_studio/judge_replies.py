@@ -51,6 +51,8 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 Alone = Literal["alone"]
 ALONE: Alone = "alone"
 """In place of an order: the prompt was asked without answers, to compare the judge with the run's models."""
+COIN = 0.5
+"""Share of pairs in which a judge that tosses a coin contradicts itself."""
 Preferred = Literal["base", "tuned", "tie", "both-bad"]
 
 
@@ -213,6 +215,11 @@ class PositionBias:
     low: float | None
     high: float | None
     p: float | None
+
+    @property
+    def is_most(self) -> bool:
+        """Whether at least half of the verdicts change sides with the order, as those of a coin do."""
+        return self.rate is not None and self.rate >= COIN
 
 
 def position_bias(replies: Iterable[tuple[JudgeReply, JudgeReply]]) -> PositionBias:

@@ -34,7 +34,8 @@ def result_of(contest: Contest) -> dict[str, Any]:
     models = {}
     for name, model in found.models.items() if found else ():
         own = [one for one in judgements if one.kind == "model" and one.judge == name]
-        further = {"garbage": model.garbage, "position": _plain(model.position), "powered": _plain(model.powered)}
+        position = None if model.position is None else asdict(model.position) | {"most": model.position.is_most}
+        further = {"garbage": model.garbage, "position": position, "powered": _plain(model.powered)}
         agreed = {person: {"same": one.same, "prompts": one.prompts} for person, one in model.with_people.items()}
         models[name] = _figures(model.judged, own) | further | {"with_people": agreed}
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from ftengine_studio.judgements import FILE
 
 if TYPE_CHECKING:
     from ftengine import RunRecords
+    from ftengine_studio.judge_replies import PositionBias
     from ftengine_studio.powered import PoweredRate
     from ftengine_studio.statistics import Length, WinRate
     from ftengine_studio.summary import Judged, ModelJudged, Slices, Summary
@@ -29,6 +31,13 @@ class Preferences(Rule):
 
     name = "preferences"
     order = 120
+    reads_later_files = True
+
+    def view_command(self, run: RunRecords) -> str:
+        from ftengine_studio.answers import pairs_of
+        from ftengine_studio.runs import StudioRun
+
+        return f"ftengine studio {shlex.quote(str(run.path))}" if pairs_of(StudioRun(run.path, "")) else ""
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         if not (run.path / FILE).is_file():
@@ -75,14 +84,14 @@ def _of_people(summary: Summary, judged: Judged) -> Finding:
 def _of_model(summary: Summary, name: str, model: ModelJudged) -> Finding:
     """A model's judgements are a note at most: how far they are people's is not known."""
     rate = model.judged.rate
+    bias = "" if model.position is None else _biased(model.position)
     text = f"Judged by the model {name!r}, not by people, on {counted(rate.prompts, 'prompt')} in both orders: "
     text += f"{_preferred(summary, rate)}.{_decided(rate)}"
-    if (bias := model.position) is not None and bias.rate is not None and bias.rate >= OFTEN:
-        text += (
-            f" Its verdict changed sides with the order in {percent(bias.rate)} of the pairs, which count as ties: "
-            f"{bias.first:,} times for the answer that stood first, {bias.second:,} for the second "
-            f"({probability(bias.p)})."
-        )
+    # A measurement that is worth nothing is no fault of the run, so its warning leads, and the level stays.
+    if model.position is not None and model.position.is_most:
+        text = f"Not to be relied on.{bias} {text}"
+    else:
+        text += bias
     if model.garbage:
         text += f" Replies without a verdict, which count for nothing: {model.garbage:,}."
     if people := model.with_people.values():
@@ -91,6 +100,16 @@ def _of_model(summary: Summary, name: str, model: ModelJudged) -> Finding:
         text += f" It agrees with people in {percent(same)} of {counted(shared, 'judgement')}."
     text += _length(summary, model.judged.length)
     return _finding("note", text, {f"model {name}": rate, **_slices(model.judged)})
+
+
+def _biased(bias: PositionBias) -> str:
+    if bias.rate is None or bias.rate < OFTEN:
+        return ""
+    return (
+        f" The judge's verdict changed sides with the order in {percent(bias.rate)} of the pairs, which count as ties: "
+        f"{bias.first:,} times for the answer that stood first, {bias.second:,} for the second "
+        f"({probability(bias.p)})."
+    )
 
 
 def _of_both(summary: Summary, name: str, both: PoweredRate) -> Finding:

@@ -69,6 +69,7 @@ class Studio:
             Route("/api/data/{run:int}/rows", self._get(self._rows)),
             Route("/api/data/{run:int}/marks", self._post(self._mark), methods=["POST"]),
             Route("/api/talk/{run:int}", self._talk, methods=["POST"]),
+            Route("/api/talk/{run:int}/load", self._post(self._load_talk), methods=["POST"]),
             Route("/api/talk/{run:int}/judge", self._post(self._judge_talk), methods=["POST"]),
             Mount("/page", StaticFiles(directory=PAGE)),
         ]
@@ -149,6 +150,10 @@ class Studio:
         if not isinstance(row, int) or isinstance(row, bool) or not isinstance(marked, bool):
             raise InputError("a mark has a row, a number, and marked, true or false.")
         return self._view(request).mark(row, marked, name_of(content.get("name")))
+
+    def _load_talk(self, request: Request, content: dict[str, Any]) -> Any:
+        _at(self.talks, request, "run").load()
+        return {"state": "loading"}
 
     def _judge_talk(self, request: Request, content: dict[str, Any]) -> Any:
         talk = _at(self.talks, request, "run")

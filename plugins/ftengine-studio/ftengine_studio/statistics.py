@@ -184,8 +184,8 @@ class Agreement:
     """How much judges agree on prompts that several of them judged.
 
     Args:
-        alpha: Krippendorff's, of the nominal values "one side", "the other", "neither": 1 is full agreement, 0 that of
-            chance; None if all judgements are the same, where it is undefined.
+        alpha: Krippendorff's, of the nominal values "one side", "the other", "neither" (a tie or both bad): 1 is full
+            agreement, 0 that of chance; None if all judgements are the same, where it is undefined.
         kappas: Cohen's, by pair of judges with shared prompts; None where it is undefined.
         same: share of pairs of judgements of a prompt that are the same.
         prompts: number of prompts with several judges.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ftengine.errors import InputError
 from ftengine_studio.judgements import append_line, now
@@ -23,6 +23,9 @@ TALKS = "talks.jsonl"
 MOST_CONVERSATIONS = 200
 """Conversations that are kept; the oldest go."""
 LONGEST_MESSAGE = 20_000
+REPORTED = 1.0
+"""Seconds between two reports of what a message waits for."""
+SIDES: tuple[Literal["base", "tuned"], ...] = ("base", "tuned")
 POSITIONS = ("left", "right")
 
 
@@ -56,12 +59,12 @@ class Talk:
         self.run, self._trust_code = run, trust_code
         self._busy = threading.Lock()
         self._chat: Chat | None = None
+        self._loading: dict[str, Any] | None = {"state": "loading"}
         self._conversations: OrderedDict[str, Conversation] = OrderedDict()
 
     def begin(self, blind: bool) -> tuple[str, Conversation]:
         """Begin a conversation; return its id. The sides are drawn anew where it is blind."""
-        if not self.run.finished:
-            raise InputError(f"run {self.run.name!r} has no trained model yet: it is {self.run.state}.")
+        self._require_finished()
         order = ("base", "tuned") if not blind or secrets.randbelow(2) else ("tuned", "base")
         key = secrets.token_urlsafe(12)
         self._conversations[key] = conversation = Conversation(dict(zip(POSITIONS, order, strict=True)), blind)
@@ -75,38 +78,79 @@ class Talk:
             raise NotThere("this conversation is over: the server was started anew. Begin another.")
         return self._conversations[key]
 
+    def load(self) -> None:
+        """Load the models in a thread before the first message is sent (InputError: there is none yet).
+
+        What fails is reported where a message is to be answered.
+        """
+        self._require_finished()
+        if self._chat is None and not self._busy.locked():
+            threading.Thread(target=self._load_quietly, name="ftengine-studio-load", daemon=True).start()
+
     def answer(self, conversation: Conversation, message: Any, write: Callable[[dict[str, Any]], None]) -> None:
         """Let both models answer a message, one after the other.
 
         Args:
-            write: gets {"side", "piece"} for each piece of text, and {"side", "state"} where an answer begins or ends;
-                whatever it raises ends the answer.
+            write: gets {"side", "piece"} for each piece of text, and {"side", "state"} where an answer begins or ends,
+                and {"state": "loading"} (with "model" of "models") or "waiting" before; whatever it raises ends the
+                answer.
 
         Raises:
             InputError: the message is empty, too long, or does not fit the model.
         """
         if not isinstance(message, str) or not message.strip() or len(message) > LONGEST_MESSAGE:
             raise InputError(f"a message is text of 1 to {LONGEST_MESSAGE:,} characters.")
-        if self._busy.locked():
-            write({"state": "waiting"})
-        with self._busy:
-            turns = {}
+        with self._turn(write):
+            chat, turns = self._loaded(write), {}
             for position in POSITIONS:
                 write({"side": position, "state": "begins"})
-                turns[position] = self._answer(conversation, position, message, write)
+                turns[position] = self._answer(chat, conversation, position, message, write)
                 write({"side": position, "state": "ends"})
             conversation.turns = turns  # of both or of neither, so that the histories stay alike
 
-    def _answer(
-        self, conversation: Conversation, position: str, message: str, write: Callable[[dict[str, Any]], None]
-    ) -> list[dict[str, str]]:
-        """Return the messages of one model, with its answer to the new one."""
+    @contextmanager
+    def _turn(self, write: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+        """Hold the models; until they are free, write what is waited for."""
+        while not self._busy.acquire(timeout=REPORTED):
+            write(self._loading or {"state": "waiting"})
+        try:
+            yield
+        finally:
+            self._busy.release()
+
+    def _loaded(self, write: Callable[[dict[str, Any]], None]) -> Chat:
+        """Return the models, loaded at the first call; write which of them is loaded, not whose side it is."""
         from ftengine import Chat, load_run
 
         if self._chat is None:
             write({"state": "loading"})
             self._chat = Chat(load_run(self.run.path, trust_code=self._trust_code))
-        chat, side, turns = self._chat, conversation.sides[position], conversation.turns[position]
+        if self._loading is not None:
+            for number, side in enumerate(SIDES, 1):
+                self._loading = {"state": "loading", "model": number, "models": len(SIDES)}
+                write(self._loading)
+                self._chat.converses(side)
+            self._loading = None
+        return self._chat
+
+    def _load_quietly(self) -> None:
+        with self._busy, suppress(Exception):  # `answer` meets it again, and reports it
+            self._loaded(lambda line: None)
+
+    def _require_finished(self) -> None:
+        if not self.run.finished:
+            raise InputError(f"run {self.run.name!r} has no trained model yet: it is {self.run.state}.")
+
+    def _answer(
+        self,
+        chat: Chat,
+        conversation: Conversation,
+        position: str,
+        message: str,
+        write: Callable[[dict[str, Any]], None],
+    ) -> list[dict[str, str]]:
+        """Return the messages of one model, with its answer to the new one."""
+        side, turns = conversation.sides[position], conversation.turns[position]
         chat.turns[:] = turns
         pieces: list[str] = []
 

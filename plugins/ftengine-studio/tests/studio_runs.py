@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ftengine.errors import DataError
+
 HOSTILE = (
     "<script>document.title = 'owned'</script></textarea>"
     "<img src=x onerror=\"document.title='owned'\">\x1b[31m\u202edesrever"
@@ -47,6 +49,30 @@ def write_run(folder: Path, count: int = 40, answers: Sequence[str] = (), *, lon
     steps = [{"step": i + 1, "loss": 2 / (i + 1), "learning_rate": 0.001, "grad_norm": 1.0} for i in range(5)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     return folder
+
+
+class Echo:
+    """A chat whose models answer with their side and how many turns they were given."""
+
+    def __init__(self, run):
+        self.turns = []
+
+    def converses(self, side):
+        return True
+
+    def answer(self, text, side, write):
+        if text in ("too long", f"too long for the {side} model"):
+            raise DataError("it does not fit.")
+        pieces = (side, f" {len(self.turns)}", " <b>")
+        for piece in pieces:
+            write(piece)
+        return "".join(pieces)
+
+
+def echo(monkeypatch, chat=Echo) -> None:
+    """Let runs without models answer."""
+    monkeypatch.setattr("ftengine.Chat", chat, raising=False)
+    monkeypatch.setattr("ftengine.load_run", lambda *arguments, **options: None, raising=False)
 
 
 def open_studio(runs: Sequence[Path], token: str, port: int, seed: int = 0, host: str = "127.0.0.1"):

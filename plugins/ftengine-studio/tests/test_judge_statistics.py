@@ -111,6 +111,8 @@ def test_kappa_is_scikit_learns():
     assert found.kappas == {("Ann", "Ben"): pytest.approx(cohen_kappa_score(says["Ann"], says["Ben"]))}
     assert (found.prompts, found.same) == (30, np.mean(says["Ann"] == says["Ben"]))
     assert agreement(many(tuned=5), "tuned") is None
+    neither = agreement([judged(0, "tie"), judged(0, "both-bad", "Ben")], "tuned")
+    assert neither.same == 1.0  # neither is better, they agree
     same = agreement([*many(tuned=5), *many("Ben", tuned=5)], "tuned")
     assert (same.alpha, same.same) == (None, 1.0)
 

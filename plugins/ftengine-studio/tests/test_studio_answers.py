@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from click.testing import CliRunner
 from rows import write_rows
 from tiny import tiny_llama
 
 from ftengine import Recipe, fine_tune
 from ftengine.api import SilentListener
 from ftengine.errors import InputError
+from ftengine_studio import command
 from ftengine_studio.answers import NEW, answers_of, make_answers, pairs_of
 from ftengine_studio.runs import find_runs
 
@@ -41,10 +43,13 @@ def run(tmp_path_factory):
     return find_runs([folder / "run"])[0]
 
 
-def test_new_answers_are_of_the_evaluation_s_kind_and_made_once(run):
+def test_new_answers_are_of_the_evaluation_s_kind_and_made_once(run, monkeypatch):
     (first, *_) = before = list(answers_of(run).values())
     assert len(before) == 3
-    assert make_answers(run, 4, seed=1) == 4
+    monkeypatch.setattr(command, "_serve", lambda *arguments, **options: None)
+    shown = CliRunner().invoke(command.studio, [str(run.path), "--new", "4", "--seed", "1"], catch_exceptions=False)
+    assert "4 new, 7 prompts" in shown.stderr
+    assert [f"answers of the {side} model: 4" in shown.stderr for side in ("base", "tuned")] == [True, True]
     made = list(answers_of(run).values())
     assert len(made) == 7
     assert made[:3] == before

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
-from studio_runs import HOSTILE, open_studio, write_run
+from studio_runs import HOSTILE, echo, open_studio, write_run
 
 from ftengine_studio import Judgement, append, read
 from ftengine_studio.answers import pairs_of
@@ -132,6 +132,9 @@ def test_thirty_pairs_by_keyboard_a_reload_and_a_second_person(tmp_path, serve, 
     means = np.array([np.mean(values) for values in scores.values()])
     wins, losses = int((means > 0.5).sum()), int((means < 0.5).sum())
     page.goto(f"{address.split('?')[0]}#result")
+    page.wait_for_selector("text=30 of 34")  # she has pairs left, and would no longer judge them blind
+    assert page.locator(".verdict").count() == 0
+    page.click("text=show the result now")
     page.wait_for_selector(".verdict")
     shown = page.evaluate("fetch('/api/result/0').then((answer) => answer.json())")["people"]
     rate = shown["rate"]
@@ -147,6 +150,8 @@ def test_thirty_pairs_by_keyboard_a_reload_and_a_second_person(tmp_path, serve, 
     assert shown["agreement"]["prompts"] == 10
     for text in (f"{100 * means.mean():.0f} %", f"{100 * ends[0]:.0f} %", f"{100 * ends[1]:.0f} %"):
         assert text in page.inner_text(".headline")
+    page.goto(serve(run))  # the next server has another port
+    page.wait_for_selector("text=30 of 34 judged as Ada")
 
 
 def test_hostile_text_stays_text(tmp_path, serve, visit):
@@ -181,6 +186,7 @@ def test_the_result_shows_a_models_position_bias_and_what_people_correct(tmp_pat
     run = write_run(tmp_path / "support", 60)
     judged_by_both(run)
     page = visit(f"{serve(run)}#result")
+    page.click("text=show the result now")
     page.wait_for_selector("h2:text-is('People and model together')")
     (summary,) = summaries(run)
     model = summary.models["large"]
@@ -193,23 +199,8 @@ def test_the_result_shows_a_models_position_bias_and_what_people_correct(tmp_pat
         assert f"{100 * value:.0f} %" in body
 
 
-class Echo:
-    """A chat whose models answer with their side."""
-
-    def __init__(self, run):
-        self.turns = []
-
-    def converses(self, side):
-        return True
-
-    def answer(self, text, side, write):
-        write(side)
-        return side
-
-
 def test_a_blind_conversation_is_judged_by_the_keys_of_judge(tmp_path, serve, visit, monkeypatch):
-    monkeypatch.setattr("ftengine.Chat", Echo, raising=False)
-    monkeypatch.setattr("ftengine.load_run", lambda *arguments, **options: None, raising=False)
+    echo(monkeypatch)
     run = write_run(tmp_path / "run", 1)
     page = visit(f"{serve(run)}#talk")
     page.on("dialog", lambda dialog: dialog.accept("Ada"))
@@ -241,14 +232,43 @@ def test_a_live_curve_follows_and_the_run_can_be_stopped(tmp_path, serve, visit)
     page.wait_for_selector(".badge.stopped")
 
 
+SMALLEST_LABEL = """() => Math.min(...[...document.querySelectorAll(".plot text")].map((text) =>
+  parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))"""
+"""Pixels of the smallest letters in drawings, as they appear."""
+
+CONTRAST = """(selector) => {
+  const { color, backgroundColor } = getComputedStyle(document.querySelector(selector));
+  const light = (value) => {
+    const parts = value.match(/[0-9.]+/g).slice(0, 3).map((part) => part / 255);
+    const [r, g, b] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const [dark, bright] = [light(color), light(backgroundColor)].sort((a, b) => a - b);
+  return bright / dark;
+}"""
+"""The contrast of an element's text (WCAG 2)."""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_view_fits_a_phone(tmp_path, serve, visit, scheme):
     runs = [write_run(tmp_path / name, 3, ["w" * 300]) for name in ("support", "a-run-with-quite-a-long-name")]
     address = serve(*runs)
     page = visit(address, width=390, color_scheme=scheme)
     introduce(page, "Ada")
-    press(page, "1")
     for view, there in {"judge": ".verdicts", "result": ".verdict", "runs": ".plot", "talk": ".say"}.items():
         page.goto(f"{address.split('?')[0]}#{view}")
-        page.wait_for_selector(there)
+        if view == "judge":
+            page.wait_for_selector(there)
+            assert not page.is_visible(".keys")
+            for key in "123":
+                press(page, key)
+        else:  # who has judged all pairs gets the result
+            page.wait_for_selector(there)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, view
+        if view == "runs":
+            assert page.evaluate(
+                "[...document.querySelectorAll('.scroll')].every((e) => e.scrollWidth <= e.clientWidth)"
+            )
+            assert page.evaluate(SMALLEST_LABEL) >= 12
+    page.evaluate("document.querySelector('.say button').disabled = true")
+    assert page.evaluate(CONTRAST, ".say button") >= 4.5

@@ -42,6 +42,7 @@ def serving(run):
 
 def test_a_killed_server_loses_nothing_and_ctrl_c_ends_one_in_order(tmp_path):
     run = write_run(tmp_path / "support", 5)
+    (run / "verdict.json").write_text("{}")
     with serving(run) as (process, ask):
         shown = ask("/api/judge/0/0?name=Ada")
         judged = ask("/api/judge/0/0", {"name": "Ada", "verdict": "tie", "shown": shown["shown"]})
@@ -53,4 +54,6 @@ def test_a_killed_server_loses_nothing_and_ctrl_c_ends_one_in_order(tmp_path):
             ask("/api/overview", token="wrong")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-        assert "Traceback" not in process.stderr.read()
+        last = process.stderr.read().splitlines()[-1]
+    assert last.startswith("ended")
+    assert f"ftengine report {run} --renew" in last

@@ -6,9 +6,10 @@ import json
 import threading
 
 import pytest
-from studio_runs import open_studio, write_run
+from studio_runs import Echo, echo, open_studio, write_run
 
-from ftengine.errors import DataError
+from ftengine_studio import talk as talks
+from ftengine_studio.runs import find_runs
 from ftengine_studio.talk import TALKS, Talk
 
 pytest.importorskip("starlette")
@@ -16,30 +17,9 @@ pytest.importorskip("httpx2")
 TOKEN, PORT = "right", 4712
 
 
-class Echo:
-    """A chat whose models answer with their side and how many turns they were given."""
-
-    def __init__(self, run):
-        self.turns = []
-
-    def converses(self, side):
-        return True
-
-    def answer(self, text, side, write):
-        if text == f"too long for the {side} model":
-            raise DataError("it does not fit.")
-        if text == "too long":
-            raise DataError("it does not fit.")
-        pieces = (side, f" {len(self.turns)}", " <b>")
-        for piece in pieces:
-            write(piece)
-        return "".join(pieces)
-
-
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    monkeypatch.setattr("ftengine.Chat", Echo, raising=False)
-    monkeypatch.setattr("ftengine.load_run", lambda *arguments, **options: None, raising=False)
+    echo(monkeypatch)
     return write_run(tmp_path / "run", 1)
 
 
@@ -106,8 +86,6 @@ def test_a_conversation_of_an_earlier_server_is_reported(client):
 
 
 def test_an_answer_that_nobody_reads_ends_and_the_next_begins(run):
-    from ftengine_studio.runs import find_runs
-
     talk = Talk(find_runs([run])[0])
     _, conversation = talk.begin(False)
 
@@ -122,3 +100,51 @@ def test_an_answer_that_nobody_reads_ends_and_the_next_begins(run):
     thread.start()
     thread.join(10)
     assert {"side": "right", "state": "ends"} in lines
+
+
+def test_models_are_loaded_once_beforehand_and_a_message_is_told_how_far_they_are(tmp_path, monkeypatch):
+    begun, go, loaded = threading.Event(), threading.Event(), []
+
+    class Slow(Echo):
+        def converses(self, side):
+            if side not in loaded:
+                begun.set()
+                assert go.wait(10)
+                loaded.append(side)
+            return True
+
+    echo(monkeypatch, Slow)
+    monkeypatch.setattr(talks, "REPORTED", 0.01)
+    talk = Talk(find_runs([write_run(tmp_path / "run", 1)])[0])
+    talk.load()
+    assert begun.wait(10)
+    talk.load()  # which is under way
+    lines = []
+
+    def write(line):
+        lines.append(line)
+        go.set()
+
+    _, conversation = talk.begin(True)
+    talk.answer(conversation, "Hello", write)
+    assert loaded == ["base", "tuned"]
+    assert lines[0] == {"state": "loading", "model": 1, "models": 2}
+    first = lines.index({"side": "left", "state": "begins"})
+    assert {line["state"] for line in lines[:first]} == {"loading"}
+    lines.clear()
+    talk.answer(conversation, "Again", write)
+    assert lines[0] == {"side": "left", "state": "begins"}
+
+
+def test_what_fails_in_loading_is_reported_where_a_message_is_answered(run, client, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError("the base is gone")
+
+    monkeypatch.setattr("ftengine.load_run", fail, raising=False)
+    assert client.post("/api/talk/0/load", json={}).status_code == 200
+    assert (
+        "the base is gone"
+        in json.loads(client.post("/api/talk/0", json={"message": "Hi"}).text.splitlines()[-1])["error"]
+    )
+    (run / "evaluation.json").unlink()
+    assert client.post("/api/talk/0/load", json={}).status_code == 400

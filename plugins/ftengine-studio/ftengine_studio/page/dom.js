@@ -114,12 +114,21 @@ export function verdictOf(event) {
   return VERDICTS.find(([, , keys]) => keys.includes(event.key))?.[0];
 }
 
+const NAME = "ftengine-studio-name";
+const YEAR = 365 * 24 * 3600;
+
+/** The person's name, kept in a cookie: unlike localStorage it is the same at the next server's port. */
 export function personName() {
-  return localStorage.getItem("ftengine-studio-name") || "";
+  const kept = document.cookie.split("; ").find((one) => one.startsWith(`${NAME}=`));
+  try {
+    return decodeURIComponent(kept?.slice(NAME.length + 1) ?? "");
+  } catch {
+    return "";
+  }
 }
 
 export function keepName(name) {
-  localStorage.setItem("ftengine-studio-name", name);
+  document.cookie = `${NAME}=${encodeURIComponent(name)}; Max-Age=${YEAR}; Path=/; SameSite=Strict`;
 }
 
 /** Where keys are typed, or mean something of their own. */

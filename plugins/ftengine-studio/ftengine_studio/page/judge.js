@@ -135,7 +135,7 @@ class Judging {
         { class: "below" },
         this.note,
         el("button", { type: "button", onclick: () => this.back(), disabled: pair.number === 0 }, "Back ", el("kbd", {}, "b")),
-        el("span", { class: "hint" }, el("kbd", {}, "n"), " note, ", el("kbd", {}, "Esc"), " leaves it"),
+        el("span", { class: "hint keys" }, el("kbd", {}, "n"), " note, ", el("kbd", {}, "Esc"), " leaves it"),
       ),
     );
     document.getElementById("view").focus({ preventScroll: true });

@@ -1,6 +1,7 @@
-import { chance, choice, el, fail, get, number, percent, post, say, svg, textOf } from "./dom.js";
+import { chance, choice, el, fail, get, number, percent, personName, post, say, svg, textOf } from "./dom.js";
 
 let contest = 0;
+const revealed = new Set();
 
 /** What the judgements come to. */
 export async function show(place, overview) {
@@ -11,13 +12,31 @@ export async function show(place, overview) {
     contest = i;
     content.replaceChildren(el("p", { class: "hint" }, "Computing …"));
     try {
-      content.replaceChildren(...drawn(await get(`/api/result/${i}`), () => open(i)));
+      const own = await judged(i);
+      if (overview.contests[i].pairs && own.next !== null && !revealed.has(i)) return content.replaceChildren(...hidden(own, () => open(i)));
+      content.replaceChildren(...drawn(await get(`/api/result/${i}`)));
     } catch (error) {
       fail(error);
     }
   };
   place.append(el("h1", {}, "Result"), el("div", { class: "controls" }, choice("Comparison", titles, contest, open)), content);
   await open(contest);
+}
+
+/** How far the person is who looks; without a name nobody has judged. */
+async function judged(i) {
+  const name = personName();
+  return name ? get(`/api/judge/${i}?name=${encodeURIComponent(name)}`) : { judged: 0, total: null, next: 0 };
+}
+
+/** In place of a result that would tell a judge, who has pairs left, which model is which. */
+function hidden({ judged, total }, open) {
+  const far = total === null ? "You have judged nothing yet." : `You have judged ${judged} of ${total} pairs.`;
+  const show = () => (revealed.add(contest), open());
+  return [
+    el("p", {}, `${far} The result tells which model is preferred, and with it how each writes; who has seen it no longer judges blind.`),
+    el("p", {}, el("a", { href: "#judge" }, "Judge the others first"), ", or ", el("button", { type: "button", onclick: show }, "show the result now")),
+  ];
 }
 
 function drawn(result) {
@@ -37,7 +56,7 @@ function drawn(result) {
 
 function figures(result, own, who) {
   const { rate, length, agreement } = own;
-  const level = rate.settled && result.people === own ? (rate.value > 0.5 ? "good" : "alarm") : "note";
+  const level = own.position?.most || (rate.settled && result.people === own && rate.value <= 0.5) ? "alarm" : rate.settled && result.people === own ? "good" : "note";
   const better = called(rate.value >= 0.5 ? result.side : result.other);
   const sentence = rate.settled
     ? `${better[0].toUpperCase()}${better.slice(1)} is preferred: ${called(result.side)} wins ${percent(rate.value)} (95 % interval ${percent(rate.low)} to ${percent(rate.high)}).`
@@ -46,7 +65,8 @@ function figures(result, own, who) {
     el(
       "div",
       { class: `verdict ${level}` },
-      el("p", { class: "headline" }, sentence),
+      own.position?.most ? el("p", { class: "headline" }, `Not to be relied on: the order decides ${own.position.flipped} of ${own.position.pairs} verdicts.`) : null,
+      el("p", { class: own.position?.most ? "" : "headline" }, sentence),
       el("p", {}, `${rate.judgements} judgements by ${who} on ${rate.prompts} of ${result.pairs} prompts${own.skipped ? `, ${own.skipped} skipped` : ""}. Ties and two bad answers count as halves.`),
       el("p", {}, needed(rate)),
     ),
@@ -128,7 +148,7 @@ function lengths(length, result) {
 function agreed(agreement) {
   if (!agreement) return "No prompt was judged by several.";
   const alpha = agreement.alpha === null ? "is undefined, as all say the same" : `is ${number(agreement.alpha)} (1: full agreement, 0: that of chance)`;
-  return `${agreement.prompts} prompts have several judges; ${percent(agreement.same)} of their pairs of judgements are the same. Krippendorff's alpha ${alpha}.`;
+  return `${agreement.prompts} prompts have several judges; ${percent(agreement.same)} of their pairs of judgements are the same, where a tie and two bad answers count as one: neither is better. Krippendorff's alpha ${alpha}.`;
 }
 
 function kappas(agreement) {

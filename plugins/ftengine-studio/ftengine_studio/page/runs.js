@@ -81,15 +81,13 @@ class Runs {
         {},
         el("th", { scope: "row" }, el("label", { class: "inline" }, show, el("span", { class: `dot c${run.i % 6}` }), run.name)),
         el("td", {}, el("span", { class: `badge ${run.state}` }, run.state)),
-        el("td", { class: "num", "data-key": "step" }, number(last("step"))),
-        el("td", { class: "num" }, number(last("loss"))),
-        el("td", { class: "num" }, number(last("validation_loss"))),
+        ["step", "loss", "validation_loss"].map((key) => el("td", { class: "num", "data-key": key, "data-label": key.replace("_", " ") }, number(last(key)))),
         el("td", {}, stop ?? (run.state === "stopped" ? "goes on with train --resume" : run.state === "running" ? "is being evaluated" : "")),
       );
     });
     const columns = ["run", "state", "step", "loss", "validation loss", ""];
     const head = el("tr", {}, columns.map((name, i) => el("th", { scope: "col", class: i > 1 && i < 5 ? "num" : "" }, name)));
-    return el("table", {}, el("thead", {}, head), el("tbody", {}, rows));
+    return el("table", { class: "runs" }, el("thead", {}, head), el("tbody", {}, rows));
   }
 
   async stop(run) {

@@ -20,6 +20,7 @@ class Talk {
     this.send = el("button", { class: "main", type: "submit" }, "Send");
     this.verdicts = el("div", { class: "verdicts", role: "group", "aria-label": "Verdict", hidden: true });
     this.form = el("form", { class: "say", onsubmit: (event) => (event.preventDefault(), this.say()) }, this.message, this.send);
+    this.message.addEventListener("input", () => this.load());
     this.message.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
         event.preventDefault();
@@ -38,7 +39,7 @@ class Talk {
       el("div", { class: "talk" }, ...["left", "right"].map((side) => el("section", { "aria-label": side }, this.titles[side], this.columns[side]))),
       this.verdicts,
       this.form,
-      el("p", { class: "hint" }, el("kbd", {}, "Enter"), " sends, ", el("kbd", {}, "Shift Enter"), " begins a line. The first answer waits until the models are loaded."),
+      el("p", { class: "hint keys" }, el("kbd", {}, "Enter"), " sends, ", el("kbd", {}, "Shift Enter"), " begins a line. The models are loaded while the first message is written."),
     );
     this.anew();
     this.message.focus();
@@ -46,7 +47,35 @@ class Talk {
 
   leave() {
     removeEventListener("keydown", this.onkey);
+    clearInterval(this.waiting);
     this.reader?.abort();
+  }
+
+  /** Let the server load the models while the first message is typed; what fails is said once it is sent. */
+  load() {
+    if (this.loaded === run) return;
+    this.loaded = run;
+    post(`/api/talk/${run}/load`, {}).catch(() => {});
+  }
+
+  /** Show in the answers' places what they wait for, and for how long. */
+  wait(text, answers) {
+    this.doing = text;
+    if (this.waiting) return;
+    const began = Date.now();
+    const show = () => {
+      for (const side of ["left", "right"]) answers[side].replaceChildren(el("p", { class: "text empty" }, `${this.doing} … ${Math.round((Date.now() - began) / 1000)} s`));
+    };
+    show();
+    this.waiting = setInterval(show, 1000);
+  }
+
+  /** The wait is over. */
+  begun(answers) {
+    if (!this.waiting) return;
+    clearInterval(this.waiting);
+    this.waiting = null;
+    for (const side of ["left", "right"]) answers[side].replaceChildren("…");
   }
 
   anew() {
@@ -87,6 +116,7 @@ class Talk {
       if (error.name !== "AbortError") fail(error);
       this.message.value ||= message;
     } finally {
+      this.begun(answers);
       this.busy(false);
     }
   }
@@ -115,9 +145,10 @@ class Talk {
     if (line.conversation) {
       this.conversation = line.conversation;
       this.name(line.names);
-    } else if (line.state === "loading") say("Loading the models …");
-    else if (line.state === "waiting") say("Another conversation is being answered …");
+    } else if (line.state === "loading") this.wait(line.model ? `Loading model ${line.model} of ${line.models}` : "Opening the run", answers);
+    else if (line.state === "waiting") this.wait("Another conversation is being answered", answers);
     else if (line.side) {
+      this.begun(answers);
       if (line.piece !== undefined) written[line.side] += line.piece;
       if (line.text !== undefined) written[line.side] = line.text;
       if (line.state !== "begins") answers[line.side].replaceChildren(textOf(written[line.side], line.state === "ends" ? "(no text)" : "…"));
