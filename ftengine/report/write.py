@@ -13,7 +13,7 @@ from ftengine.report.page import Overview, render
 from ftengine.report.verdict import judge, later_findings
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import EvaluationResult, RunRecords, Verdict
-from ftengine.run.seal import is_sealed, require_sealed, resealed
+from ftengine.run.seal import Seal, is_sealed, require_sealed, resealed
 
 REPORT = "report.html"
 
@@ -65,7 +65,12 @@ def verdict_of(path: str | Path) -> Verdict:
 
 def later(path: str | Path) -> Sequence[Finding]:
     """Return what has come to a finished run since its verdict was made, as by judgements of its answers."""
-    return later_findings(sealed_records(path), verdict_of(path))
+    records, verdict = sealed_records(path), verdict_of(path)
+    sealed = (records.path / Seal.file).stat().st_mtime_ns if is_sealed(RunDirectory(path)) else 0
+    others = (file for file in records.path.iterdir() if file.is_file() and file.name != REPORT)
+    if all(file.stat().st_mtime_ns <= sealed for file in others):  # plugins take seconds to load
+        return []
+    return later_findings(records, verdict)
 
 
 def runs_in(path: str | Path) -> list[Path]:

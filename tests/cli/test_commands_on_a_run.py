@@ -244,6 +244,9 @@ from ftengine.api import Finding, Rule
 
 class Beside(Rule):
     name = "beside"
+    reads_later_files = True
+    def view_command(self, run):
+        return f"add to {run.path}"
     def judge(self, run):
         file = Path(run.path) / "note.txt"
         if file.is_file():
@@ -259,8 +262,13 @@ def test_report_judges_a_run_anew_by_what_lies_beside_it(ftengine, run, tmp_path
     distribution(RULE, "[ftengine]\nthing = ftengine_thing\n")
     copy = shutil.copytree(run, tmp_path / "copy")
     (copy / "note.txt").write_text("People say no.")
-    assert "People say no." not in ftengine("report", copy, "--json").stdout
+    assert load_run(copy).view_commands == [f"add to {copy}"]
+    before = ftengine("report", copy, "--json")
+    assert "People say no." not in before.stdout
+    assert "People say no" in before.stderr
+    assert f"ftengine report {copy} --renew" in before.stderr
     renewed = ftengine("report", copy, "--renew", "--json").stdout
     assert {"People say no."} < {one["text"] for one in json.loads(renewed)["findings"]}
     assert "People say no." in (copy / "report.html").read_text()
-    assert ftengine("report", copy, "--json").stdout == renewed  # it is sealed again
+    again = ftengine("report", copy, "--json")
+    assert (again.stdout, "--renew" in again.stderr) == (renewed, False)  # it is sealed again

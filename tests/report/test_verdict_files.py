@@ -10,11 +10,11 @@ from expected import raises
 from report_samples import everything, sound, write_run
 
 from ftengine import load_run
-from ftengine.api import Estimate, Finding, Rule
+from ftengine.api import Estimate, Finding, Rule, SilentListener
 from ftengine.cli import main
 from ftengine.errors import PluginError, RunError
 from ftengine.plugins.registry import Registry
-from ftengine.report.verdict import judge
+from ftengine.report.verdict import judge, view_commands
 from ftengine.report.write import conclude, conclude_again, verdict_of, write_report
 from ftengine.run.directory import RunDirectory
 from ftengine.run.records import RunRecords, Verdict
@@ -37,6 +37,25 @@ def test_a_third_partys_rule_is_part_of_the_verdict(tmp_path):
     told = judge(RunRecords.read(write_run(tmp_path / "run", sound())), registry)
     assert [(f.kind, f.source, f.text) for f in told.lead[:-1]] == [("own", "always", "100 steps.")]
     assert told.headline == "Accuracy 93 %, base 65 %, but 100 steps."
+
+
+class Breaks(Always):
+    """Cannot name its command."""
+
+    def view_command(self, run):
+        raise ValueError("no command")
+
+
+def test_a_rule_whose_command_fails_is_reported_and_the_run_is_complete(tmp_path):
+    registry, messages = Registry(), []
+    entry = registry.get("rule", "better-than-base")
+    registry._entries["rule"]["always"] = type(entry)("rule", Breaks, entry.origin)
+    listener = SilentListener()
+    listener.message = messages.append
+    assert view_commands(RunRecords.read(write_run(tmp_path / "run", sound())), registry, listener) == []
+    (message,) = messages
+    assert "'always'" in message
+    assert "no command" in message
 
 
 class Ends(Always):
