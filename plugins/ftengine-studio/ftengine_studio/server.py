@@ -152,7 +152,7 @@ class Studio:
         return self._view(request).mark(row, marked, name_of(content.get("name")))
 
     def _load_talk(self, request: Request, content: dict[str, Any]) -> Any:
-        _at(self.talks, request, "run").load()
+        _at(self.talks, request, "run").load(content.get("models") is True)
         return {"state": "loading"}
 
     def _judge_talk(self, request: Request, content: dict[str, Any]) -> Any:

@@ -78,14 +78,15 @@ class Talk:
             raise NotThere("this conversation is over: the server was started anew. Begin another.")
         return self._conversations[key]
 
-    def load(self) -> None:
-        """Load the models in a thread before the first message is sent (InputError: there is none yet).
+    def load(self, models: bool) -> None:
+        """Import what models need, and load them if `models`, in a thread (InputError: there are none yet).
 
-        What fails is reported where a message is to be answered.
+        The first message then waits less; what fails is reported where it is to be answered.
         """
         self._require_finished()
-        if self._chat is None and not self._busy.locked():
-            threading.Thread(target=self._load_quietly, name="ftengine-studio-load", daemon=True).start()
+        if self._chat is None and not (models and self._busy.locked()):
+            target = self._load_quietly if models else _import
+            threading.Thread(target=target, name="ftengine-studio-load", daemon=True).start()
 
     def answer(self, conversation: Conversation, message: Any, write: Callable[[dict[str, Any]], None]) -> None:
         """Let both models answer a message, one after the other.
@@ -188,3 +189,8 @@ class Talk:
         if self._chat is not None:
             with suppress(Exception):
                 self._chat.__exit__(None, None, None)
+
+
+def _import() -> None:
+    """Import what loading a run imports, which takes longer than the loading of a small model."""
+    from ftengine import Chat, load_run  # noqa: F401

@@ -250,7 +250,8 @@ CONTRAST = """(selector) => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_view_fits_a_phone(tmp_path, serve, visit, scheme):
+def test_every_view_fits_a_phone(tmp_path, serve, visit, monkeypatch, scheme):
+    echo(monkeypatch)
     runs = [write_run(tmp_path / name, 3, ["w" * 300]) for name in ("support", "a-run-with-quite-a-long-name")]
     address = serve(*runs)
     page = visit(address, width=390, color_scheme=scheme)

@@ -116,9 +116,9 @@ def test_models_are_loaded_once_beforehand_and_a_message_is_told_how_far_they_ar
     echo(monkeypatch, Slow)
     monkeypatch.setattr(talks, "REPORTED", 0.01)
     talk = Talk(find_runs([write_run(tmp_path / "run", 1)])[0])
-    talk.load()
+    talk.load(True)
     assert begun.wait(10)
-    talk.load()  # which is under way
+    talk.load(True)  # which is under way
     lines = []
 
     def write(line):
@@ -141,7 +141,7 @@ def test_what_fails_in_loading_is_reported_where_a_message_is_answered(run, clie
         raise OSError("the base is gone")
 
     monkeypatch.setattr("ftengine.load_run", fail, raising=False)
-    assert client.post("/api/talk/0/load", json={}).status_code == 200
+    assert client.post("/api/talk/0/load", json={"models": True}).status_code == 200
     assert (
         "the base is gone"
         in json.loads(client.post("/api/talk/0", json={"message": "Hi"}).text.splitlines()[-1])["error"]

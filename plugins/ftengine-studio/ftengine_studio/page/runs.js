@@ -112,7 +112,7 @@ function chart(key, title, runs) {
   const series = runs.map((run) => ({ run, points: thinned(run.lines.filter((line) => key in line).map((line) => [line.step, line[key]])) })).filter((one) => one.points.length);
   if (!series.length) return null;
   const all = series.flatMap((one) => one.points);
-  const [left, right, top, bottom] = [66, 470, 10, 190];
+  const [left, right, top, bottom] = [84, 470, 10, 190];
   const steps = Math.max(...all.map(([step]) => step), 1);
   let [low, high] = [Math.min(...all.map(([, y]) => y)), Math.max(...all.map(([, y]) => y))];
   if (low === high) [low, high] = [low - Math.abs(low || 1) / 2, high + Math.abs(high || 1) / 2];

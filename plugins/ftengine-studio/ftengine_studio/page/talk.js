@@ -42,6 +42,7 @@ class Talk {
       el("p", { class: "hint keys" }, el("kbd", {}, "Enter"), " sends, ", el("kbd", {}, "Shift Enter"), " begins a line. The models are loaded while the first message is written."),
     );
     this.anew();
+    this.prepare(false);
     this.message.focus();
   }
 
@@ -55,7 +56,11 @@ class Talk {
   load() {
     if (this.loaded === run) return;
     this.loaded = run;
-    post(`/api/talk/${run}/load`, {}).catch(() => {});
+    this.prepare(true);
+  }
+
+  prepare(models) {
+    post(`/api/talk/${run}/load`, { models }).catch(() => {});
   }
 
   /** Show in the answers' places what they wait for, and for how long. */
