@@ -269,8 +269,12 @@ def _probe_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if getattr(model, "main_input_name", "input_ids") == "input_ids":
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
+    from transformers.modeling_outputs import BaseModelOutput
+
     states = torch.zeros(*ids.shape, model.config.hidden_size, device=ids.device, dtype=model.dtype)
-    return {"encoder_outputs": (states,), "decoder_input_ids": ids}
+    outputs: Any = BaseModelOutput(last_hidden_state=states)
+    outputs.attention_mask = None  # Moonshine's decoder asks for it
+    return {"encoder_outputs": outputs, "decoder_input_ids": ids}
 
 
 def _probe_logits(output: Tensor) -> Tensor:

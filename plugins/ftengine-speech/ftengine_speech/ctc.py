@@ -1,7 +1,8 @@
-"""Speech to text with an encoder alone, by connectionist temporal classification: Wav2Vec2, HuBERT."""
+"""Speech to text with an encoder alone, by connectionist temporal classification: Wav2Vec2, HuBERT, Parakeet."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ class SpeechCTCConfig(TranscribingConfig):
 
 
 class SpeechCTC(Transcribing):
-    """Write down what is said, with an encoder (Wav2Vec2, HuBERT) and CTC (Graves et al., doi:10.1145/1143844.1143891).
+    """Write down what is said, with an encoder and CTC (Graves et al., doi:10.1145/1143844.1143891).
 
     A row has `audio` and `text`. The labels are those of the model's own tokenizer, and the loss is transformers': the
     sum over the examples, with the padding token as blank. A transcript that is longer than the frames of its recording
@@ -54,7 +55,7 @@ class SpeechCTC(Transcribing):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._convolutions: list[tuple[int, int]] = []
+        self._convolutions: list[tuple[int, int, int]] = []
 
     @classmethod
     def recognise(cls, columns: Sequence[str], rows: Sequence[Example]) -> Recognised | None:
@@ -63,9 +64,7 @@ class SpeechCTC(Transcribing):
         return None if found is None else replace(found, certainty=1)
 
     def set_model(self, loaded: LoadedModel, strategy: Strategy | None) -> None:
-        config: Any = loaded.module.config
-        kernels, strides = getattr(config, "conv_kernel", None) or (), getattr(config, "conv_stride", None) or ()
-        self._convolutions = list(zip(kernels, strides, strict=False))
+        self._convolutions = _convolutions(loaded.module.config, extractor_of(loaded.processor))
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return the samples at the model's rate and the labels."""
@@ -177,11 +176,23 @@ class SpeechCTC(Transcribing):
         import torch
 
         mask = batch.get("attention_mask")
-        samples = torch.ones_like(batch["input_values"], dtype=torch.long) if mask is None else mask
-        lengths: Tensor = model._get_feat_extract_output_lengths(samples.sum(-1)).to(torch.long)
+        heard = torch.ones_like(batch["input_values"], dtype=torch.long) if mask is None else mask
+        count = getattr(model, "_get_feat_extract_output_lengths", None) or model._get_subsampling_output_length
+        lengths: Tensor = count(heard.sum(-1)).to(torch.long)
         return lengths
 
     def _frames(self, samples: int) -> int:
-        for kernel, stride in self._convolutions:
-            samples = (samples - kernel) // stride + 1
+        for kernel, stride, padding in self._convolutions:
+            samples = (samples + padding - kernel) // stride + 1
         return max(0, samples)
+
+
+def _convolutions(config: Any, extractor: Any) -> list[tuple[int, int, int]]:
+    """Return (kernel, stride, padding of both ends) of each step from samples to the encoder's frames."""
+    encoder = getattr(config, "encoder_config", None)
+    if factor := getattr(encoder, "subsampling_factor", None):  # Parakeet, which reads spectrograms
+        kernel, hop = encoder.subsampling_conv_kernel_size, extractor.hop_length
+        layer = (kernel, encoder.subsampling_conv_stride, (kernel - 1) // 2 * 2)
+        return [(hop, hop, 0), *[layer] * int(math.log2(factor))]
+    kernels, strides = getattr(config, "conv_kernel", None) or (), getattr(config, "conv_stride", None) or ()
+    return [(kernel, stride, 0) for kernel, stride in zip(kernels, strides, strict=False)]

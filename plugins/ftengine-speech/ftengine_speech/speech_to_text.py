@@ -207,6 +207,6 @@ class SpeechToText(Transcribing):
 def _decoded(model: Any, batch: Batch) -> Batch:
     """Return a batch with the decoder's input: the labels, shifted by one, after the token that it starts with."""
     labels = batch["labels"]
-    moved = labels.roll(1, dims=1)
+    moved, padding = labels.roll(1, dims=1), model.config.pad_token_id or 0  # nothing attends to it
     moved[:, 0] = model.config.decoder_start_token_id
-    return {**batch, "decoder_input_ids": moved.masked_fill(moved == IGNORED, model.config.pad_token_id)}
+    return {**batch, "decoder_input_ids": moved.masked_fill(moved == IGNORED, padding)}

@@ -143,3 +143,52 @@ def _letters():
         file = Path(folder, "vocab.json")
         file.write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
         return Wav2Vec2CTCTokenizer(str(file))
+
+
+def tiny_parakeet(seed=0):
+    """Return a random Parakeet with CTC, and its processor with a vocabulary of small letters."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        ParakeetCTCConfig,
+        ParakeetFeatureExtractor,
+        ParakeetForCTC,
+        ParakeetProcessor,
+        ParakeetTokenizer,
+    )
+
+    tokens = ["<unk>", "▁", *"etaonihsrdlumwcfgypbvk'xjqz", "<pad>"]
+    letters = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token="<unk>"))
+    letters.pre_tokenizer, letters.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = ParakeetTokenizer(tokenizer_object=letters, unk_token="<unk>", pad_token="<pad>")
+    encoder = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    encoder |= {"subsampling_conv_channels": 8, "num_mel_bins": 16, "conv_kernel_size": 3, "subsampling_factor": 4}
+    encoder |= {"dropout": 0.0, "layerdrop": 0.0, "activation_dropout": 0.0, "attention_dropout": 0.0}
+    settings = {"vocab_size": len(tokens), "pad_token_id": len(tokens) - 1, "ctc_loss_reduction": "sum"}
+    torch.manual_seed(seed)
+    module = ParakeetForCTC(ParakeetCTCConfig(encoder_config=encoder, **settings)).eval()
+    return module, ParakeetProcessor(ParakeetFeatureExtractor(feature_size=16), tokenizer)
+
+
+def tiny_moonshine(seed=0):
+    """Return a random Moonshine, and its processor with a vocabulary of bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        MoonshineConfig,
+        MoonshineForConditionalGeneration,
+        PreTrainedTokenizerFast,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2Processor,
+    )
+
+    tokens = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    letters = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    letters.pre_tokenizer, letters.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, **special)
+    settings = {"hidden_size": 16, "intermediate_size": 24, "vocab_size": len(tokens), "max_position_embeddings": 64}
+    sides = {f"{x}_num_{what}": 2 for x in ("encoder", "decoder") for what in ("hidden_layers", "attention_heads")}
+    torch.manual_seed(seed)
+    module = MoonshineForConditionalGeneration(MoonshineConfig(**settings, **sides, initializer_range=0.2)).eval()
+    return module, Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from audio_files import encoded, spoken_rows, tiny_wav2vec2, tone
+from audio_files import encoded, spoken_rows, tiny_parakeet, tiny_wav2vec2, tone
 from expected import raises
 
 from ftengine.api import LoadedModel
@@ -88,6 +88,33 @@ def test_a_transcript_longer_than_its_recordings_frames_is_refused(letters):
     with raises(DataError, "11 tokens", "frames"):
         own.encode(row, letters[1])
     own.encode({**row, "audio": encoded(tone(0.5))}, letters[1])
+
+
+def test_parakeets_loss_gradients_and_transcripts_are_transformers():
+    """Its encoder reads spectrograms, and its frames are of several of theirs."""
+    module, processor = tiny_parakeet()
+    own, rows = SpeechCTC(), spoken_rows(4)
+    own.set_model(loaded((module, processor)), None)
+    batch = own.collate([own.encode(row, processor) for row in rows], processor)
+    ours, theirs = copy.deepcopy(module), copy.deepcopy(module)
+    total, weight = own.loss(ours, batch, Criterion())
+    total.backward()
+    waves = [own.read_input(row, 16_000).samples for row in rows]
+    inputs = processor.feature_extractor(waves, sampling_rate=16_000, return_tensors="pt")
+    texts = [row["text"].lower().replace(",", "").replace(".", "") for row in rows]
+    labels = processor.tokenizer(texts, padding=True, return_tensors="pt")
+    assert weight == int(labels.attention_mask.sum())
+    output = theirs(**inputs, labels=labels.input_ids.masked_fill(labels.attention_mask.ne(1), -100))
+    output.loss.backward()
+    torch.testing.assert_close(total, output.loss, rtol=1e-5, atol=1e-4)
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-4, msg=name)
+    expected = [text.strip() for text in processor.batch_decode(module.generate(**inputs))]
+    assert [answer["completion"] for answer in own.generate(loaded((module, processor)), rows)] == expected
+    assert [own._frames(len(wave)) for wave in waves] == own._lengths(module, batch).tolist()
+    with raises(DataError, "frames"):
+        own.encode({"audio": encoded(tone(0.1)), "text": "hello there"}, processor)
 
 
 def labelled_rows(count=6):

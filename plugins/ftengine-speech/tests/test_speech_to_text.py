@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from audio_files import encoded, spoken_rows, tiny_whisper, tone, whisper_tokenizer
+from audio_files import encoded, spoken_rows, tiny_moonshine, tiny_whisper, tone, whisper_tokenizer
 from expected import raises
 
 from ftengine.api import LoadedModel
@@ -114,6 +114,33 @@ def test_greedy_transcripts_are_those_of_generate(multilingual):
     assert [answer["completion"] for answer in answers] == expected
     assert any(expected)
     assert own.infer(loaded(multilingual), rows, {"max_new_tokens": 8}) == [{"text": text} for text in expected]
+
+
+def test_moonshines_loss_gradients_and_transcripts_are_transformers():
+    """It reads samples of any length, without tokens of language and task, and states no padding token."""
+    module, processor = tiny_moonshine()
+    own, rows = task(), spoken_rows(3)
+    own.set_model(loaded((module, processor)), None)
+    features = [own.encode(row, processor) for row in rows]
+    end = processor.tokenizer.eos_token_id
+    assert features[0].inputs["labels"] == [*processor.tokenizer("a cat").input_ids, end]
+    batch, ours, theirs = own.collate(features, processor), copy.deepcopy(module), copy.deepcopy(module)
+    total, weight = own.loss(ours, batch, Criterion())
+    (total / weight).backward()
+    theirs.config.pad_token_id = end
+    waves = [own.read_input(row, 16_000).samples for row in rows]
+    inputs = processor.feature_extractor(waves, sampling_rate=16_000, padding=True, return_tensors="pt")
+    output = theirs(**inputs, labels=batch["labels"].clone())
+    output.loss.backward()
+    torch.testing.assert_close(total / weight, output.loss, rtol=1e-5, atol=1e-6)
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-6, msg=name)
+    written = module.generate(**inputs, max_new_tokens=8, do_sample=False)
+    expected = [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
+    answers = own.generate(loaded((module, processor)), rows, {"max_new_tokens": 8})
+    assert [answer["completion"] for answer in answers] == expected
+    assert any(expected)
 
 
 def test_each_row_may_state_its_language(multilingual):
