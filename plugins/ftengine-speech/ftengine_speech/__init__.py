@@ -11,6 +11,7 @@ from ftengine_speech.classification import AudioClassification
 from ftengine_speech.ctc import SpeechCTC
 from ftengine_speech.ctranslate2 import CTranslate2Loader
 from ftengine_speech.readers import AudioFolderReader, CommonVoiceReader, LJSpeechReader, NemoReader
+from ftengine_speech.rooms import Room
 from ftengine_speech.rules import Transcripts
 from ftengine_speech.speech_to_text import SpeechToText
 from ftengine_speech.word_errors import CharacterErrorRate, WordErrorRate
@@ -26,6 +27,7 @@ __all__ = [
     "NemoReader",
     "Noise",
     "Recordings",
+    "Room",
     "SpecAugment",
     "SpeechCTC",
     "SpeechToText",
@@ -60,7 +62,7 @@ def ftengine_tasks() -> list[type[api.Task]]:
 
 @hookimpl
 def ftengine_augmenters() -> list[type[api.Augmenter]]:
-    return [Gain, Noise, SpecAugment, Speed]
+    return [Gain, Noise, Room, SpecAugment, Speed]
 
 
 @hookimpl

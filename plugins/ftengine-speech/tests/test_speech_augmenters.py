@@ -1,6 +1,7 @@
 """Augmenters of audio: what they change, by how much, and that they depend on the generator alone."""
 
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from expected import raises
 from ftengine.api import LoadedModel
 from ftengine.errors import RecipeError
 from ftengine.testing import check_augmenter
-from ftengine_speech import Gain, Noise, SpecAugment, SpeechToText, Speed
+from ftengine_speech import Gain, Noise, Room, SpecAugment, SpeechToText, Speed
 from ftengine_speech.audio import Audio
 from ftengine_speech.augmenters import coloured
 from ftengine_speech.noise import LOUD, frame_powers, signal_to_noise
@@ -48,6 +49,26 @@ def test_speed_moves_length_and_pitch():
     assert spectrum.argmax() / fast.seconds == pytest.approx(440 * 1.25, rel=0.01)
 
 
+@pytest.mark.parametrize("seconds", [0.2, 0.4])
+def test_a_room_reverberates_as_long_as_is_stated(seconds):
+    """Level, length and beginning stay."""
+    room = pytest.importorskip("pyroomacoustics") and made(Room, reverberation=(seconds, seconds), rooms=2)
+    click = np.zeros(RATE, np.float32)
+    click[1000] = 0.5
+    heard = room.change(Audio(click, RATE), random.Random(0)).samples
+    assert (len(heard), np.abs(heard[:1000]).max() < 1e-6) == (RATE, True)
+    assert np.sqrt(np.mean(heard**2)) == pytest.approx(np.sqrt(np.mean(click**2)), rel=1e-3)
+    remaining = 10 * np.log10(np.cumsum(heard[::-1] ** 2)[::-1] / np.sum(heard**2) + 1e-12)
+    fall = np.argmax(remaining < -25) - np.argmax(remaining < -5)  # dB, of which 60 are stated
+    assert 3 * fall / RATE == pytest.approx(seconds, rel=0.3)
+
+
+def test_rooms_need_their_library(monkeypatch):
+    monkeypatch.setattr("ftengine_speech.rooms.find_spec", lambda name: None)
+    with raises(RecipeError, "audio-room", "pyroomacoustics"):
+        Room().check_options()
+
+
 def test_gain_is_in_decibels_and_clips():
     louder = made(Gain, decibels=(6, 6)).change(VOICE, random.Random(0))
     np.testing.assert_allclose(louder.samples, VOICE.samples * 10 ** (6 / 20), rtol=1e-5)
@@ -79,15 +100,23 @@ def test_spectrograms_are_masked_within_the_recording():
 
 @pytest.mark.parametrize(
     ("cls", "options"),
-    [(Noise, {"snr": (30, 5)}), (Speed, {"factors": (0.1, 1)}), (Gain, {"decibels": (3, 1)})],
+    [
+        (Noise, {"snr": (30, 5)}),
+        (Speed, {"factors": (0.1, 1)}),
+        (Gain, {"decibels": (3, 1)}),
+        (Room, {"distance": (1, 9)}),
+    ],
 )
 def test_ranges_in_the_wrong_order_are_refused(cls, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         made(cls, **options)
 
 
-@pytest.mark.parametrize("cls", [Gain, Noise, Speed, SpecAugment])
+@pytest.mark.parametrize("cls", [Gain, Noise, Room, Speed, SpecAugment])
 def test_the_augmenters_conform(cls):
+    if cls is Room:
+        pytest.importorskip("pyroomacoustics")
+        cls = partial(made, Room, reverberation=(0.1, 0.1), rooms=2)
     _, processor = tiny_whisper(multilingual=False)
     task = SpeechToText(SpeechToText.Config(max_seconds=2.0))
     check_augmenter(cls, task, spoken_rows(3), processor)
