@@ -3,9 +3,11 @@
     python benchmarks/studio_cost.py training --json FILE
     python benchmarks/studio_cost.py rows --json FILE
 
-`training`: one LoRA run, in which a page is open during every second block of steps, drawn for each pair of blocks. The
-server is a process of its own; the page is asked for as its script does (`--client http`), or open in Chromium. `rows`:
-what Chromium paints first, when the first rows are there, and the server's memory. Both need what ftengine-studio does.
+`training`: one LoRA run, in which a page is open during every second block of steps, drawn for each pair of blocks:
+ratios of a step's time and of the training process's processor time, which other load disturbs less, and what the
+server takes. The server is a process of its own; the page is asked for as its script does (`--client http`), or open in
+Chromium. `rows`: what Chromium paints first, when the first rows are there, and the server's memory. Both need what
+ftengine-studio does.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -130,6 +133,22 @@ class Polling:
             self.ended.wait(EVERY)
 
 
+@dataclass
+class Block:
+    """Some steps with the page open or closed.
+
+    Args:
+        seconds, processor: of each step that counts, by the clock and of the training process (user and system).
+        server: seconds of the server's processor, and `clock` those that passed, over the whole block.
+    """
+
+    is_open: bool
+    server: float
+    clock: float
+    seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+
 class Blocks(SilentListener):
     """Times the steps of a run, and opens and closes the page between blocks of them.
 
@@ -141,9 +160,9 @@ class Blocks(SilentListener):
 
     def __init__(self, run: Path, client: str, warm_up: int, size: int, skip: int) -> None:
         self.run, self.kind, self.warm_up, self.size, self.skip = run, client, warm_up, size, skip
-        self.training, self.step, self.last, self.draw = False, 0, 0.0, random.Random(0)
+        self.training, self.step, self.last, self.draw = False, 0, (0.0, 0.0), random.Random(0)
         self.order: list[bool] = []
-        self.blocks: list[tuple[bool, list[float], float, float]] = []
+        self.blocks: list[Block] = []
         self.serving: Any = None
 
     def phase(self, name: str, total: int | None = None) -> None:
@@ -152,15 +171,16 @@ class Blocks(SilentListener):
     def advance(self, steps: int = 1, **figures: float) -> None:
         if not self.training or not steps:
             return
-        now = time.perf_counter()
+        clock, processor = time.perf_counter(), time.process_time()
         self.step += 1
         if self.step > self.warm_up:
             at = (self.step - self.warm_up - 1) % self.size
             if at == 0:
                 self._begin()
             elif at > self.skip:
-                self.blocks[-1][1].append(now - self.last)
-        self.last = time.perf_counter()
+                self.blocks[-1].seconds.append(clock - self.last[0])
+                self.blocks[-1].processor.append(processor - self.last[1])
+        self.last = time.perf_counter(), time.process_time()
 
     def _begin(self) -> None:
         if self.serving is None:
@@ -177,17 +197,17 @@ class Blocks(SilentListener):
         self.page.stdin.write("open\n" if opened else "closed\n")
         self.page.stdin.flush()
         self.page.stdout.readline()
-        self.blocks.append((opened, [], self._used(), time.perf_counter()))
+        self.blocks.append(Block(opened, self._used(), time.perf_counter()))
 
     def _used(self) -> float:
         used = self.server.cpu_times()
         return used.user + used.system
 
     def _finish(self) -> None:
-        """Set what the last block used: seconds of the server's CPU, and of the clock."""
+        """Set what the last block used."""
         if self.blocks:
-            opened, seconds, used, began = self.blocks[-1]
-            self.blocks[-1] = opened, seconds, self._used() - used, time.perf_counter() - began
+            block = self.blocks[-1]
+            block.server, block.clock = self._used() - block.server, time.perf_counter() - block.clock
 
     def close(self) -> None:
         self._finish()
@@ -196,13 +216,24 @@ class Blocks(SilentListener):
         self.serving.__exit__(None, None, None)
 
 
+def ratio(pairs: Sequence[tuple[Block, Block]], of: Callable[[Block], float]) -> dict[str, float]:
+    """Return the geometric mean of a figure's ratio, page open to closed, with its 95 % interval over pairs."""
+    logs = []
+    for pair in pairs:
+        figures = {block.is_open: of(block) for block in pair}
+        logs.append(np.log(figures[True] / figures[False]))
+    drawn = np.random.default_rng(0).choice(logs, (DRAWN, len(logs))).mean(axis=1)
+    low, high = np.exp(np.percentile(drawn, [2.5, 97.5]))
+    return {"ratio": float(np.exp(np.mean(logs))), "low": float(low), "high": float(high)}
+
+
 def training(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Return the ratio of step times with and without the page, with its 95 % interval over pairs of blocks."""
+    """Return ratios of step times and of the process's processor time with and without the page, and the server's."""
     steps = options.warm_up + 2 * options.pairs * options.steps
     recipe = {
         "model": {"source": str(options.model or write_model(folder / "model", hidden_size=256, num_hidden_layers=4))},
         "task": {"name": "causal-lm", "max_length": 128},
-        "data": {"train": str(write_rows(folder / "rows.jsonl", 400, 9)), "validation": 0.05},
+        "data": {"train": str(write_rows(folder / "rows.jsonl", 400, 6)), "validation": 0.05},
         "strategy": "lora",
         "train": {
             "max_steps": steps,
@@ -219,23 +250,20 @@ def training(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     fine_tune(Recipe.make(recipe), listener=blocks)
     blocks.close()
     pairs = list(zip(blocks.blocks[::2], blocks.blocks[1::2], strict=True))
-    logs = []
-    for pair in pairs:
-        medians = {opened: statistics.median(seconds) for opened, seconds, *_ in pair}
-        logs.append(np.log(medians[True] / medians[False]))
-    drawn = np.random.default_rng(0).choice(logs, (DRAWN, len(logs))).mean(axis=1)
-    low, high = np.exp(np.percentile(drawn, [2.5, 97.5]))
-    used = {opened: [cpu / wall for one, _, cpu, wall in blocks.blocks if one == opened] for opened in (True, False)}
-    alone = [second for opened, seconds, *_ in blocks.blocks if not opened for second in seconds]
+    closed = [block for block in blocks.blocks if not block.is_open]
+    used = {
+        name: float(np.mean([block.server / block.clock for block in blocks.blocks if block.is_open == is_open]))
+        for name, is_open in (("open", True), ("closed", False))
+    }
     return {
         "client": options.client,
         "pairs": len(pairs),
         "steps_per_block": options.steps,
-        "ratio": float(np.exp(np.mean(logs))),
-        "low": float(low),
-        "high": float(high),
-        "step_seconds": spread(alone),
-        "server_cpu_seconds_a_second": {"open": float(np.mean(used[True])), "closed": float(np.mean(used[False]))},
+        "step": ratio(pairs, lambda block: statistics.median(block.seconds)),
+        "processor": ratio(pairs, lambda block: sum(block.processor)),
+        "step_seconds": spread([second for block in closed for second in block.seconds]),
+        "step_processor_seconds": spread([second for block in closed for second in block.processor]),
+        "server_cpu_seconds_a_second": used,
     }
 
 

@@ -154,13 +154,39 @@ def test_thirty_pairs_by_keyboard_a_reload_and_a_second_person(tmp_path, serve, 
     page.wait_for_selector("text=30 of 34 judged as Ada")
 
 
-def test_hostile_text_stays_text(tmp_path, serve, visit):
-    page = visit(serve(write_run(tmp_path / "run", 1, [HOSTILE])))
+def test_hostile_text_stays_text(tmp_path, serve, visit, monkeypatch):
+    echo(monkeypatch)
+    run = write_run(tmp_path / "run", 1, [HOSTILE])
+    answer = dict.fromkeys(("place", "prompt", "wanted", "base", "tuned"), HOSTILE)
+    (run / "examples.json").write_text(json.dumps({"answers": [answer]}))
+    finding = {"level": "note", "text": HOSTILE}
+    (run / "verdict.json").write_text(json.dumps({"headline": HOSTILE, "level": "note", "findings": [finding]}))
+    address = serve(run)
+    page = visit(address)
     introduce(page, "<b>Ada</b>")
-    body = page.inner_text("main")
-    for part in ("<script>", "</textarea>", "␛[31m", "⟨U+202E⟩", "<b>Ada</b>"):
-        assert part in body
-    assert page.locator("main :is(script, img, b)").count() == 0
+    assert "<b>Ada</b>" in page.inner_text("main")
+    page.fill("textarea", HOSTILE)
+    pages = {"judge": page.inner_text("main")}
+    page.click("[data-verdict=left]")
+    state = {"state": "ready", "note": HOSTILE, "splits": {"train": 1}, "longest": 9, "findings": [finding]}
+    state |= {"counts": {"duplicates": 0}, "marked": 0, "file": HOSTILE}
+    row = {"row": 0, "split": "train", "place": HOSTILE, "length": 9, "marked": False, "group": None}
+    page.route("**/api/data/0", lambda route: route.fulfill(json=state))
+    rows = {"total": 1, "rows": [row | {"pieces": [[HOSTILE, True], [HOSTILE, False]]}]}
+    page.route("**/api/data/0/rows?*", lambda route: route.fulfill(json=rows))
+    for view, there in {"result": ".row", "data": ".row", "runs": ".verdict", "talk": "textarea"}.items():
+        page.goto(f"{address.split('?')[0]}#{view}")
+        page.wait_for_selector(there)
+        if view == "talk":
+            page.fill("textarea", HOSTILE)
+            page.keyboard.press("Enter")
+            page.wait_for_selector("text=tuned 0 <b>")
+        page.eval_on_selector_all("details", "all => all.forEach((one) => (one.open = true))")
+        pages[view] = page.inner_text("main")
+        assert page.locator("main :is(script, img, b)").count() == 0, view
+    for view, body in pages.items():
+        for part in ("<script>", "</textarea>", "␛[31m", "⟨U+202E⟩"):
+            assert part in body, view
     assert "owned" not in page.title()
 
 

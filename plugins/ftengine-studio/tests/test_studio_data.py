@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tiny import tiny_llama
 
 from ftengine import Experiment, Recipe, prepare_data
 from ftengine.errors import RunError
+from ftengine_studio import data
 from ftengine_studio.data import EXCLUDED, MOST_ROWS, DataView, Rows, _differing
 from ftengine_studio.judging import NotThere
 from ftengine_studio.runs import find_runs
@@ -92,7 +95,7 @@ def test_rows_are_shown_as_the_model_sees_them(view):
 
 
 @pytest.mark.slow
-def test_findings_stand_side_by_side(view):
+def test_findings_stand_side_by_side(view, monkeypatch):
     leaked = view.page(finding="leaks")["rows"]
     assert {row["split"] for row in leaked} >= {"test"}
     assert len({row["group"] for row in leaked}) == 1
@@ -100,10 +103,12 @@ def test_findings_stand_side_by_side(view):
     assert sorted(row["place"].rpartition(":")[2] for row in contradicting) == ["6", "63"]
     assert len(view.page(offset=66)["rows"]) == 1
     assert len(view.page(limit=10**6)["rows"]) == 67
+    monkeypatch.setattr(data, "MOST_ROWS", 10)  # however many there are, the page's memory is bounded
+    assert len(view.page(limit=10**6)["rows"]) == 10
 
 
 @pytest.mark.slow
-def test_marked_rows_are_left_out_of_the_next_run(view, run):
+def test_marked_rows_are_left_out_of_the_next_run(view, run, monkeypatch):
     before = (run.parent / "rows.jsonl").read_bytes()
     rows = view.page(split="train", limit=3)["rows"]
     for row in rows:
@@ -114,12 +119,22 @@ def test_marked_rows_are_left_out_of_the_next_run(view, run):
     entries = [json.loads(line) for line in (run / EXCLUDED).read_text().splitlines()]
     assert [(entry["place"], entry["by"]) for entry in entries] == [(row["place"], "Ada") for row in rows[1:]]
     recipe = Recipe.read(run / "recipe.yaml", [f"data.exclude={run / EXCLUDED}"])
-    data = prepare_data(Experiment.open(recipe, check_source=False))
-    assert data.audit.splits["train"].excluded == 2
-    assert sum(len(split) for split in data.encoded.values()) == 65
+    prepared = prepare_data(Experiment.open(recipe, check_source=False))
+    assert prepared.audit.splits["train"].excluded == 2
+    assert sum(len(split) for split in prepared.encoded.values()) == 65
     assert (run.parent / "rows.jsonl").read_bytes() == before
     with pytest.raises(NotThere):
         view.mark(67, True, "Ada")
+    kept = (run / EXCLUDED).read_bytes()
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(RunError, match="No space left"):
+            view.mark(rows[0]["row"], True, "Ada")
+    assert ((run / EXCLUDED).read_bytes(), view.page()["rows"][0]["marked"]) == (kept, False)
     (run / EXCLUDED).write_text("{")
     with pytest.raises(RunError, match=EXCLUDED):
         view.page()
