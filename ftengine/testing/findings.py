@@ -11,7 +11,7 @@ from typing import Any, get_args
 from ftengine.api import Audit, AuditedData, Display, Finding, Rule
 from ftengine.plugins.attribution import each
 from ftengine.run.records import RunRecords
-from ftengine.testing.checks import Checks, run_checks
+from ftengine.testing.checks import Checks, run_checks, skip
 
 
 def check_audit(
@@ -85,12 +85,18 @@ class RuleChecks(Checks):
         assert findings[0] == findings[1] == findings[2], "a second call has other findings: use only the run's records"
 
     def only_records_are_read(self) -> None:
+        if self.make().reads_later_files:
+            skip("it reads further files, and says so")
         before = list(self.make().judge(self.run))
         with tempfile.TemporaryDirectory() as folder:
             findings = list(self.make().judge(replace(self.run, path=Path(folder))))
             written = list(Path(folder).iterdir())
         assert findings == before, "it has other findings if the run's folder is empty: use only the records"
         assert not written, f"it writes {written[0].name!r} into the run's folder"
+
+    def its_command_is_text(self) -> None:
+        command = self.make().view_command(self.run)
+        assert isinstance(command, str), f"view_command returns {command!r}: return a command, or an empty text"
 
 
 def _require_shown(component: Audit | Rule, method: str, returned: Any, allowed: tuple[type[Any], ...]) -> None:

@@ -555,6 +555,15 @@ class OpensFiles(LongEnough):
         yield Finding(kind="data", level="note", text=f"The folder {run.path} is there.")
 
 
+class SaysSo(OpensFiles):
+    """Goes by it openly, and names no command."""
+
+    reads_later_files = True
+
+    def view_command(self, run):
+        return None
+
+
 class Ends(LongEnough):
     """Ends the process as if all was well."""
 
@@ -589,6 +598,10 @@ class Hasty(LongEnough):
 def test_a_broken_rule_fails_the_check_that_is_meant(cls, check):
     assert failed(LongEnough) == {}
     assert check in failed(cls)
+
+
+def test_a_rule_that_says_so_may_read_further_files():
+    assert failed(SaysSo).keys() == {"its_command_is_text"}
 
 
 def test_a_reason_why_no_rows_suit_a_task_is_shown_once():

@@ -1,6 +1,7 @@
 import { chance, choice, el, fail, get, number, percent, personName, post, say, svg, textOf } from "./dom.js";
 
 let contest = 0;
+/** Comparisons, with a person's name, whose result that person asked for before all pairs were judged. */
 const revealed = new Set();
 
 /** What the judgements come to. */
@@ -13,7 +14,7 @@ export async function show(place, overview) {
     content.replaceChildren(el("p", { class: "hint" }, "Computing …"));
     try {
       const own = await judged(i);
-      if (overview.contests[i].pairs && own.next !== null && !revealed.has(i)) return content.replaceChildren(...hidden(own, () => open(i)));
+      if (overview.contests[i].pairs && own.next !== null && !revealed.has(`${i} ${personName()}`)) return content.replaceChildren(...hidden(own, () => open(i)));
       content.replaceChildren(...drawn(await get(`/api/result/${i}`)));
     } catch (error) {
       fail(error);
@@ -32,7 +33,7 @@ async function judged(i) {
 /** In place of a result that would tell a judge, who has pairs left, which model is which. */
 function hidden({ judged, total }, open) {
   const far = total === null ? "You have judged nothing yet." : `You have judged ${judged} of ${total} pairs.`;
-  const show = () => (revealed.add(contest), open());
+  const show = () => (revealed.add(`${contest} ${personName()}`), open());
   return [
     el("p", {}, `${far} The result tells which model is preferred, and with it how each writes; who has seen it no longer judges blind.`),
     el("p", {}, el("a", { href: "#judge" }, "Judge the others first"), ", or ", el("button", { type: "button", onclick: show }, "show the result now")),
