@@ -27,6 +27,9 @@ class GenerativeTask(Task):
     short_generation: Mapping[str, Any] = {}
     """Options by which a generation that is only to be read is short, e.g. {"max_new_tokens": 48}."""
 
+    prompts_have_inputs: ClassVar[bool] = False
+    """Whether prompts have `inputs`, which `verify` sends as parts of messages, and exported programs do not get."""
+
     @abstractmethod
     def generate(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None
@@ -110,6 +113,11 @@ def writes_completions(task: Task) -> TypeGuard[GenerativeTask]:
 
 
 def gives_prompts(task: Task) -> TypeGuard[GenerativeTask]:
+    """Return whether a task overrides `GenerativeTask.prompt`, and its prompts are all that the model reads."""
+    return can_be_asked(task) and not task.prompts_have_inputs
+
+
+def can_be_asked(task: Task) -> TypeGuard[GenerativeTask]:
     """Return whether a task overrides `GenerativeTask.prompt`."""
     return isinstance(task, GenerativeTask) and overrides(task, "prompt")
 

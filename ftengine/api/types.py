@@ -116,11 +116,13 @@ class Prompt:
         ids: its tokens, as the model reads them.
         messages: the conversation, each {"role", "content"}; None where it is plain text.
         text: the plain text; "" of a conversation.
+        inputs: what the model reads beside its tokens, such as `pixel_values`: tensors by argument.
     """
 
     ids: Sequence[int]
-    messages: Sequence[Mapping[str, str]] | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
     text: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

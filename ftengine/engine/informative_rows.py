@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import LoadedModel, Prompt
-from ftengine.api.task_sorts import gives_prompts
+from ftengine.api.task_sorts import can_be_asked
 from ftengine.data.rows import DataRows
 from ftengine.engine.finished import Run
 from ftengine.engine.prepared_data import ReadyTask
@@ -70,10 +70,20 @@ def informative_prompts(
     Raises:
         DataError: as `prompts_of`.
     """
-    prompts, longest = prompts_of(ready, rows, loaded, max(EXAMINED, count), run, otherwise=otherwise)
+    # What stands beside tokens, as pictures do, is large.
+    assert can_be_asked(ready.task)
+    examined = count if ready.task.prompts_have_inputs else max(EXAMINED, count)
+    prompts, longest = prompts_of(ready, rows, loaded, examined, run, otherwise=otherwise)
     numbers = list(prompts)
-    order = informative_order([_traits_of(prompts[i]) for i in numbers], _special(loaded.processor))[:count]
+    special = _special(text_reader(loaded).processor)
+    order = informative_order([_traits_of(prompts[i]) for i in numbers], special)[:count]
     return {numbers[i]: prompts[numbers[i]] for i in order}, longest
+
+
+def text_reader(loaded: LoadedModel) -> LoadedModel:
+    """Return a model with its tokenizer, where it came with a processor of text and more."""
+    tokenizer = getattr(loaded.processor, "tokenizer", None)
+    return replace(loaded, processor=tokenizer) if hasattr(tokenizer, "eos_token_id") else loaded
 
 
 def prompts_of(
@@ -87,17 +97,18 @@ def prompts_of(
         DataError: there are fewer than two; `otherwise` completes the message's advice.
     """
     longest = min(GenerationOptions.read(run.recipe.evaluation.generate.options).max_new_tokens, MOST_TOKENS)
-    assert gives_prompts(ready.task)
+    assert can_be_asked(ready.task)
     prompts: dict[int, Prompt] = {}
-    known = set[tuple[int, ...]]()
+    known = set[tuple[Any, ...]]()
     for i in _drawn(rows, run.recipe.seed):
         try:
             prompt = ready.task.prompt(rows[i], loaded)
         except DataError:
             continue
         room = loaded.max_length is None or len(prompt.ids) + longest <= loaded.max_length
-        if room and prompt.ids and tuple(prompt.ids) not in known:
-            known.add(tuple(prompt.ids))
+        key = (*prompt.ids, str(prompt.messages) if prompt.inputs else "")
+        if room and prompt.ids and key not in known:
+            known.add(key)
             prompts[i] = prompt
         if len(prompts) == count:
             break
@@ -128,8 +139,14 @@ def _encoded(ready: ReadyTask, rows: DataRows, numbers: Sequence[int]) -> Iterat
 def _traits_of(prompt: Prompt) -> RowTraits:
     if prompt.messages is None:
         return RowTraits(len(prompt.ids), [prompt.text])
-    texts = [turn["content"] for turn in prompt.messages if isinstance(turn.get("content"), str)]
+    texts = [text for turn in prompt.messages for text in texts_of(turn.get("content"))]
     return RowTraits(len(prompt.ids), texts, len(prompt.messages), prompt.messages[0]["role"] == "system")
+
+
+def texts_of(content: Any) -> list[str]:
+    """Return the texts of a message's content: a text, or parts."""
+    parts = [{"text": content}] if isinstance(content, str) else content if isinstance(content, list) else []
+    return [part["text"] for part in parts if isinstance(part.get("text"), str)]
 
 
 def _special(processor: Any) -> list[str]:

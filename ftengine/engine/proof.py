@@ -17,7 +17,7 @@ from ftengine.chat import stop_tokens
 from ftengine.engine.artifact import opened_by
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
-from ftengine.engine.informative_rows import informative_examples, informative_prompts
+from ftengine.engine.informative_rows import informative_examples, informative_prompts, texts_of
 from ftengine.engine.merge import mean_of, outputs_of
 from ftengine.engine.prepared_data import ReadyTask
 from ftengine.engine.variants import find_fault
@@ -202,7 +202,9 @@ def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
     """
     first = judged.far[0]
     prompt = prompts[first] if prompts else None
-    text = "" if prompt is None else prompt.messages[-1]["content"] if prompt.messages else prompt.text
+    text = (
+        "" if prompt is None else " ".join(texts_of(prompt.messages[-1]["content"])) if prompt.messages else prompt.text
+    )
     quoted = f" ({one_line(text)[:SHOWN]!r})" if text else ""
     numbers = ", ".join(str(i + 1) for i in judged.far[:5]) + (", …" if len(judged.far) > 5 else "")
     return (

@@ -214,6 +214,8 @@ def prompt_fault(answers: Answers, judged: Likeness, *, sure: bool) -> str:
         sure: whether the answers already fit a model that reads the prompts as in the evaluation.
     """
     prompts, replies = answers.prompts, answers.replies
+    if any(prompt.inputs for prompt in prompts):  # which programs write as tokens of their own number
+        return ""
     with answers.run.model() as loaded:
         for prompt, tokens in answers.read:
             if fault := token_fault(prompt, tokens, loaded.processor):
@@ -351,4 +353,6 @@ def unlike(answers: Answers, judged: Likeness) -> str:
         )
     if max(sum(answers.alike), answers.same_as_base) > len(answers.alike) / 3:
         return "some answers are the same and others far off: the quantisation, the settings or the template differ"
-    return "no answer of the tuned model or of its base: another model, or another chat template"
+    beside = any(prompt.inputs for prompt in answers.prompts)
+    unread = ", or what stands beside the text, such as pictures, is not read" if beside else ""
+    return f"no answer of the tuned model or of its base: another model, or another chat template{unread}"

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ftengine.api import Prompt
-from ftengine.api.task_sorts import gives_prompts
+from ftengine.api.task_sorts import can_be_asked
 from ftengine.chat import stop_tokens
 from ftengine.chat.endpoint import Endpoint
 from ftengine.engine.evaluate import held_out_rows
 from ftengine.engine.finished import Run
-from ftengine.engine.informative_rows import informative_prompts
+from ftengine.engine.informative_rows import informative_prompts, text_reader
 from ftengine.engine.proof import exact_run
 from ftengine.engine.served_faults import (
     Answers,
@@ -127,15 +127,15 @@ def verify_run(run: Run, endpoint: Endpoint, *, rows: int, data: str | None = No
 def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str, Answers]:
     """Let the endpoint, the tuned model and its base answer; return the split's name and the answers."""
     ready = run.ready()
-    if not gives_prompts(ready.task):
+    if not can_be_asked(ready.task):
         raise InputError(f"task {ready.task.name!r} writes no text that an endpoint could be asked for.")
     split, held = held_out_rows(ready, run.directory, data)
     exact = exact_run(run, today=True)
     with exact.model(base=True) as loaded:
-        stop = stop_tokens(loaded)
+        stop = stop_tokens(text_reader(loaded))
         by_row, longest = informative_prompts(ready, held, loaded, rows, run)
         prompts = list(by_row.values())
-        of_base = questions(loaded, prompts, longest, stop)
+        of_base = questions(text_reader(loaded), prompts, longest, stop)
     run.listener.phase("ask", len(prompts))
     replies = []
     for prompt in prompts:
@@ -144,12 +144,12 @@ def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str
     read = _read(endpoint, prompts)
     theirs = [reply.log_probabilities for reply in replies]
     with exact.model() as loaded:
-        own = questions(loaded, prompts, longest, stop)
+        own = questions(text_reader(loaded), prompts, longest, stop)
         tokens = list[tuple[int, ...]]()
         for reply, *models in zip(replies, own, of_base, strict=True):
             # The text of a model's own answer need not come from the tokens that a tokenizer makes of it.
             likely = [question.answer for question in models if same_answer(reply.text, question.text)]
-            likely.append(answer_tokens(loaded.processor, reply.text, reply.ended, stop))
+            likely.append(answer_tokens(text_reader(loaded).processor, reply.text, reply.ended, stop))
             fitting = (ids for ids in likely if has_scores(ids, reply.log_probabilities, stop))
             tokens.append(next(fitting, likely[0]))
         tuned = compare_answers(loaded, prompts, tokens, theirs, stop)
@@ -160,7 +160,12 @@ def _ask(run: Run, endpoint: Endpoint, rows: int, data: str | None) -> tuple[str
 
 
 def _read(endpoint: Endpoint, prompts: Sequence[Prompt]) -> list[tuple[Prompt, Sequence[int]]]:
-    """Request the endpoint's token ids of a few prompts: the first, the longest, and those with special turns."""
+    """Request the endpoint's token ids of a few prompts: the first, the longest, and those with special turns.
+
+    Prompts with inputs are left out: programs count and write what stands beside the text in ways of their own.
+    """
+    if any(prompt.inputs for prompt in prompts):
+        return []
     several = [prompt for prompt in prompts if prompt.messages and len(prompt.messages) > 2]
     system = [prompt for prompt in prompts if prompt.messages and prompt.messages[0]["role"] == "system"]
     chosen = [prompts[0], max(prompts, key=lambda prompt: len(prompt.ids)), *several[:1], *system[:1]]

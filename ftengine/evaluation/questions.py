@@ -12,7 +12,16 @@ import transformers
 
 from ftengine.api import LoadedModel, Prompt, Runtime
 from ftengine.equivalence import log_probability_distance
-from ftengine.generation import GenerationOptions, answer_scores, draw_answers, generate, log_probabilities
+from ftengine.generation import (
+    Answer,
+    GenerationOptions,
+    answer_scores,
+    beside_tokens,
+    draw_answers,
+    generate,
+    log_probabilities,
+)
+from ftengine.model import evaluating, quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,34 @@ def questions(
 ) -> list[Question]:
     """Let the tuned model answer prompts, greedily or with the options `drawn`; tokens in `stop` end an answer."""
     options, answered = GenerationOptions.read({"max_new_tokens": max_new_tokens, **(drawn or {})}), list[Question]()
-    answers = draw_answers(loaded, [prompt.ids for prompt in prompts], options, stop)
+    if any(prompt.inputs for prompt in prompts):
+        answers = [_continued(loaded, prompt, options, stop) for prompt in prompts]
+    else:
+        answers = draw_answers(loaded, [prompt.ids for prompt in prompts], options, stop)
     for prompt, answer in zip(prompts, answers, strict=True):
         text, end = loaded.processor.decode(answer.tokens, skip_special_tokens=True), answer.ended_by
         answered.append(Question(prompt, (*answer.tokens, *(() if end is None else (end,))), text, end is not None))
     return answered
+
+
+def _continued(loaded: LoadedModel, prompt: Prompt, options: GenerationOptions, stop: Sequence[int]) -> Answer:
+    """Return the model's greedy answer to a prompt with inputs beside its tokens."""
+    module: Any = loaded.module
+    ids = torch.tensor([list(prompt.ids)], device=next(module.parameters()).device)
+    with torch.no_grad(), evaluating(module), quiet_transformers():
+        output = module.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **beside_tokens(module, prompt.inputs, len(prompt.ids)),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=options.max_new_tokens,
+            eos_token_id=list(stop),
+            pad_token_id=stop[-1],
+        )
+    tokens = output[0, len(prompt.ids) :].tolist()
+    end = tokens.pop() if tokens and tokens[-1] in stop else None
+    return Answer(tokens, end)
 
 
 def complete_text(text: str) -> str:
@@ -105,7 +137,7 @@ def compare_answers(
     """
     behind, distances, offsets, scores = list[float](), list[float](), list[np.ndarray](), list[np.ndarray]()
     for prompt, tokens, reported in zip(prompts, answers, theirs, strict=True):
-        own = answer_scores(loaded, prompt.ids, tokens, stop).double().cpu().numpy()
+        own = answer_scores(loaded, prompt.ids, tokens, stop, prompt.inputs).double().cpu().numpy()
         program_scores = np.asarray(reported if has_scores(tokens, reported, stop) else (), dtype=np.float64)
         expected = own[: len(program_scores), 0]
         behind.append(float((own[:, 1] - own[:, 0]).mean()))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ftengine.generation.memory import drawing_bytes
     from ftengine.generation.options import GenerationOptions, sampling
     from ftengine.generation.sampler import Answer
-    from ftengine.generation.scores import answer_scores, log_probabilities, next_log_probabilities
+    from ftengine.generation.scores import answer_scores, beside_tokens, log_probabilities, next_log_probabilities
     from ftengine.generation.settings import measured_settings, settings_faults
 
 _HOMES = {
@@ -20,7 +20,7 @@ _HOMES = {
     "ftengine.generation.memory": "drawing_bytes",
     "ftengine.generation.options": "GenerationOptions sampling",
     "ftengine.generation.sampler": "Answer",
-    "ftengine.generation.scores": "answer_scores log_probabilities next_log_probabilities",
+    "ftengine.generation.scores": "answer_scores beside_tokens log_probabilities next_log_probabilities",
     "ftengine.generation.settings": "measured_settings settings_faults",
 }
 

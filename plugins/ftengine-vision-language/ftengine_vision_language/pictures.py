@@ -86,13 +86,22 @@ def kept(value: Any, where: str) -> Any:
     import torch
 
     if isinstance(value, Image.Image):
-        written = io.BytesIO()
-        value.save(written, "PNG")
-        return torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
+        return torch.frombuffer(bytearray(_png(value)), dtype=torch.uint8)
     source, _ = _source(value, where)
     if isinstance(source, Path):
         return str(source)
     return torch.frombuffer(bytearray(source.getvalue()), dtype=torch.uint8)
+
+
+def data_url(picture: Image.Image) -> str:
+    """Return a picture as the data URL of a PNG, which loses nothing."""
+    return f"data:image/png;base64,{base64.b64encode(_png(picture)).decode()}"
+
+
+def _png(picture: Image.Image) -> bytes:
+    written = io.BytesIO()
+    picture.save(written, "PNG")
+    return written.getvalue()
 
 
 def identity_of(value: Any) -> str:

@@ -13,6 +13,7 @@ from ftengine.api import (
     Features,
     LoadedModel,
     Prediction,
+    Prompt,
     Recognised,
     ReferenceTask,
     TaskTraits,
@@ -160,6 +161,10 @@ class ImagePreference(ReferenceTask, ImageTextToText):
 
     def check_input(self, row: Example) -> None:
         super().check_input(_question(row))
+
+    def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
+        """Return what is asked, as task image-text-to-text does."""
+        return super().prompt(_question(row), loaded)
 
     def infer(
         self, loaded: LoadedModel, rows: Sequence[Example], options: Mapping[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,24 @@ class Dialogue:
                 ],
             }
             for turn in self.turns[:turns]
+        ]
+
+    def sent(self, urls: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the messages as OpenAI's API takes them, with these URLs of the pictures."""
+        left = iter(urls)
+        return [
+            {
+                "role": turn.role,
+                "content": [
+                    {"type": "image_url", "image_url": {"url": next(left)}}
+                    if part is None
+                    else {"type": "text", "text": part}
+                    for part in turn.parts
+                ]
+                if turn.pictures
+                else turn.text,
+            }
+            for turn in self.turns
         ]
 
     def pictures_of(self, turns: int) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ from ftengine.api import (
     GenerativeTask,
     LoadedModel,
     Prediction,
+    Prompt,
     Strategy,
     TaskTraits,
     View,
@@ -33,7 +34,7 @@ from ftengine_vision_language.encoding import (
     written,
 )
 from ftengine_vision_language.parts import trained_parts, unmeant
-from ftengine_vision_language.pictures import LazyPictures, identity_of, kept, open_picture
+from ftengine_vision_language.pictures import LazyPictures, data_url, identity_of, kept, open_picture
 from ftengine_vision_language.rows import Dialogue, Turn, read_dialogue, recognise_pictures, with_paths
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class ImageTextToText(GenerativeTask):
     generates = frozenset({"completion", "reference", "prompt", "references"})
     short_generation = {"max_new_tokens": 48}  # noqa: RUF012
     predicts_probabilities = True
+    prompts_have_inputs = True
     file_columns = ("images", "image")
 
     recognise = staticmethod(recognise_pictures)
@@ -230,6 +232,15 @@ class ImageTextToText(GenerativeTask):
         pictures = [[Image.fromarray(one)] for one in noise]
         texts = [written(loaded.processor, Dialogue(turns, tuple(some))) for some in pictures]
         return dict(processed(loaded.processor, texts, pictures))
+
+    def prompt(self, row: Example, loaded: LoadedModel) -> Prompt:
+        """Return what is asked, with its pictures as the model reads them, and as data URLs in its messages."""
+        asked = _asked(row)
+        pictures = self._opened(asked.pictures)
+        inputs = dict(processed(loaded.processor, [written(loaded.processor, asked, asks=True)], [pictures]))
+        ids = inputs.pop("input_ids")[0].tolist()
+        inputs.pop("attention_mask")
+        return Prompt(ids, asked.sent(map(data_url, pictures)), inputs=inputs)
 
     def check_input(self, row: Example) -> None:
         self._opened(_asked(row).pictures)
