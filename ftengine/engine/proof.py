@@ -202,9 +202,8 @@ def far_rows(judged: Likeness, prompts: Sequence[Prompt]) -> str:
     """
     first = judged.far[0]
     prompt = prompts[first] if prompts else None
-    text = (
-        "" if prompt is None else " ".join(texts_of(prompt.messages[-1]["content"])) if prompt.messages else prompt.text
-    )
+    last = prompt.messages[-1]["content"] if prompt and prompt.messages else prompt.text if prompt else ""
+    text = " ".join(texts_of(last))
     quoted = f" ({one_line(text)[:SHOWN]!r})" if text else ""
     numbers = ", ".join(str(i + 1) for i in judged.far[:5]) + (", …" if len(judged.far) > 5 else "")
     return (
