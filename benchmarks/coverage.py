@@ -160,7 +160,7 @@ def outcomes(
     yield from sliced(base, tuned, chosen, weights, both)
     strategies = [SimpleNamespace(label=str(i)) for i in range(3)]
     for metric in ("accuracy", "loss"):
-        pairs = pair_differences(list(zip(strategies, models[1:], strict=True)), metric)
+        pairs = pair_differences([(one, [model]) for one, model in zip(strategies, models[1:], strict=True)], metric)
         yield f"alarm compare, 3 strategies: {metric}", any(pair.supported for pair in pairs)
     yield from folded(Draw(world, seed).tables(1 + FOLDS), chosen, resamples, seed)
     (table,) = Draw(world, seed + 10**6).tables(1)

@@ -46,12 +46,14 @@ def compare(
     """Train several strategies on the same data and compare them.
 
     Each strategy is a run in its own process and folder. The same command resumes unfinished runs and reuses
-    finished ones.
+    finished ones. With train.seeds, each is trained with several seeds, and differences are tested with seeds as
+    replicates.
 
     \b
     Examples:
       ftengine compare recipe.yaml --strategies ONE,OTHER --output runs/compared
       ftengine compare recipe.yaml --strategies "ONE,{name: OTHER, train.learning_rate: 1.0e-3}"
+      ftengine compare recipe.yaml --strategies ONE,OTHER --set train.seeds=3
     """
     announce(f"reading {recipe_file}")
     from ftengine.engine.compare import compare_strategies
@@ -97,12 +99,15 @@ def show(comparison: Comparison) -> None:
     lead = f"{comparison.metric} on {comparison.split} ({on}{direction})"
     out.print(f"{lead}, with 95 % intervals:")
     measured = ("peak memory", "time per step", "on disk")
-    columns = ("strategy", comparison.metric, "learning rate", "trainable", "", *measured)
-    rows = [("(base)", with_ends(comparison.base), "", "", "", "", "", "")]
+    several = comparison.seeds > 1
+    spread = ["between seeds"] if several else []
+    columns = ("strategy", comparison.metric, *spread, "learning rate", "trainable", "", *measured)
+    rows = [("(base)", with_ends(comparison.base), *("",) * (len(columns) - 2))]
     rows += [
         (
             row.label,
             with_ends(row.quality),
+            *([number(row.between)] if several else []),
             number(row.learning_rate),
             f"{row.trainable_parameters:,}",
             percent(row.trainable_parameters / row.total_parameters),

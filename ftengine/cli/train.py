@@ -87,9 +87,7 @@ def _require_new(recipe: Recipe) -> None:
     from ftengine.engine.fine_tune import restarted
     from ftengine.run.directory import RunDirectory
 
-    first = recipe.training_seed
-    folders = [recipe.seed_folder(seed) for seed in range(first, first + recipe.train.seeds)]
-    runs = sorted(map(RunDirectory, folders), key=lambda run: run.finished)
+    runs = sorted((RunDirectory(each.output) for each in recipe.seeded()), key=lambda run: run.finished)
     for run in runs:
         if not (run.is_run() and restarted(run)):
             reuse = ", or use it again with --resume" if run.finished else ""

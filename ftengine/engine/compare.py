@@ -13,8 +13,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-from ftengine.api import Listener, SilentListener
+from ftengine.api import Difference, Listener, SilentListener
 from ftengine.data.encoding import EncodedSplit
+from ftengine.engine.comparison_statement import statement
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import LabelledTask, PreparedData, held_out, prepare_data
 from ftengine.engine.subprocess_runs import (
@@ -29,13 +30,14 @@ from ftengine.errors import InputError, RunError
 from ftengine.evaluation import holm, is_beyond_chance
 from ftengine.evaluation.differences import compare
 from ftengine.evaluation.results import Measured, exact_of
+from ftengine.evaluation.seed_intervals import difference_of_recipes, mean_over_seeds
 from ftengine.evaluation.stored import measure_again, same_examples, stored, validation_of
+from ftengine.evaluation.table import Predictions
 from ftengine.plugins.registry import Registry
 from ftengine.run.comparison import Comparison, Contender, PairDifference
 from ftengine.run.directory import RunDirectory
 from ftengine.run.recipe import Recipe, usual_learning_rate
 from ftengine.run.records import EvaluationResult, TrainingResult, Verdict
-from ftengine.text import ends, few_groups, probability, sample_size, with_ends
 
 SECTION = "train."
 """Keys of the recipe that may differ between strategies: a learning rate that suits one does not suit another."""
@@ -58,9 +60,9 @@ def compare_strategies(
 ) -> Comparison:
     """Train each strategy by the recipe and compare their figures.
 
-    Each run has a process of its own, which keeps peak memory apart, and a folder in `recipe.output`, where
-    `comparison.json` is written as well. Unfinished runs are resumed; finished ones of the same recipe and data
-    are reused.
+    Each strategy has a process of its own, which keeps peak memory apart, and a folder in `recipe.output`, where
+    `comparison.json` is written as well. With `train.seeds`, the process trains that many runs, and differences are
+    tested with seeds as replicates. Unfinished runs are resumed; finished ones of the same recipe and data are reused.
 
     Args:
         recipe: everything but the strategy; options and learning rate of its own strategy hold where the names
@@ -206,19 +208,20 @@ def compare_runs(
         RunError: a run's figures are missing or damaged, or runs measured different examples.
         InputError: the metric was not measured.
     """
-    evaluations = [EvaluationResult.read(contender.run) for contender in contenders]
-    first = evaluations[0]
+    first, seeds = EvaluationResult.read(contenders[0].runs[0]), len(contenders[0].runs)
     metric = metric or first.headline_metric or ""
     if metric not in first.tuned:
         raise InputError(f"metric {metric!r} was not measured. Measured: {', '.join(first.tuned)}.")
     direction = first.metrics[metric].higher_is_better
     alarms = [_alarm(contender) if ranked == "sound" else None for contender in contenders]
     measured = _measured(contenders, tasks, first, metric)
-    sound = [(run, result) for run, result, alarm in zip(contenders, measured, alarms, strict=True) if alarm is None]
+    sound = [(child, results) for child, results, alarm in zip(contenders, measured, alarms, strict=True) if not alarm]
     differences = pair_differences(sound, metric)
     best = None
     if not all_pairs and len(sound) > 2:
-        values = {run.label: result.figures[metric].value for run, result in sound}
+        values = {
+            run.label: statistics.fmean([result.figures[metric].value for result in results]) for run, results in sound
+        }
         order = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
         best = next(iter(order if direction is False else reversed(order)), None)
     if best is not None:
@@ -234,24 +237,40 @@ def compare_runs(
         worth=worth,
         base=first.base[metric],
         strategies=tuple(
-            _row(contender, ready, evaluation, metric, done, alarm)
-            for contender, ready, evaluation, done, alarm in zip(
-                contenders, tasks, evaluations, reused, alarms, strict=True
-            )
+            _row(contender, ready, results, metric, done, alarm)
+            for contender, ready, results, done, alarm in zip(contenders, tasks, measured, reused, alarms, strict=True)
         ),
         against="all" if best is None else "best",
         differences=tuple(differences),
         statement=_unranked(contenders, alarms)
-        + statement(metric, split, examples, differences, rows=rows, worth=worth, best=best, strategies=len(sound))
+        + statement(
+            metric,
+            split,
+            examples,
+            differences,
+            rows=rows,
+            worth=worth,
+            best=best,
+            strategies=len(sound),
+            seeds=seeds,
+            higher_is_better=direction,
+        )
         + _rates(contenders)
         + (_judges(contenders) if ranked == "sound" else ""),
+        seeds=seeds,
     )
 
 
 def _alarm(contender: Child) -> str | None:
-    """Return the headline of a run's verdict where its answers raise an alarm; None where they do not."""
-    verdict = Verdict.read(contender.run)
-    return verdict.headline if verdict.quality.level == "alarm" else None
+    """Return the headline of a run's verdict where its answers raise an alarm; None where they do not.
+
+    Of several seeds, that of the first alarm if more than half of them are alarms.
+    """
+    verdicts = [Verdict.read(run) for run in contender.runs]
+    alarms = [verdict.headline for verdict in verdicts if verdict.quality.level == "alarm"]
+    if 2 * len(alarms) <= len(verdicts):
+        return None
+    return f"{len(alarms)} of {len(verdicts)} seeds: {alarms[0]}" if len(verdicts) > 1 else alarms[0]
 
 
 def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
@@ -262,11 +281,11 @@ def _unranked(contenders: Sequence[Child], alarms: Sequence[str | None]) -> str:
 
 def _judges(contenders: Sequence[Child]) -> str:
     """Return what the runs' verdicts say of judges' preferences, one per line; "" for none."""
-    verdicts = [(contender.label, Verdict.read(contender.run)) for contender in contenders]
     lines = [
-        f"  {label}: {finding.text}"
-        for label, verdict in verdicts
-        for finding in verdict.findings
+        f"  {contender.label}{f' {run.path.name}' if len(contender.runs) > 1 else ''}: {finding.text}"
+        for contender in contenders
+        for run in contender.runs
+        for finding in Verdict.read(run).findings
         if finding.kind == JUDGES
     ]
     return "\n".join(["\nPreferences of judges:", *lines]) if lines else ""
@@ -274,107 +293,93 @@ def _judges(contenders: Sequence[Child]) -> str:
 
 def _measured(
     contenders: Sequence[Child], tasks: Sequence[LabelledTask], evaluation: EvaluationResult, metric: str
-) -> list[Measured]:
-    """Measure each tuned model with the evaluator of a metric, with the same weights."""
+) -> list[list[Measured]]:
+    """Measure each tuned model, by contender and seed, with the evaluator of a metric, with the same weights."""
     split, name = evaluation.split or "", evaluation.metrics[metric].evaluator
-    tables = [stored(contender.run, split, "tuned") for contender in contenders]
-    if not same_examples(tables):
+    tables = [[stored(run, split, "tuned") for run in contender.runs] for contender in contenders]
+    if not same_examples([table for of_seeds in tables for table in of_seeds]):
         raise RunError(
             f"{contenders[0].label} and the others were not measured on the same {split} examples, so they cannot be "
             "paired. Remove the older runs, or choose another folder with --output DIR."
         )
     recipe = contenders[0].recipe
-    weights = tables[0].weights(recipe.seed, recipe.evaluation.resamples)
-    measured = []
-    for contender, ready, table in zip(contenders, tasks, tables, strict=True):
+    weights = tables[0][0].weights(recipe.seed, recipe.evaluation.resamples)
+
+    def measure(ready: LabelledTask, run: RunDirectory, table: Predictions) -> Measured:
         evaluators = [evaluator for evaluator in ready.evaluators() if evaluator.name == name]
-        validation = validation_of(contender.run, split, "tuned")
-        measured.append(measure_again(table, evaluators, ready.task, weights, validation))
-    return measured
+        return measure_again(table, evaluators, ready.task, weights, validation_of(run, split, "tuned"))
+
+    return [
+        [measure(ready, run, table) for run, table in zip(contender.runs, of_seeds, strict=True)]
+        for contender, ready, of_seeds in zip(contenders, tasks, tables, strict=True)
+    ]
 
 
-def pair_differences(measured: Sequence[tuple[Child, Measured]], metric: str) -> list[PairDifference]:
-    """Return the differences of all pairs.
+def pair_differences(measured: Sequence[tuple[Child, Sequence[Measured]]], metric: str) -> list[PairDifference]:
+    """Return the differences of all pairs of strategies, each measured with one seed or with several.
 
     The correction covers all pairs even where only those with the best strategy are shown, since the best one was
     chosen on the same examples.
     """
     differences = []
     for (a, first), (b, second) in combinations(measured, 2):
-        same = first.predictions.equals(second.predictions)
-        difference = compare(second.figures, first.figures, exact_of(second, first), same=same)[metric]
-        differences.append(PairDifference(**vars(difference), first=a.label, second=b.label))
+        difference, more = _difference(first, second, metric)
+        differences.append(PairDifference(**vars(difference), first=a.label, second=b.label, **more))
     for i, p in holm({i: pair.p for i, pair in enumerate(differences)}).items():
         adjusted = replace(differences[i], p_adjusted=p)
         differences[i] = replace(adjusted, supported=is_beyond_chance(adjusted))
     return differences
 
 
+def _difference(
+    first: Sequence[Measured], second: Sequence[Measured], metric: str
+) -> tuple[Difference, dict[str, Any]]:
+    """Return the first strategy minus the second, and what `PairDifference` has of several seeds."""
+    if len(first) == 1:
+        (one,), (other,) = first, second
+        same = one.predictions.equals(other.predictions)
+        return compare(other.figures, one.figures, exact_of(other, one), same=same)[metric], {}
+    figures, others = ([seed.figures[metric] for seed in of] for of in (first, second))
+    over = difference_of_recipes(figures, others)
+    by_seed = tuple(one.value - other.value for one, other in zip(figures, others, strict=True))
+    return over.difference(figures[0]), {"by_seed": by_seed, "settled_by": over.settled_by}
+
+
 def _row(
-    contender: Child, ready: LabelledTask, evaluation: EvaluationResult, metric: str, reused: bool, alarm: str | None
+    contender: Child,
+    ready: LabelledTask,
+    measured: Sequence[Measured],
+    metric: str,
+    reused: bool,
+    alarm: str | None,
 ) -> Contender:
-    run, training = contender.run, TrainingResult.read(contender.run)
-    seconds = [line["seconds"] for line in run.metrics() if "seconds" in line]
-    measured = ("trainable_parameters", "total_parameters", "peak_memory_bytes", "steps", "seconds")
+    trainings = [TrainingResult.read(run) for run in contender.runs]
+    seconds = [line["seconds"] for run in contender.runs for line in run.metrics() if "seconds" in line]
+    measured_fields = ("trainable_parameters", "total_parameters", "steps")
     return Contender(
         label=contender.label,
         strategy=ready.experiment.make_strategy.described,
         learning_rate=contender.recipe.train.learning_rate,
         rate_from=contender.rate_from,
-        quality=evaluation.tuned[metric],
-        figures=evaluation.tuned,
+        **_quality(contender, measured, metric),
+        peak_memory_bytes=max(training.peak_memory_bytes for training in trainings),
+        seconds=sum(training.seconds for training in trainings),
         step_seconds=statistics.median(seconds) if seconds else None,
-        disk_bytes=sum(file.stat().st_size for file in run.trained.rglob("*.safetensors")),
-        run=str(run.path),
+        disk_bytes=sum(file.stat().st_size for file in contender.runs[0].trained.rglob("*.safetensors")),
+        run=str(contender.run.path),
         reused=reused,
         alarm=alarm,
-        **{name: getattr(training, name) for name in measured},
+        **{name: getattr(trainings[0], name) for name in measured_fields},
     )
 
 
-def statement(
-    metric: str,
-    split: str,
-    examples: int,
-    differences: Sequence[PairDifference],
-    *,
-    rows: int | None = None,
-    worth: float | None = None,
-    best: str | None = None,
-    strategies: int = 2,
-) -> str:
-    """Describe which differences the data supports, one per line, and how that was decided.
-
-    `best` is the strategy that the others were compared with, None where every pair was; `strategies` is how many
-    are ranked.
-    `examples`, `rows` and `worth` are as `Comparison` has them.
-    """
-    pairs = strategies * (strategies - 1) // 2
-    if not pairs:
-        return f"{'Only one' if strategies else 'No'} strategy gives usable answers, so none are ranked."
-    which = f". The best, {best}, against each other strategy" if best else ". Each pair of strategies" * (pairs > 1)
-    p = "adjusted " if pairs > 1 else ""
-    lines = [f"  {_comparison(difference, p, best)}" for difference in differences]
-    how = f", p-values adjusted for all {pairs} pairs (Holm)" if pairs > 1 else ""
-    shown = ""
-    if best:
-        how += ", as these examples also chose the best"
-        shown = "Compared: the best with each other strategy (all pairs: --all-pairs). "
-    seed = "each strategy was trained with one seed, so these figures do not show how results vary between seeds."
-    head = f"On {metric}, {sample_size(examples, rows, f'distinct {split} example')}{which}:"
-    paired = f"{shown}Paired by example{'' if rows is None else ', resampled by group'}{how}; {seed}"
-    return "\n".join(filter(None, [head, *lines, paired, few_groups(examples, worth)]))
-
-
-def _comparison(pair: PairDifference, p: str, best: str | None) -> str:
-    """Describe the difference between two strategies."""
-    pair = pair.negated() if pair.second == best else pair
-    if ends(pair) is None or pair.p_adjusted is None:
-        return f"{pair.first} and {pair.second}: too few examples to tell"
-    chance = f"{p}{probability(pair.p_adjusted)}"
-    if pair.supported:
-        wins = pair.better if pair.better is not None else pair.value > 0
-        winner, other = [pair.first, pair.second][:: 1 if wins else -1]
-        word, size = "higher" if pair.better is None else "better", pair if pair.value > 0 else pair.negated()
-        return f"{winner} is {word} than {other} by {with_ends(size)}, {chance}"
-    return f"{pair.first} minus {pair.second}: {with_ends(pair, sign=True)}, not beyond chance, {chance}"
+def _quality(contender: Child, measured: Sequence[Measured], metric: str) -> dict[str, Any]:
+    """Return a strategy's figures, of several seeds their means, by the fields of `Contender`."""
+    if len(measured) == 1:
+        figures = EvaluationResult.read(contender.run).tuned
+        return {"quality": figures[metric], "figures": figures}
+    by_name = {name: [of.figures[name] for of in measured] for name in measured[0].figures}
+    means = {name: mean_over_seeds(figures) for name, figures in by_name.items()}
+    figures = {name: mean.estimate(by_name[name][0]) for name, mean in means.items()}
+    over = means[metric]
+    return {"quality": figures[metric], "figures": figures, "by_seed": over.values, "between": over.between}

@@ -109,7 +109,7 @@ def require_one_seed(recipe: Recipe) -> None:
     if recipe.train.seeds > 1:
         raise InputError(
             f"train.seeds is {recipe.train.seeds}: this trains one run of a recipe. Set train.seeds to 1 here; "
-            "`ftengine train` and `ftengine seeds` train several."
+            "`ftengine train`, `seeds`, `compare` and `cross-validate` train several."
         )
 
 

@@ -15,7 +15,7 @@ from accelerate.state import PartialState
 from ftengine.api import FittedEvaluator, Listener
 from ftengine.engine.evaluation_plan import evaluation_plan
 from ftengine.engine.experiment import Experiment
-from ftengine.engine.fine_tune import require_one_seed, require_same_data, require_same_recipe
+from ftengine.engine.fine_tune import require_same_data, require_same_recipe
 from ftengine.engine.prepared_data import LabelledTask, PreparedData
 from ftengine.errors import InputError, RunError, TrainingError, did_you_mean, naming
 from ftengine.evaluation.results import bind
@@ -31,7 +31,7 @@ from ftengine.run.seal import require_sealed
 
 @dataclass(frozen=True)
 class Child:
-    """One of the runs.
+    """One of the runs, or the runs of several seeds (`train.seeds`), which one process trains.
 
     Args:
         label: distinguishes it from its siblings.
@@ -46,6 +46,11 @@ class Child:
     @property
     def run(self) -> RunDirectory:
         return RunDirectory(self.recipe.output)
+
+    @property
+    def runs(self) -> list[RunDirectory]:
+        """Its run, or that of each seed, in order."""
+        return [RunDirectory(recipe.output) for recipe in self.recipe.seeded()]
 
 
 def require_folder(output: str, what: str) -> None:
@@ -72,7 +77,6 @@ def check_all(
     experiments, day = list[Experiment](), _first_day(children)
     for child in children:  # all recipes before any data is read
         with naming(child.label):
-            require_one_seed(child.recipe)
             experiments.append(Experiment.open(child.recipe, listener=listener, check_source=not experiments, day=day))
             choose_precision(child.recipe.train.precision, child.recipe.model.dtype, PartialState().device)
     prepared: list[PreparedData] = []
@@ -80,18 +84,22 @@ def check_all(
         with naming(child.label):
             data = prepare(experiment, prepared[0] if prepared else None)
             evaluation_plan(data)
-            if child.run.is_run():
-                require_same_recipe(child.run, experiment.resolved())
-                require_same_data(child.run, data)
-            else:
-                child.run.require_free()
+            if child.recipe.train.seeds > 1:
+                require_folder(child.recipe.output, "the runs of its seeds")
+            for recipe in Recipe.make(experiment.resolved()).seeded():
+                run = RunDirectory(recipe.output)
+                if run.is_run():
+                    require_same_recipe(run, recipe.resolved())
+                    require_same_data(run, data)
+                else:
+                    run.require_free()
         prepared.append(data)
     return prepared
 
 
 def _first_day(children: Sequence[Child]) -> date:
     """Return the date for all runs: that of the first one that has begun, or today."""
-    begun = (Environment.read(child.run).date for child in children if child.run.is_run())
+    begun = (Environment.read(run).date for child in children for run in child.runs if run.is_run())
     return next((day for day in begun if day is not None), current_date())
 
 
@@ -113,10 +121,11 @@ def train_unfinished(children: Sequence[Child], prepared: Sequence[PreparedData]
     Raises:
         RunError: a finished run has changed.
     """
-    reused = [child.run.finished for child in children]
+    reused = [all(run.finished for run in child.runs) for child in children]
     for child, data, done in zip(children, prepared, reused, strict=True):
         if done:
-            require_sealed(child.run)
+            for run in child.runs:
+                require_sealed(run)
             listener.message(f"{child.label}: {child.run.path} is finished already, its figures are used")
         else:
             train(child, data, listener)
@@ -155,11 +164,12 @@ def train(child: Child, data: PreparedData, listener: Listener) -> None:
 
 def require_alike(children: Sequence[Child]) -> None:
     """Raise RunError if runs have different bases, precisions or devices, since these change figures, too."""
-    environments = [Environment.read(child.run) for child in children]
-    for child, environment in zip(children, environments, strict=True):
-        differing = [f"of their base, {what} differ" for what in changes(environments[0].base, environment.base)]
+    environments = [(child, Environment.read(run)) for child in children for run in child.runs]
+    first = environments[0][1]
+    for child, environment in environments:
+        differing = [f"of their base, {what} differ" for what in changes(first.base, environment.base)]
         for key in ("precision", "device"):
-            differing += [f"their {key} differs"] if getattr(environment, key) != getattr(environments[0], key) else []
+            differing += [f"their {key} differs"] if getattr(environment, key) != getattr(first, key) else []
         if differing:
             raise RunError(
                 f"{children[0].label} and {child.label} were not trained alike: {'; '.join(differing)} (see "

@@ -74,16 +74,22 @@ def later(path: str | Path) -> Sequence[Finding]:
 
 
 def runs_in(path: str | Path) -> list[Path]:
-    """Return a run's folder, or the finished runs in a folder of several runs (as `compare` writes it), by name."""
+    """Return a run's folder, or the finished runs in a folder of several runs (as `compare` writes it), by name.
+
+    Where the folder has none, its folders' seeds are returned.
+    """
     path = Path(path)
     if RunDirectory(path).is_run() or not path.is_dir():
         return [path]
 
     def order(run: Path) -> list[int | str]:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", run.name)]
+        name = str(run.relative_to(path))
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
-    folders = [inner for inner in path.iterdir() if inner.is_dir() and RunDirectory(inner).finished]
-    return sorted(folders, key=order) or [path]
+    for pattern in ("*", "*/seed-*"):
+        if folders := [inner for inner in path.glob(pattern) if inner.is_dir() and RunDirectory(inner).finished]:
+            return sorted(folders, key=order)
+    return [path]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

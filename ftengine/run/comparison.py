@@ -15,9 +15,14 @@ class Contender(Part):
 
     Args:
         rate_from: where its learning rate comes from.
-        quality: its value of the compared metric; `figures` has all metrics.
+        quality: its value of the compared metric; `figures` has all metrics. Of several seeds, the mean, whose interval
+            covers seeds and examples.
+        by_seed: the compared metric by seed; () of a single one.
+        between: standard deviation of it between seeds, without that due to examples.
         step_seconds: median time of a step.
-        disk_bytes: size of its trained part.
+        peak_memory_bytes, seconds: of several seeds, the largest and the sum.
+        disk_bytes: size of its trained part, or of one seed's.
+        run: its folder, or that of its seeds' folders.
         reused: whether its run existed already.
         alarm: its verdict's alarm about the answers, if there is one; it is then not ranked.
     """
@@ -28,6 +33,8 @@ class Contender(Part):
     rate_from: str
     quality: UndefinedAsNan[Estimate]
     figures: Estimates
+    by_seed: tuple[float | None, ...] = ()
+    between: float | None = None
     trainable_parameters: int
     total_parameters: int
     peak_memory_bytes: int
@@ -42,15 +49,24 @@ class Contender(Part):
 
 @dataclass(frozen=True)
 class PairDifference(Difference):
-    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm), `supported` if it is significant."""
+    """The first strategy minus the second; `p_adjusted` is for all pairs (Holm), `supported` if it is significant.
+
+    Args:
+        by_seed: the difference of each seed of both; () of a single one.
+        settled_by: number of seeds of each at which the interval would not contain zero, given the same mean and
+            spread; None if more than 100, or where it does not contain zero.
+    """
 
     first: str = ""
     second: str = ""
     supported: bool = False
+    by_seed: tuple[float, ...] = ()
+    settled_by: int | None = None
 
     def negated(self) -> PairDifference:
         """Return the second strategy minus the first."""
-        return replace(super().negated(), first=self.second, second=self.first)
+        by_seed = tuple(0.0 - value for value in self.by_seed)
+        return replace(super().negated(), first=self.second, second=self.first, by_seed=by_seed)
 
 
 class Comparison(Record):
@@ -63,6 +79,7 @@ class Comparison(Record):
         base: the untuned model's quality.
         against: "best": the best against each other strategy; "all": every pair.
         statement: which differences the data supports, in words.
+        seeds: number of seeds that each strategy was trained with.
     """
 
     file: ClassVar[str] = "comparison.json"
@@ -77,3 +94,4 @@ class Comparison(Record):
     against: Literal["best", "all"]
     differences: tuple[UndefinedAsNan[PairDifference], ...]
     statement: str
+    seeds: int = 1

@@ -297,10 +297,6 @@ class Recipe(_Section):
         """The seed of what training draws; `seed` alone decides which rows are held out, measured and resampled."""
         return self.seed if self.train.seed is None else self.train.seed
 
-    def seed_folder(self, seed: int) -> Path:
-        """Return the folder of the run with a training seed, where several are trained."""
-        return Path(self.output) / f"seed-{seed}"
-
     @property
     def origin(self) -> str:
         """The file and the overrides that it was read from; "" if it was not read from a file."""
@@ -354,6 +350,21 @@ class Recipe(_Section):
             return cls.model_validate(content)
         except ValidationError as error:
             raise RecipeError(f"{origin}: {explain(error, cls)}{to_choose_from(error)}") from None
+
+    def seeded(self) -> list[Recipe]:
+        """Return the recipe of each of `train.seeds` seeds, whose folders are in `output`; of one seed, itself."""
+        first = self.training_seed
+        return (
+            [
+                Recipe.make(
+                    self.resolved() | {"output": str(Path(self.output) / f"seed-{seed}")},
+                    [f"train.seed={seed}", "train.seeds=1"],
+                )
+                for seed in range(first, first + self.train.seeds)
+            ]
+            if self.train.seeds > 1
+            else [self]
+        )
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default written out."""

@@ -11,7 +11,8 @@ from runs import Heard
 
 from ftengine import Recipe, fine_tune
 from ftengine.engine import compare
-from ftengine.engine.compare import check, compare_strategies, contend, statement
+from ftengine.engine.compare import check, compare_strategies, contend
+from ftengine.engine.comparison_statement import statement
 from ftengine.errors import InputError, NoMatch, RecipeError, RunError, UnknownName
 from ftengine.run.comparison import PairDifference
 
@@ -153,9 +154,9 @@ def test_a_strategy_whose_figure_is_undefined_is_not_the_best(compared_here, lab
 
     def undefined(contenders, *rest):
         results = measured(contenders, *rest)
-        pairs = sorted(zip(contenders, results, strict=True), key=lambda pair: pair[1].figures["nll"].value)
+        pairs = sorted(zip(contenders, results, strict=True), key=lambda pair: pair[1][0].figures["nll"].value)
         order.extend(contender.label for contender, _ in pairs)
-        figures = pairs[0][1].figures
+        figures = pairs[0][1][0].figures
         figures["nll"] = replace(figures["nll"], value=math.nan)
         return results
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
+from ftengine.evaluation.seed_intervals import SeedFigure
 from ftengine.text import counted, listed, number
-from ftengine_builtins.seeds.interval import SeedFigure
 from ftengine_builtins.seeds.study import Seeds
 
 

@@ -13,7 +13,12 @@ from pydantic import BaseModel, ValidationError
 from ftengine import Recipe, Run, RunRecords, Shared, fine_tune, load_run
 from ftengine.api import Listener
 from ftengine.errors import InputError, RunError, TrainingError
-from ftengine_builtins.seeds.interval import ANY, SeedFigure, difference_of_means, seed_figure
+from ftengine.evaluation.seed_intervals import (
+    SeedFigure,
+    difference_of_recipes,
+    difference_over_seeds,
+    mean_over_seeds,
+)
 
 FILE = "seeds.json"
 SIDES = ("base", "tuned", "difference")
@@ -179,13 +184,7 @@ def set_against(study: Seeds, runs: Sequence[Run], folder: Path, others: Sequenc
         )
     mine, theirs = ([run.resampled_figures()["tuned"] for run in side] for side in (runs, others))
     minus = {
-        name: difference_of_means(
-            [one[name].value for one in mine],
-            [one[name].value for one in theirs],
-            ([one[name].resampled for one in mine], [one[name].resampled for one in theirs]),
-            mine[0][name].size,
-            bounds=(-1, 1) if mine[0][name].metric.proportion else ANY,
-        )
+        name: difference_of_recipes([one[name] for one in mine], [one[name] for one in theirs])
         for name in mine[0]
         if all(name in one for one in (*mine, *theirs))
     }
@@ -200,14 +199,7 @@ def seeded(recipe: Recipe, seeds: int) -> list[Recipe]:
         raise InputError(
             f"output {recipe.output!r} is a run; the runs of seeds are folders inside output. Name another."
         )
-    first = recipe.training_seed
-    return [
-        Recipe.make(
-            recipe.resolved() | {"output": str(recipe.seed_folder(seed))},
-            [f"train.seed={seed}", "train.seeds=1"],
-        )
-        for seed in range(first, first + seeds)
-    ]
+    return Recipe.make(recipe.resolved(), [f"train.seeds={seeds}"]).seeded()
 
 
 def measured(runs: Sequence[Run], keep: Keep) -> Seeds:
@@ -226,13 +218,8 @@ def measured(runs: Sequence[Run], keep: Keep) -> Seeds:
     resampled = [run.resampled_figures() for run in runs]
     base, tuned = (
         {
-            name: seed_figure(
-                [side[name].value for side in sides],
-                [side[name].resampled for side in sides],
-                one.size,
-                bounds=(0, 1) if one.metric.proportion else ANY,
-            )
-            for name, one in sides[0].items()
+            name: mean_over_seeds([side[name] for side in sides])
+            for name in sides[0]
             if all(name in side for side in sides)
         }
         for sides in ([figures[name] for figures in resampled] for name in ("base", "tuned"))
@@ -267,12 +254,7 @@ def _differences(runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) ->
     """Return tuned minus base over seeds, by metric, of the resampled figures of base and tuned model of each run."""
     names = [name for name in runs[0][1] if all(name in side for run in runs for side in run)]
     return {
-        name: seed_figure(
-            [after[name].value - before[name].value for before, after in runs],
-            [after[name].resampled - before[name].resampled for before, after in runs],
-            runs[0][1][name].size,
-            bounds=(-1, 1) if runs[0][1][name].metric.proportion else ANY,
-        )
+        name: difference_over_seeds([before[name] for before, _ in runs], [after[name] for _, after in runs])
         for name in names
     }
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
 
-CONFIDENCE = 0.95
+from ftengine.api import Difference, Estimate
+from ftengine.evaluation.chance import is_beyond_chance
+from ftengine.evaluation.figures import ResampledFigure
+from ftengine.evaluation.intervals import CONFIDENCE, effective_trials, wilson
+
 ANY = (-math.inf, math.inf)
 MOST_SEEDS = 100
 """Seeds up to which it is computed how many would settle a question."""
@@ -81,6 +85,62 @@ class SeedFigure:
     error: float | None = None
     settled_by: int | None = None
 
+    def estimate(self, like: ResampledFigure) -> Estimate:
+        """Return it as the figure of a model, with the counts of examples of one seed's."""
+        return replace(like.estimate, value=_or_nan(self.mean), low=self.low, high=self.high)
+
+    def difference(self, like: ResampledFigure) -> Difference:
+        """Return it as a difference of a metric, which is better or worse if it is beyond chance."""
+        plain = Difference(_or_nan(self.mean), self.low, self.high, self.p, None, None, self.p and "t")
+        higher = like.metric.higher_is_better
+        known = higher is not None and is_beyond_chance(plain)
+        return replace(plain, better=(plain.value > 0) == higher) if known else plain
+
+
+def mean_over_seeds(figures: Sequence[ResampledFigure]) -> SeedFigure:
+    """Return the mean of each seed's figure on the same examples.
+
+    A proportion has Wilson's interval, with the trials that have the variance of the mean: where nearly all answers are
+    right, Student's t is too narrow.
+    """
+    one, (values, drawn) = figures[0], _drawn(figures)
+    over = seed_figure(values, drawn, one.size, bounds=(0, 1) if one.metric.proportion else ANY)
+    if over.low is None or over.mean is None or one.trials is None:
+        return over
+    error, freedom = Variance.of(np.array(values), _defined(drawn), one.size).error()
+    trials = effective_trials(over.mean, _defined(drawn).mean(axis=0), one.trials, one.size, one.freedom)
+    if trials is None:
+        return over
+    if error > 0:
+        trials = min(trials, over.mean * (1 - over.mean) / error**2)
+    low, high = wilson(over.mean, trials, freedom=freedom)
+    return replace(over, low=low, high=high)
+
+
+def difference_over_seeds(before: Sequence[ResampledFigure], after: Sequence[ResampledFigure]) -> SeedFigure:
+    """Return the mean of each seed's second figure minus its first, such as its base's."""
+    (old, olds), (new, news) = _drawn(before), _drawn(after)
+    values, drawn = ([second - first for first, second in zip(*of, strict=True)] for of in ((old, new), (olds, news)))
+    return seed_figure(values, drawn, after[0].size, bounds=_difference_bounds(after))
+
+
+def difference_of_recipes(first: Sequence[ResampledFigure], second: Sequence[ResampledFigure]) -> SeedFigure:
+    """Return the mean over one recipe's seeds minus that over another's, whose seeds are others."""
+    (own, owns), (other, others) = _drawn(first), _drawn(second)
+    return difference_of_means(own, other, (owns, others), first[0].size, bounds=_difference_bounds(first))
+
+
+def _drawn(figures: Sequence[ResampledFigure]) -> tuple[list[float], list[np.ndarray]]:
+    return [figure.value for figure in figures], [figure.resampled for figure in figures]
+
+
+def _difference_bounds(figures: Sequence[ResampledFigure]) -> tuple[float, float]:
+    return (-1, 1) if figures[0].metric.proportion else ANY
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
 
 def seed_figure(
     values: Sequence[float], resampled: Sequence[np.ndarray], examples: float, *, bounds: tuple[float, float] = ANY
@@ -98,7 +158,7 @@ def seed_figure(
         return SeedFigure(plain, mean)
     variance = Variance.of(np.array(values), drawn, examples)
     low, high, p = _interval(mean, *variance.error(), bounds)
-    settled_by = _settled_by(mean, variance) if low <= 0 <= high else None
+    settled_by = _settled_by(mean, variance.error, len(plain)) if low <= 0 <= high else None
     return SeedFigure(plain, mean, low, high, p, math.sqrt(variance.seed), math.sqrt(variance.example), settled_by)
 
 
@@ -123,9 +183,15 @@ def difference_of_means(
     own = [Variance.of(of, part, examples) for of, part in zip(values, parts, strict=True)]
     shared = _unbiased(examples) * float((parts[0].mean(axis=0) - parts[1].mean(axis=0)).var())
     shared = max(0.0, shared - sum(one.both / one.seeds for one in own))
-    error, freedom = _error([*((one.between(), one.seeds - 1) for one in own), (shared, examples - 1)])
+
+    def error(seeds: int | None = None) -> tuple[float, float]:
+        return _error([*((one.between(seeds), (seeds or one.seeds) - 1) for one in own), (shared, examples - 1)])
+
+    low, high, p = _interval(mean, *error(), bounds)
+    most = max(one.seeds for one in own)
+    settled_by = _settled_by(mean, error, most) if low <= 0 <= high else None
     between = math.sqrt(sum(one.seed / one.seeds for one in own))
-    return SeedFigure((), mean, *_interval(mean, error, freedom, bounds), between, math.sqrt(shared))
+    return SeedFigure((), mean, low, high, p, between, math.sqrt(shared), settled_by)
 
 
 def _unbiased(examples: float) -> float:
@@ -156,16 +222,17 @@ def _interval(
         return mean, mean, None
     half = _quantile(freedom) * error
     low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
-    return low, high, float(2 * scipy.stats.t.sf(abs(mean) / error, freedom))
+    return low, high, float(2 * scipy.special.stdtr(freedom, -abs(mean) / error))
 
 
-def _settled_by(mean: float, variance: Variance) -> int | None:
-    for seeds in range(variance.seeds + 1, MOST_SEEDS + 1):
-        error, freedom = variance.error(seeds)
-        if abs(mean) > _quantile(freedom) * error:
-            return seeds
+def _settled_by(mean: float, error: Callable[[int], tuple[float, float]], seeds: int) -> int | None:
+    """Return the number of seeds, more than there are, at which an interval would not contain zero."""
+    for more in range(seeds + 1, MOST_SEEDS + 1):
+        of_mean, freedom = error(more)
+        if abs(mean) > _quantile(freedom) * of_mean:
+            return more
     return None
 
 
 def _quantile(freedom: float) -> float:
-    return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+    return float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
