@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from ftengine.run.progress import announce, listening
 from ftengine.text import number, one_line, printable, sample_size
 
 if TYPE_CHECKING:
-    from ftengine.run.cross_validation import CrossValidation
+    from rich.table import Table
+
+    from ftengine.run.cross_validation import CrossValidation, Spread
 
 
 @click.command()
@@ -28,7 +31,8 @@ def cross_validate(recipe_file: str, folds: int, overrides: tuple[str, ...], out
     """Cross-validate: train one model per fold, and pool their held-out metrics.
 
     Suits small data, where a single test split would be too small to show a difference. Each fold is a run in its own
-    process and folder. The same command resumes unfinished runs and reuses finished ones.
+    process and folder. The same command resumes unfinished runs and reuses finished ones. With train.seeds, each fold
+    is trained with several seeds, and intervals cover seeds and examples.
 
     \b
     Example:
@@ -69,9 +73,16 @@ def show(result: CrossValidation) -> None:
         lead = f"baseline that ignores the inputs (e.g. always {baseline.answer!r})"
         out.print(one_line(f"{lead}: {', '.join(reached)}"))
     out.print("\ntuned models, fold by fold:")
-    columns = ("metric", *(f"fold {run.fold}" for run in result.runs), "mean", "std")
-    rows = [(name, *map(number, (*spread.values, spread.mean, spread.std))) for name, spread in result.spread.items()]
-    counted = "(examples)" if result.rows is None else "(groups)"
-    rows.append((counted, *(f"{run.examples:,}" for run in result.runs), "", ""))
-    out.print(table(columns, rows))
+    examples = {run.fold: f"{run.examples:,}" for run in result.runs}
+    counted = ("(examples)" if result.rows is None else "(groups)", *examples.values(), "", "")
+    out.print(_spreads(result.spread, [f"fold {fold}" for fold in examples], counted))
+    if result.seeds:
+        seeds = len(result.runs) // result.folds
+        out.print("\ntuned models over all examples, seed by seed:")
+        out.print(_spreads(result.seeds, [f"seed {number}" for number in range(1, seeds + 1)]))
     out.print(f"\n{result.statement}")
+
+
+def _spreads(spreads: Mapping[str, Spread], columns: Sequence[str], *more: tuple[str, ...]) -> Table:
+    rows = [(name, *map(number, (*spread.values, spread.mean, spread.std))) for name, spread in spreads.items()]
+    return table(("metric", *columns, "mean", "std"), [*rows, *more])

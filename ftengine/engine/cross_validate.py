@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ftengine.api import Baseline, Estimate, Finding, Listener, SilentListener
+from ftengine.api import Baseline, Finding, Listener, SilentListener
 from ftengine.data.split import make_splits
 from ftengine.engine.experiment import Experiment
 from ftengine.engine.prepared_data import LabelledTask, PreparedData, prepare_data
 from ftengine.engine.subprocess_runs import Child, check_all, require_alike, require_folder, train_unfinished
 from ftengine.errors import DataError, InputError, RecipeError
 from ftengine.evaluation.results import Measured, compared, paired
+from ftengine.evaluation.seed_intervals import SeedFigure, difference_over_seeds, mean_over_seeds
 from ftengine.evaluation.stored import measure_again, stored
 from ftengine.evaluation.table import Predictions
 from ftengine.plugins.registry import Registry
@@ -34,8 +35,9 @@ from ftengine.text import few_groups, has_value, sample_size
 def cross_validate(recipe: Recipe, folds: int, *, listener: Listener | None = None) -> CrossValidation:
     """Train once per fold on all the other folds, and compute figures over all held-out examples.
 
-    Each run has a process of its own and a folder in `recipe.output`, where `crossvalidation.json` is written as well.
-    Unfinished runs are resumed; finished ones of the same recipe and data are reused.
+    Each fold has a process of its own and a folder in `recipe.output`, where `crossvalidation.json` is written as well.
+    With `train.seeds`, the process trains that many runs, and figures are means over seeds. Unfinished runs are
+    resumed; finished ones of the same recipe and data are reused.
 
     Args:
         recipe: everything but the fold; `data.validation` is cut from each fold's training rows.
@@ -138,19 +140,26 @@ def pool(children: Sequence[Child], ready: LabelledTask, reused: Sequence[bool])
         RunError: a fold's figures are missing or damaged, or a fold ran on another base, precision or device.
     """
     require_alike(children)
-    evaluations = [EvaluationResult.read(child.run) for child in children]
-    metrics, names = evaluations[0].metrics, list(evaluations[0].tuned)
+    evaluations = [[EvaluationResult.read(run) for run in child.runs] for child in children]
+    metrics, names = evaluations[0][0].metrics, list(evaluations[0][0].tuned)
     unpooled = [name for name in names if not metrics[name].pooled]
-    base, tuned = _pooled(children, ready)
+    sides = [_pooled(runs, ready) for runs in zip(*(child.runs for child in children), strict=True)]
+    base, tuned = sorted(sides, key=lambda side: side[1].figures[names[0]].value)[(len(sides) - 1) // 2]
     weights = tuned.predictions.weights(0, 0)
     examples, (rows, worth) = weights.groups, (len(weights), weights.worth()) if weights.grouped else (None, None)
-    figures = compared(base, tuned)
+    over, figures = _over_seeds(sides), compared(base, tuned)
+    if len(sides) > 1:
+        figures |= {
+            "base": {name: mean.estimate(base.figures[name]) for name, mean in over["base"].items()},
+            "tuned": {name: mean.estimate(tuned.figures[name]) for name, mean in over["tuned"].items()},
+            "difference": {name: mean.difference(tuned.figures[name]) for name, mean in over["difference"].items()},
+        }
     for side in ("base", "tuned", "difference"):
         figures[side] = {name: figure for name, figure in figures[side].items() if name not in unpooled}
     pooled = EvaluationResult(
         split="pooled test",
         metrics={name: metrics[name] for name in figures["tuned"]},
-        paired=paired(base, tuned),
+        paired=paired(base, tuned) if len(sides) == 1 else None,
         **figures,
     )
     baselines = {name: Baseline.of(facts) for name, facts in tuned.details.items()}
@@ -164,21 +173,23 @@ def pool(children: Sequence[Child], ready: LabelledTask, reused: Sequence[bool])
         difference=pooled.difference,
         higher_is_better={name: metrics[name].higher_is_better for name in names},
         baselines={name: baseline for name, baseline in baselines.items() if baseline is not None},
-        verdict=judged(children[0].run, pooled, ready.registry),
-        spread={name: _spread([evaluation.tuned.get(name) for evaluation in evaluations]) for name in names},
+        verdict=judged(children[0].runs[0], pooled, ready.registry),
+        spread={name: _spread([_mean(name, of_seeds) for of_seeds in evaluations]) for name in names},
         runs=tuple(
             Fold(
                 fold=number,
-                run=str(child.run.path),
+                run=str(run.path),
                 examples=next(iter(evaluation.tuned.values())).n,
                 rows=next(iter(evaluation.tuned.values())).rows,
                 base=evaluation.base,
                 tuned=evaluation.tuned,
                 reused=done,
             )
-            for number, (child, evaluation, done) in enumerate(zip(children, evaluations, reused, strict=True))
+            for number, (child, of_seeds, done) in enumerate(zip(children, evaluations, reused, strict=True))
+            for run, evaluation in zip(child.runs, of_seeds, strict=True)
         ),
-        statement=statement(len(children), examples, rows, unpooled, worth),
+        seeds={name: _spread(mean.values) for name, mean in over["tuned"].items() if name not in unpooled},
+        statement=statement(len(children), examples, rows, unpooled, worth, len(sides)),
     )
 
 
@@ -194,17 +205,40 @@ def judged(fold: RunDirectory, pooled: EvaluationResult, registry: Registry) -> 
     return judge(replace(records, evaluation=pooled, examples=None), registry).quality
 
 
-def _pooled(children: Sequence[Child], ready: LabelledTask) -> list[Measured]:
+def _over_seeds(sides: Sequence[tuple[Measured, Measured]]) -> dict[str, dict[str, SeedFigure]]:
+    """Return by metric the means over seeds, each of which answered every example; {} for a single seed."""
+    if len(sides) == 1:
+        return {"base": {}, "tuned": {}, "difference": {}}
+    by_name = {
+        name: [[side.figures[name] for side in of] for of in zip(*sides, strict=True)]
+        for name in sides[0][1].figures
+        if all(name in side.figures for of in sides for side in of)
+    }
+    return {
+        "base": {name: mean_over_seeds(before) for name, (before, _) in by_name.items()},
+        "tuned": {name: mean_over_seeds(after) for name, (_, after) in by_name.items()},
+        "difference": {name: difference_over_seeds(before, after) for name, (before, after) in by_name.items()},
+    }
+
+
+def _pooled(runs: Sequence[RunDirectory], ready: LabelledTask) -> tuple[Measured, Measured]:
     """Measure base and tuned models over the examples of all folds; nothing is fitted across folds."""
     # Equal examples are in one fold, so that the groups of different folds are different ones.
-    tables = [Predictions.join([stored(child.run, "test", side) for child in children]) for side in ("base", "tuned")]
+    tables = [Predictions.join([stored(run, "test", side) for run in runs]) for side in ("base", "tuned")]
     recipe, evaluators = ready.recipe, ready.evaluators()
     weights = tables[1].weights(recipe.seed, recipe.evaluation.resamples)
-    return [measure_again(table, evaluators, ready.task, weights) for table in tables]
+    base, tuned = (measure_again(table, evaluators, ready.task, weights) for table in tables)
+    return base, tuned
 
 
-def _spread(figures: Sequence[Estimate | None]) -> Spread:
-    values = [figure.value if has_value(figure) else None for figure in figures]
+def _mean(name: str, of_seeds: Sequence[EvaluationResult]) -> float | None:
+    """Return a tuned model's figure on a fold, as the mean over seeds; None if one of them has none."""
+    figures = [evaluation.tuned.get(name) for evaluation in of_seeds]
+    values = [figure.value for figure in figures if has_value(figure)]
+    return statistics.fmean(values) if len(values) == len(figures) else None
+
+
+def _spread(values: Sequence[float | None]) -> Spread:
     defined = [value for value in values if value is not None]
     if len(defined) < len(values):
         return Spread(values=tuple(values))
@@ -218,12 +252,18 @@ def _spread(figures: Sequence[Estimate | None]) -> Spread:
 
 
 def statement(
-    folds: int, examples: int, rows: int | None = None, unpooled: Sequence[str] = (), worth: float | None = None
+    folds: int,
+    examples: int,
+    rows: int | None = None,
+    unpooled: Sequence[str] = (),
+    worth: float | None = None,
+    seeds: int = 1,
 ) -> str:
     """Say in words what the intervals cover and what they do not.
 
     Args:
         unpooled: metrics that have no figure over all folds.
+        seeds: number of seeds that each fold was trained with.
     """
     drawn = "examples" if rows is None else "groups"
     few = f" {caution}" if (caution := few_groups(examples, worth)) else ""
@@ -236,11 +276,18 @@ def statement(
         if folds > 2
         else "each of the two training sets is what the other one is tested on"
     )
+    cover, missing = f"the choice of these {drawn}, for the {folds} models as they were trained", " or another seed"
+    if seeds > 1:
+        cover = (
+            f"the choice of these {drawn} and of seeds, with {seeds} as replicates of the whole cross-validation "
+            "(crossed random effects; Student's t with Satterthwaite's degrees of freedom)"
+        )
+        missing = ""
     return (
         f"Each of {sample_size(examples, rows)} was answered by a model that did not train on it. The intervals cover "
-        f"the choice of these {drawn}, for the {folds} models as they were trained. They do not cover what other "
-        f"training data or another seed would change: {shared}, so the folds are not independent repetitions, and one "
-        "cross-validation gives no unbiased estimate of that variance (Bengio & Grandvalet 2004). The spread over "
-        "folds is a description and no interval. The figures are of models trained on a part of the data; the model "
+        f"{cover}. They do not cover what other training data{missing} would change: {shared}, "
+        "so the folds are not independent repetitions, and one cross-validation gives no unbiased estimate "
+        "of that variance (Bengio & Grandvalet 2004). The spread over folds is a description and no interval. "
+        "The figures are of models trained on a part of the data; the model "
         f"to use is trained on all of it.{no_figure if unpooled else ''}{few}"
     )

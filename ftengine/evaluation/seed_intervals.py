@@ -91,7 +91,8 @@ class SeedFigure:
 
     def difference(self, like: ResampledFigure) -> Difference:
         """Return it as a difference of a metric, which is better or worse if it is beyond chance."""
-        plain = Difference(_or_nan(self.mean), self.low, self.high, self.p, None, None, self.p and "t")
+        test = None if self.p is None else "t"
+        plain = Difference(_or_nan(self.mean), self.low, self.high, self.p, None, test=test)
         higher = like.metric.higher_is_better
         known = higher is not None and is_beyond_chance(plain)
         return replace(plain, better=(plain.value > 0) == higher) if known else plain

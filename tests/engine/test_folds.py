@@ -94,7 +94,7 @@ def finished_fold(path, shift, evaluators, rows_of_a_group=1):
     run.write_json(
         "environment.json", {**empty, "plugins": [], "device": "cpu", "processes": 1, "precision": precision}
     )
-    return SimpleNamespace(run=run, label=path.name)
+    return SimpleNamespace(runs=[run], label=path.name)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -20,7 +21,9 @@ from tiny import tiny_bert
 from ftengine import Recipe, RunRecords, fine_tune, load_run
 from ftengine.api import Metric
 from ftengine.cli import main
+from ftengine.cli.crossvalidate import show
 from ftengine.engine.compare import compare_strategies, pair_differences
+from ftengine.engine.cross_validate import cross_validate
 from ftengine.errors import InputError, RunError
 from ftengine.evaluation.figures import ResampledFigure
 from ftengine.evaluation.intervals import percentile_interval
@@ -221,6 +224,34 @@ def test_compare_tests_strategies_with_seeds_as_replicates(recipe, tmp_path, mon
     shutil.copytree(runs[0][0].path, tmp_path / "one" / "lora")
     with raises(RunError, "lora", "is a run itself"):
         compare_strategies(several.model_copy(update={"output": str(tmp_path / "one")}), strategies)
+
+
+@pytest.mark.slow
+def test_cross_validation_has_seeds_as_replicates(recipe, tmp_path, monkeypatch):
+    start_commands_here(monkeypatch)
+    several = Recipe.make(recipe.resolved() | {"output": str(tmp_path / "folds")}, ["train.seeds=2", "data.test=null"])
+    result = cross_validate(several, 2)
+    assert [(run.fold, Path(run.run).name) for run in result.runs] == [
+        (fold, f"seed-{seed}") for fold in (0, 1) for seed in (0, 1)
+    ]
+    right = []
+    for seed in (0, 1):
+        files = [
+            tmp_path / "folds" / f"fold-{i}" / f"seed-{seed}" / "predictions" / "test-tuned.parquet" for i in (0, 1)
+        ]
+        rows = pa.concat_tables([pq.read_table(file) for file in files]).to_pydict()
+        right.append(accuracy_score(rows["label"], rows["predicted"]))
+    assert len(rows["label"]) == 60
+    assert result.seeds["accuracy"].values == pytest.approx(right)
+    figure = result.tuned["accuracy"]
+    assert figure.value == pytest.approx(np.mean(right))
+    assert figure.low <= figure.value <= figure.high
+    assert result.difference["accuracy"].value == pytest.approx(figure.value - result.base["accuracy"].value)
+    first = [run.tuned["accuracy"].value for run in result.runs if run.fold == 0]
+    assert result.spread["accuracy"].values[0] == pytest.approx(np.mean(first))
+    assert "2 as replicates" in result.statement
+    show(result)
+    assert {"accuracy", "nll"} <= result.seeds.keys()
 
 
 def test_train_resumes_runs_of_several_seeds_only_with_resume(recipe, tmp_path):
