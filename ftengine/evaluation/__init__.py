@@ -1,6 +1,7 @@
 """Evaluation of the base and the tuned model: tables of predictions, metrics, intervals, tests, slices.
 
-The names exported here are public: rules of other distributions use them.
+The names exported here are public: rules of other distributions use them. Intervals over seeds are imported when they
+are first used.
 """
 
 from __future__ import annotations
@@ -8,12 +9,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftengine import lazy_attributes
 from ftengine.evaluation.chance import CHANCE, got_worse, holm, is_beyond_chance, near_end
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["CHANCE", "got_worse", "holm", "is_beyond_chance", "near_end", "read_predictions"]
+    from ftengine.evaluation.seed_intervals import (
+        SeedFigure,
+        difference_of_recipes,
+        difference_over_seeds,
+        mean_over_seeds,
+    )
+
+_HOMES = {
+    "ftengine.evaluation.seed_intervals": "SeedFigure difference_of_recipes difference_over_seeds mean_over_seeds"
+}
+_, __getattr__, __dir__ = lazy_attributes(__name__, _HOMES)
+
+__all__ = [
+    "CHANCE",
+    "SeedFigure",
+    "difference_of_recipes",
+    "difference_over_seeds",
+    "got_worse",
+    "holm",
+    "is_beyond_chance",
+    "mean_over_seeds",
+    "near_end",
+    "read_predictions",
+]
 
 
 def read_predictions(run: Path, name: str, side: str) -> dict[str, np.ndarray]:

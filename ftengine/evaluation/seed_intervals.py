@@ -10,6 +10,7 @@ import numpy as np
 import scipy
 
 from ftengine.api import Difference, Estimate
+from ftengine.api.metric import Test
 from ftengine.evaluation.chance import is_beyond_chance
 from ftengine.evaluation.figures import ResampledFigure
 from ftengine.evaluation.intervals import CONFIDENCE, effective_trials, wilson
@@ -91,7 +92,7 @@ class SeedFigure:
 
     def difference(self, like: ResampledFigure) -> Difference:
         """Return it as a difference of a metric, which is better or worse if it is beyond chance."""
-        test = None if self.p is None else "t"
+        test: Test | None = None if self.p is None else "t"
         plain = Difference(_or_nan(self.mean), self.low, self.high, self.p, None, test=test)
         higher = like.metric.higher_is_better
         known = higher is not None and is_beyond_chance(plain)

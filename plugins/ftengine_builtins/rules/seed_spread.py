@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ftengine import RunRecords
 from ftengine.api import Finding, Rule
-from ftengine.evaluation.seed_intervals import SeedFigure
+from ftengine.evaluation import SeedFigure
 from ftengine.text import counted, listed, number
 from ftengine_builtins.seeds.study import Seeds
 

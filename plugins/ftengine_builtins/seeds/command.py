@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
-    from ftengine.evaluation.seed_intervals import SeedFigure
+    from ftengine.evaluation import SeedFigure
     from ftengine_builtins.seeds.study import Seeds
 
 USUAL = 3

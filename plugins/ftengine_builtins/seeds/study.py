@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ftengine import Recipe, Run, RunRecords, Shared, fine_tune, load_run
 from ftengine.api import Listener
 from ftengine.errors import InputError, RunError, TrainingError
-from ftengine.evaluation.seed_intervals import (
+from ftengine.evaluation import (
     SeedFigure,
     difference_of_recipes,
     difference_over_seeds,
