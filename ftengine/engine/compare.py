@@ -216,16 +216,7 @@ def compare_runs(
     alarms = [_alarm(contender) if ranked == "sound" else None for contender in contenders]
     measured = _measured(contenders, tasks, first, metric)
     sound = [(child, results) for child, results, alarm in zip(contenders, measured, alarms, strict=True) if not alarm]
-    differences = pair_differences(sound, metric)
-    best = None
-    if not all_pairs and len(sound) > 2:
-        values = {
-            run.label: statistics.fmean([result.figures[metric].value for result in results]) for run, results in sound
-        }
-        order = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
-        best = next(iter(order if direction is False else reversed(order)), None)
-    if best is not None:
-        differences = [pair for pair in differences if best in (pair.first, pair.second)]
+    differences, best = _shown_differences(sound, metric, direction, all_pairs)
     split, figure = first.split or "", first.tuned[metric]
     examples, rows, worth = figure.n, figure.rows, figure.worth
     return Comparison(
@@ -259,6 +250,20 @@ def compare_runs(
         + (_judges(contenders) if ranked == "sound" else ""),
         seeds=seeds,
     )
+
+
+def _shown_differences(
+    sound: Sequence[tuple[Child, Sequence[Measured]]], metric: str, higher_is_better: bool | None, all_pairs: bool
+) -> tuple[list[PairDifference], str | None]:
+    """Return the differences of all pairs and None, or of the best with each other strategy and the best's label."""
+    differences, best = pair_differences(sound, metric), None
+    if not all_pairs and len(sound) > 2:
+        values = {run.label: statistics.fmean(one.figures[metric].value for one in results) for run, results in sound}
+        order = sorted((label for label, value in values.items() if not math.isnan(value)), key=values.__getitem__)
+        best = next(iter(order if higher_is_better is False else reversed(order)), None)
+    if best is not None:
+        differences = [pair for pair in differences if best in (pair.first, pair.second)]
+    return differences, best
 
 
 def _alarm(contender: Child) -> str | None:
