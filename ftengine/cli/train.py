@@ -131,7 +131,8 @@ def _show(run: Run, records: RunRecords, seconds: float) -> None:
         f"ftengine evaluate {path} --data FILE",
         f"ftengine predict {path} --input FILE --output FILE",
         *([f"ftengine merge {path} OUT"] if run.mergeable else []),
-        *([f"ftengine chat {path}", f"ftengine export {path} --to FORMAT OUT"] if _answers(records) else []),
+        *([f"ftengine chat {path}"] if _answers(records) and run.task.modality != "audio" else []),
+        *([f"ftengine export {path} --to FORMAT OUT"] if _answers(records) else []),
         *run.view_commands,
     ):
         out.print(f"  {command}", soft_wrap=True)

@@ -30,7 +30,7 @@ class Chat:
         options: generation options that replace those of the run's evaluation.
 
     Raises:
-        InputError: the run's task writes no text.
+        InputError: the run's task writes no text, or reads recordings.
     """
 
     def __init__(self, run: Run, options: Mapping[str, Any] | None = None) -> None:
@@ -38,6 +38,10 @@ class Chat:
         if not writes_completions(self._task) or not overrides(self._task, "infer"):
             raise InputError(
                 f"task {self._task.name!r} writes no text, so it cannot chat. `ftengine predict` answers its rows."
+            )
+        if self._task.modality == "audio":
+            raise InputError(
+                f"task {self._task.name!r} reads recordings, so it cannot chat. `ftengine predict` transcribes them."
             )
         self._options = {**run.recipe.evaluation.generate.options, **(options or {})}
         self._opened = ExitStack()
