@@ -189,7 +189,7 @@ class SpeechCTC(Transcribing):
 
 def _convolutions(config: Any, extractor: Any) -> list[tuple[int, int, int]]:
     """Return (kernel, stride, padding of both ends) of each step from samples to the encoder's frames."""
-    encoder = getattr(config, "encoder_config", None)
+    encoder: Any = getattr(config, "encoder_config", None)
     if factor := getattr(encoder, "subsampling_factor", None):  # Parakeet, which reads spectrograms
         kernel, hop = encoder.subsampling_conv_kernel_size, extractor.hop_length
         layer = (kernel, encoder.subsampling_conv_stride, (kernel - 1) // 2 * 2)

@@ -107,7 +107,8 @@ class CTranslate2Loader(ModelLoader):
         config = found.config()
         dtype = torch.float32 if request.dtype == "auto" else getattr(torch, request.dtype)
         with torch.device("meta"):
-            module: Any = WhisperForConditionalGeneration(config).to(dtype)
+            module: Any = WhisperForConditionalGeneration(config)
+        module.to(dtype)
         expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
         tensors = {name: torch.from_numpy(value).to(device, dtype) for name, value in found.weights()}
         given = {name: tuple(value.shape) for name, value in tensors.items()}
