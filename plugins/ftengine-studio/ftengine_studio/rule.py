@@ -34,10 +34,8 @@ class Preferences(Rule):
     reads_later_files = True
 
     def view_command(self, run: RunRecords) -> str:
-        from ftengine_studio.answers import pairs_of
-        from ftengine_studio.runs import StudioRun
-
-        return f"ftengine studio {shlex.quote(str(run.path))}" if pairs_of(StudioRun(run.path, "")) else ""
+        answered = run.examples is not None and run.examples.answers
+        return f"ftengine studio {shlex.quote(str(run.path))}" if answered else ""
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
         if not (run.path / FILE).is_file():

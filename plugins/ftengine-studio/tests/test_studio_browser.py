@@ -113,6 +113,9 @@ def test_thirty_pairs_by_keyboard_a_reload_and_a_second_person(tmp_path, serve, 
     press(page, "b")  # back to the last, which was a tie, to correct it
     assert page.inner_text("h1") == "Pair 30 of 34"
     assert page.get_attribute("[data-verdict=tie]", "aria-pressed") == "true"
+    press(page, "f")  # or to leave it
+    assert (page.inner_text("h1"), len(read(run))) == ("Pair 31 of 34", 30)
+    press(page, "b")
     page.keyboard.press("n")
     page.keyboard.type("1 and 2 are typed here")
     page.keyboard.press("Escape")

@@ -135,6 +135,7 @@ class Judging {
         { class: "below" },
         this.note,
         el("button", { type: "button", onclick: () => this.back(), disabled: pair.number === 0 }, "Back ", el("kbd", {}, "b")),
+        pair.verdict ? el("button", { type: "button", onclick: () => this.forward() }, "Forward ", el("kbd", {}, "f")) : null,
         el("span", { class: "hint keys" }, el("kbd", {}, "n"), " note, ", el("kbd", {}, "Esc"), " leaves it"),
       ),
     );
@@ -176,12 +177,18 @@ class Judging {
     await this.open(number).catch(fail);
   }
 
+  /** Leave a pair that is judged already as it is. */
+  async forward() {
+    if (this.pair.verdict) await this.open(this.following(this.pair.number)).catch(fail);
+  }
+
   key(event) {
     if (event.key === "Escape" && event.target === this.note) this.note.blur();
     if (isTyping(event) || !this.pair || event.repeat) return;
     const verdict = verdictOf(event);
     if (verdict) this.judge(verdict);
     else if (event.key === "b") this.back();
+    else if (event.key === "f") this.forward();
     else if (event.key === "n") this.note.focus();
     else return;
     event.preventDefault();
