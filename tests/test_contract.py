@@ -18,6 +18,8 @@ from ftengine import api
 from ftengine.errors import PluginError
 from ftengine.plugins.class_validation import SORTS
 from ftengine.plugins.registry import KINDS, Registry, registry_of
+from ftengine_studio.rule import Preferences
+from ftengine_vision_language.task import ImageTextToText
 
 ROOT = Path(__file__).parents[1]
 MOST_KINDS, MOST_ABSTRACT, MOST_PROTOCOLS = 14, 6, 8
@@ -44,10 +46,10 @@ def optional(base: type[api.Component]) -> list[str]:
 
 
 def box() -> list[type]:
-    """Return the classes of all components in the box, and of the plugins that the tests train with."""
+    """Return the classes of all components in the box, and of plugins in the tests and beside the box."""
     registry = Registry()
     own = [entry.cls for kind in KINDS for entry in registry.entries(kind) if entry.origin.distribution == "ftengine"]
-    return [*own, Quiz, Spread, HingePreference]
+    return [*own, Quiz, Spread, HingePreference, ImageTextToText, Preferences]
 
 
 BOX = box()
