@@ -159,8 +159,10 @@ def require_pictures_read(loaded: LoadedModel, probe_batch: Callable[[LoadedMode
         for key, value in probe_batch(loaded).items()
     }
     try:
-        # As in training, where frozen weights may have another type than those that train.
-        with torch.no_grad(), evaluating(module), torch.autocast(parameter.device.type, torch.bfloat16):
+        # As in training, where frozen weights may have another type than those that train. An outer autocast would keep
+        # the weights of now, which the trained part is read into.
+        autocast = torch.autocast(parameter.device.type, torch.bfloat16, cache_enabled=False)
+        with torch.no_grad(), evaluating(module), autocast:
             module(**batch)
     except RuntimeError:  # of this probe's types or memory: training says more
         return

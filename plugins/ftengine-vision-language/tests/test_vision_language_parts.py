@@ -1,6 +1,7 @@
 """Which parts of a vision-language model train: vision part, projector and language part by transformers' own names."""
 
 import pytest
+import torch
 from vision_models import ARCHITECTURES, tiny
 
 from ftengine import registry_of
@@ -64,3 +65,17 @@ def test_what_is_frozen_is_no_accident():
     trains, warnings = notes("llava", {"name": "full", "freeze": ["self_attn"]})
     assert trains[VISION]
     assert not warnings
+
+
+def test_a_probe_keeps_no_weights_that_change_after_it():
+    """A trained part is read in place after `set_model`, perhaps while another model is open in bfloat16."""
+    module, processor = tiny("llava")
+    own, loaded = ImageTextToText(), LoadedModel(module, processor, "tiny", "image-text-to-text")
+    batch = own.probe_batch(loaded)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        own.set_model(loaded, None)
+        for parameter in module.parameters():
+            parameter.mul_(2)
+        found = module(**batch).logits
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(found, module(**batch).logits)
