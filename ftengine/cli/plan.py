@@ -267,7 +267,9 @@ def _estimate(estimate: dict[str, Any] | None) -> str:
 def _seeds(seeds: dict[str, Any] | None) -> str | None:
     if seeds is None:
         return None
-    spent = "" if seeds["seconds"] is None else f": {duration(seeds['seconds'])} in all"
+    spent = ""
+    if seeds["seconds"] is not None:
+        spent = f": {duration(seeds['seconds'])} in all, {duration(seeds['seconds'] / seeds['runs'])} for one"
     times = seeds["base_reads"]
     why = {1: "the base is read once", seeds["runs"]: "the base is read once for each, as its new modules differ"}
     return (

@@ -80,6 +80,28 @@ def test_a_peft_export_has_one_rank_and_no_scale_that_a_server_could_lose(run, t
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_adapters_of_one_base_are_opened_beside_one_another(run, build_chat_recipe, tmp_path):
+    """PEFT switches among exports on one copy of the base; each gives the outputs of its own run."""
+    other = build_chat_recipe(
+        strategy={"name": "lora", "rank": 2}, train__seed=1, train__max_steps=4, output=str(tmp_path / "other")
+    )
+    runs, tokens, served = {"first": run, "other": fine_tune(other)}, torch.arange(5, 25)[None], tmp_path / "served"
+    for name, one in runs.items():
+        export_run(one, PeftExporter(), served / name, verify=False)
+    base = AutoModelForCausalLM.from_pretrained(run.recipe.model.source)
+    model = PeftModel.from_pretrained(base, served / "first", adapter_name="first")
+    model.load_adapter(served / "other", adapter_name="other")
+    outputs = {}
+    with torch.no_grad():
+        for name in ("other", "first", "other"):
+            model.set_adapter(name)
+            outputs[name] = model(tokens).logits
+            right = runs[name].open_model().module.eval()(input_ids=tokens).logits
+            torch.testing.assert_close(outputs[name], right, atol=1e-4, rtol=1e-4)
+    assert (outputs["first"] - outputs["other"]).abs().max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("config", "rank", "scale"),
     [

@@ -15,9 +15,11 @@ from torch import nn
 
 from ftengine import Shared, api, fine_tune, hookimpl, plan, registry_of
 from ftengine.api import LoadedModel
+from ftengine.data.encoding import EncodedSplit
 from ftengine.engine.shared_base import SharedBase
-from ftengine.errors import RecipeError
+from ftengine.errors import RecipeError, RunError
 from ftengine.parallel.precision import Precision, apply_precision
+from ftengine.training import checkpoint, optimizer_step
 
 RECORDS = ("audit.json", "environment.json", "evaluation.json")
 
@@ -102,6 +104,54 @@ def test_other_data_or_another_base_is_refused(chat_recipe, tmp_path):
         with raises(RecipeError, key.replace("__", "."), "train"):
             fine_tune(other, shared=shared)
     assert not (tmp_path / "other").exists()
+
+
+def rows_of_the_first(patch):
+    """The second run trains on the first one's batches."""
+    epoch = EncodedSplit.epoch
+    patch.setattr(EncodedSplit, "epoch", lambda split, size, seed, number: epoch(split, size, 0, number))
+
+
+def dropout_of_the_first(patch):
+    """The second run draws the first one's dropout masks."""
+    draw = optimizer_step.draw_randomness
+    patch.setattr(optimizer_step, "draw_randomness", lambda seed, *path: draw(0, *path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", [None, rows_of_the_first, dropout_of_the_first])
+def test_what_goes_from_one_run_to_the_next_is_found(chat_recipe, tmp_path, monkeypatch, plant):
+    first, second, alone = (
+        chat_recipe(output=str(tmp_path / name), train__seed=seed, train__max_steps=3)
+        for name, seed in (("first", 0), ("second", 1), ("alone", 1))
+    )
+    shared = Shared()
+    fine_tune(first, shared=shared)
+    with monkeypatch.context() as patch:
+        if plant is not None:
+            plant(patch)
+        together = contents(fine_tune(second, shared=shared).path)
+    assert (together == contents(fine_tune(alone).path)) == (plant is None)
+
+
+@pytest.mark.slow
+def test_an_optimizer_state_of_another_run_is_found(chat_recipe, tmp_path, monkeypatch):
+    """In a file it is refused; handed over in memory, the run does not end as it does alone."""
+    recipes = [chat_recipe(output=str(tmp_path / str(seed)), train__seed=seed) for seed in (0, 1)]
+    for recipe in recipes:
+        interrupt(recipe, after=5)
+    others, own = (sorted((tmp_path / name).rglob("optimizer.safetensors"))[-1] for name in "01")
+    kept = own.read_bytes()
+    shutil.copy(others, own)
+    with raises(RunError, "damaged", str(tmp_path / "1")):
+        fine_tune(recipes[1], resume=True, shared=Shared())
+    own.write_bytes(kept)
+    restore, slots = checkpoint.restore_optimizer, load_file(others)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "restore_optimizer", lambda module, it, _, state: restore(module, it, slots, state))
+        together = fine_tune(recipes[1], resume=True, shared=Shared())
+    alone = fine_tune(recipes[1].model_copy(update={"output": str(tmp_path / "alone")}))
+    assert curve(together.path)[-1] != curve(alone.path)[-1]
 
 
 class Doubling(api.Strategy):
