@@ -75,7 +75,7 @@ TEXTS = {
 }
 IMAGES = {
     "model": {"source": "runs/data/resnet"},
-    "task": {"name": "image-classification"},
+    "task": {"name": "image-classification", "outside_files": True},
     "strategy": {"name": "full", "batch_norm": "train"},
     "train": {"epochs": 20, "batch_size": 16, "learning_rate": 2e-3},
     "evaluation": {"batch_size": 64, "resamples": 100, "training_sample": None},

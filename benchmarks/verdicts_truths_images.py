@@ -91,7 +91,7 @@ def digits(
             csv.writer(out).writerows([("image", "label"), *((row["image"], row["label"]) for row in splits[name])])
     return {
         "model": {"source": resnet()},
-        "task": "image-classification",
+        "task": {"name": "image-classification", "outside_files": True},
         "data": files,
         "strategy": {"name": "full", "batch_norm": "train"},
         "train": {"epochs": 8, "batch_size": 16, "learning_rate": 2e-3, **(train or {})},

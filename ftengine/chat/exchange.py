@@ -89,7 +89,7 @@ class HttpClient:
             with start_blocking_portal() as portal:
                 return portal.call(self._exchange, address, data, seconds)
         except TimeoutError:
-            raise Unanswered(f"the answer takes longer than {seconds:g} s") from None
+            raise Unanswered(f"the answer takes longer than {seconds:.3g} s") from None
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, UnicodeError, ImportError, ValueError) as error:
             raise InputError(f"{address} cannot be asked: {self.shown(str(error))}.") from None
         except (httpx2.HTTPError, OSError) as error:

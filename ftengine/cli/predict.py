@@ -43,7 +43,7 @@ from ftengine.text import counted, printable
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Rows at a time (default: evaluation.batch_size, else 16 where text is written and 32 elsewhere).",
+    help="Rows at a time (default: evaluation.batch_size, else 128 where text is written and 32 elsewhere).",
 )
 @precision_option
 @click.option(

@@ -70,7 +70,10 @@ class AnswerFunction:
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Raise DataError if a row lacks a required column."""
         for name in (name for name in self.columns[0] if row.get(name) is None):
-            raise DataError(f"the row has no `{name}`, which function {self.name} reads.")
+            raise DataError(
+                f"the row has no `{name}`, which function {self.name} reads: its first parameter is the answer, "
+                "each further one a column."
+            )
 
     def start(self) -> None:
         """Start the function's process (RecipeError: its file cannot be imported)."""

@@ -91,10 +91,11 @@ def pairs(
         click.echo(json.dumps(asdict(report), ensure_ascii=False, indent=2))
         return
     click.echo(f"wrote {counted(report.rows, 'row')} to {output}")
+    none = counted(report.none_passes, "prompt has", "prompts have")
     click.echo(
         f"{report.passed:,} of {counted(report.answers, 'answer')} to {counted(report.prompts, 'prompt')} pass "
-        f"({percent(report.passed / report.answers)}); {report.none_passes:,} prompts have no answer that passes, "
-        f"{report.all_pass:,} have no other"
+        f"({percent(report.passed / report.answers)}); {none} no answer that passes, "
+        f"{counted(report.all_pass, 'has', 'have')} no other"
     )
     if report.errors or report.timeouts:
         why = f" ({report.error})" if report.error else ""

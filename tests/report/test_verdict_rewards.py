@@ -8,7 +8,7 @@ from report_samples import change, figure
 from ftengine.report.charts import of_steps
 from ftengine.run.evaluation_result import EvaluationResult
 from ftengine.testing.runs import stored_runs
-from ftengine_builtins.rules import DrawnRewards, LearningCurve, OverFitting
+from ftengine_builtins.rules import DrawnRewards, LearningCurve, OverFitting, UnscoredAnswers
 
 SOUND = {
     "reward": 0.5,
@@ -72,6 +72,26 @@ def test_what_drawn_answers_show(case):
     given, expected = CASES[case]
     found = list(DrawnRewards().judge(given))
     assert [(finding.level, next(iter(finding.figures))) for finding in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("errors", "timeouts", "level", "fact"),
+    [
+        (0, 0, None, ""),
+        (0, 1, None, ""),
+        (4, 0, "note", "KeyError: 'a'"),
+        (1, 30, "alarm", "0.3 s"),
+        (40, 0, "alarm", "40"),
+    ],
+)
+def test_answers_without_a_score_are_reported(errors, timeouts, level, fact):
+    facts = {"answers": 40, "errors": errors, "timeouts": timeouts, "timeout_seconds": 0.3, "error": "KeyError: 'a'"}
+    judged = run(verifier=0.0)
+    details = judged.evaluation.details.model_copy(update={"tuned": {"verifier": facts}})
+    evaluation = judged.evaluation.model_copy(update={"details": details})
+    found = list(UnscoredAnswers().judge(replace(judged, evaluation=evaluation)))
+    assert [finding.level for finding in found] == ([] if level is None else [level])
+    assert all(fact in finding.text for finding in found)
 
 
 def test_rules_about_losses_say_nothing_of_drawn_answers():

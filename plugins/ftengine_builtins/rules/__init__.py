@@ -28,6 +28,7 @@ from ftengine_builtins.rules.splits import (
     SwappedClasses,
     ValidationAndTest,
 )
+from ftengine_builtins.rules.unscored import UnscoredAnswers
 
 __all__ = [
     "AuditFindings",
@@ -69,6 +70,7 @@ __all__ = [
     "UnansweredClasses",
     "UnmovedPredictions",
     "UnreadColumnsTell",
+    "UnscoredAnswers",
     "UntestedClasses",
     "UnusualSettings",
     "ValidationAndTest",
