@@ -91,11 +91,10 @@ def pairs(
         click.echo(json.dumps(asdict(report), ensure_ascii=False, indent=2))
         return
     click.echo(f"wrote {counted(report.rows, 'row')} to {output}")
-    none = counted(report.none_passes, "prompt has", "prompts have")
+    none, every = counted(report.none_passes, "has", "have"), counted(report.all_pass, "has", "have")
     click.echo(
         f"{report.passed:,} of {counted(report.answers, 'answer')} to {counted(report.prompts, 'prompt')} pass "
-        f"({percent(report.passed / report.answers)}); {none} no answer that passes, "
-        f"{counted(report.all_pass, 'has', 'have')} no other"
+        f"({percent(report.passed / report.answers)}); {none} no answer that passes, {every} no other"
     )
     if report.errors or report.timeouts:
         why = f" ({report.error})" if report.error else ""
