@@ -260,7 +260,7 @@ def training(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "pairs": len(pairs),
         "steps_per_block": options.steps,
         "step": ratio(pairs, lambda block: statistics.median(block.seconds)),
-        "processor": ratio(pairs, lambda block: sum(block.processor)),
+        "processor": ratio(pairs, lambda block: statistics.median(block.processor)),
         "step_seconds": spread([second for block in closed for second in block.seconds]),
         "step_processor_seconds": spread([second for block in closed for second in block.processor]),
         "server_cpu_seconds_a_second": used,
