@@ -1,4 +1,4 @@
-"""Blocks of consecutive rows whose labels slipped, by a classifier's answers."""
+"""Blocks of consecutive rows whose labels slipped, or are all one label, by a classifier's answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from ftengine_builtins.label_fit import ERRORS, Offset, agreement, confusion_of,
 BLOCK, ORDERS, LIKE = 20, 199, 0.6
 """Rows of a block that slipped, and of the others, at least; random orders of all rows; and how well, beyond chance,
 labels of neighbours fit in it, as a part of how well own ones fit elsewhere."""
+
+BY_CHANCE, APART, FEWEST_OWN = 1e-6, 0.2, 5
+"""Probability of so many equal labels in a row, over all places, up to which it is no chance; by how much more often a
+label is answered to its rows than to all for words to show whether these are its rows; and how many vouch for it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,39 @@ def find_block(answers: np.ndarray, labels: Mapping[int, np.ndarray], size: int)
     if fit[1] < max(LIKE * outside[1], ERRORS * fit[2]) or fit[1] - before[1] < ERRORS * fit[2]:
         return None
     return Block(int(starts[best]), int(stops[best]), Offset(rows, fit[0], before[0], int(inside.sum())))
+
+
+def find_run(labels: np.ndarray) -> tuple[int, int] | None:
+    """Return start and stop of consecutive rows with one label among rows in random order; None if there are none.
+
+    Args:
+        labels: (n,) classes of the rows in the order of the file.
+    """
+    starts = np.flatnonzero(np.concatenate([[True], labels[1:] != labels[:-1]]))
+    lengths = np.diff([*starts, len(labels)])
+    start, size = int(starts[lengths.argmax()]), int(lengths.max(initial=0))
+    others = np.delete(labels, slice(start, start + size))
+    if min(size, len(others)) < BLOCK:
+        return None
+    share = (float((others == labels[start]).sum()) + 1) / (len(others) + 2)
+    shares = np.unique(others, return_counts=True)[1] / len(others)
+    alike, pairs = float((others[1:] == others[:-1]).mean()), len(others) - 1
+    chance = float((shares**2).sum())
+    in_order = alike - chance > ERRORS * math.sqrt(max(chance * (1 - chance), 1 / pairs) / pairs)
+    return None if in_order or len(labels) * share**size > BY_CHANCE else (start, start + size)
+
+
+def are_of_all_labels(given: np.ndarray, own: np.ndarray, others: np.ndarray) -> bool:
+    """Return whether rows with one label are answered as rows of all labels are, and not as its own.
+
+    Args:
+        given, own, others: whether the label is answered to each of these rows, of others with it, and of all others.
+    """
+    if len(own) < FEWEST_OWN:
+        return False
+    right, usual, share = float(own.mean()), float(others.mean()), float(given.mean())
+    error = math.sqrt(max(share * (1 - share), 0.05) / len(given) + max(right * (1 - right), 0.05) / len(own))
+    return right - usual >= APART and share <= (right + usual) / 2 and right - share >= ERRORS * error
 
 
 def _gain(answers: np.ndarray, own: np.ndarray, there: np.ndarray, size: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine.text import capitalized, counted, listed, percent, quoted
+from ftengine.text import capitalized, counted, listed, number, percent, quoted
 from ftengine_builtins.audits.column_values import (
     are_kinds,
     first_values,
@@ -22,7 +22,7 @@ from ftengine_builtins.audits.column_values import (
 )
 from ftengine_builtins.audits.split_shift import PENALTY, find_shift
 from ftengine_builtins.audits.word_scores import FEWEST_OF_LABEL, DrawnRows, WordRidge, draw_rows, one_hot, tf_idf
-from ftengine_builtins.label_fit import Swap, confusion_of, find_swap
+from ftengine_builtins.label_fit import Swap, confusion_of, find_swap, runs_back
 from ftengine_builtins.row_groups import DATE, of_column
 
 SAMPLE = 800
@@ -90,6 +90,7 @@ class LabelsByColumn(Audit):
         groups = _groups(data, names, rows)
         if rows.numbers is not None:
             yield from _units(rows, rows.numbers, groups)
+            yield from _turned(rows, rows.numbers, groups)
         elif groups:
             yield from _contradicted(rows, groups)
 
@@ -314,6 +315,31 @@ def _units(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> It
             found[group.column] = (group, factor)
     for group, factor in found.values():
         yield _of_unit(group, numbers[group.of], numbers[~group.of], factor)
+
+
+def _turned(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> Iterator[Finding]:
+    """Name the value whose numbers run against what words of all other rows predict, and the others' with it."""
+    if not groups:
+        return
+    features, best = tf_idf(rows.texts), None
+    ridge, every = WordRidge(features), numbers[:, None]
+    # The rarer of two values is the odd one: from the others' view, either runs back.
+    for group in sorted(groups, key=lambda group: int(group.of.sum())):
+        there = runs_back(ridge.leave_out(every, PENALTY, group.of)[:, 0], numbers[group.of])
+        if not there[1] or (best is not None and there[0] >= best[1]):
+            continue
+        others = WordRidge(features[~group.of]).leave_one_out(every[~group.of], PENALTY)[:, 0]
+        own, _, runs_on = runs_back(others, numbers[~group.of])
+        if runs_on:
+            best = (group, there[0], own)
+    if best is not None:
+        group, there, own = best
+        either = f", or where it is {quoted(group.other)}" if group.other else ""
+        brief = f"check which way numbers run where `{group.column}` {group.where}{either}: with what the words of "
+        brief += f"other rows predict they correlate by {number(there, 2)}, the others by {number(own, 2)}"
+        text = f"{capitalized(brief)}. If a small number means much there (1 is best, elsewhere worst), turn these round."
+        figures = {**group.figures, "correlation": there, "others": own, "n": int(group.of.sum())}
+        yield Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)
 
 
 def _ratio(numbers: np.ndarray, others: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from ftengine_builtins.audits.misplaced_numbers import of_another_unit, turned, 
 from ftengine_builtins.audits.split_shift import find_shift, is_nonrandom_split, unlike
 from ftengine_builtins.audits.surface_features import are_words_of_one_length
 from ftengine_builtins.audits.word_scores import TOKEN, WordRidge, tf_idf
-from ftengine_builtins.label_blocks import Block
+from ftengine_builtins.label_blocks import Block, are_of_all_labels, find_run
 from ftengine_builtins.label_fit import (
     SURE,
     Offset,
@@ -40,7 +40,7 @@ with other shares of labels, none came to 0.07."""
 
 
 class MisplacedLabels(Audit):
-    """Finds labels of neighbouring rows, of other classes, by another rule, or at random.
+    """Finds labels of neighbouring rows, of other classes, by another rule, at random, or all one label from a row on.
 
     A ridge classifier on TF-IDF of words, trained on the training rows, answers each of them out of sample, and
     held-out rows of another source. Its answers are compared with the labels of the rows, of the neighbouring rows, and
@@ -63,7 +63,7 @@ class MisplacedLabels(Audit):
         every = tf_idf([text for rows in (train, *held.values()) for text in rows.texts])
         ridge, start = WordRidge(every[: len(train.texts)]), len(train.texts)
         learnt = {offset: ridge.leave_one_out(train.targets(offset), PENALTY) for offset in OFFSETS}
-        if (finding := _in_training(data, train, learnt)) is not None:
+        if (finding := _defaults_of_training(data, train) or _in_training(data, train, learnt)) is not None:
             yield finding
             return  # what learns from these says nothing of others
         for split, rows in held.items():
@@ -72,7 +72,7 @@ class MisplacedLabels(Audit):
             tests = (
                 (_of_rows_around, turned, unsigned, of_another_unit)
                 if train.numbers
-                else (_swapped, _of_rows_around, _by_chance, _by_another_rule)
+                else (_defaults, _swapped, _of_rows_around, _by_chance, _by_another_rule)
             )
             findings = (test(data, split, (train, learnt[0]), (rows, answers)) for test in tests)
             yield from islice((finding for finding in findings if finding is not None), 1)
@@ -119,6 +119,47 @@ def _block(data: AuditedData, split: str, rows: Labelled, block: Block) -> tuple
     first, last = int(rows.places[block.start]), int(rows.places[block.stop - 1])
     start, stop = (data.splits[split].where(row) for row in (first, last))
     return f"from {start} to {stop.rpartition(':')[2]}", {"first": first, "last": last}
+
+
+def _defaults_of_training(data: AuditedData, train: Labelled) -> Finding | None:
+    """Return a finding on consecutive training rows of one label, which those around them do not take for its rows."""
+    if train.numbers or (run := find_run(train.labels[0])) is None:
+        return None
+    inside = np.zeros(len(train.texts), dtype=bool)
+    inside[slice(*run)] = True
+    features, targets = tf_idf(train.texts), train.targets()
+    others, answers = WordRidge(features[~inside]), np.empty(targets.shape)
+    answers[~inside] = others.leave_one_out(targets[~inside], PENALTY)
+    answers[inside] = others.predict(features[inside], targets[~inside], PENALTY)
+    around = train.select(np.flatnonzero(~inside)), answers[~inside]
+    return _of_default(data, "train", (train, answers), around, run)
+
+
+def _defaults(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
+    """Return a finding on consecutive held-out rows of one label, which training does not take for its rows."""
+    run = find_run(held[0].labels[0])
+    return None if run is None else _of_default(data, split, held, train, run)
+
+
+def _of_default(
+    data: AuditedData, split: str, rows: Answered, others: Answered, run: tuple[int, int]
+) -> Finding | None:
+    """Return a finding if rows of one label are answered, and written, as rows of all labels are."""
+    inside, label = slice(*run), int(rows[0].labels[0][run[0]])
+    given, known = (of.argmax(1) == label for of in (rows[1][inside], others[1]))
+    own = others[0].labels[0] == label
+    if not are_of_all_labels(given, known[own], known):
+        return None
+    if find_shift(others[0].texts, rows[0].texts[inside]) is not None:
+        return None
+    places, name = rows[0].places[inside], rows[0].names[label]
+    start, stop = (data.splits[split].where(int(row)) for row in (places[0], places[-1]))
+    lead = f"check whether {split_name(split)} rows from {start} to {stop.rpartition(':')[2]} were ever labelled"
+    fit = f"all {len(places):,} have the label {quoted(name)}, and by their words {percent(float(given.mean()))} of them "
+    fit += f"are {quoted(name)}, of other rows with it {percent(float(known[own].mean()))}"
+    figures = {"default": name, "first": int(places[0]), "last": int(places[-1]), "n": len(places)}
+    then = "A program may have filled in its first label where nobody had chosen one. Label them, or leave them out."
+    return misplaced(split, fit, then, figures, lead)
 
 
 def _swapped(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
