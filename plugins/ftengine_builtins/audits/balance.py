@@ -7,9 +7,12 @@ from itertools import islice
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Display, Finding, Table
-from ftengine.text import listed
+from ftengine.text import capitalized, listed
+from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.tasks.class_labels import MISSING
 
+EMPTY, OFTEN = MISSING - {"none", "-", "?", "nil"}, 0.02
+"""Labels that no one gives to a class, and their share of the rows, near end, from which they are an alarm."""
 RARE = 10
 """Training rows below which a label is called rare."""
 SHOWN_LABELS = 100
@@ -73,6 +76,12 @@ def _missing(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
         shown = listed([f"{label!r} ({count:,})" for label, count in marks.items()])
         text = f"Label{'' if len(marks) == 1 else 's'} {shown} may stand for a missing value, but would be learnt as a "
         text += "class."
+        missing = sum(count for label, count in marks.items() if label.casefold() in EMPTY)
+        if missing and share_within(missing, total.total())[0] >= OFTEN:
+            brief = f"leave out rows without a label: {shown} may stand for a missing value, and would be learnt as a class"
+            yield Finding(kind="labels", level="alarm", text=f"{capitalized(brief)}.", brief=brief, figures=marks,
+                          explains=("quality", "learning", "rows", "labels", "classes", "splits"))  # fmt: skip
+            return
         yield Finding(kind="labels", level="note", text=text, figures=marks)
 
 

@@ -48,7 +48,8 @@ class Labelled:
         """Return (n, labels) zeros and ones, or (n, 1) numbers; a missing label is all 0, or the mean."""
         labels = self.labels[offset]
         if self.numbers:
-            return np.where(np.isnan(labels), np.nanmean(labels), labels)[:, None]
+            known = labels[~np.isnan(labels)]
+            return np.where(np.isnan(labels), known.mean() if len(known) else 0.0, labels)[:, None]
         return np.vstack([np.eye(len(self.names)), np.zeros(len(self.names))])[labels]
 
     def select(self, rows: np.ndarray) -> Labelled:

@@ -8,6 +8,7 @@ from ftengine.api import AuditedData, Finding
 from ftengine.text import number, percent
 from ftengine_builtins.audits.counting import share_within, split_name
 from ftengine_builtins.audits.labelled_rows import Answered, misplaced
+from ftengine_builtins.audits.number_forms import scaled_form
 from ftengine_builtins.audits.split_shift import find_shift
 from ftengine_builtins.label_fit import find_curve, find_unit, is_distributed_alike, is_distributed_otherwise, runs_back
 
@@ -70,6 +71,13 @@ def of_another_unit(data: AuditedData, split: str, train: Answered, held: Answer
     fit = f"their median is {number(there, 3)} and their interquartile range {number(wide, 3)}, in training "
     fit += f"{number(middle, 3)} and {number(spread, 3)}, though the texts are alike"
     figures = {"median": there, "spread": wide, "training_median": middle, "training_spread": spread, "n": len(other)}
+    for name, source, scaled in (
+        (split_name("train"), "train", scaled_form(trained, other)), (split_name(split), split, scaled_form(other, trained))
+    ):  # fmt: skip
+        if scaled is not None:
+            then = f"Write both in one way: those of {data.splits[source].source} as they were before."
+            lead = f"bring training and {split_name(split)} numbers to one scale: {name} numbers are {scaled}, the others not"
+            return misplaced(split, fit, then, {**figures, "scaled": source}, lead)
     if (unit := find_unit(trained, other)) is None:
         if (curve := find_curve(trained, other)) is not None:
             fit += f"; {curve} those of training is like them"

@@ -20,8 +20,8 @@ UNLIKE, ALIKE = 0.01, 0.3
 """Probability by chance (Kolmogorov-Smirnov) below which percentages divided are not spread as fractions are, and the
 distance up to which they are, however many there are."""
 PENALTY, SAMPLE, FEWEST_ROWS = 0.3, 700, 60
-SCALES = (10.0, 100.0, 1000.0, 10_000.0, 24.0, 60.0)
-"""Factors between two scales: powers of ten, and units of time."""
+SCALES = (10.0, 100.0, 1000.0, 10_000.0, 24.0, 60.0, 7.0, 12.0, 20.0, 25.0, 50.0)
+"""Factors between two scales: powers of ten, units of time, per cent of grades up to five, four and two."""
 FEW, FEW_SHARE, GAP = 8, 0.03, 3.0
 """Numbers of a scale, at least, also as a share of all; and ratio of neighbours from which there is a gap."""
 GAIN, TOLD, SAME = 0.1, 0.3, 0.25

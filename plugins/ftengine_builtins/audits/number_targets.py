@@ -1,5 +1,6 @@
 """Audit `number-targets`."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,6 +11,9 @@ from ftengine_builtins.audits.contradictions import are_numbers
 from ftengine_builtins.audits.counting import SHOWN_PLACES
 from ftengine_builtins.audits.missing_codes import find_code
 from ftengine_builtins.audits.mixed_units import Scale, converted_fit, find_percents, find_scale
+from ftengine_builtins.audits.number_forms import are_row_numbers, significant_digits
+from ftengine_builtins.audits.one_answer import ALARM as NEARLY_ALL
+from ftengine_builtins.audits.one_answer import NOTE as SAME
 from ftengine_builtins.tasks.class_labels import as_number
 
 MOST = 0.5
@@ -31,6 +35,11 @@ BETTER = 0.1
 UNLIKE = 0.05
 """Probability by chance (Kolmogorov-Smirnov) below which numbers are not those of the others, point or not."""
 
+DIGITS, FEWEST_LONG, MOSTLY = 2, 20, 0.6
+"""Digits of a number that does not stand in a text by chance, how many have them, and the share of these that do stand
+in their texts."""
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
 EXPLAINED = ("quality", "learning", "rows", "over-fitting", "worse")
 """What follows from numbers that are not what they seem."""
 
@@ -50,6 +59,13 @@ class NumberTargets(Audit):
         if not numbered:
             return
         values = np.array([value for value, _ in numbered])
+        yield from _written(rows, numbered)
+        if are_row_numbers(values):
+            yield _of_row_numbers(values, rows.where(numbered[0][1]))
+            return
+        if (same := _of_one_number(rows, numbered, values)) is not None:
+            yield same
+            return
         if (code := find_code(values)) is not None:
             yield _of_code(rows, numbered, values, *code)
             return
@@ -73,6 +89,61 @@ class NumberTargets(Audit):
             text = f"Look at {outliers} among the target numbers, such as {first} at {places[0]}: of all squared "
             text += f"distances to the median, {percent(share)} are in {counted(len(order), 'row')} of {len(values):,}."
             yield Finding(kind="labels", level="note", text=text, figures={**figures, "share": share}, places=places)
+
+
+def _written(rows: AuditedRows, numbered: Sequence[tuple[float, int]]) -> Iterator[Finding]:
+    """Find texts in which their own number is written."""
+    numbers = {i: value for value, i in numbered}
+    digits = significant_digits(np.array([value for value, _ in numbered]))
+    long = {i for (_, i), count in zip(numbered, digits.tolist(), strict=True) if count >= DIGITS}
+    found = list[int]()
+    for i, text in enumerate(rows.texts()):
+        if i in long and any(as_number(word.replace(",", "")) == numbers[i] for word in NUMBER.findall(text)):
+            found.append(i)
+    if len(long) < FEWEST_LONG or len(found) < MOSTLY * len(long):
+        return
+    places = tuple(rows.where(i) for i in found[:SHOWN_PLACES])
+    brief = f"check whether the text may hold its own number: {percent(len(found) / len(long))} of the training texts do "
+    brief += f"({number(numbers[found[0]])} in {short_place(places[0])})"
+    yield Finding(
+        kind="labels",
+        level="alarm",
+        text=f"{capitalized(brief)}. A model learns to copy it. Take it out if it is unknown when the model is asked.",
+        brief=brief,
+        explains=EXPLAINED,
+        figures={"written": len(found), "rows": len(long)},
+        places=places,
+    )
+
+
+def _of_row_numbers(values: np.ndarray, place: str) -> Finding:
+    """Name numbers that count rows."""
+    brief = f"check that the target is not an id: all {len(values):,} training numbers differ by whole steps, from "
+    brief += f"{number(float(values.min()))} to {number(float(values.max()))}, and hardly any is left out"
+    text = f"{capitalized(brief)} ({place}), as numbers of rows are. Name the column of the target in data.columns."
+    figures = {"ids": len(values), "least": float(values.min()), "most": float(values.max())}
+    return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+
+
+def _of_one_number(
+    rows: AuditedRows, numbered: Sequence[tuple[float, int]], values: np.ndarray
+) -> Finding | None:
+    """Name the number that nearly all rows have."""
+    distinct, counts = np.unique(values, return_counts=True)
+    value, share = float(distinct[counts.argmax()]), float(counts.max() / len(values))
+    if len(values) < FEWEST_LONG or share < SAME:
+        return None
+    place = rows.where(numbered[int(np.flatnonzero(values == value)[0])][1])
+    brief = f"check the numbers of training: {percent(share)} of {len(values):,} are {number(value)}"
+    return Finding(
+        kind="labels",
+        level="alarm" if share >= NEARLY_ALL else "note",
+        text=f"{capitalized(brief)}, so that hardly anything else can be learnt. Is it a default?",
+        brief=brief,
+        explains=(*EXPLAINED, "data"),
+        figures={"same": value, "share": share, "rows": len(values)},
+        places=(place,),
+    )
 
 
 def _of_code(

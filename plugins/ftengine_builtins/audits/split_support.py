@@ -10,10 +10,11 @@ from math import lgamma, log
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, Level
-from ftengine.text import capitalized, listed, number, percent, quoted
+from ftengine.text import capitalized, counted, listed, number, percent, quoted
 from ftengine_builtins.audits.column_values import are_ids, are_kinds, read_values, unread_columns
 from ftengine_builtins.audits.contradictions import are_numbers, tags_words
 from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within, split_name
+from ftengine_builtins.audits.number_forms import are_rounded, scaled_form, significant_digits
 from ftengine_builtins.audits.split_shift import EXPLAINED, draw, find_shift, is_nonrandom_split
 from ftengine_builtins.tasks.class_labels import as_number
 
@@ -31,6 +32,9 @@ of the largest numbers of both are in one."""
 FREQUENT, RARER = 0.1, 5
 """Share of the training numbers that are one number, near end, and how many times as rare it is in the other split, far
 end, from which it is a default."""
+OFTEN_ENOUGH = 0.05
+"""The same share where the other file has it that much more rarely beyond chance (Fisher's exact test, CLEAR over all
+numbers)."""
 LACKING = 0.02
 """Share of a held-out split's rows, near end, that have a label which training lacks."""
 ELSEWHERE, MOST_VALUES, MOST_ROWS = 0.5, 50, 5_000
@@ -72,6 +76,12 @@ def _numbers(data: AuditedData, split: str) -> np.ndarray:
 
 def _range(data: AuditedData, split: str, numbers: Mapping[str, np.ndarray]) -> Finding | None:
     """Return a finding on numbers that pass a bound of the other split, or on a number that training has too often."""
+    known = {name: of[~np.isnan(of)] for name, of in numbers.items()}
+    for here, there in (("train", split), (split, "train")):
+        if scaled_form(known[here], known[there]) is not None:
+            return None  # which audit `misplaced-labels` finds
+        if are_rounded(known[here], known[there]):
+            return _of_rounding(data, split, here, there, known)
     for least in (BEYOND, FREE_BEYOND):
         for here, there in (("train", split), (split, "train"))[: 1 if least == FREE_BEYOND else 2]:
             for sign in (1, -1):
@@ -139,6 +149,24 @@ def _of_bound(
     )  # fmt: skip
 
 
+def _of_rounding(
+    data: AuditedData, split: str, here: str, there: str, numbers: Mapping[str, np.ndarray]
+) -> Finding:
+    digits = {name: int(np.median(significant_digits(numbers[name]))) for name in (here, there)}
+    distinct = len(np.unique(numbers[here]))
+    lead = f"check whether {split_name(here)} numbers were rounded, or cut to whole ones: they have "
+    lead += f"{counted(digits[here], 'digit')}, {distinct:,} are distinct; {split_name(there)} numbers have "
+    lead += f"{counted(digits[there], 'digit')}"
+    return Finding(
+        kind="splits",
+        level="alarm",
+        text=f"{capitalized(lead)}. Export {data.splits[here].source} with all digits.",
+        brief=lead,
+        explains=EXPLAINED,
+        figures={"split": split, "rounded": here, "distinct": distinct, "digits": digits},
+    )
+
+
 def _of_default(data: AuditedData, split: str, numbers: Mapping[str, np.ndarray]) -> Finding | None:
     train, held = (of[~np.isnan(of)] for of in (numbers["train"], numbers[split]))
     if min(len(train), len(held)) < FEWEST:
@@ -146,7 +174,8 @@ def _of_default(data: AuditedData, split: str, numbers: Mapping[str, np.ndarray]
     values, counts = np.unique(train, return_counts=True)
     value, count = float(values[counts.argmax()]), int(counts.max())
     there = int((held == value).sum())
-    if share_within(count, len(train))[0] < max(FREQUENT, RARER * share_within(there, len(held))[1]):
+    often = share_within(count, len(train))[0] >= max(FREQUENT, RARER * share_within(there, len(held))[1])
+    if not often and not _is_rarer(count, len(train), there, len(held), len(values)):
         return None
     lead = f"check whether {number(value)} is a default: {percent(count / len(train))} of the training numbers are "
     lead += f"exactly that, of the {split_name(split)} numbers {percent(there / len(held))}"
@@ -160,6 +189,15 @@ def _of_default(data: AuditedData, split: str, numbers: Mapping[str, np.ndarray]
         figures={"split": split, "default": value, "share": count / len(train), "held_out": there / len(held)},
         places=tuple(data.splits["train"].where(int(row)) for row in rows),
     )
+
+
+def _is_rarer(count: int, n: int, there: int, m: int, tried: int) -> bool:
+    """Say whether a number is rarer in the other file than in training, beyond chance over all numbers."""
+    from scipy.stats import fisher_exact
+
+    if share_within(count, n)[0] < OFTEN_ENOUGH or RARER * there / m > count / n:
+        return False
+    return bool(fisher_exact([[count, n - count], [there, m - there]]).pvalue * tried <= CLEAR)
 
 
 def _labels(data: AuditedData, split: str) -> Finding | None:

@@ -17,6 +17,7 @@ MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|&[a-z]+;|\*\*|```|^#{1,6} |^[-*] |\[[^\
 ADDRESS = re.compile(r"https?://|www\.|@\w+")
 QUOTES = re.compile('["“”«»„]')
 PUNCTUATION, DIGIT, CAPITAL = re.compile(r"[^\w\s]"), re.compile(r"\d"), re.compile(r"[A-ZÀ-ÖØ-ÞΑ-ΩА-Я]")
+SPACED = re.compile(r"\w [.,](?:\s|$)")
 BEYOND_ASCII = re.compile(r"(?![\x00-\x7f])[^\W\d_]")
 ENDS = (".", "!", "?", "…", "。", "！", "？")
 CLOSING = "\"'”’»)] \n"
@@ -73,6 +74,7 @@ HAS = (
     Feature("question", ("ends with a question mark", "end with a question mark"),
             lambda text: float(text.endswith(("?", "？")))),
     _having("punctuation", PUNCTUATION, "a punctuation mark"),
+    _having("spaced punctuation", SPACED, "a space before a comma or a full stop"),
     _having("digit", DIGIT, "a digit"),
     _having("line break", re.compile("\n"), "several lines"),
     _having("quotation marks", QUOTES),

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding
-from ftengine.text import PERSONAL, find_personal
-from ftengine_builtins.audits.counting import finding
+from ftengine.text import PERSONAL, capitalized, find_personal
+from ftengine_builtins.audits.counting import finding, found_rows
 from ftengine_builtins.audits.languages import letter_script
 
 ODDITIES = {
@@ -92,24 +92,67 @@ def outlying(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 REPLACEMENT = "\ufffd"
+OFTEN = 0.05
+"""Share of all rows, near end, from which texts in a wrong encoding are an alarm, and marks that were not decoded are
+said."""
+ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,4}|#x[0-9a-fA-F]{2,4});")
+ESCAPE = re.compile(r"\\(?:n|r\\n|t|u[0-9a-fA-F]{4})")
+PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|div|p|span|table)\b[^<>]*>.*</[a-z0-9]+>\s*", re.I | re.DOTALL)
 
 
 class Mojibake(Audit):
-    """Finds text that was decoded wrongly (UTF-8 read as Latin-1 and the like, by ftfy), and replacement characters."""
+    """Finds text that was decoded wrongly: UTF-8 read as Latin-1 and the like (ftfy), HTML and escapes left in it.
+
+    Replacement characters are found as well. Escapes such as `\\n` count where no text has a line break: in code they
+    are meant.
+    """
 
     name = "mojibake"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         by_kind = matching(data, kinds_of)
-        if "garbled" in by_kind:
-            yield finding(data, by_kind["garbled"], "hold text in a wrong encoding, such as 'Ã©' for 'é'")
-        if "replaced" in by_kind:
-            what = f"hold the replacement character {REPLACEMENT}, left by a wrong decoding"
-            yield finding(data, by_kind["replaced"], what)
+        for kind, (remedy, what) in UNDECODED.items():
+            if kind not in by_kind:
+                continue
+            found = found_rows(data, by_kind[kind], what)
+            often = found.least >= OFTEN
+            if kind in ("entities", "escapes", "pages") and not often:
+                continue
+            if kind == "escapes" and any("\n" in text for view in data.splits["train"] for text in view.texts):
+                continue
+            alarm = often and kind != "pages"  # which may be what the model will get
+            yield Finding(
+                kind="data",
+                level="alarm" if alarm else "note",
+                text=f"{capitalized(remedy)}: {found.text} (e.g. {found.places[0]}).",
+                brief=f"{remedy}: {found.text}",
+                explains=("splits", "quality", "learning") if alarm else (),
+                figures={"rows": found.counts, "undecoded": kind},
+                places=found.places,
+            )
+
+
+UNDECODED = {
+    "garbled": ("save the file as UTF-8 anew", "hold text in a wrong encoding, such as 'Ã©' for 'é'"),
+    "replaced": (
+        "read the file in its own encoding",
+        f"hold the replacement character {REPLACEMENT}, left by a wrong decoding",
+    ),
+    "entities": ("turn HTML entities into characters", "hold entities such as &amp; or &#39;"),
+    "escapes": ("turn escapes into characters", "hold a backslash and n, t or u in the place of what they stand for"),
+    "pages": ("take HTML tags out, unless the model will get them", "are HTML from the first tag to the last"),
+}
+"""What to do, and what rows have, by kind."""
 
 
 def kinds_of(text: str) -> Iterator[str]:
-    """Yield "garbled" and "replaced" if they apply to a text."""
+    """Yield the keys of `UNDECODED` that apply to a text."""
+    if "&" in text and ENTITY.search(text):
+        yield "entities"
+    if "\\" in text and ESCAPE.search(text):
+        yield "escapes"
+    if text.lstrip()[:1] == "<" and PAGE.fullmatch(text):
+        yield "pages"
     if text.isascii():
         return
     if REPLACEMENT in text:
