@@ -74,6 +74,34 @@ def test_a_block_of_rows_whose_labels_slipped_is_named_with_its_rows(misplaced, 
         assert f"{split}.jsonl:{finding.figures['first'] + 1} to {finding.figures['last'] + 1} " in finding.text
 
 
+def by_default(rows, start):
+    return [*rows[:start], *({**row, "label": rows[0]["label"]} for row in rows[start:])]
+
+
+def test_rows_of_one_label_from_a_row_on_were_not_labelled(misplaced):
+    train, test = topical(150, 1), topical(80, 2)
+    for files in ((by_default(train, 90), test), (train, by_default(test, 40))):
+        (finding,) = misplaced(*files)
+        first = 90 if files[1] is test else 40
+        assert (finding.level, finding.figures["default"]) == ("alarm", files[files[1] is not test][0]["label"])
+        assert first - 3 <= finding.figures["first"] <= first
+    label = train[0]["label"]
+    own = [row for row in topical(400, 3) if row["label"] == label][:60]
+    assert misplaced([*train, *own], test) == []  # rows of one label that were added are of that label
+
+
+@pytest.mark.parametrize("spoil", [lambda x: (x - 3) / 1.2, lambda x: (x + 4) / 12])
+def test_numbers_that_one_file_has_scaled_are_an_alarm(misplaced, spoil):
+    train, test = graded(200, 1), graded(120, 2)
+    values = [row["label"] for row in train]
+    mean, spread = sum(values) / 200, (sum((x - sum(values) / 200) ** 2 for x in values) / 200) ** 0.5
+    low, high = min(values), max(values)
+    scale = (lambda x: (x - mean) / spread) if spoil(3) == 0 else (lambda x: (x - low) / (high - low))
+    rows = [row | {"label": 7 + 3 * row["label"]} for row in test]
+    found = misplaced([row | {"label": round(scale(row["label"]), 4)} for row in train], rows)
+    assert [(one.level, one.figures.get("scaled")) for one in found] == [("alarm", "train")]
+
+
 def test_numbers_that_run_the_other_way_are_an_alarm(misplaced):
     (finding,) = misplaced(graded(150, 1), [row | {"label": 3 - row["label"]} for row in graded(80, 2)])
     assert (finding.level, finding.figures["split"]) == ("alarm", "test")

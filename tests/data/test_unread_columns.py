@@ -233,6 +233,15 @@ def in_clinics(nord, count=300, spread=0.0):
     return rows
 
 
+def test_the_wave_whose_scale_runs_the_other_way_is_named(unread):
+    rows = [row | {"wave": ["first", "second", "third"][i % 3]} for i, row in enumerate(graded(300, 1))]
+    assert unread(LabelsByColumn, rows) == []
+    turned = [row | {"label": 3.0 - row["label"]} if row["wave"] == "second" else row for row in rows]
+    (found,) = unread(LabelsByColumn, turned)
+    assert (found.level, found.figures["column"], found.figures["value"]) == ("alarm", "wave", "second")
+    assert found.figures["correlation"] < -0.5 < 0.5 < found.figures["others"]
+
+
 def test_the_clinic_whose_numbers_are_in_another_unit_is_named(unread):
     (found,) = unread(LabelsByColumn, in_clinics(lambda row: round(24 * row["label"] + 0.001, 3)))
     assert (found.kind, found.level, found.figures["factor"]) == ("labels", "alarm", 24)

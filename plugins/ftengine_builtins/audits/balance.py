@@ -78,7 +78,9 @@ def _missing(counts: Mapping[str, Counter[str]]) -> Iterator[Finding]:
         text += "class."
         missing = sum(count for label, count in marks.items() if label.casefold() in EMPTY)
         if missing and share_within(missing, total.total())[0] >= OFTEN:
-            brief = f"leave out rows without a label: {shown} may stand for a missing value, and would be learnt as a class"
+            brief = (
+                f"leave out rows without a label: {shown} may stand for a missing value, and would be learnt as a class"
+            )
             yield Finding(kind="labels", level="alarm", text=f"{capitalized(brief)}.", brief=brief, figures=marks,
                           explains=("quality", "learning", "rows", "labels", "classes", "splits"))  # fmt: skip
             return

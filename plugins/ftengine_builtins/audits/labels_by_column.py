@@ -337,7 +337,9 @@ def _turned(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> I
         either = f", or where it is {quoted(group.other)}" if group.other else ""
         brief = f"check which way numbers run where `{group.column}` {group.where}{either}: with what the words of "
         brief += f"other rows predict they correlate by {number(there, 2)}, the others by {number(own, 2)}"
-        text = f"{capitalized(brief)}. If a small number means much there (1 is best, elsewhere worst), turn these round."
+        text = (
+            f"{capitalized(brief)}. If a small number means much there (1 is best, elsewhere worst), turn these round."
+        )
         figures = {**group.figures, "correlation": there, "others": own, "n": int(group.of.sum())}
         yield Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINS, figures=figures)
 

@@ -155,7 +155,9 @@ def _of_default(
     places, name = rows[0].places[inside], rows[0].names[label]
     start, stop = (data.splits[split].where(int(row)) for row in (places[0], places[-1]))
     lead = f"check whether {split_name(split)} rows from {start} to {stop.rpartition(':')[2]} were ever labelled"
-    fit = f"all {len(places):,} have the label {quoted(name)}, and by their words {percent(float(given.mean()))} of them "
+    fit = (
+        f"all {len(places):,} have the label {quoted(name)}, and by their words {percent(float(given.mean()))} of them "
+    )
     fit += f"are {quoted(name)}, of other rows with it {percent(float(known[own].mean()))}"
     figures = {"default": name, "first": int(places[0]), "last": int(places[-1]), "n": len(places)}
     then = "A program may have filled in its first label where nobody had chosen one. Label them, or leave them out."

@@ -71,12 +71,11 @@ def of_another_unit(data: AuditedData, split: str, train: Answered, held: Answer
     fit = f"their median is {number(there, 3)} and their interquartile range {number(wide, 3)}, in training "
     fit += f"{number(middle, 3)} and {number(spread, 3)}, though the texts are alike"
     figures = {"median": there, "spread": wide, "training_median": middle, "training_spread": spread, "n": len(other)}
-    for name, source, scaled in (
-        (split_name("train"), "train", scaled_form(trained, other)), (split_name(split), split, scaled_form(other, trained))
-    ):  # fmt: skip
+    for source, scaled in (("train", scaled_form(trained, other)), (split, scaled_form(other, trained))):
         if scaled is not None:
             then = f"Write both in one way: those of {data.splits[source].source} as they were before."
-            lead = f"bring training and {split_name(split)} numbers to one scale: {name} numbers are {scaled}, the others not"
+            lead = f"bring training and {split_name(split)} numbers to one scale: {split_name(source)} numbers are "
+            lead += f"{scaled}, the others not"
             return misplaced(split, fit, then, {**figures, "scaled": source}, lead)
     if (unit := find_unit(trained, other)) is None:
         if (curve := find_curve(trained, other)) is not None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -35,6 +36,8 @@ BETTER = 0.1
 UNLIKE = 0.05
 """Probability by chance (Kolmogorov-Smirnov) below which numbers are not those of the others, point or not."""
 
+MOST_ROWS = 5_000
+"""Rows whose texts are read, the first."""
 DIGITS, FEWEST_LONG, MOSTLY = 2, 20, 0.6
 """Digits of a number that does not stand in a text by chance, how many have them, and the share of these that do stand
 in their texts."""
@@ -93,17 +96,23 @@ class NumberTargets(Audit):
 
 def _written(rows: AuditedRows, numbered: Sequence[tuple[float, int]]) -> Iterator[Finding]:
     """Find texts in which their own number is written."""
-    numbers = {i: value for value, i in numbered}
-    digits = significant_digits(np.array([value for value, _ in numbered]))
-    long = {i for (_, i), count in zip(numbered, digits.tolist(), strict=True) if count >= DIGITS}
+    first = numbered[:MOST_ROWS]
+    numbers = {i: value for value, i in first}
+    digits = significant_digits(np.array([value for value, _ in first]))
+    long = {i for (_, i), count in zip(first, digits.tolist(), strict=True) if count >= DIGITS}
+    if len(long) < FEWEST_LONG:
+        return
     found = list[int]()
-    for i, text in enumerate(rows.texts()):
-        if i in long and any(as_number(word.replace(",", "")) == numbers[i] for word in NUMBER.findall(text)):
+    for i, view in enumerate(islice(rows, max(long) + 1)):
+        words = NUMBER.findall(" ".join(view.texts)) if i in long else ()
+        if any(as_number(word.replace(",", "")) == numbers[i] for word in words):
             found.append(i)
-    if len(long) < FEWEST_LONG or len(found) < MOSTLY * len(long):
+    if len(found) < MOSTLY * len(long):
         return
     places = tuple(rows.where(i) for i in found[:SHOWN_PLACES])
-    brief = f"check whether the text may hold its own number: {percent(len(found) / len(long))} of the training texts do "
+    brief = (
+        f"check whether the text may hold its own number: {percent(len(found) / len(long))} of the training texts do "
+    )
     brief += f"({number(numbers[found[0]])} in {short_place(places[0])})"
     yield Finding(
         kind="labels",
@@ -125,9 +134,7 @@ def _of_row_numbers(values: np.ndarray, place: str) -> Finding:
     return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
 
 
-def _of_one_number(
-    rows: AuditedRows, numbered: Sequence[tuple[float, int]], values: np.ndarray
-) -> Finding | None:
+def _of_one_number(rows: AuditedRows, numbered: Sequence[tuple[float, int]], values: np.ndarray) -> Finding | None:
     """Name the number that nearly all rows have."""
     distinct, counts = np.unique(values, return_counts=True)
     value, share = float(distinct[counts.argmax()]), float(counts.max() / len(values))

@@ -1,16 +1,18 @@
 """Audit `one-answer`."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, View
-from ftengine.text import capitalized, comparable, percent, quoted, short
+from ftengine.text import capitalized, comparable, listed, percent, quoted, short
 from ftengine_builtins.audits.contradictions import LOOKED_AT, free_answer, hashed
-from ftengine_builtins.audits.counting import share_within
+from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within
 
 FEWEST = 20
 """Training rows with an answer, below which nothing is said."""
@@ -20,10 +22,27 @@ can be learnt, and a low loss says no more than that this answer was."""
 STOCK, MANY, TIMES, SENTENCE = 0.1, 0.25, 10, 4
 """Shares of the training rows, near end, from which one sentence among answers that differ is a note and an alarm, how
 many times as frequent as any other it is, and words that it has, at least."""
+SAME_OPENING, STILL, MOST_ROWS = 0.5, 0.9, 5_000
+"""Share of the distinct answers, near end, that begin with the same words, and of these that go on with the same one;
+and training rows that are looked at, the first."""
+OPENING, FEWEST_DISTINCT, MOSTLY = 4, 40, 0.6
+"""Words with which many answers begin, or end, at least; distinct answers below which none is looked for; and the part
+of a typical answer that is alike in most of them, from which it is an alarm."""
+OTHER_MODEL = re.compile(
+    r"\bas an? (?:ai|artificial intelligence)\b|\bas a (?:large )?language model|\bi(?:'| a)m (?:just )?an ai\b"
+    r"|\b(?:ai|large) language model\b|\bmy knowledge cutoff|\b(?:trained|developed|created) by openai\b",
+    re.IGNORECASE,
+)
+"""What language models say of themselves."""
+SELDOM, NOT_SELDOM = 0.02, 0.1
+"""Shares of the answers, near end, that say so, from which that is said and from which it is an alarm."""
 
 
 class OneAnswer(Audit):
-    """Finds one and the same free (or chosen) answer in nearly all training rows, or a sentence in many."""
+    """Finds one and the same free (or chosen) answer in nearly all training rows, or a sentence in many.
+
+    Also answers that begin and end alike, and those in which another language model speaks of itself.
+    """
 
     name = "one-answer"
 
@@ -39,6 +58,8 @@ class OneAnswer(Audit):
             return
         if counts.max() < NOTE * counts.sum():
             yield from _stock_answer(data, numbers, kinds, counts)
+            yield from _of_another_model(data)
+            yield from _alike(data)
             return
         count, total = int(counts.max()), int(counts.sum())
         first = int(np.flatnonzero(numbers == kinds[counts.argmax()])[0])
@@ -79,6 +100,70 @@ def _stock_answer(data: AuditedData, numbers: Any, kinds: Any, counts: Any) -> I
     yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=lead, explains=explains,
                   figures={"share": count / total, "low": share, "answers": total},
                   places=(rows.where(first),))  # fmt: skip
+
+
+def _of_another_model(data: AuditedData) -> Iterator[Finding]:
+    """Find answers in which a language model speaks of itself."""
+    rows = data.splits["train"]
+    found, answers = list[tuple[int, str]](), 0
+    for i, view in enumerate(islice(rows, MOST_ROWS)):
+        if (answer := any_answer(view)) is not None:
+            answers += 1
+            if said := OTHER_MODEL.search(_text(answer)):
+                found.append((i, said[0]))
+    share = share_within(len(found), max(1, answers))[0]
+    if not found or share < SELDOM:
+        return
+    lead = f"leave out training answers of another language model: {percent(len(found) / answers)} of {answers:,} say "
+    lead += f"such as {quoted(found[0][1])}"
+    text = f"{capitalized(lead)}. The model learns to say so too, and to refuse what that one refused."
+    alarm = share >= NOT_SELDOM
+    explains = ("quality", "worse", "over-fitting") if alarm else ()
+    yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=lead, explains=explains,
+                  figures={"of_another_model": len(found), "answers": answers},
+                  places=tuple(rows.where(i) for i, _ in found[:SHOWN_PLACES]))  # fmt: skip
+
+
+def _alike(data: AuditedData) -> Iterator[Finding]:
+    """Find words with which most answers begin, or end; an alarm if little else is left of them."""
+    answers = dict.fromkeys(
+        " ".join(_text(answer).split())
+        for view in islice(data.splits["train"], MOST_ROWS)
+        if (answer := any_answer(view))
+    )
+    words = [text.split(" ") for text in answers]
+    if len(words) < FEWEST_DISTINCT:
+        return
+    start, opening = _common(words)
+    end, closing = _common([of[::-1] for of in words])
+    if not (opening or closing):
+        return
+    share = max(start, end)
+    typical = float(np.median([len(of) for of in words]))
+    left = (len(opening) if start >= NOTE else 0) + (len(closing) if end >= NOTE else 0)
+    shown = [f"begin with {quoted(short(' '.join(opening)))} ({percent(start)})"] if opening else []
+    shown += [f"end with {quoted(short(' '.join(closing[::-1])))} ({percent(end)})"] if closing else []
+    lead = f"check whether training answers have to be alike: of {len(words):,} distinct ones most {listed(shown)}"
+    alarm = left >= MOSTLY * typical
+    then = "hardly anything else is learnt" if alarm else "the model learns to answer all prompts so"
+    explains = ("quality", "learning", "over-fitting", "worse") if alarm else ()
+    yield Finding(kind="data", level="alarm" if alarm else "note", text=f"{capitalized(lead)}; {then}.", brief=lead,
+                  explains=explains, figures={"alike": share, "words": left, "typical": typical})  # fmt: skip
+
+
+def _common(words: Sequence[Sequence[str]]) -> tuple[float, list[str]]:
+    """Return the share of the texts that begin with the same OPENING words or more, and these words; 0 if few do."""
+    first = Counter(tuple(of[:OPENING]) for of in words if len(of) > OPENING)
+    begun, count = first.most_common(1)[0] if first else ((), 0)
+    if share_within(count, len(words))[0] < SAME_OPENING:
+        return 0.0, []
+    common, of = list(begun), [text for text in words if tuple(text[:OPENING]) == begun]
+    while True:
+        (further, times), *_ = Counter(tuple(text[len(common) : len(common) + 1]) for text in of).most_common(1)
+        if not further or times < STILL * count:
+            return count / len(words), common
+        common += further
+        of = [text for text in of if text[: len(common)] == common]
 
 
 def any_answer(view: View) -> Any:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
-from ftengine.text import capitalized, counted, percent
+from ftengine.text import capitalized, counted, percent, quoted, short
 from ftengine_builtins.audits.contradictions import ALARM, LOOKED_AT, contradicting, hashed
 from ftengine_builtins.audits.counting import SHOWN_PLACES, share_within
 from ftengine_builtins.audits.row_parts import parts_of
+from ftengine_builtins.audits.word_scores import tf_idf
 
 SURELY, MOSTLY = 0.6, 0.8
 """Shares of the pairs, at the interval's near end, from which the longer, or shorter, answer is said to be the chosen
@@ -44,12 +45,25 @@ EQUAL, MOSTLY_EQUAL = 0.01, 0.1
 interval's near end, from which it is an alarm."""
 
 
+SAMPLE, NEAR, REPEATED, OFTEN = 500, 0.6, 0.01, 0.05
+"""Positives that are compared, the cosine of their words from which two differ in little, and the shares of all pairs
+of rows of which they do, from which that is said and from which it is an alarm: of 31 other rows of a batch that is one
+in three, and one or two."""
+FEWEST_POSITIVES, MOST_ROWS = 40, 5_000
+"""Distinct positives below which they are not compared, and training rows that are read, the first."""
+
+
 class EqualAnswers(Audit):
-    """Finds pairs whose answers, or positives and negatives, differ by white space or case alone, or not at all."""
+    """Finds pairs whose answers, or positives and negatives, differ by white space or case alone, or not at all.
+
+    Also positives that are their own anchor, and ones that many anchors have but for a few words: in a batch, right
+    answers are then taken for wrong ones.
+    """
 
     name = "equal-answers"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
+        yield from _anchors(data)
         places, pairs, triplets = list[str](), 0, False
         for rows in data.splits.values():
             if not any(_sides(view) for view in islice(rows, LOOKED_AT)):
@@ -78,6 +92,45 @@ class EqualAnswers(Audit):
             figures={"equal": len(places), "pairs": pairs, "share": share},
             places=tuple(places[:SHOWN_PLACES]),
         )
+
+
+def _anchors(data: AuditedData) -> Iterator[Finding]:
+    """Find positives of training that are their anchor, and ones that differ in little from many others."""
+    rows = data.splits["train"]
+    if not any("positives" in parts_of(view) for view in islice(rows, LOOKED_AT)):
+        return
+    pairs = [(i, parts["anchors"], parts["positives"]) for i, view in enumerate(islice(rows, MOST_ROWS))
+             if (parts := parts_of(view)).keys() >= {"anchors", "positives"}]  # fmt: skip
+    equal = [i for i, anchor, positive in pairs if _folded(anchor) == _folded(positive)]
+    if pairs and len(equal) >= EQUAL * len(pairs):
+        share, alarm = len(equal) / len(pairs), share_within(len(equal), len(pairs))[0] >= MOSTLY_EQUAL
+        brief = f"leave out rows whose positive is their anchor: {percent(share)} of {len(pairs):,} training rows"
+        text = f"{capitalized(brief)}, e.g. {rows.where(equal[0])}. A text is near to itself without any training."
+        yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=brief,
+                      explains=("quality", "learning", "rows", "over-fitting", "splits") if alarm else (),
+                      figures={"anchors": len(equal), "pairs": len(pairs), "share": share},
+                      places=tuple(rows.where(i) for i in equal[:SHOWN_PLACES]))  # fmt: skip
+    positives = list(dict.fromkeys(positive for _, anchor, positive in pairs if anchor != positive))
+    chosen = np.random.default_rng(0).permutation(len(positives))[:SAMPLE]
+    if len(chosen) < FEWEST_POSITIVES:
+        return
+    features = tf_idf([positives[i] for i in chosen])
+    near = (features @ features.T).toarray() >= NEAR
+    share = float((near.sum() - len(chosen)) / (len(chosen) * (len(chosen) - 1)))
+    if share < REPEATED:
+        return
+    first = int(near.sum(1).argmax())
+    examples = [positives[chosen[i]] for i in np.flatnonzero(near[first])[:2]]
+    brief = (
+        f"divide positives that many rows share: of two rows drawn at random, {percent(share)} have nearly the same "
+    )
+    brief += f"positive ({' and '.join(quoted(short(text)) for text in examples)})"
+    text = f"{capitalized(brief)}. In a batch, right answers of other rows are then taken for wrong ones. Give each of "
+    text += "them a number in a column and name it (task.same), or keep one wording of each."
+    alarm = share >= OFTEN
+    yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=brief,
+                  explains=("quality", "learning", "rows", "over-fitting") if alarm else (),
+                  figures={"near_positives": share, "positives": len(positives)})  # fmt: skip
 
 
 class ContraryPreferences(Audit):

@@ -149,9 +149,7 @@ def _of_bound(
     )  # fmt: skip
 
 
-def _of_rounding(
-    data: AuditedData, split: str, here: str, there: str, numbers: Mapping[str, np.ndarray]
-) -> Finding:
+def _of_rounding(data: AuditedData, split: str, here: str, there: str, numbers: Mapping[str, np.ndarray]) -> Finding:
     digits = {name: int(np.median(significant_digits(numbers[name]))) for name in (here, there)}
     distinct = len(np.unique(numbers[here]))
     lead = f"check whether {split_name(here)} numbers were rounded, or cut to whole ones: they have "

@@ -1,12 +1,15 @@
-"""Audit `template-marks`."""
+"""Audit `template-marks`: marks of chat templates, and fields that nothing was written into."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
 from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import capitalized, listed
+from ftengine_builtins.audits.contradictions import LOOKED_AT
 from ftengine_builtins.audits.counting import found_rows
+from ftengine_builtins.audits.one_answer import any_answer
 
 MARKS = (
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
@@ -23,14 +26,28 @@ MEDIA = re.compile(r"image|img|video|audio|vision|speech|media|object_ref|quad|b
 ALARM = 0.02
 """Share of the rows, at the interval's near end, from which it is an alarm: one text about templates is none."""
 SHOWN = 3
+FIELD = re.compile(
+    r"\{\{? ?[A-Za-z][A-Za-z_ ]{2,29}\}?\}|\[[A-Z][A-Z_ ]{2,24}\d{0,3}\]|<[A-Z][A-Z_]{2,24}\d{0,3}>"
+    r"|\[(?:your|insert|enter|company|customer|user|product)\b[^\[\]\n]{0,30}\]",
+)
+"""A field of a template, `{question}`, or a name that an anonymiser or a writer left in its place, `[NAME]`."""
+NO_FIELD = re.compile(r"\[(?:/?INST|INFO|WARN\w*|ERROR|DEBUG|CLS|SEP|MASK|PAD|UNK|BOS|EOS|MUSIC|APPLAUSE)\]")
+EMPTY, OFTEN, DISTINCT, FEWEST = 0.05, 0.2, 12, 5
+"""Shares of the rows, near end, that hold a field, from which it is said and from which it is an alarm; and how many
+fields there are, at most, and rows of each, at least: in code they have many names."""
 
 
 class TemplateMarks(Audit):
-    """Finds marks of a chat template in messages; those that are tokens of the model begin and end turns."""
+    """Finds marks of a chat template in messages, and fields such as `{question}` or `[NAME]` that were not filled.
+
+    Marks that are tokens of the model begin and end turns. Fields are looked for in prompts and free answers.
+    """
 
     name = "template-marks"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
+        if any(any_answer(view) for view in islice(data.splits["train"], LOOKED_AT)):
+            yield from _fields(data)
         encoded = data.encoded.get("train", {})
         if not encoded.get("counts", {}).get("conversations"):
             return  # a text that is read as it stands may well be written in a template
@@ -48,6 +65,32 @@ class TemplateMarks(Audit):
         for are_own, found in by_split.items():
             if found:
                 yield _finding(data, found, dict(kinds[are_own].most_common(SHOWN)), are_own=are_own)
+
+
+def _fields(data: AuditedData) -> Iterator[Finding]:
+    """Find fields that many rows hold, and in which nothing was written."""
+    by_split, kinds = dict[str, list[int]](), Counter[str]()
+    for split, rows in data.splits.items():
+        for i, text in enumerate(rows.texts()):
+            if here := {field for field in FIELD.findall(text) if not NO_FIELD.fullmatch(field)} - {*MARKS}:
+                by_split.setdefault(split, []).append(i)
+                kinds.update(here)
+    frequent = {field: count for field, count in kinds.most_common(DISTINCT) if count >= FEWEST}
+    if not frequent or len(kinds) > DISTINCT + len(frequent):
+        return
+    shown = listed([f"`{field}`" for field in [*frequent][:SHOWN]])
+    found = found_rows(data, by_split, f"hold {shown}")
+    if found.least < EMPTY:
+        return
+    lead = f"fill in fields that were left as they are: {found.text}"
+    text = (
+        f"{capitalized(lead)} (e.g. {found.places[0]}). A model learns to read, and to write, the field's name: write "
+    )
+    text += "what belongs there, made-up values where the true ones are private."
+    alarm = found.least >= OFTEN
+    explains = ("quality", "learning", "splits", "worse") if alarm else ()
+    yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=lead, explains=explains,
+                  figures={"fields": frequent, "rows": found.counts}, places=found.places)  # fmt: skip
 
 
 def _finding(data: AuditedData, by_split: dict[str, list[int]], marks: dict[str, int], *, are_own: bool) -> Finding:
