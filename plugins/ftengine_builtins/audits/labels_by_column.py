@@ -175,7 +175,7 @@ def _is_asked(data: AuditedData, name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Excess:
+class Excess:
     """Contradicted labels in a value's rows, and in as many other rows with the same labels.
 
     Args:
@@ -194,7 +194,7 @@ class _Excess:
         return self.share >= max(self.others + MORE, TIMES * self.others)
 
 
-def _excess(wrong: np.ndarray, labels: np.ndarray, of: np.ndarray) -> _Excess:
+def excess(wrong: np.ndarray, labels: np.ndarray, of: np.ndarray) -> Excess:
     """Compare (n,) contradictions of a value's rows with those of other rows, within each label of both."""
     n, count, expected, over, variance = 0, 0, 0.0, 0.0, 0.0
     for label in np.unique(labels[of]):
@@ -206,7 +206,7 @@ def _excess(wrong: np.ndarray, labels: np.ndarray, of: np.ndarray) -> _Excess:
         n, count, expected = n + g, count + int(inside.sum()), expected + g * float(outside.mean())
         over += float(inside.sum()) - g * w / (g + m)
         variance += g * m * w * (g + m - w) / ((g + m) ** 2 * (g + m - 1))
-    return _Excess(count / max(1, n), expected / max(1, n), n, over / math.sqrt(variance) if variance else 0.0)
+    return Excess(count / max(1, n), expected / max(1, n), n, over / math.sqrt(variance) if variance else 0.0)
 
 
 def _contradicted(rows: DrawnRows, groups: Sequence[_Group]) -> Iterator[Finding]:
@@ -217,7 +217,7 @@ def _contradicted(rows: DrawnRows, groups: Sequence[_Group]) -> Iterator[Finding
     for i, group in enumerate(groups):
         answers = every.copy()
         answers[group.of] = ridge.leave_out(targets, PENALTY, group.of)
-        screened.append((_excess(answers.argmax(1) != rows.labels, rows.labels, group.of).errors, i))
+        screened.append((excess(answers.argmax(1) != rows.labels, rows.labels, group.of).errors, i))
     sure, best = SURE / len(groups), None
     for errors, i in sorted(screened, reverse=True)[:TRIED]:
         if errors >= SURER and (found := _compared(rows, features, targets, groups[i].of, sure)) is not None:
@@ -233,7 +233,7 @@ def _contradicted(rows: DrawnRows, groups: Sequence[_Group]) -> Iterator[Finding
 class _Compared:
     """A value's rows against all others: contradictions, (K, K) labels by answers, and whether classes are swapped."""
 
-    excess: _Excess
+    excess: Excess
     confusion: np.ndarray
     are_swapped: bool
 
@@ -249,15 +249,15 @@ def _compared(rows: DrawnRows, features: Any, targets: np.ndarray, of: np.ndarra
     answers[of] = others.predict(features[of], targets[~of], PENALTY)
     preferred, ranked = answers.argmax(1), np.sort(answers, axis=1)
     wrong, margin = preferred != rows.labels, ranked[:, -1] - ranked[:, -2]
-    excess = _excess(wrong, rows.labels, of)
+    found = excess(wrong, rows.labels, of)
     inside, outside = (confusion_of(rows.labels[side], preferred[side], size) for side in (of, ~of))
-    swap = find_swap(inside, sure) if excess.errors >= SURER else None
+    swap = find_swap(inside, sure) if found.errors >= SURER else None
     if swap is not None and find_swap(outside) is None and _is_exchange(swap, outside):
-        return _Compared(excess, inside, are_swapped=True)
+        return _Compared(found, inside, are_swapped=True)
     clear = margin >= np.median(margin[~of])
-    clearer = _excess(wrong[clear], rows.labels[clear], of[clear])
-    differ = excess.errors >= NormalDist().inv_cdf(1 - sure) and clearer.errors >= SURER
-    return _Compared(excess, inside, False) if differ and excess.is_large and clearer.is_large else None
+    clearer = excess(wrong[clear], rows.labels[clear], of[clear])
+    differ = found.errors >= NormalDist().inv_cdf(1 - sure) and clearer.errors >= SURER
+    return _Compared(found, inside, False) if differ and found.is_large and clearer.is_large else None
 
 
 def _is_exchange(swap: Swap, outside: np.ndarray) -> bool:

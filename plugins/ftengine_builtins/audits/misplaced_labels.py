@@ -14,15 +14,18 @@ from ftengine.api import Audit, AuditedData, Finding
 from ftengine.text import counted, number, percent, quoted
 from ftengine_builtins.audits.counting import split_name
 from ftengine_builtins.audits.labelled_rows import OFFSETS, Answered, Labelled, labelled, misplaced
-from ftengine_builtins.audits.misplaced_numbers import of_another_unit, turned, unsigned
+from ftengine_builtins.audits.labels_by_column import excess
+from ftengine_builtins.audits.misplaced_numbers import mixed_up, of_another_unit, turned, unsigned
 from ftengine_builtins.audits.split_shift import find_shift, is_nonrandom_split, unlike
 from ftengine_builtins.audits.surface_features import are_words_of_one_length
 from ftengine_builtins.audits.word_scores import TOKEN, WordRidge, tf_idf
 from ftengine_builtins.label_blocks import Block, are_of_all_labels, find_run
 from ftengine_builtins.label_fit import (
+    ERRORS,
     SURE,
     Offset,
     agreement,
+    confusion_of,
     find_swap,
     follow_one_another,
     is_less,
@@ -33,6 +36,9 @@ from ftengine_builtins.label_fit import (
 FEWEST, FEWEST_HELD = 60, 20
 """Rows with a text and a label below which nothing is said, of training and of a held-out split."""
 PENALTY = 0.3
+NOISY, COPIED = 5.0, 0.05
+"""Standard errors by which training labels are contradicted more often than held-out ones, for them to look wrong, and
+share of the held-out rows that may nearly repeat a training row."""
 OTHERWISE, OF_WORD, FOR_WORD = 0.1, 8, 3.0
 """By how much more held-out rows are answered rightly by one another than by training for labels to follow another rule
 there, and rows of a split and standard errors that a word needs to be named. Of 40 random divisions of BBC news, some
@@ -70,9 +76,9 @@ class MisplacedLabels(Audit):
             answers = ridge.predict(every[start : start + len(rows.texts)], train.targets(), PENALTY)
             start += len(rows.texts)
             tests = (
-                (_of_rows_around, turned, unsigned, of_another_unit)
+                (_of_rows_around, turned, unsigned, of_another_unit, mixed_up)
                 if train.numbers
-                else (_defaults, _swapped, _of_rows_around, _by_chance, _by_another_rule)
+                else (_defaults, _swapped, _of_rows_around, _by_chance, _by_another_rule, _noisy_training)
             )
             findings = (test(data, split, (train, learnt[0]), (rows, answers)) for test in tests)
             yield from islice((finding for finding in findings if finding is not None), 1)
@@ -239,7 +245,47 @@ def _by_another_rule(data: AuditedData, split: str, train: Answered, held: Answe
     figures = {"right": float(learnt.mean()), "own": float(own.mean()), "n": len(known), "rule": True}
     then = "Was one file labelled by a program (by keywords, say) or by other guidelines? Label both in one way."
     lead = f"check whether training labels were given by another rule than {name} labels"
+    trained = agreement(train[0].confusion(train[1]))
+    if trained.kappa <= 2 * trained.error:  # by no rule
+        fit = (
+            f"by their words, {percent(trained.share)} of {trained.n:,} rows are answered rightly out of sample, as by "
+        )
+        fit += f"chance, {name} rows among themselves {percent(own.mean())}"
+        then = f"If rows of {data.splits['train'].source} were mixed up, join labels and texts again by an id."
+        lead = "check whether training labels belong to their rows"
+        figures |= {"mixed_up": trained.share}
     return misplaced(split, fit, then, figures, lead)
+
+
+def _noisy_training(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
+    """Return a finding if training's words contradict far more of its own labels than of a held-out split's.
+
+    Rows of the same label are compared, and again the half of them that words are surest of: elsewhere texts may be
+    harder. Not where held-out rows are near copies of training rows, which are answered rightly.
+    """
+    if data.near is not None and np.isin(data.near[split], data.near["train"]).mean() > COPIED:
+        return None
+    labels, answers = (np.concatenate(of) for of in ((train[0].labels[0], held[0].labels[0]), (train[1], held[1])))
+    known = labels >= 0
+    labels, answers, of = labels[known], answers[known], (np.arange(len(labels)) < len(train[0].texts))[known]
+    preferred, ranked = answers.argmax(1), np.sort(answers, axis=1)
+    wrong, margin = preferred != labels, ranked[:, -1] - ranked[:, -2]
+    found, clear = excess(wrong, labels, of), margin >= np.median(margin)
+    surely = excess(wrong[clear], labels[clear], of[clear])
+    if found.errors < NOISY or surely.errors < ERRORS or not (found.is_large and surely.is_large):
+        return None
+    if find_shift(train[0].texts, held[0].texts) is not None:
+        return None
+    confusion = confusion_of(labels[of & clear], preferred[of & clear], len(train[0].names))
+    np.fill_diagonal(confusion, 0)
+    given, rather = np.unravel_index(int(confusion.argmax()), confusion.shape)
+    names, name = train[0].names, split_name(split)
+    lead = "look at the labels of training"
+    fit = f"by their words, {percent(found.share)} of them look wrong, of {name} labels {percent(found.others)}; most "
+    fit += f"often {quoted(names[given])} that are rather {quoted(names[rather])} ({int(confusion.max()):,})"
+    figures = {"noise": found.share, "held_out": found.others, "given": names[given], "rather": names[rather]}
+    then = "Were training rows labelled by somebody else, by a program, or by default? Correct them, or leave them out."
+    return misplaced("train", fit, then, figures | {"n": found.n}, lead)
 
 
 def _with_shares_of(train: Labelled, held: Labelled) -> tuple[Labelled, Labelled]:

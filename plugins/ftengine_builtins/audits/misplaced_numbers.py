@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ftengine.api import AuditedData, Finding
@@ -10,6 +12,7 @@ from ftengine_builtins.audits.counting import share_within, split_name
 from ftengine_builtins.audits.labelled_rows import Answered, misplaced
 from ftengine_builtins.audits.number_forms import scaled_form
 from ftengine_builtins.audits.split_shift import find_shift
+from ftengine_builtins.audits.word_scores import WordRidge, tf_idf
 from ftengine_builtins.label_fit import find_curve, find_unit, is_distributed_alike, is_distributed_otherwise, runs_back
 
 OFF, WIDER = 0.5, 1.6
@@ -18,6 +21,10 @@ their spread; beyond, they are compared."""
 NEGATIVE, SIZES = 0.2, 5
 """Share of negative numbers (interval's near end) of one split, where the other has none, and how many distinct sizes
 numbers have there at least, from which signs may have been lost: one or two sizes are alike in any case."""
+
+FEWEST, PENALTY, BY_CHANCE, WELL = 60, 0.3, 2.0, 0.5
+"""Held-out rows that words are learnt from, the ridge's penalty, standard errors of training's correlation that are
+chance, and the correlation in the split from which words tell its numbers."""
 
 
 def turned(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
@@ -91,3 +98,21 @@ def of_another_unit(data: AuditedData, split: str, train: Answered, held: Answer
     then = f"If so, convert the numbers of {data.splits[split].source} to training's unit."
     lead = f"check whether {split_name(split)} rows have numbers of another unit than training"
     return misplaced(split, fit, then, {**figures, "factor": factor, "plus": plus}, lead)
+
+
+def mixed_up(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
+    """Return a finding if words tell a split's numbers among themselves, and training's by chance, texts alike."""
+    own, *_ = runs_back(train[1][:, 0], train[0].labels[0])
+    if len(held[0].texts) < FEWEST or abs(own) * math.sqrt(len(train[0].texts)) > BY_CHANCE:
+        return None
+    ridge = WordRidge(tf_idf(held[0].texts))
+    there, _, sure = runs_back(ridge.leave_one_out(held[0].targets(), PENALTY)[:, 0], held[0].labels[0])
+    if not sure or there < WELL or find_shift(train[0].texts, held[0].texts) is not None:
+        return None
+    fit = (
+        f"with what words predict out of sample they correlate by {number(own, 2)}, as by chance; {split_name(split)} "
+    )
+    fit += f"numbers do among themselves by {number(there, 2)}"
+    then = f"If rows of {data.splits['train'].source} were mixed up, join numbers and texts again by an id."
+    lead = "check whether training numbers belong to their rows"
+    return misplaced("train", fit, then, {"mixed_up": own, "held_out": there}, lead)

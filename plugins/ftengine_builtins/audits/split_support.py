@@ -43,6 +43,8 @@ split that are looked at, the first."""
 OFTEN, FAR, CLEAR = 0.1, 2.0, 1e-5
 """Share of one file's rows that have a label or tag among several, how many times their share in the other file it is,
 and the probability by chance, times the labels, up to which it was left out there, or added here."""
+POINTS = 0.2
+"""By how much larger the share of a class is in training, and FAR times, for a note."""
 SHOWN = 4
 
 
@@ -61,6 +63,7 @@ class SplitSupport(Audit):
         numbers = {split: _numbers(data, split) for split in ("train", *held)} if held and are_numbers(data) else {}
         for split in reversed(held):  # figures are made on the last
             finding = _range(data, split, numbers) if numbers else _labels(data, split) or _shares(data, split)
+            finding = finding or (None if numbers else _of_classes(data, split))
             if finding is not None:
                 yield finding
                 break
@@ -261,6 +264,26 @@ def _shares(data: AuditedData, split: str) -> Finding | None:
     level: Level = "alarm" if here == "train" or tags_words(data) else "note"
     return Finding(kind="splits", level=level, text=f"{capitalized(lead)}. {then}", brief=lead, explains=EXPLAINED,
                    figures=figures)  # fmt: skip
+
+
+def _of_classes(data: AuditedData, split: str) -> Finding | None:
+    """Return a note on a class that is far more frequent in training than in the other file, in rows of one label."""
+    from scipy.stats import fisher_exact
+
+    train, held = (_counts(data, name) for name in ("train", split))
+    n, m = train.total(), held.total()
+    if min(n, m) < FEWEST or tags_words(data) or n != sum(1 for view in data.splits["train"] if view.labels):
+        return None
+    label = max(train, key=lambda label: train[label] / n - held[label] / m)
+    here, there = train[label] / n, held[label] / m
+    table = [[train[label], n - train[label]], [held[label], m - held[label]]]
+    if here - there < POINTS or here < FAR * there or float(fisher_exact(table).pvalue) * len(train) > CLEAR:
+        return None
+    lead = f"check whether training labels were filled in: {quoted(label)} is the label of {percent(here)} of the "
+    lead += f"training rows and of {percent(there)} of the {split_name(split)} rows"
+    then = f"Is it a default of {data.splits['train'].source}, or was {data.splits[split].source} balanced on purpose?"
+    return Finding(kind="splits", level="note", text=f"{capitalized(lead)}. {then}", brief=lead,
+                   figures={"split": split, "frequent": label, "share": here, "held_out": there})  # fmt: skip
 
 
 def _rows_by_label(data: AuditedData, split: str) -> Counter[str]:

@@ -72,7 +72,7 @@ class HeldOutShift(Rule):
             # What training never has is never answered, however good the model is at the rest.
             fails = fails or ("lacking" in finding.figures and finding.figures["share"] >= LACKING)
             # Rows without a true number, or without one of their labels, are wrong in any case.
-            fails = fails or not {"default", "left_out"}.isdisjoint(finding.figures)
+            fails = fails or not {"default", "left_out", "mixed_up", "scaled"}.isdisjoint(finding.figures)
             # What rows are made of is not what the model will get, however good it is at the words in them.
             fails = fails or bool(finding.figures.get("composition"))
             everywhere = finding.source == ExchangedRoles.name and "split" not in finding.figures
