@@ -26,6 +26,7 @@ from verdicts_truths import (
     Truth,
     asked,
     by,
+    either,
     in_all,
     in_training,
     kind,
@@ -39,7 +40,7 @@ MODELS = {"preference": "tiny_llama", "reward": "tiny_llama", "embedding": "tiny
 TRANSLATED = dict(zip(FILLERS, FILLERS[7:] + FILLERS[:7], strict=True))
 """What each word of an anchor is in its positive."""
 OF_TASK = (*OF_USE, "labels", "over-fitting", "data", "worse")
-SWAPPED = by("swapped-pairs", "swapped")
+SWAPPED = either(by("swapped-pairs", "swapped"), by("exchanged-roles", "exchanged"))
 NO_PREFERENCE = by("swapped-pairs", "uninformative")
 
 

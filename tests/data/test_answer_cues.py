@@ -101,6 +101,34 @@ def test_what_both_sides_have_is_no_cue(found, seed):
     assert found("answer-cues", PairTask(), pairs(120, seed), pairs(60, seed + 9, chosen="Certainly! {}")) == []
 
 
+def exchanged(rows, share):
+    return [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} if i % 12 < 12 * share else row
+            for i, row in enumerate(rows)]  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [1, 1 / 2, 1 / 3, 0])
+def test_chosen_answers_that_are_exchanged_in_training_are_an_alarm(found, share):
+    styles = {"chosen": "Gladly: {} I hope that it helps.", "rejected": "Whatever, {} find out."}
+    train, test = pairs(180, 1, **styles), pairs(90, 2, **styles)
+    for files in ((exchanged(train, share), test), (train, exchanged(test, 1 if share == 1 else 0))):
+        result = found("exchanged-roles", PairTask(), *files)
+        named = share and (share == 1 or (files[1] == test and files[0] != train))
+        assert [(one.level, one.figures["split"]) for one in result] == ([("alarm", "test")] if named else [])
+        assert not named or result[0].figures["training"] == pytest.approx(max(share, 1 - share), abs=0.25)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_preferences_that_words_tell_in_no_file_are_not_exchanged(found, seed):
+    assert found("exchanged-roles", PairTask(), pairs(180, seed), pairs(90, seed + 50)) == []
+
+
+def test_a_cue_of_the_other_side_says_that_both_are_exchanged(found):
+    cue = pairs(120, 1, chosen="Certainly! {}"), exchanged(pairs(60, 2, chosen="Certainly! {}"), 1)
+    (finding,) = found("answer-cues", PairTask(), *cue)
+    assert (finding.level, finding.figures["held_out_others"]) == ("alarm", 1)
+    assert "which answers are the chosen ones" in finding.brief
+
+
 def chat(user, assistant):
     return {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]}
 

@@ -90,6 +90,23 @@ def test_rows_of_one_label_from_a_row_on_were_not_labelled(misplaced):
     assert misplaced([*train, *own], test) == []  # rows of one label that were added are of that label
 
 
+@pytest.mark.parametrize("make", [topical, graded])
+def test_labels_of_training_that_were_mixed_up_are_found(misplaced, make):
+    (finding,) = misplaced(shuffled(make(200, 1)), make(100, 2))
+    assert finding.level == "alarm"
+    assert "mixed_up" in finding.figures
+
+
+def test_labels_of_training_that_are_wrong_more_often_are_found(misplaced):
+    draw, train, test = random.Random(0), topical(240, 1), topical(120, 2)
+    names = sorted({row["label"] for row in train})
+    wrong = [row | {"label": draw.choice(names)} if draw.random() < 0.35 else row for row in train]
+    (finding,) = misplaced(wrong, test)
+    assert (finding.level, finding.figures["split"]) == ("alarm", "train")
+    assert finding.figures["noise"] > finding.figures["held_out"] + 0.1
+    assert misplaced(train, [row | {"label": draw.choice(names)} if draw.random() < 0.1 else row for row in test]) == []
+
+
 @pytest.mark.parametrize("spoil", [lambda x: (x - 3) / 1.2, lambda x: (x + 4) / 12])
 def test_numbers_that_one_file_has_scaled_are_an_alarm(misplaced, spoil):
     train, test = graded(200, 1), graded(120, 2)

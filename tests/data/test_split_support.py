@@ -73,6 +73,13 @@ def test_labels_that_training_lacks_are_an_alarm(found, lacking, named):
     assert [(x.level, x.figures["lacking"]) for x in one] == [("alarm", {"c": 20})] * named
 
 
+def test_a_class_that_training_has_far_more_often_is_a_note(found):
+    labels = ["abcd"[i * 7 % 4] for i in range(200)]
+    (one,) = found(["a" if i % 2 else label for i, label in enumerate(labels)], labels[:120])
+    assert (one.level, one.figures["frequent"]) == ("note", "a")
+    assert found(["a" if i % 9 == 0 else label for i, label in enumerate(labels)], labels[:120]) == []
+
+
 @partly
 class SeveralTask(Task):
     """A text has several labels."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, Finding, View
-from ftengine.text import percent, quoted
+from ftengine.text import capitalized, percent, quoted
 from ftengine_builtins.audits.contradictions import LOOKED_AT
 from ftengine_builtins.audits.counting import share_within, split_name
 from ftengine_builtins.audits.split_shift import EXPLAINED, is_nonrandom_split, shortened
@@ -176,6 +176,14 @@ def _findings(cue: Cue, side: str, other: str, there: Mapping[str, Cue]) -> Iter
         if held.most < cue.gain / 2:
             text += ". A model learns that alone: take it out of the training answers, write both sides alike, or hold "
             text += "out pairs of that kind."
+            if held.others >= COVERED * held.of_others:
+                brief = (
+                    f"check which answers are the chosen ones: {brief}, and {percent(held.others / held.of_others)} of "
+                )
+                brief += f"the {other} ones in {split_name(split)} rows"
+                text = f"{capitalized(brief)}. Exchange the two columns of the wrong file."
+                yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+                return
             brief += f", hardly any of {split_name(split)}: the model learns that"
             yield Finding(kind="splits", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
             return

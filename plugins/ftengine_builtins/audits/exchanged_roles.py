@@ -13,6 +13,7 @@ from ftengine.api import Audit, AuditedData, Finding, View
 from ftengine.text import capitalized, number, percent
 from ftengine_builtins.audits.contradictions import LOOKED_AT
 from ftengine_builtins.audits.counting import share_within, split_name
+from ftengine_builtins.audits.row_parts import ANSWERS, parts_of
 from ftengine_builtins.audits.split_shift import EXPLAINED, area_error, areas, is_nonrandom_split
 from ftengine_builtins.audits.word_scores import TOKEN, WordRidge, choose_rows, tf_idf
 from ftengine_builtins.label_fit import ERRORS
@@ -24,6 +25,10 @@ CHARACTERS = 500
 PENALTY = 1.0
 APART = 0.65
 """ROC AUC in each split by itself, from which words tell its users from its assistants."""
+REJECTED = "rejected answers"
+CONTRADICTED, WELL = 0.1, 0.8
+"""By how much surely fewer training pairs than held-out ones are told by words, from which some look exchanged; and
+the share of held-out pairs that these tell among themselves, where they tell training's no better than APART."""
 ASKS = 0.3
 """Share of the assistant's turns that end in a question mark, interval's near end, from which it is the one who asks,
 where users surely ask less."""
@@ -37,12 +42,14 @@ class ExchangedRoles(Audit):
     split it must be significantly worse than guessing, in both directions. Prompts and completions, inputs and answers
     are treated alike. Looks at splits of different sources. An alarm if the side that asks questions differs too;
     otherwise a note, as tasks may differ (translation in the other direction). A note as well if the assistant asks
-    most questions in all splits.
+    most questions in all splits. Rejected and chosen answers are compared alike, pair by pair: an alarm if they are
+    exchanged in one split, or if words tell far fewer pairs of training than of the other split.
     """
 
     name = "exchanged-roles"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
+        yield from _of_preferences(data)
         if not any(turns_of(view) for rows in data.splits.values() for view in islice(rows, LOOKED_AT)):
             return
         turns = {split: _draw(data, split) for split in data.splits}
@@ -120,6 +127,67 @@ def _draw(data: AuditedData, split: str) -> Turns:
             side.update(dict.fromkeys(text[:CHARACTERS] + text[CHARACTERS:][-1:] for text in texts))
     user, assistant = ([text for text in side if text not in other] for side, other in (sides, sides[::-1]))
     return Turns(user[:SAMPLE], assistant[:SAMPLE])
+
+
+def _of_preferences(data: AuditedData) -> Iterator[Finding]:
+    """Find splits whose chosen answers are written as training's rejected ones are, or training pairs at random."""
+    pairs = {
+        split: _answers(data, split) for split in data.splits if split == "train" or is_nonrandom_split(data, split)
+    }
+    if not pairs["train"].enough:
+        return
+    for split, held in reversed(pairs.items()):  # figures are made on the last
+        if split == "train" or not held.enough:
+            continue
+        train = pairs["train"]
+        words, start = tf_idf([*train.words(), *held.words()]), len(train.sides)
+        ridges = WordRidge(words[:start]), WordRidge(words[start:])
+        own = [
+            _right(ridge.leave_one_out(of.sides[:, None], PENALTY)[:, 0])
+            for ridge, of in zip(ridges, (train, held), strict=True)
+        ]
+        across = _right(ridges[0].predict(words[start:], train.sides[:, None], PENALTY)[:, 0])
+        back = _right(ridges[1].predict(words[:start], held.sides[:, None], PENALTY)[:, 0])
+        figures = {"split": split, "right": across.mean(), "training": own[0].mean(), "held_out": own[1].mean()}
+        figures = {name: value if name == "split" else float(value) for name, value in figures.items()}
+        name = split_name(split)
+        told = [share_within(int(right.sum()), len(right)) for right in (*own, across, back)]
+        if min(told[0][0], told[1][0]) >= APART and max(told[2][1], told[3][1]) <= 1 - APART:
+            lead = (
+                f"check which answers are the chosen ones in training and in {name} rows: they are exchanged in one of "
+            )
+            lead += (
+                f"both, as a classifier of training's answers gets {percent(across.mean())} of {len(across):,} {name} "
+            )
+            lead += f"pairs right, and {percent(own[0].mean())} of training's own out of sample"
+            text = f"{capitalized(lead)}. Read five pairs of each, and exchange the two columns of the wrong file."
+        elif told[2][0] - told[0][1] >= CONTRADICTED or (told[0][1] <= APART and told[1][0] >= WELL):
+            better = max(float(across.mean()), float(own[1].mean()))
+            lead = f"check which answers are the chosen ones in training: their words tell {percent(better)} of {name} "
+            lead += f"pairs, and {percent(own[0].mean())} of {len(own[0]):,} training pairs out of sample"
+            text = f"{capitalized(lead)}. Were chosen and rejected answers exchanged in some rows, or was it a judge "
+            text += "who did not read them? Read ten pairs."
+        else:
+            continue
+        yield Finding(kind="splits", level="alarm", text=text, brief=lead, explains=(*EXPLAINED, "data"),
+                      figures={**figures, "exchanged": "answers"})  # fmt: skip
+        return
+
+
+def _answers(data: AuditedData, split: str) -> Turns:
+    """Sample pairs of distinct rows: as many rejected answers as chosen ones, in the same order."""
+    chosen = choose_rows(data.distinct[split], np.ones(len(data.splits[split]), dtype=bool), SAMPLE)
+    pairs = list[tuple[str, str]]()
+    for i, view in enumerate(islice(data.splits[split], max(chosen, default=-1) + 1)):
+        if i in chosen and {ANSWERS, REJECTED} <= (parts := parts_of(view)).keys():
+            pairs.append((parts[REJECTED].strip()[:CHARACTERS], parts[ANSWERS].strip()[:CHARACTERS]))
+    return Turns([rejected for rejected, _ in pairs], [answer for _, answer in pairs])
+
+
+def _right(scores: np.ndarray) -> np.ndarray:
+    """Return for each pair of (2 n,) scores, rejected answers first, whether the chosen one has the larger one."""
+    rejected, chosen = np.split(scores, 2)
+    return chosen > rejected
 
 
 def _questions(texts: Sequence[str]) -> int:

@@ -67,6 +67,8 @@ class MismatchedPairs(Audit):
                 fits = {name: of for name, of in overlaps.items() if of is not None and name != split}
                 why = _reason(found, kind) or _by_other_splits(found, fits, pairs)
                 ordered = _ordered(pairs[split]) if kind == POSITIVES else ""
+                if kind == CHOSEN and why is not None and why[1] == "match" and _fits(by_split[split][REJECTED]):
+                    continue  # both are exchanged, which audit `exchanged-roles` finds
                 if why is None and kind == REJECTED and _fits(by_split[split][CHOSEN]):
                     ordered = REJECTED
                 if why is not None or ordered:
