@@ -148,8 +148,8 @@ def _of_preferences(data: AuditedData) -> Iterator[Finding]:
         ]
         across = _right(ridges[0].predict(words[start:], train.sides[:, None], PENALTY)[:, 0])
         back = _right(ridges[1].predict(words[:start], held.sides[:, None], PENALTY)[:, 0])
-        figures = {"split": split, "right": across.mean(), "training": own[0].mean(), "held_out": own[1].mean()}
-        figures = {name: value if name == "split" else float(value) for name, value in figures.items()}
+        shares = {"right": across, "training": own[0], "held_out": own[1]}
+        figures: dict[str, Any] = {"split": split} | {key: float(right.mean()) for key, right in shares.items()}
         name = split_name(split)
         told = [share_within(int(right.sum()), len(right)) for right in (*own, across, back)]
         if min(told[0][0], told[1][0]) >= APART and max(told[2][1], told[3][1]) <= 1 - APART:
