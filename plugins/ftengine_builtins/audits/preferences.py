@@ -49,8 +49,9 @@ SAMPLE, NEAR, REPEATED, OFTEN = 500, 0.6, 0.01, 0.05
 """Positives that are compared, the cosine of their words from which two differ in little, and the shares of all pairs
 of rows of which they do, from which that is said and from which it is an alarm: of 31 other rows of a batch that is one
 in three, and one or two."""
-FEWEST_POSITIVES, MOST_ROWS = 40, 5_000
-"""Distinct positives below which they are not compared, and training rows that are read, the first."""
+FEWEST_POSITIVES, FEWEST_WORDS, MOST_ROWS = 40, 8, 5_000
+"""Distinct positives below which they are not compared, words of half of them, as shorter ones have the same few words
+by chance, and training rows that are read, the first."""
 
 
 class EqualAnswers(Audit):
@@ -112,7 +113,7 @@ def _anchors(data: AuditedData) -> Iterator[Finding]:
                       places=tuple(rows.where(i) for i in equal[:SHOWN_PLACES]))  # fmt: skip
     positives = list(dict.fromkeys(positive for _, anchor, positive in pairs if anchor != positive))
     chosen = np.random.default_rng(0).permutation(len(positives))[:SAMPLE]
-    if len(chosen) < FEWEST_POSITIVES:
+    if len(chosen) < FEWEST_POSITIVES or np.median([len(text.split()) for text in positives]) < FEWEST_WORDS:
         return
     features = tf_idf([positives[i] for i in chosen])
     near = (features @ features.T).toarray() >= NEAR
