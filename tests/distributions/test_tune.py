@@ -1,4 +1,4 @@
-"""`ftengine tune`: trials on validation, the test split once, going on after an interruption, wrong input."""
+"""`ftengine tune`: rungs on validation, the test split once, going on after an interruption, wrong input."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from runs import Heard
 
 from ftengine import Recipe, Run, fine_tune, load_run
 from ftengine.errors import BaseMismatch, InputError, TrainingError
+from ftengine.training.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("installed")
 
@@ -42,36 +43,83 @@ def looks(monkeypatch):
 
 
 def tuned(content, folder, **options):
-    from ftengine_optuna import tune
+    from ftengine_tune import tune
 
-    return tune(Recipe.make({**content, "output": str(folder)}), **{"trials": 4, **options})
+    return tune(Recipe.make({**content, "output": str(folder)}), **{"trials": 3, **options})
 
 
 def rows(file):
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.fixture
+def taught(monkeypatch):
+    """The runs that trained, and their steps, as folder and step."""
+    steps, train = [], Trainer.step
+
+    def counting(trainer, members):
+        train(trainer, members)
+        steps.append((trainer.setup.run.path.name, trainer.progress.step))
+
+    monkeypatch.setattr(Trainer, "step", counting)
+    return steps
+
+
+RATES = "0.0001,0.02,0.00001"
+"""Of which one trains."""
+
+
+def rates(choices=RATES):
+    from ftengine_tune.space import parse
+
+    return [parse("train.learning_rate", choices, "")]
+
+
 def test_trials_never_see_the_test_split_and_the_best_sees_it_once(content, answers, looks, tmp_path):
     found = tuned(content, tmp_path / "tuned")
     parts = {name: rows(tmp_path / "tuned" / "division" / f"{name}.jsonl") for name in ("train", "validation", "test")}
     assert sorted(map(str, rows(answers))) == sorted(str(row) for part in parts.values() for row in part)
-    for trial in found.trials:
-        run = load_run(trial.run)
-        assert run.evaluation["split"] == "validation"
-        audit = json.loads((run.path / "audit.json").read_text(encoding="utf-8"))
-        counts = {name: split["rows"] for name, split in audit["splits"].items()}
-        assert counts == {"train": len(parts["train"]), "validation": len(parts["validation"])}
-        assert trial.figure.value == run.evaluation["tuned"]["loss"]["value"]
+    best = load_run(found.of(found.best).run)
+    assert best.evaluation["split"] == "validation"
+    audit = json.loads((best.path / "audit.json").read_text(encoding="utf-8"))
+    counts = {name: split["rows"] for name, split in audit["splits"].items()}
+    assert counts == {"train": len(parts["train"]), "validation": len(parts["validation"])}
+    assert found.of(found.best).loss == pytest.approx(min(line.get("validation_loss", 9e9) for line in best.metrics))
     assert looks == [tmp_path / "tuned" / "division" / "test.jsonl"]
-    assert len(found.trials) == 4
-    best = min(found.trials, key=lambda trial: trial.figure.value)
-    assert found.best == best.number
-    assert found.as_written == 1
-    assert [one.trial for one in found.tested] == [best.number]
+    assert found.examples == len(parts["validation"])
+    assert found.trials[0].values["train.learning_rate"] == content["train"]["learning_rate"]
     assert "which was measured once" in found.statement
-    assert "luckiest of 4" in found.statement
-    assert tuned(content, tmp_path / "tuned").tested == found.tested  # nothing is left to do
+    assert tuned(content, tmp_path / "tuned") == found  # nothing is left to do
     assert len(looks) == 1
+
+
+def test_trials_surely_behind_are_dropped_and_train_no_further(content, taught, tmp_path):
+    content["data"]["train"] = str(tmp_path / "rows.jsonl")
+    lines = [
+        json.dumps({"prompt": f"What is {a} + {b}?", "completion": f"{a + b}"}) for a in range(9) for b in range(9)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    content["train"] |= {"learning_rate": 0.02, "epochs": 3}
+    found = tuned(content, tmp_path / "tuned", space=rates())
+    first, _, last = found.trials[0].steps
+    assert (found.best, found.ended, found.rungs[0].dropped) == (1, "one left", [2, 3])
+    assert {name for name, step in taught if step > first} == {"001"}
+    assert sorted(step for name, step in taught if name == "001") == list(range(1, last + 1))
+    assert found.of(2).dropped.behind == 1
+    assert found.of(2).dropped.difference > 0
+    assert found.share == pytest.approx((2 * first + last) / (3 * last))
+    resumed = fine_tune(Recipe.read(tmp_path / "tuned" / "trials" / "002" / "recipe.yaml"), resume=True)  # a run
+    assert resumed.evaluation["split"] == "validation"
+
+
+def test_a_search_ends_where_trials_cannot_be_told_apart(content, taught, tmp_path):
+    found = tuned(content, tmp_path / "tuned", space=rates("0.005,0.00501,0.00502"))
+    assert found.ended == "not told apart"
+    assert len(found.rungs) == 2
+    assert len(found.not_told_apart) == 2
+    assert "cannot be told apart" in found.statement
+    _, second, last = found.trials[0].steps
+    assert sum(step > second for _, step in taught) == last - second
 
 
 def test_the_best_recipe_trains_the_same_model(content, tmp_path):
@@ -81,46 +129,39 @@ def test_the_best_recipe_trains_the_same_model(content, tmp_path):
     trial = load_run(found.of(found.best).run)
     name = "adapter_model.safetensors"
     assert (run.trained / name).read_bytes() == (trial.trained / name).read_bytes()
-    assert run.evaluation["tuned"]["loss"]["value"] == found.tested[0].tuned.value
+    assert run.evaluation["tuned"][found.tested.metric]["value"] == found.tested.tuned.value
 
 
-def test_an_interrupted_search_comes_to_what_a_whole_one_does(content, tmp_path, monkeypatch):
+@pytest.mark.parametrize("calls", [2, 4, 6])
+def test_an_interrupted_search_comes_to_what_a_whole_one_does(calls, content, taught, tmp_path, monkeypatch):
     from runs import Interrupting, Interruption
 
-    from ftengine_optuna import search
+    from ftengine_tune import trial
 
+    content["train"]["checkpoint_every"] = None
     whole = tuned(content, tmp_path / "whole")
-    train, calls = search.fine_tune, []
+    trained, train, left = sorted(taught), trial.fine_tune, [calls]
 
     def interrupted(recipe, **options):
-        calls.append(recipe)
-        return train(recipe, **(options | {"listener": Interrupting(1)} if len(calls) == 3 else options))
+        left[0] -= 1
+        return train(recipe, **(options | {"listener": Interrupting(0)} if left[0] == 0 else options))
 
-    monkeypatch.setattr(search, "fine_tune", interrupted)
+    monkeypatch.setattr(trial, "fine_tune", interrupted)
+    taught.clear()
     with pytest.raises(Interruption):
         tuned(content, tmp_path / "parts")
     found = tuned(content, tmp_path / "parts")
-    assert [(trial.values, trial.figure) for trial in found.trials] == [(t.values, t.figure) for t in whole.trials]
-    assert len(calls) == 5
-    assert calls[2].output == calls[3].output
-
-
-def test_further_trials_report_that_the_test_split_was_measured_before(content, looks, tmp_path):
-    from ftengine_optuna.space import parse
-
-    content["train"]["learning_rate"] = 1e-7  # hardly trains, so that any other is better
-    space = [parse("train.learning_rate", "1e-7..1e-2:log", "")]
-    tuned(content, tmp_path / "tuned", trials=1, space=space)
-    found = tuned(content, tmp_path / "tuned", trials=3, space=space)
-    assert len(found.tested) == len(looks) == 2
-    assert "was measured 2 times, each after further trials" in found.statement
-    assert "optimistic" in found.statement
+    facts = [(one.values, one.loss, one.rung, one.state) for one in found.trials]
+    assert facts == [(one.values, one.loss, one.rung, one.state) for one in whole.trials]
+    assert found.rungs == whole.rungs
+    assert len(taught) == len(trained) + 1  # the step that was lost
+    assert set(taught) == set(trained)
 
 
 def test_a_failed_trial_is_reported_and_the_others_go_on(content, tmp_path, monkeypatch):
-    from ftengine_optuna import search
+    from ftengine_tune import trial
 
-    train, calls, heard = search.fine_tune, [], Heard()
+    train, calls, heard = trial.fine_tune, [], Heard()
 
     def failing(recipe, **options):
         calls.append(recipe)
@@ -131,25 +172,45 @@ def test_a_failed_trial_is_reported_and_the_others_go_on(content, tmp_path, monk
     def always_failing(recipe, **options):
         raise TrainingError("the loss is not finite.")
 
-    monkeypatch.setattr(search, "fine_tune", failing)
-    found = tuned(content, tmp_path / "tuned", trials=3, listener=heard)
-    assert [trial.state for trial in found.trials] == ["finished", "failed", "finished"]
+    monkeypatch.setattr(trial, "fine_tune", failing)
+    found = tuned(content, tmp_path / "tuned", listener=heard)
+    assert found.of(2).state == "failed"
     assert found.of(2).reason == "the loss is not finite."
+    assert found.rungs[0].compared == [1, 3]
     assert any("trial 2 of 3" in text and "failed: the loss is not finite" in text for text in heard.said)
-    assert "1 further one failed" in found.statement
-    monkeypatch.setattr(search, "fine_tune", always_failing)
-    with raises(TrainingError, "none of 2 trials"):
+    assert "1 trial failed" in found.statement
+    monkeypatch.setattr(trial, "fine_tune", always_failing)
+    with raises(TrainingError, "no trial is left", "not finite"):
         tuned(content, tmp_path / "all", trials=2)
 
 
-def test_a_classifier_is_tuned_by_its_metric(bert_folder, reviews, content, tmp_path):
+def test_time_that_is_up_leaves_the_best_one_trained_to_its_end(content, tmp_path, monkeypatch):
+    from ftengine_tune.budget import Budget
+
+    monkeypatch.setattr(Budget, "allows", lambda self, trials, rung: len(trials) < 2 and rung == 1)
+    found = tuned(content, tmp_path / "tuned", minutes=60)
+    assert (found.ended, len(found.trials), len(found.rungs)) == ("time", 2, 1)
+    assert "Time was up before 3 trials had begun" in found.statement
+    assert load_run(found.of(found.best).run).verdict
+    with raises(InputError, "--minutes"):
+        tuned(content, tmp_path / "new" / "tuned", minutes=1e-5)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_classifier_is_tested_by_its_metric(bert_folder, reviews, content, tmp_path):
     content |= {"model": {"source": str(bert_folder)}, "task": "text-classification"}
     content["data"] |= {"train": str(reviews), "split": "stratified"}
-    found = tuned(content, tmp_path / "tuned", trials=2, metric="accuracy")
-    assert (found.metric, found.higher_is_better) == ("accuracy", True)
-    assert found.of(found.best).figure.value == max(trial.figure.value for trial in found.trials)
-    with raises(InputError, "acuracy", "accuracy"):
-        tuned(content, tmp_path / "other", trials=2, metric="acuracy")
+    found = tuned(content, tmp_path / "tuned", trials=2)
+    assert (found.tested.metric, found.tested.higher_is_better) == ("accuracy", True)
+
+
+@pytest.mark.parametrize("key", ["epochs", "batch_size"])
+def test_trials_of_different_lengths_are_compared_at_the_same_share(key, content, tmp_path):
+    from ftengine_tune.space import parse
+
+    found = tuned(content, tmp_path / "tuned", space=[parse(f"train.{key}", "2,4", "")])
+    lengths = {trial.values[f"train.{key}"]: trial.steps for trial in found.trials}
+    assert len({steps[-1] for steps in lengths.values()}) == len(lengths)
 
 
 @pytest.mark.parametrize("shape", ["folder", "relative paths"])
@@ -171,9 +232,9 @@ def test_images_are_found_from_the_division(shape, content, tmp_path, monkeypatc
     content |= {"model": {"source": str(tiny_vit(tmp_path / "vit"))}, "task": "image-classification"}
     content["data"] |= {"train": source, "split": "stratified"}
     content["data"]["near_duplicates"] = None
-    found = tuned(content, "tuned", trials=1)
-    assert found.metric == "accuracy"
-    assert found.tested[0].tuned.n == 4
+    found = tuned(content, "tuned", trials=2)
+    assert found.tested.metric == "accuracy"
+    assert found.tested.tuned.n == 4
 
 
 def test_a_named_reader_reads_the_data_and_not_the_division(content, tmp_path):
@@ -181,7 +242,7 @@ def test_a_named_reader_reads_the_data_and_not_the_division(content, tmp_path):
     (tmp_path / "sums.csv").write_text("\n".join(lines), encoding="utf-8")
     columns = {"prompt": "question", "completion": "answer"}
     content["data"] |= {"train": str(tmp_path / "sums.csv"), "reader": "csv", "columns": columns}
-    assert tuned(content, tmp_path / "tuned", trials=1).best == 1
+    assert tuned(content, tmp_path / "tuned", trials=2).best in (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +251,7 @@ def test_a_named_reader_reads_the_data_and_not_the_division(content, tmp_path):
         ({"validation": None}, {}, "data.validation is null"),
         ({"test": None}, {}, "--no-test"),
         ({"train": "missing.jsonl"}, {}, "missing.jsonl"),
-        ({}, {"metric": "acc"}, "'acc'"),
+        ({}, {"trials": 1}, "--trials 1"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_trains(changes, options, message, content, tmp_path, no_weights):
@@ -201,39 +262,36 @@ def test_wrong_input_is_refused_before_anything_trains(changes, options, message
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_of_another_search_is_refused(content, tmp_path):
-    from ftengine_optuna.space import parse
+def test_a_task_without_losses_of_single_examples_is_refused(bert_folder, content, tmp_path):
+    pairs = [json.dumps({"anchor": f"question {i}", "positive": f"answer {i}"}) for i in range(24)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(pairs), encoding="utf-8")
+    content |= {"model": {"source": str(bert_folder)}, "task": "embedding"}
+    content["data"] |= {"train": str(tmp_path / "pairs.jsonl"), "near_duplicates": None}
+    with raises(InputError, "'embedding'", "loss"):
+        tuned(content, tmp_path / "tuned")
+    assert not list((tmp_path / "tuned").iterdir())
 
-    tuned(content, tmp_path / "tuned", trials=1, test=False)
-    with raises(InputError, "the ranges"):
+
+def test_a_folder_of_another_search_is_refused(content, tmp_path):
+    from ftengine_tune.space import parse
+
+    tuned(content, tmp_path / "tuned", trials=2, test=False)
+    with raises(InputError, "the ranges", "--trials"):
         tuned(content, tmp_path / "tuned", space=[parse("strategy.rank", "1..4", "")])
     content["seed"] = 7
     with raises(InputError, "seed"):
-        tuned(content, tmp_path / "tuned")
+        tuned(content, tmp_path / "tuned", trials=2)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "notes.txt").write_text("mine", encoding="utf-8")
     with raises(InputError, "other files"):
         tuned(content, tmp_path / "used")
-
-
-def test_a_search_that_broke_off_at_once(content, tmp_path):
-    (tmp_path / "tuned").mkdir()
-    (tmp_path / "tuned" / "trials.log").write_text("", encoding="utf-8")
-    with raises(InputError, "trials.log"):
-        tuned(content, tmp_path / "tuned")
-
-
-def test_a_trial_without_all_its_values_is_proposed_again(content, tmp_path):
-    from ftengine_optuna.search import _begun
-
-    tuned(content, tmp_path / "tuned", trials=1)
-    _begun(tmp_path / "tuned" / "trials.log").ask()  # and ends before values are asked for
-    found = tuned(content, tmp_path / "tuned", trials=2)
-    assert [trial.number for trial in found.trials] == [1, 3]
+    (tmp_path / "tuned" / "tune.json").write_text("{", encoding="utf-8")
+    with raises(InputError, "tune.json"):
+        tuned(content, tmp_path / "tuned", trials=2)
 
 
 def test_the_command(content, tmp_path, monkeypatch):
-    from ftengine_optuna.command import tune
+    from ftengine_tune.command import tune
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -241,7 +299,8 @@ def test_the_command(content, tmp_path, monkeypatch):
     result = CliRunner().invoke(tune, asked, catch_exceptions=False)
     assert result.exit_code == 0
     assert "Of 2 trials, number" in " ".join(result.stdout.split())
-    assert "trial 2 of 2: learning_rate" in result.stderr
+    assert "2 trials of up to" in result.stderr
+    assert "trial 2 of 2, step" in result.stderr
     result = CliRunner().invoke(tune, [*asked, "--json"], catch_exceptions=False)
     found = json.loads(result.stdout)
     assert [one["key"] for one in found["space"]] == ["train.learning_rate"]
@@ -250,11 +309,19 @@ def test_the_command(content, tmp_path, monkeypatch):
         CliRunner().invoke(tune, ["recipe.yaml", "--trials", "2", "--set-range", "rank"], catch_exceptions=False)
 
 
-def test_trials_on_another_base_are_not_set_beside_the_others(content, llama_folder, tmp_path):
-    folder = shutil.copytree(llama_folder, tmp_path / "base")
+def test_trials_on_another_base_are_not_compared(content, llama_folder, tmp_path, monkeypatch):
+    from ftengine_tune import trial
+
+    folder, train, calls = shutil.copytree(llama_folder, tmp_path / "base"), trial.fine_tune, []
+
+    def changing(recipe, **options):
+        calls.append(recipe)
+        if len(calls) == 2:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}), encoding="utf-8")
+        return train(recipe, **options)
+
+    monkeypatch.setattr(trial, "fine_tune", changing)
     content |= {"model": {"source": str(folder)}}
-    tuned(content, tmp_path / "tuned", trials=1)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}), encoding="utf-8")
     with raises(BaseMismatch, "hidden_act", "'silu'", "'relu'"):
         tuned(content, tmp_path / "tuned", trials=2)

@@ -17,7 +17,6 @@ from ftengine import Recipe
 from ftengine.errors import InputError, load_yaml, naming
 
 if TYPE_CHECKING:
-    import optuna
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
@@ -48,34 +47,21 @@ class Dimension:
     log: bool = False
     choices: tuple[Any, ...] = ()
 
-    def suggest(self, trial: optuna.Trial) -> Any:
-        """Return the value that an Optuna trial suggests."""
-        if self.choices:
-            return json.loads(trial.suggest_categorical(self.key, [json.dumps(choice) for choice in self.choices]))
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(self.key, self.low, self.high, log=self.log)
-        return self._short(trial.suggest_float(self.key, self.low, self.high, log=self.log))
+    @property
+    def whole(self) -> bool:
+        """Whether the range holds whole numbers alone."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
-    def of(self, params: Mapping[str, Any]) -> Any:
-        """Return the value from Optuna's parameters."""
-        value = params[self.key]
-        return json.loads(value) if self.choices else self._short(value) if isinstance(value, float) else value
-
-    def _short(self, value: float) -> float:
-        """Return a number as it is told, so that what is told, written and trained is one number."""
-        return min(max(float(f"{value:.4g}"), self.low), self.high)
+    def shortened(self, value: float) -> float:
+        """Return a number with four digits, so that what is shown, written and trained is one number."""
+        return value if self.choices else min(max(float(f"{value:.4g}"), self.low), self.high)
 
     def holds(self, value: Any) -> bool:
         """Return whether a value is in the range or among the choices."""
         if self.choices:
             return value in self.choices
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high and (not whole or float(value).is_integer())
-
-    def stored(self, value: Any) -> Any:
-        """Return a value in the form of Optuna's parameters."""
-        return json.dumps(value) if self.choices else value
+        return number and self.low <= value <= self.high and (not self.whole or float(value).is_integer())
 
     def ends(self) -> Sequence[Any]:
         """Return the extreme values, with which the recipe is checked."""

@@ -10,19 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 from ftengine import Recipe, hookimpl, plan, registry_of
-from ftengine.api import Labels, Metric, Task
-from ftengine.errors import InputError, did_you_mean
+from ftengine.api import Labels, Task
+from ftengine.errors import InputError
 
 FOLDER = "division"
-NAME = "ftengine-optuna-division"
+NAME = "ftengine-tune-division"
 
 
 class _Divided(Exception):
     """The rows are written."""
 
 
-def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None]:
-    """Write the rows of a recipe's splits to files; return the files and the labels.
+def divide(recipe: Recipe, folder: Path) -> dict[str, Path]:
+    """Write the rows of a recipe's splits to files, and return these.
 
     A task is shown the rows of all splits when it learns its labels (`Task.bind`), which is where they are taken from.
     The files have the columns that the task expects, and absolute paths.
@@ -31,7 +31,6 @@ def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None
         InputError: rows hold values that JSON cannot, such as the images of a folder.
     """
     files: dict[str, Path] = {}
-    learnt: list[Labels | None] = []
     cls = registry_of().get("task", recipe.task["name"], "task").cls
     written_by = registry_of().build("task", opening_all_files(recipe), "task")
 
@@ -45,7 +44,6 @@ def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None
             for name, rows in splits.items():
                 files[name] = folder / f"{name}.jsonl"
                 _write(files[name], rows, written_by)
-            learnt.append(super().learn_labels(splits))
             raise _Divided
 
     hooks = SimpleNamespace(ftengine_tasks=hookimpl(lambda: [Dividing]))
@@ -53,7 +51,7 @@ def divide(recipe: Recipe, folder: Path) -> tuple[dict[str, Path], Labels | None
     content["task"] = {**content["task"], "name": NAME}
     with suppress(_Divided):
         plan(Recipe.make(content), measure=False, registry=registry_of({NAME: hooks}))
-    return files, learnt[0]
+    return files
 
 
 def opening_all_files(recipe: Recipe) -> dict[str, Any]:
@@ -81,6 +79,11 @@ def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Rec
     """Return a trial's recipe, which trains on the training rows and is measured only on validation.
 
     The recipe's other measurements are left out; the best trial's recipe has them again.
+
+    Args:
+        recipe: with the trial's values.
+        files: of the splits, as from `divide`.
+        output: the trial's folder.
     """
     content = recipe.resolved()
     content["data"] |= {"train": str(files["train"]), "validation": str(files["validation"]), "test": None}
@@ -92,30 +95,3 @@ def trial_recipe(recipe: Recipe, files: Mapping[str, Path], output: Path) -> Rec
     content["evaluation"] |= {**nothing, "slices": [], "robustness": []}
     content["output"] = str(output)
     return Recipe.make(content)
-
-
-def choose_metric(recipe: Recipe, labels: Labels | None, asked: str | None) -> tuple[str, Metric]:
-    """Return the metric that compares trials: the requested one, else that of the verdict.
-
-    Raises:
-        InputError: it will not be measured, or does not declare whether higher is better.
-    """
-    registry = registry_of()
-    task = registry.build("task", recipe.task, "task")
-    task.labels = labels
-    specs = {name: {"name": name} for name in task.evaluators} | {spec["name"]: spec for spec in recipe.evaluate}
-    metrics: dict[str, Metric] = {}
-    for name, spec in specs.items():
-        evaluator = registry.build("evaluator", spec, f"evaluate.{name}")
-        evaluator.set_labels(task.name, labels)
-        metrics |= evaluator.metrics
-    name = asked or next((name for name, declared in metrics.items() if declared.primary), next(iter(metrics), ""))
-    directed = [name for name, declared in metrics.items() if declared.higher_is_better is not None]
-    if name not in metrics:
-        raise InputError(f"no metric {name!r}. Measured: {', '.join(metrics)}.{did_you_mean(name, metrics)}")
-    if name not in directed:
-        raise InputError(
-            f"nothing says whether more or less of {name!r} is better. Choose another with --metric: "
-            f"{', '.join(directed)}."
-        )
-    return name, metrics[name]

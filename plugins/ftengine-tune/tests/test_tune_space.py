@@ -1,16 +1,18 @@
 """Ranges and choices: how they are written, checked, and found where nothing is said."""
 
 import json
+import math
+import sys
 from pathlib import Path
 
-import optuna
 import pytest
 from expected import raises
 
 from ftengine import Recipe, registry_of
 from ftengine.errors import InputError
-from ftengine_optuna.division import _write, trial_recipe
-from ftengine_optuna.space import Dimension, check_space, default_space, own_values, parse, read_space, with_values
+from ftengine_tune.division import _write, trial_recipe
+from ftengine_tune.samplers import SAMPLERS
+from ftengine_tune.space import Dimension, check_space, default_space, own_values, parse, read_space, with_values
 
 
 def recipe(**strategy):
@@ -61,19 +63,46 @@ def test_what_is_no_range_is_refused(key, text, message):
     assert "\n" not in str(raised.value)
 
 
-def test_values_lie_in_their_range_and_are_shown_in_full():
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_proposed_values_lie_in_their_range_with_four_digits(sampler):
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
     space = [parse("train.learning_rate", "1.23456e-5..1e-3:log", ""), parse("strategy.rank", "2..64:log", "")]
     space.append(parse("train.schedule", "cosine,linear", ""))
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(50):
-        trial = study.ask()
-        rate, rank, schedule = [one.suggest(trial) for one in space]
+    earlier = []
+    for seed in range(30):
+        values = SAMPLERS[sampler](space, earlier, seed)
+        assert values == SAMPLERS[sampler](space, earlier, seed)  # so that a search that goes on proposes the same
+        rate, rank, schedule = values.values()
         assert 1.23456e-5 <= rate <= 1e-3
         assert rate in (float(f"{rate:.4g}"), 1.23456e-5)
         assert isinstance(rank, int)
         assert 2 <= rank <= 64
         assert schedule in ("cosine", "linear")
-        assert [one.of(trial.params) for one in space] == [rate, rank, schedule]
+        earlier.append((values, None if seed % 5 == 4 else abs(math.log(rate / 1e-4))))
+    assert len({str(values) for values, _ in earlier}) == 30
+
+
+def test_tpe_goes_by_the_losses_of_earlier_trials():
+    pytest.importorskip("optuna")
+    space, earlier = [parse("train.learning_rate", "1e-5..1e-1:log", "")], []
+    for seed in range(40):
+        values = SAMPLERS["tpe"](space, earlier, seed)
+        earlier.append((values, abs(math.log(values["train.learning_rate"] / 1e-2))))
+    first, last = ([loss for _, loss in part] for part in (earlier[:10], earlier[-10:]))
+    assert sum(last) < sum(first) / 2
+
+
+def test_whole_numbers_on_a_log_scale_reach_both_ends():
+    space = [parse("strategy.rank", "1..4:log", "")]
+    drawn = {SAMPLERS["random"](space, [], seed)["strategy.rank"] for seed in range(100)}
+    assert drawn == {1, 2, 3, 4}
+
+
+def test_tpe_without_optuna_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with raises(InputError, "optuna", "--sampler random"):
+        SAMPLERS["tpe"]([parse("strategy.rank", "1..4", "")], [], 0)
 
 
 def test_the_default_search_space():

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ftengine_optuna.result import Tuning
+    from ftengine_tune.result import Tuning
 
 
 @click.command()
 @click.argument("recipe_file", metavar="RECIPE")
+@click.option("--trials", default=9, show_default=True, type=int, help="Number of trials, at least two.")
 @click.option(
-    "--trials", required=True, type=click.IntRange(min=1), help="Total number of trials, including finished ones."
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Time of all trials; the best one so far is then trained to its end.  [default: no limit]",
 )
 @click.option(
     "--set-range",
@@ -28,53 +31,49 @@ if TYPE_CHECKING:
     help="LOW..HIGH, LOW..HIGH:log or A,B,C; may be given several times. Ranges with whole ends hold whole numbers.",
 )
 @click.option("--search", metavar="FILE", type=click.Path(path_type=Path), help="The same in YAML: KEY: RANGE.")
-@click.option("--metric", metavar="NAME", help="Metric to compare trials by. Default: the verdict's.")
 @click.option(
     "--sampler",
-    type=click.Choice(["tpe", "random"]),
-    default="tpe",
+    type=click.Choice(["random", "tpe"]),
+    default="random",
     show_default=True,
-    help="Sampler that proposes values.",
-)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Start no further trial after this time."
+    help="Sampler that proposes values; tpe needs optuna.",
 )
 @click.option(
     "--no-test", is_flag=True, help="Tune without a test split; the best trial's quality on new data is then unknown."
 )
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe.")
-@click.option("--output", metavar="DIR", help="Folder of the trials, instead of the recipe's output.")
+@click.option("--output", metavar="DIR", help="Folder of the search, instead of the recipe's output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the content of tune.json to stdout.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks, and other libraries' warnings.")
 def tune(
     recipe_file: str,
     trials: int,
+    minutes: float | None,
     ranges: tuple[str, ...],
     search: Path | None,
-    metric: str | None,
     sampler: str,
-    timeout: float | None,
     no_test: bool,
     overrides: tuple[str, ...],
     output: str | None,
     as_json: bool,
 ) -> None:
-    """Search for the best learning rate and other options of a recipe.
+    """Search for the learning rate and other options with which a recipe has the lowest validation loss.
 
-    Trials train on the training split and are compared on validation; the first has the recipe's own values. The best
-    one is measured on the test split, once, at the end. Without --set-range or --search, the learning rate is searched,
+    Trials train a ninth of their steps, then a third, then all. After each rung, those that are surely behind another
+    by a paired test on the validation examples are dropped, and the search ends where it cannot tell the others apart.
+    The best trial is measured on the test split, once. Without --set-range or --search, the learning rate is searched,
     and the strategy's rank and dropout where it has them. The same command goes on with what was interrupted.
 
     \b
     Examples:
-      ftengine tune recipe.yaml --trials 20 --output runs/tuned
-      ftengine tune recipe.yaml --trials 9 --set-range train.learning_rate=1e-5..1e-3:log --set-range strategy.rank=4,8
+      ftengine tune recipe.yaml --trials 12 --output runs/tuned
+      ftengine tune recipe.yaml --minutes 30 --set-range train.learning_rate=1e-5..1e-3:log
       ftengine train runs/tuned/best.yaml
     """
     from ftengine import Recipe
     from ftengine.errors import InputError
-    from ftengine_optuna.search import tune as run
-    from ftengine_optuna.space import parse, read_space
+    from ftengine_tune.search import tune as run
+    from ftengine_tune.space import parse, read_space
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("tune runs its trials one after another in one process; call it without torchrun.")
@@ -87,20 +86,19 @@ def tune(
         if not equals or not key.strip():
             raise InputError(f"--set-range {text!r}: write KEY=RANGE, for example train.learning_rate=1e-5..1e-3:log.")
         space.append(parse(key.strip(), value.strip(), f"--set-range {text!r}"))
-    with _listening(trials) as listener:
+    with _listening() as listener:
         try:
             tuning = run(
                 recipe,
                 trials=trials,
                 space=space,
-                metric=metric,
                 sampler=sampler,
-                timeout=timeout,
+                minutes=minutes,
                 test=not no_test,
                 listener=listener,
             )
         except KeyboardInterrupt:
-            listener.message("finished trials are kept; the same command goes on from there")
+            listener.message("trials are kept as far as they are trained; the same command goes on from there")
             raise
     if as_json:
         click.echo(tuning.model_dump_json(indent=2))
@@ -113,41 +111,40 @@ def show(tuning: Tuning) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ftengine.text import interval, plain
-    from ftengine_optuna.result import ranked
-    from ftengine_optuna.space import shown
+    from ftengine.text import number
+    from ftengine_tune.result import outcome, ranked
+    from ftengine_tune.space import shown
 
     table = Table(box=None, pad_edge=False, header_style="")
     keys = [dimension["key"] for dimension in tuning.space]
-    for column in ("trial", *(key.partition(".")[2] for key in keys), tuning.metric, "95 % interval", "seconds"):
+    for column in ("trial", *(key.partition(".")[2] for key in keys), "steps", "validation loss", "seconds"):
         table.add_column(column, justify="right")
-    for trial in ranked(tuning.trials, tuning.higher_is_better):
+    table.add_column("outcome")
+    for trial in ranked(tuning):
         values = [shown(trial.values[key]) for key in keys]
-        table.add_row(
-            f"{trial.number:,}", *values, plain(trial.figure), interval(trial.figure), f"{trial.seconds:,.1f}"
-        )
-    Console().print(table)
-    for trial in tuning.trials:
-        if trial.state == "failed":
-            click.echo(f"trial {trial.number} failed: {trial.reason}")
+        measured = f"{trial.trained:,}", number(trial.loss, 4), f"{trial.seconds:,.1f}"
+        table.add_row(f"{trial.number:,}", *values, *measured, outcome(trial, tuning))
+    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+    for trial in tuning.in_state("failed"):
+        click.echo(f"trial {trial.number} failed: {trial.reason}")
+    assert tuning.best is not None
     click.echo(f"\n{tuning.statement}\n")
-    click.echo(
-        f"the best one's recipe: {tuning.recipe}; `ftengine train {tuning.recipe}` trains it as a run of its own"
-    )
+    click.echo(f"the best trial's run: {tuning.of(tuning.best).run}")
+    click.echo(f"its recipe on all splits: {tuning.best_recipe} (`ftengine train {tuning.best_recipe}`)")
 
 
 @contextmanager
-def _listening(trials: int) -> Iterator[Any]:
-    """Give a listener that prints a line a trial to stderr, and on a terminal shows how many are done."""
+def _listening() -> Iterator[Any]:
+    """Give a listener that prints messages to stderr, and on a terminal shows the phase."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("tune", total=trials)
+        task = bar.add_task("tune", total=None)
 
         class Lines:
-            """Trials as lines, phases as what the bar says."""
+            """Messages as lines, phases as what the bar says."""
 
             def phase(self, name: str, total: int | None = None) -> None:
                 bar.update(task, description=name)
@@ -156,7 +153,5 @@ def _listening(trials: int) -> Iterator[Any]:
 
             def message(self, text: str) -> None:
                 bar.console.print(text)
-                if text.startswith("trial "):
-                    bar.advance(task)
 
         yield Lines()

@@ -1,0 +1,106 @@
+"""Rungs: which trials are surely behind, what a search may cost, and what trials keep of their validations."""
+
+import numpy as np
+import pytest
+from expected import raises
+
+from ftengine.errors import InputError
+from ftengine_tune.budget import Budget
+from ftengine_tune.halving import compare, ending, p_behind, rungs_of
+from ftengine_tune.result import Trial
+from ftengine_tune.trial import Validations
+
+
+@pytest.mark.parametrize(
+    ("total", "steps"), [(90, (10, 30, 90)), (100, (12, 36, 100)), (4, (1, 3, 4)), (2, (1, 2, 2)), (1, (1, 1, 1))]
+)
+def test_rungs_are_a_ninth_a_third_and_all_of_the_steps(total, steps):
+    assert rungs_of(total) == steps
+
+
+def test_a_trial_is_dropped_only_if_it_is_surely_behind():
+    rng = np.random.default_rng(0)
+    best = rng.exponential(size=200)
+    near, far = best + rng.normal(0.01, 0.5, 200), best + rng.normal(0.5, 0.5, 200)
+    results = compare(np.stack([far, best, near]), np.arange(200), 3)
+    assert [result.surely for result in results] == [True, False, False]
+    assert results[0].other in (1, 2)
+    assert results[0].p < 1e-6
+    more = compare(np.stack([far, best, near]), np.arange(200), 300)  # of more trials, each needs more evidence
+    assert more[0].p == pytest.approx(results[0].p * 299 / 2)
+    assert compare(best[None], np.arange(200), 9)[0].surely is False
+
+
+def test_rows_that_are_not_independent_count_once():
+    rng = np.random.default_rng(1)
+    best, behind = np.zeros(8), rng.normal(0.8, 1.0, 8)
+    alone = compare(np.stack([behind, best]), np.arange(8), 2)[0]
+    copied = compare(np.stack([np.tile(behind, 50), np.tile(best, 50)]), np.tile(np.arange(8), 50), 2)[0]
+    assert copied.p == pytest.approx(alone.p)
+    assert compare(np.stack([np.tile(behind, 50), np.tile(best, 50)]), np.arange(400), 2)[0].p < alone.p / 10
+
+
+def test_differences_that_do_not_vary():
+    differences = np.array([[0.0] * 10, [0.1] * 10, [-0.1] * 10])
+    assert p_behind(differences).tolist() == [1.0, 0.5**10, 1.0]
+    assert p_behind(np.ones((2, 1))).tolist() == [1.0, 1.0]
+
+
+def test_of_equal_trials_the_best_is_dropped_in_at_most_5_percent_of_searches():
+    rng, dropped = np.random.default_rng(0), 0
+    for _ in range(200):
+        shared, own, lost = rng.gamma(1, 1, 60), rng.normal(size=(3, 60)), False
+        for _ in range(3):
+            own = 0.8 * own + 0.6 * rng.normal(size=own.shape)
+            lost |= compare(shared * np.exp(0.5 * own - 0.125), np.arange(60), 3)[0].surely
+        dropped += lost
+    assert dropped <= 0.05 * 200
+
+
+def test_validations_are_kept_up_to_a_step(tmp_path):
+    kept = Validations.read(tmp_path / "losses" / "001.npz")
+    for step, mean in ((10, 3.0), (20, 1.0), (30, 2.0)):
+        kept = kept.with_one(step, mean, np.full(4, mean))
+    kept.write(tmp_path / "losses" / "001.npz")
+    read = Validations.read(tmp_path / "losses" / "001.npz")
+    assert [read.kept(until, True)[0] for until in (10, 25, 30)] == [3.0, 1.0, 1.0]
+    assert read.kept(30, False)[0] == 2.0
+    again = read.with_one(20, 0.5, np.full(4, 0.5))  # a run that went on from an earlier checkpoint
+    assert again.steps.tolist() == [10, 20]
+    assert again.kept(30, True)[1].tolist() == [0.5] * 4
+
+
+def trial(rung, seconds, number=1):
+    return Trial(number=number, values={}, steps=(10, 30, 90), rung=rung, seconds=seconds, run="")
+
+
+def test_a_limit_of_time_leaves_room_for_one_whole_run():
+    budget = Budget(full=90.0, limit=200.0)
+    assert budget.allows([trial(1, 10.0, n) for n in range(11)], 1)  # 110 s, and a whole run
+    assert not budget.allows([trial(1, 10.0, n) for n in range(12)], 1)
+    slow = [trial(1, 25.0, n) for n in range(4)]  # 15 s of each are not training
+    assert budget.allows(slow[:2], 1)
+    assert not budget.allows(slow, 1)
+    assert Budget(full=90.0, limit=None).allows(slow * 100, 3)
+
+
+def test_too_little_time_is_refused():
+    with raises(InputError, "--minutes 1 ", "--set train.max_steps=N"):
+        Budget(full=90.0, limit=60.0).require(1)
+    Budget(full=90.0, limit=120.0).require(2)
+    assert "9 trials of up to 90 steps, compared after 10, 30 and 90" in Budget(full=90.0, limit=120.0).line(9, 90)
+
+
+@pytest.mark.parametrize(
+    ("rung", "left", "dropped", "why"),
+    [
+        (1, 1, 8, "one left"),
+        (1, 9, 0, None),  # too early to tell
+        (2, 7, 2, "not told apart"),
+        (2, 4, 2, None),
+        (2, 1, 1, "one left"),
+        (3, 4, 0, None),
+    ],
+)
+def test_a_search_ends_where_one_is_left_or_few_are_told_apart(rung, left, dropped, why):
+    assert ending(rung, left, dropped) == why
