@@ -20,7 +20,7 @@ from ftengine_tune.budget import Budget
 from ftengine_tune.division import trial_recipe
 from ftengine_tune.halving import RUNGS, Behind, compare, ending, rungs_of
 from ftengine_tune.result import Dropped, RungResult, Trial, Tuning
-from ftengine_tune.samplers import SAMPLERS
+from ftengine_tune.samplers import new_values
 from ftengine_tune.space import Dimension, shown, with_values
 from ftengine_tune.trial import NoLosses, Validations, train_to
 
@@ -84,23 +84,24 @@ class Rungs:
 
     def _begin(self, own: dict[str, Any] | None) -> None:
         """Train all trials to the first rung, as far as the time allows."""
-        tuning, sample = self.tuning, SAMPLERS[self.tuning.sampler]
+        tuning = self.tuning
         for count in range(1, tuning.planned + 1):
             if count > len(tuning.trials):
                 if not self.budget.allows(tuning.trials, 1):
                     tuning.ended = "time"
                     return
                 earlier = [(one.values, self.kept(one, 1)[0] if one.rung else None) for one in tuning.trials]
-                values = own if count == 1 and own is not None else sample(self.space, earlier, self._seed(count))
+                # A seed for each trial, so that an interrupted search proposes what a whole one does.
+                seed = self.recipe.seed, count
+                values = own if count == 1 and own else new_values(tuning.sampler, self.space, earlier, seed)
+                if values is None:
+                    self.listener.message(f"the ranges hold no further values: there are {count - 1:,} trials")
+                    return
                 tuning.trials.append(self._planned(count, values))
                 tuning.write(self.folder)
             trial = tuning.trials[count - 1]
             if trial.state == "open" and trial.rung < 1:
                 self._train(trial, 1)
-
-    def _seed(self, count: int) -> int:
-        """Return a seed for each trial, so that an interrupted search proposes what a whole one does."""
-        return int(np.random.SeedSequence((self.recipe.seed, count)).generate_state(1)[0])
 
     def _planned(self, count: int, values: dict[str, Any]) -> Trial:
         place = self.folder / "trials" / f"{count:03d}"

@@ -68,3 +68,18 @@ def _distribution(dimension: Dimension, of: Any) -> Any:
 
 
 SAMPLERS: dict[str, Sampler] = {"random": random, "tpe": tpe}
+
+ATTEMPTS = 100
+"""Draws after which a space is taken to hold no further values."""
+
+
+def new_values(
+    sampler: str, space: Sequence[Dimension], earlier: Earlier, seed: Sequence[int]
+) -> dict[str, Any] | None:
+    """Propose values that no earlier trial has; None if the space seems to hold no others."""
+    for attempt in range(ATTEMPTS):
+        drawn = int(np.random.SeedSequence((*seed, attempt)).generate_state(1)[0])
+        values = SAMPLERS[sampler](space, earlier, drawn)
+        if all(values != before for before, _ in earlier):
+            return values
+    return None

@@ -11,7 +11,7 @@ from expected import raises
 from ftengine import Recipe, registry_of
 from ftengine.errors import InputError
 from ftengine_tune.division import _write, trial_recipe
-from ftengine_tune.samplers import SAMPLERS
+from ftengine_tune.samplers import SAMPLERS, new_values
 from ftengine_tune.space import Dimension, check_space, default_space, own_values, parse, read_space, with_values
 
 
@@ -97,6 +97,13 @@ def test_whole_numbers_on_a_log_scale_reach_both_ends():
     space = [parse("strategy.rank", "1..4:log", "")]
     drawn = {SAMPLERS["random"](space, [], seed)["strategy.rank"] for seed in range(100)}
     assert drawn == {1, 2, 3, 4}
+
+
+def test_no_two_trials_have_the_same_values():
+    space, earlier = [parse("strategy.rank", "1..3", ""), parse("train.schedule", "cosine,linear", "")], []
+    while values := new_values("random", space, earlier, (0, len(earlier))):
+        earlier.append((values, 0.0))
+    assert len({str(values) for values, _ in earlier}) == len(earlier) == 6
 
 
 def test_tpe_without_optuna_is_refused(monkeypatch):
