@@ -78,13 +78,8 @@ def tune(
     groups = independent(recipe, files)
     tuning.examples = len(np.unique(groups))
     rungs = Rungs(recipe, space, tuning, files, groups, Budget(tuning.full_seconds, limit), listener)
-    try:
+    with _none_left(folder):
         rungs.run(own_values(recipe, space, registry))
-    except NoLosses:
-        for name in ("trials", "losses", FOLDER):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / FILE).unlink(missing_ok=True)
-        raise
     conclude(recipe, tuning, files["test"] if test else None, listener)
     return tuning
 
@@ -206,4 +201,16 @@ def _nothing_left(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _none_left(folder: Path) -> Iterator[None]:
+    """Remove what a search wrote if its task has no losses of single examples."""
+    try:
+        yield
+    except NoLosses:
+        for name in ("trials", "losses", FOLDER):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / FILE).unlink(missing_ok=True)
         raise
