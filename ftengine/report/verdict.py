@@ -25,13 +25,15 @@ def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     quality = next((finding for finding in findings if finding.kind == "quality"), UNJUDGED)
     first = _first(quality, findings)
     lead = [quality] if first is None else [first, quality]
+    reason = _cause(quality, findings)  # where it is a note, it is the first of those that follow
     rest = [finding for finding in findings if all(finding is not other for other in lead)]
+    rest.sort(key=lambda finding: finding is not reason)
     rest = sorted((_explained(finding, findings) for finding in rest), key=lambda finding: finding.explained_by != "")
     alarm = any(finding.level == "alarm" and not finding.explained_by for finding in (*lead, *rest))
     return Verdict(
         headline=_headline(lead),
         level="alarm" if alarm else min(lead, key=_gravity).level,
-        findings=(*(_explained(finding, findings) for finding in lead), *rest),
+        findings=(*([quality] if first is None else [_explained(finding, findings) for finding in lead]), *rest),
     )
 
 
@@ -76,15 +78,12 @@ def _gravity(finding: Finding) -> int:
 
 
 def _first(quality: Finding, findings: Sequence[Finding]) -> Finding | None:
-    """Return the finding that joins quality in the headline: its cause, or another alarm; None if there is none.
-
-    Another alarm goes before a cause that is only a note.
-    """
+    """Return the alarm that joins quality in the headline: its cause, or another one; None if there is none."""
     cause = _cause(quality, findings)
     if quality.level == "alarm" or (cause is not None and cause.level == "alarm"):
         return cause
-    alarms = [finding for finding in findings if finding.level == "alarm" and _cause(finding, findings) is None]
-    return alarms[0] if alarms else cause
+    alarms = (finding for finding in findings if finding.level == "alarm" and _cause(finding, findings) is None)
+    return next(alarms, None)
 
 
 def _cause(finding: Finding, findings: Sequence[Finding]) -> Finding | None:

@@ -74,8 +74,12 @@ def test_a_split_of_quite_another_size_than_asked_for_is_found(write, text_task,
 def test_equal_texts_with_two_labels_are_contradictions(write, label_task, audit):
     rows = [("a", "x"), ("b", "x"), ("a", "y"), ("c", "y"), ("a", "x"), ("b", "x")]
     result = audit(label_task, labelled(write, "a.jsonl", rows))
-    assert "1 text has more than one label in the data (3 rows, e.g. a.jsonl:1 ≠ a.jsonl:3)." in told(result)
-    assert [finding.level for finding in result.findings if finding.source == "contradictions"] == ["alarm"]
+    [torn] = [finding for finding in result.findings if finding.source == "contradictions"]
+    assert "1 text has more than one label in the data (3 rows, 50 % of all, e.g. a.jsonl:1 ≠ a.jsonl:3)" in torn.text
+    assert (torn.level, {"quality", "learning"} <= {*torn.explains}) == ("alarm", True)
+    more = [(f"text {i}", "x") for i in range(20)]
+    [torn] = [f for f in audit(label_task, labelled(write, "b.jsonl", rows + more)).findings if f.source == torn.source]
+    assert (torn.level, torn.explains) == ("alarm", ())
 
 
 def contradictions(result):

@@ -57,10 +57,12 @@ def test_the_headline_is_one_judgement_and_alarms_precede_good_news(verdict):
 
 
 def test_an_alarm_leads_before_a_note_on_what_would_be_better(verdict):
-    """More training may pay, and there are wrong labels: the latter comes first."""
+    """More training may pay, and there are wrong labels: the latter comes first; the former stands behind figures."""
     unsure = put("evaluation.difference.accuracy", change(0.01, better=None))
     falling = losses((0.9, 0.9), (0.8, 0.8), (0.7, 0.7), (0.6, 0.6), (0.5, 0.5))
-    assert [one.source for one in verdict(unsure, falling).lead] == ["learning-curve", "better-than-base"]
+    told = verdict(unsure, falling)
+    assert [one.source for one in told.findings[:2]] == ["better-than-base", "learning-curve"]
+    assert (told.headline, told.level) == (told.findings[0].text, "note")
     finding = {"kind": "licence", "level": "alarm", "text": "No licence.", "source": "anybody"}
     told = verdict(unsure, falling, put("audit.findings", [finding]))
     assert (told.headline, told.findings[0].source) == ("Accuracy 93 %, base 65 %, but no licence.", "anybody")

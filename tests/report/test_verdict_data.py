@@ -68,6 +68,19 @@ def test_a_validation_set_that_was_trained_on_is_an_alarm(verdict):
     assert one.text.startswith("Give validation other rows than training: ")
 
 
+@pytest.mark.parametrize(("share", "source"), [(0.9, "contradictions"), (0.05, "learning-curve")])
+def test_copies_with_many_labels_lead_and_are_not_removed(verdict, share, source):
+    """To remove copies would keep the label of one of them."""
+    torn = {
+        "kind": "labels", "level": "alarm", "text": "Torn.", "source": "contradictions", "figures": {"share": share},
+        "explains": ["quality", "learning"] if share > 0.5 else [],
+    }  # fmt: skip
+    told = verdict(put("audit.findings", [torn]), put("recipe.train.warmup", 1000),
+                   put("audit.splits.train.duplicates", 900))  # fmt: skip
+    assert told.findings[0].source == source
+    assert any(one.source == "repeated-rows" for one in told.findings) == (share < 0.5)
+
+
 @pytest.mark.parametrize(("other", "level"), [(0, "alarm"), (5, "alarm"), (60, "note")])
 def test_near_duplicates_with_other_labels_are_no_copies(verdict, other, level):
     def one_form(files):

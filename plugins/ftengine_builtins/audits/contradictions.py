@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ftengine.api import Audit, AuditedData, AuditedRows, Finding, View
-from ftengine.text import comparable, counted
+from ftengine.text import capitalized, comparable, counted, percent
 from ftengine_builtins.audits.counting import SHOWN_PLACES
 
 ALARM = 0.02
 """Share of rows whose text also stands there with another label, from which it is an alarm."""
+MANY = 0.2
+"""Share of rows from which it is why a model learns little."""
 MANY_ANSWERS = 10
 """Different answers to one prompt from which it is said, however few of the rows that is."""
 LOOKED_AT = 1000
@@ -33,11 +35,24 @@ class Contradictions(Audit):
         equal = data.distinct if data.same_words is None or tags_words(data) else data.same_words
         if clash := contradicting(data, equal, data.targets):
             share = clash.rows / sum(map(len, data.splits.values()))
-            text = f"{counted(clash.texts, 'text has', 'texts have')} more than one label in the data "
-            text += f"({clash.rows:,} rows, e.g. {clash.places[0]})."
             level = "alarm" if share >= ALARM and not are_numbers(data) else "note"
-            figures = {"texts": clash.texts, "rows": clash.rows, "share": share}
-            yield Finding(kind="labels", level=level, text=text, figures=figures, places=clash.places)
+            many = level == "alarm" and share >= MANY
+            brief = f"{counted(clash.texts, 'text has', 'texts have')} more than one label in the data "
+            brief += f"({clash.rows:,} rows, "
+            then = ""
+            if many:
+                brief = f"give each text its one label: {brief}{percent(share)} of all, "
+                then = " Did a join repeat each row for every label of a customer, say, or are texts cut short?"
+            brief += f"e.g. {clash.places[0]})"
+            yield Finding(
+                kind="labels",
+                level=level,
+                text=f"{capitalized(brief)}.{then}",
+                brief=brief,
+                explains=("quality", "learning", "classes", "calibration", "over-fitting", "worse") if many else (),
+                figures={"texts": clash.texts, "rows": clash.rows, "share": share},
+                places=clash.places,
+            )
 
 
 def are_numbers(data: AuditedData) -> bool:

@@ -56,7 +56,10 @@ class UnansweredClasses(Rule):
         if run.trained.calibration.get("thresholds"):
             weights = f"Predict with --calibrated, by each label's own threshold, {weights[:1].lower()}{weights[1:]}"
         text = f"{weights} examples of these classes or train longer: of {total:,} held-out {unit}s it "
-        text += f"{' and '.join(parts)}."
+        text += f"{' and '.join(parts)}"
+        learnt, rows = (trained_on(run), sum(trained_on(run).values()))
+        few = f", which {'has' if len(missed) == 1 else 'have'} {sum(learnt.get(name, 0) for name in missed):,} of "
+        text += f"{few}{rows:,} training examples." if rare and learnt else "."
         if scarce := _scarcer_in_training(run, missed, total):
             text = f"{capitalized(scarce)}. {text}"
         if doubles := _answered_as_another(run, missed):

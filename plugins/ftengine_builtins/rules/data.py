@@ -9,6 +9,7 @@ from ftengine import RunRecords
 from ftengine.api import Finding, Level, Rule
 from ftengine.evaluation import read_predictions
 from ftengine.text import capitalized, counted, has_value, percent, plain
+from ftengine_builtins.audits.contradictions import MANY, Contradictions
 from ftengine_builtins.audits.cut_texts import CutTexts
 from ftengine_builtins.audits.labels_by_column import MORE, WRONG_TIMES, LabelsByColumn
 from ftengine_builtins.audits.missing_texts import MissingTexts
@@ -162,6 +163,8 @@ class RepeatedRows(Rule):
     order = 16
 
     def judge(self, run: RunRecords) -> Iterator[Finding]:
+        if any(f.source == Contradictions.name and f.figures.get("share", 0) >= MANY for f in run.audit.findings):
+            return  # copies have several labels: without them, the label of one of them would stay
         yield from _few_distinct(run)
         split = run.audit.splits["train"]
         rows, exact, near = split.rows, split.duplicates, split.near_duplicates

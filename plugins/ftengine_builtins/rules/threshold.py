@@ -28,6 +28,10 @@ so far leaves room for scores that know much."""
 ROOM = 0.05
 """A preference model is not called useless if it may be this much better than guessing, at the interval's far end."""
 
+RARE, LEARNABLE, RANKED = 0.25, 50, 20
+"""Share of the training rows up to which classes are rare, and examples in training, and held-out ones, below which it
+is no sign of wrong labels that they are never answered and that scores do not rank them."""
+
 GAP_ALARM = 0.10
 """Gap between training and held-out figures, in points of a proportion and at the interval's near end, from which
 the model's figures on what it has seen are another matter than on what is new. Some gap is normal: it was trained
@@ -194,8 +198,25 @@ def is_better_than_a_constant(run: RunRecords) -> bool:
 
 
 def knows_no_labels(run: RunRecords) -> bool:
-    """Return whether all rankings show scores without information about labels, or below guessing."""
-    return bool(uninformative(run) or wrong_way_round(run))
+    """Return whether all rankings show scores without information about labels, or below guessing.
+
+    Where one class is always answered and the others are rare, they say nothing of the labels.
+    """
+    return not answers_no_rare_class(run) and bool(uninformative(run) or wrong_way_round(run))
+
+
+def answers_no_rare_class(run: RunRecords) -> bool:
+    """Return whether the answer is always the same, and all other classes are rare and of too few examples to learn."""
+    threshold, labels = threshold_of(run), run.trained.labels
+    if threshold is None or labels is None or not labels.counts:
+        return False
+    trained = dict(zip(labels.names, labels.counts, strict=True))
+    given = [name for name, _, answered in threshold.baseline.classes if answered]
+    if len(given) != 1 or given[0] not in trained:
+        return False
+    others, rows = sum(labels.counts) - trained[given[0]], sum(labels.counts)
+    held = sum(true for name, true, _ in threshold.baseline.classes if name != given[0])
+    return 0 < others <= RARE * rows and (others < LEARNABLE or held < RANKED)
 
 
 def uninformative(run: RunRecords) -> dict[str, Estimate]:
