@@ -128,7 +128,9 @@ def show(plan: Plan, beside: Mapping[str, str]) -> None:
 
 
 def _warnings(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Yield alarms, then warnings about the recipe, then those about data; findings of one audit stand together."""
+    """Yield alarms, then warnings about recipe, data and machine; findings of one audit stand together."""
+    from ftengine.engine.plan import BUSY
+
     by_source: dict[tuple[str, str], list[str]] = {}
     for finding in plan.data["findings"]:
         if finding["level"] != "good":
@@ -136,8 +138,11 @@ def _warnings(plan: Plan) -> Iterator[tuple[str, str]]:
             by_source.setdefault((lead, finding["source"]), []).append(finding["text"])
     reported = {text for texts in by_source.values() for text in texts}
     yield from ((lead, " ".join(texts)) for (lead, _), texts in by_source.items() if lead == "ALARM")
-    yield from (("warning", text) for text in plan.warnings if text not in reported)
+    others = [text for text in plan.warnings if text not in reported]
+    last = [others.pop()] if others and others[-1].startswith(BUSY) else []  # which is about times alone
+    yield from (("warning", text) for text in others)
     yield from ((lead, " ".join(texts)) for (lead, _), texts in by_source.items() if lead == "warning")
+    yield from (("warning", text) for text in last)
 
 
 def show_count(counted: ParameterCount) -> None:

@@ -248,13 +248,16 @@ def _estimate(
     }
 
 
+BUSY = "the machine is busy"
+
+
 def _busy() -> str | None:
     """Warn if other programs keep the machine so busy that timings are too long."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load <= cores:
         return None
     return (
-        f"the machine is busy (load average {load:.1f} on {counted(cores, 'core')}): these times were measured "
+        f"{BUSY} (load average {load:.1f} on {counted(cores, 'core')}): these times were measured "
         "under load, and are shorter on a quiet machine"
     )
 

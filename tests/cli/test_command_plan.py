@@ -250,3 +250,13 @@ def test_reference_answers_longer_than_answers_may_become_are_a_warning(chat_pla
     )
     warned = [text for text in found["warnings"] if "evaluation.generate.max_new_tokens" in text]
     assert [text.startswith(f"{cut} of 6 reference answers (50 %)") for text in warned] == [True] * bool(cut)
+
+
+def test_that_the_machine_is_busy_is_the_last_warning():
+    from types import SimpleNamespace
+
+    from ftengine.cli.plan import _warnings
+
+    finding = {"level": "note", "source": "balance", "text": "rare."}
+    plan = SimpleNamespace(data={"findings": [finding]}, warnings=["a rate.", "rare.", "the machine is busy (x)."])
+    assert [text for _, text in _warnings(plan)] == ["a rate.", "rare.", "the machine is busy (x)."]

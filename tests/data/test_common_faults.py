@@ -42,7 +42,10 @@ def test_escapes_beside_line_breaks_are_code():
 @pytest.mark.parametrize(
     ("field", "level"),
     [("{question}", "alarm"), ("{{Order Number}}", "alarm"), ("[NAME]", "alarm"), ("[your name]", "alarm"),
-     ("[INFO]", None), ("{x}", None), ("[1]", None)],
+     ("{{customer.first_name}}", "alarm"), ("${first_name}", "alarm"), ("<first_name>", "alarm"), ("{0}", "alarm"),
+     ("%FIRSTNAME%", "alarm"), ("Lorem ipsum dolor sit amet", "alarm"), ("x^{0} or \\text{word}", None),
+     ("`{{customer.name}}`", None), ("a template: {{customer.name}}", None), ("<strong>it</strong> [it](to)", None),
+     ("```\necho ${path}\n```", None), ("[INFO]", None), ("{x}", None), ("[1]", None)],
 )  # fmt: skip
 def test_fields_that_were_not_filled_are_found(field, level):
     rows = chats([f"hello {field}, {i}" if i % 3 else f"hello {i}" for i in range(120)])
@@ -89,6 +92,26 @@ def test_positives_that_many_rows_share_are_found():
     rows = Rows(View([text, text] if i % 3 else [text, f"about {text}"], identity=[text, text] if i % 3 else
                      [text, f"about {text}"]) for i, text in enumerate(own))  # fmt: skip
     assert [(one.level, one.figures["anchors"]) for one in of(EqualAnswers, rows)] == [("alarm", 80)]
+
+
+SITE = "this is a line that every page of the site has at its end"
+
+
+@pytest.mark.parametrize(
+    ("chunk", "level"),
+    [
+        (lambda own, i: f"{own[i][60:]} {own[i - 1][:40]}", "alarm"),  # the next chunk of its document
+        (lambda own, i: own[i].replace("word1", "other"), None),  # a hard negative of nearly the same words
+        (lambda own, i: f"{SITE} {own[i - 1]}", None),
+    ],
+)
+def test_negatives_that_share_text_with_their_positive_are_found(chunk, level):
+    draw = random.Random(0)
+    own = [" ".join(f"word{draw.randrange(900)}" for _ in range(24)) for _ in range(60)]
+    parts = [[f"question {i}", f"{own[i]} {SITE}", chunk(own, i)] for i in range(60)]
+    rows = Rows(View(row, identity=row) for row in parts)
+    found = [one for one in of(EqualAnswers, rows) if "overlapping" in one.figures]
+    assert [(one.level, one.figures["overlapping"]) for one in found] == ([(level, 60)] if level else [])
 
 
 NUMBERS = {

@@ -1,5 +1,6 @@
 """Audits of preferences: whether length predicts the chosen answer, equal answers, contrary judgements."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -54,17 +55,25 @@ FEWEST_POSITIVES, FEWEST_WORDS, MOST_ROWS = 40, 8, 5_000
 by chance, and training rows that are read, the first."""
 
 
+RUN, SHIFTED, COMMON = 8, 5, 3
+"""Words of a run that a positive and its negative share, by how many words it has to lie elsewhere, and the most rows
+that share one: a phrase of more rows is of the site that all are from."""
+OVERLAP, MOSTLY_OVERLAP = 0.1, 0.5
+"""Shares of the rows, at the interval's near end, from which that is said, and from which it is an alarm."""
+
+
 class EqualAnswers(Audit):
     """Finds pairs whose answers, or positives and negatives, differ by white space or case alone, or not at all.
 
     Also positives that are their own anchor, and ones that many anchors have but for a few words: in a batch, right
-    answers are then taken for wrong ones.
+    answers are then taken for wrong ones. And negatives that share text with their positive.
     """
 
     name = "equal-answers"
 
     def examine(self, data: AuditedData) -> Iterator[Finding]:
         yield from _anchors(data)
+        yield from _overlapping(data)
         places, pairs, triplets = list[str](), 0, False
         for rows in data.splits.values():
             if not any(_sides(view) for view in islice(rows, LOOKED_AT)):
@@ -132,6 +141,44 @@ def _anchors(data: AuditedData) -> Iterator[Finding]:
     yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=brief,
                   explains=("quality", "learning", "rows", "over-fitting") if alarm else (),
                   figures={"near_positives": share, "positives": len(positives)})  # fmt: skip
+
+
+def _overlapping(data: AuditedData) -> Iterator[Finding]:
+    """Find negatives of training that share a run of words with their positive, elsewhere in the text.
+
+    A hard negative that differs from its positive in a few words has the others at the same place.
+    """
+    rows = data.splits["train"]
+    if not any("negatives" in parts_of(view) for view in islice(rows, LOOKED_AT)):
+        return
+    shared = list[set[tuple[str, ...]]]()
+    for view in islice(rows, MOST_ROWS):
+        parts = parts_of(view)
+        if parts.keys() >= {"positives", "negatives"}:
+            here, there = (_runs(parts[name]) for name in ("positives", "negatives"))
+            shared.append({run for run in here.keys() & there if abs(here[run] - there[run]) > SHIFTED})
+        else:
+            shared.append(set())
+    counts = Counter(run for runs in shared for run in runs)
+    found = [i for i, runs in enumerate(shared) if any(counts[run] <= COMMON for run in runs)]
+    low = share_within(len(found), len(shared))[0]
+    if low < OVERLAP:
+        return
+    share = percent(len(found) / len(shared))
+    brief = f"look at the negatives, are they chunks of their positives' documents? In {share} of"
+    brief += f" {len(shared):,} rows they share {RUN} words in a row or more with their positive"
+    yield Finding(kind="data", level="alarm" if low >= MOSTLY_OVERLAP else "note",
+                  text=f"{capitalized(brief)}, e.g. {rows.where(found[0])}. A negative that answers the query teaches "
+                  "the opposite: draw negatives from other documents.",
+                  brief=brief, explains=("quality", "learning") if low >= MOSTLY_OVERLAP else (),
+                  figures={"overlapping": len(found), "rows": len(shared)},
+                  places=tuple(rows.where(i) for i in found[:SHOWN_PLACES]))  # fmt: skip
+
+
+def _runs(text: str) -> dict[tuple[str, ...], int]:
+    """Return the runs of RUN words of a text, with the position of each."""
+    words = text.casefold().split()
+    return {tuple(words[i : i + RUN]): i for i in range(len(words) - RUN + 1)}
 
 
 class ContraryPreferences(Audit):

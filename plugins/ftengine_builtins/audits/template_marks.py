@@ -27,11 +27,17 @@ ALARM = 0.02
 """Share of the rows, at the interval's near end, from which it is an alarm: one text about templates is none."""
 SHOWN = 3
 FIELD = re.compile(
-    r"\{\{? ?[A-Za-z][A-Za-z_ ]{2,29}\}?\}|\[[A-Z][A-Z_ ]{2,24}\d{0,3}\]|<[A-Z][A-Z_]{2,24}\d{0,3}>"
+    r"(?<![\w^_}\\$])\{\{? ?[A-Za-z][A-Za-z_ ]{2,29}\}?\}|\[[A-Z][A-Z_ ]{2,24}\d{0,3}\]|<[A-Z][A-Z_]{2,24}\d{0,3}>"
+    r"|\{\{ ?[A-Za-z][\w .-]{2,39}\}\}|\$\{[a-z][\w.]{2,39}\}|<[a-z]+(?:_[a-z]+)+>|%[A-Z][A-Z_]{3,24}%"
+    r"|(?<![\w^_}\\$])\{\d\}(?!\{)|Lorem ipsum dolor sit amet"
     r"|\[(?:your|insert|enter|company|customer|user|product)\b[^\[\]\n]{0,30}\]",
 )
 """A field of a template, `{question}`, or a name that an anonymiser or a writer left in its place, `[NAME]`."""
 NO_FIELD = re.compile(r"\[(?:/?INST|INFO|WARN\w*|ERROR|DEBUG|CLS|SEP|MASK|PAD|UNK|BOS|EOS|MUSIC|APPLAUSE)\]")
+MEANT = re.compile(r"```.*?(?:```|$)|`[^`\n]+`", re.DOTALL)
+"""Code, whose fields are meant."""
+ASKED = re.compile(r"\b(?:templates?|placeholders?|jinja|latex|bash|shell|scripts?|f-strings?|variables?)\b", re.I)
+"""Words of a prompt that asks for fields."""
 EMPTY, OFTEN, DISTINCT, FEWEST = 0.05, 0.2, 12, 5
 """Shares of the rows, near end, that hold a field, from which it is said and from which it is an alarm; and how many
 fields there are, at most, and rows of each, at least: in code they have many names."""
@@ -72,7 +78,8 @@ def _fields(data: AuditedData) -> Iterator[Finding]:
     by_split, kinds = dict[str, list[int]](), Counter[str]()
     for split, rows in data.splits.items():
         for i, text in enumerate(rows.texts()):
-            if here := {field for field in FIELD.findall(text) if not NO_FIELD.fullmatch(field)} - {*MARKS}:
+            here = {field for field in FIELD.findall(MEANT.sub("", text)) if not NO_FIELD.fullmatch(field)} - {*MARKS}
+            if here and not ASKED.search(text):
                 by_split.setdefault(split, []).append(i)
                 kinds.update(here)
     frequent = {field: count for field, count in kinds.most_common(DISTINCT) if count >= FEWEST}
