@@ -240,6 +240,12 @@ def test_the_page_on_names_has_every_public_name_with_what_it_is(tmp_path):
     assert silent <= {"`__version__`", "`PERSONAL`"}
 
 
+def test_the_index_lists_what_a_plugin_may_import():
+    (listed,) = re.findall(r"^`ftengine` \(([^)]*)\), (.*?) \(\[", TEXTS[INDEX], re.MULTILINE)
+    assert code(listed[0]) == sorted(set(ftengine.__all__) - {"__version__"})
+    assert {"ftengine", "ftengine.testing", *code(listed[1])} == set(docs_contract.PUBLIC)
+
+
 def test_the_page_of_tolerances_has_every_constant(tmp_path):
     constants = {name for name in vars(equivalence) if name.isupper() and name[0] != "_"}
     assert constants == set(tables_of(docs_contract.tolerances_page(), tmp_path)["Tolerances"].names())

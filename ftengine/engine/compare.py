@@ -107,6 +107,13 @@ def contend(recipe: Recipe, strategies: Sequence[str | Mapping[str, Any]], *, sa
         if contender.recipe.output in contenders:
             raise InputError(f"strategy {contender.label!r} is named twice. Remove one of them.")
         contenders[contender.recipe.output] = contender
+    first, *others = contenders.values()
+    seeds = first.recipe.train.seeds
+    if other := next((one for one in others if one.recipe.train.seeds != seeds), None):
+        raise InputError(
+            f"train.seeds is {seeds} for {first.label!r} and {other.recipe.train.seeds} for {other.label!r}; compare "
+            "trains as many seeds of each strategy. Set it for all: --set train.seeds=N."
+        )
     return list(contenders.values())
 
 
@@ -326,26 +333,27 @@ def pair_differences(measured: Sequence[tuple[Child, Sequence[Measured]]], metri
     The correction covers all pairs even where only those with the best strategy are shown, since the best one was
     chosen on the same examples.
     """
-    differences = []
-    for (a, first), (b, second) in combinations(measured, 2):
-        difference, more = _difference(first, second, metric)
+    differences, pairs = [], list(combinations(measured, 2))
+    for (a, first), (b, second) in pairs:
+        difference, more = _difference(first, second, metric, len(pairs))
         differences.append(PairDifference(**vars(difference), first=a.label, second=b.label, **more))
     for i, p in holm({i: pair.p for i, pair in enumerate(differences)}).items():
         adjusted = replace(differences[i], p_adjusted=p)
-        differences[i] = replace(adjusted, supported=is_beyond_chance(adjusted))
+        supported = is_beyond_chance(adjusted)
+        differences[i] = replace(adjusted, supported=supported, settled_by=None if supported else adjusted.settled_by)
     return differences
 
 
 def _difference(
-    first: Sequence[Measured], second: Sequence[Measured], metric: str
+    first: Sequence[Measured], second: Sequence[Measured], metric: str, pairs: int
 ) -> tuple[Difference, dict[str, Any]]:
-    """Return the first strategy minus the second, and what `PairDifference` has of several seeds."""
+    """Return the first strategy minus the second, one of so many pairs, and what `PairDifference` has of seeds."""
     if len(first) == 1:
         (one,), (other,) = first, second
         same = one.predictions.equals(other.predictions)
         return compare(other.figures, one.figures, exact_of(other, one), same=same)[metric], {}
     figures, others = ([seed.figures[metric] for seed in of] for of in (first, second))
-    over = difference_of_recipes(figures, others)
+    over = difference_of_recipes(figures, others, tests=pairs)
     by_seed = tuple(one.value - other.value for one, other in zip(figures, others, strict=True))
     return over.difference(figures[0]), {"by_seed": by_seed, "settled_by": over.settled_by}
 

@@ -8,6 +8,7 @@ their rows, and one cross-validation gives no unbiased estimate of the variance 
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -144,7 +145,7 @@ def pool(children: Sequence[Child], ready: LabelledTask, reused: Sequence[bool])
     metrics, names = evaluations[0][0].metrics, list(evaluations[0][0].tuned)
     unpooled = [name for name in names if not metrics[name].pooled]
     sides = [_pooled(runs, ready) for runs in zip(*(child.runs for child in children), strict=True)]
-    base, tuned = sorted(sides, key=lambda side: side[1].figures[names[0]].value)[(len(sides) - 1) // 2]
+    base, tuned = _of_median_seed(sides, evaluations[0][0].headline_metric or names[0])
     weights = tuned.predictions.weights(0, 0)
     examples, (rows, worth) = weights.groups, (len(weights), weights.worth()) if weights.grouped else (None, None)
     over, figures = _over_seeds(sides), compared(base, tuned)
@@ -219,6 +220,13 @@ def _over_seeds(sides: Sequence[tuple[Measured, Measured]]) -> dict[str, dict[st
         "tuned": {name: mean_over_seeds(after) for name, (_, after) in by_name.items()},
         "difference": {name: difference_over_seeds(before, after) for name, (before, after) in by_name.items()},
     }
+
+
+def _of_median_seed(sides: Sequence[tuple[Measured, Measured]], metric: str) -> tuple[Measured, Measured]:
+    """Return base and tuned model of the seed with the median figure, of those seeds whose figure is defined."""
+    values = [tuned.figures[metric].value for _, tuned in sides]
+    order = sorted((i for i, value in enumerate(values) if not math.isnan(value)), key=values.__getitem__)
+    return sides[order[(len(order) - 1) // 2]] if order else sides[0]
 
 
 def _pooled(runs: Sequence[RunDirectory], ready: LabelledTask) -> tuple[Measured, Measured]:

@@ -13,7 +13,7 @@ from ftengine.api import Difference, Estimate
 from ftengine.api.metric import Test
 from ftengine.evaluation.chance import is_beyond_chance
 from ftengine.evaluation.figures import ResampledFigure
-from ftengine.evaluation.intervals import CONFIDENCE, effective_trials, wilson
+from ftengine.evaluation.intervals import CONFIDENCE, correlation, effective_trials, subtracted_interval, wilson
 
 ANY = (-math.inf, math.inf)
 MOST_SEEDS = 100
@@ -74,7 +74,9 @@ class SeedFigure:
         between: standard deviation between seeds, without that due to examples.
         error: standard error over examples that all seeds share.
         settled_by: if the interval contains zero, the number of seeds at which it would not, given the same mean and
-            spread; None if `MOST_SEEDS` are too few, or if it does not contain zero.
+            spread; None if `MOST_SEEDS` are too few, or if it does not contain zero. Of several differences that are
+            tested together, by an interval at their adjusted level (Bonferroni).
+        test: what `p` is from: Student's t; the sign test where neither seeds nor examples vary.
     """
 
     values: tuple[float | None, ...]
@@ -85,6 +87,7 @@ class SeedFigure:
     between: float | None = None
     error: float | None = None
     settled_by: int | None = None
+    test: Test | None = None
 
     def estimate(self, like: ResampledFigure) -> Estimate:
         """Return it as the figure of a model, with the counts of examples of one seed's."""
@@ -92,8 +95,7 @@ class SeedFigure:
 
     def difference(self, like: ResampledFigure) -> Difference:
         """Return it as a difference of a metric, which is better or worse if it is beyond chance."""
-        test: Test | None = None if self.p is None else "t"
-        plain = Difference(_or_nan(self.mean), self.low, self.high, self.p, None, test=test)
+        plain = Difference(_or_nan(self.mean), self.low, self.high, self.p, None, test=self.test)
         higher = like.metric.higher_is_better
         known = higher is not None and is_beyond_chance(plain)
         return replace(plain, better=(plain.value > 0) == higher) if known else plain
@@ -123,13 +125,34 @@ def difference_over_seeds(before: Sequence[ResampledFigure], after: Sequence[Res
     """Return the mean of each seed's second figure minus its first, such as its base's."""
     (old, olds), (new, news) = _drawn(before), _drawn(after)
     values, drawn = ([second - first for first, second in zip(*of, strict=True)] for of in ((old, new), (olds, news)))
-    return seed_figure(values, drawn, after[0].size, bounds=_difference_bounds(after))
+    over = seed_figure(values, drawn, after[0].size, bounds=_difference_bounds(after))
+    return _of_proportions(over, before, after)
 
 
-def difference_of_recipes(first: Sequence[ResampledFigure], second: Sequence[ResampledFigure]) -> SeedFigure:
-    """Return the mean over one recipe's seeds minus that over another's, whose seeds are others."""
+def difference_of_recipes(
+    first: Sequence[ResampledFigure], second: Sequence[ResampledFigure], *, tests: int = 1
+) -> SeedFigure:
+    """Return the mean over one recipe's seeds minus that over another's, whose seeds are others.
+
+    `tests` is the number of differences that are tested together, which `settled_by` allows for.
+    """
     (own, owns), (other, others) = _drawn(first), _drawn(second)
-    return difference_of_means(own, other, (owns, others), first[0].size, bounds=_difference_bounds(first))
+    bounds = _difference_bounds(first)
+    over = difference_of_means(own, other, (owns, others), first[0].size, bounds=bounds, tests=tests)
+    return _of_proportions(over, second, first)
+
+
+def _of_proportions(
+    over: SeedFigure, before: Sequence[ResampledFigure], after: Sequence[ResampledFigure]
+) -> SeedFigure:
+    """Return a difference of proportions that do not vary with the interval that follows from those of its sides."""
+    if over.test != "sign" or before[0].trials is None:
+        return over
+    sides = [mean_over_seeds(side) for side in (before, after)]
+    r = correlation(*(np.mean(_drawn(side)[1], axis=0) for side in (before, after)))
+    first, second = ((side.low, side.high) for side in sides)
+    low, high = subtracted_interval(_or_nan(sides[0].mean), _or_nan(sides[1].mean), first, second, r)
+    return replace(over, low=low, high=high)
 
 
 def _drawn(figures: Sequence[ResampledFigure]) -> tuple[list[float], list[np.ndarray]]:
@@ -159,9 +182,10 @@ def seed_figure(
     if not drawn.size or examples < 2:
         return SeedFigure(plain, mean)
     variance = Variance.of(np.array(values), drawn, examples)
-    low, high, p = _interval(mean, *variance.error(), bounds)
-    settled_by = _settled_by(mean, variance.error, len(plain)) if low <= 0 <= high else None
-    return SeedFigure(plain, mean, low, high, p, math.sqrt(variance.seed), math.sqrt(variance.example), settled_by)
+    low, high, p, test = _interval(mean, *variance.error(), examples, bounds)
+    settled_by = _settled_by(mean, variance.error, len(plain))
+    between, error = math.sqrt(variance.seed), math.sqrt(variance.example)
+    return SeedFigure(plain, mean, low, high, p, between, error, settled_by, test)
 
 
 def difference_of_means(
@@ -171,10 +195,12 @@ def difference_of_means(
     examples: float,
     *,
     bounds: tuple[float, float] = ANY,
+    tests: int = 1,
 ) -> SeedFigure:
     """Return the mean over one set of seeds minus that over another, independent one, on the same examples.
 
-    `drawn` are the resamples of both; a resample gives an example the same weight everywhere.
+    `drawn` are the resamples of both; a resample gives an example the same weight everywhere. `tests` is as of
+    `difference_of_recipes`.
     """
     values = np.array(first), np.array(second)
     some = _defined([*drawn[0], *drawn[1]])
@@ -189,11 +215,10 @@ def difference_of_means(
     def error(seeds: int | None = None) -> tuple[float, float]:
         return _error([*((one.between(seeds), (seeds or one.seeds) - 1) for one in own), (shared, examples - 1)])
 
-    low, high, p = _interval(mean, *error(), bounds)
-    most = max(one.seeds for one in own)
-    settled_by = _settled_by(mean, error, most) if low <= 0 <= high else None
+    low, high, p, test = _interval(mean, *error(), examples, bounds)
+    settled_by = _settled_by(mean, error, max(one.seeds for one in own), tests)
     between = math.sqrt(sum(one.seed / one.seeds for one in own))
-    return SeedFigure((), mean, low, high, p, between, math.sqrt(shared), settled_by)
+    return SeedFigure((), mean, low, high, p, between, math.sqrt(shared), settled_by, test)
 
 
 def _unbiased(examples: float) -> float:
@@ -217,24 +242,32 @@ def _error(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _interval(
-    mean: float, error: float, freedom: float, bounds: tuple[float, float]
-) -> tuple[float, float, float | None]:
-    """Return the ends of the 95 % interval and the two-sided p-value of zero; no p-value where nothing varies."""
-    if error == 0:
-        return mean, mean, None
+    mean: float, error: float, freedom: float, examples: float, bounds: tuple[float, float]
+) -> tuple[float, float, float, Test]:
+    """Return the ends of the 95 % interval, the two-sided p-value of zero, and its test.
+
+    If nothing varies, all examples have the same figure, and p is that of the sign test, as of `t_test`.
+    """
+    if error <= 1e-12:  # rounding
+        return mean, mean, 2.0 ** (1 - examples) if abs(mean) > 1e-12 else 1.0, "sign"
     half = _quantile(freedom) * error
     low, high = max(bounds[0], mean - half), min(bounds[1], mean + half)
-    return low, high, float(2 * scipy.special.stdtr(freedom, -abs(mean) / error))
+    return low, high, float(2 * scipy.special.stdtr(freedom, -abs(mean) / error)), "t"
 
 
-def _settled_by(mean: float, error: Callable[[int], tuple[float, float]], seeds: int) -> int | None:
-    """Return the number of seeds, more than there are, at which an interval would not contain zero."""
-    for more in range(seeds + 1, MOST_SEEDS + 1):
+def _settled_by(
+    mean: float, error: Callable[[int | None], tuple[float, float]], seeds: int, tests: int = 1
+) -> int | None:
+    """Return the number of seeds, more than there are, at which an interval would not contain zero.
+
+    None if it does not contain zero already, or if `MOST_SEEDS` are too few.
+    """
+    for more in (None, *range(seeds + 1, MOST_SEEDS + 1)):
         of_mean, freedom = error(more)
-        if abs(mean) > _quantile(freedom) * of_mean:
+        if abs(mean) > _quantile(freedom, tests) * of_mean:
             return more
     return None
 
 
-def _quantile(freedom: float) -> float:
-    return float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
+def _quantile(freedom: float, tests: int = 1) -> float:
+    return float(scipy.special.stdtrit(freedom, 1 - (1 - CONFIDENCE) / (2 * tests)))

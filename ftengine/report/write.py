@@ -76,7 +76,7 @@ def later(path: str | Path) -> Sequence[Finding]:
 def runs_in(path: str | Path) -> list[Path]:
     """Return a run's folder, or the finished runs in a folder of several runs (as `compare` writes it), by name.
 
-    Where the folder has none, its folders' seeds are returned.
+    Runs of several seeds are in a folder for each strategy or fold.
     """
     path = Path(path)
     if RunDirectory(path).is_run() or not path.is_dir():
@@ -86,10 +86,9 @@ def runs_in(path: str | Path) -> list[Path]:
         name = str(run.relative_to(path))
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
-    for pattern in ("*", "*/seed-*"):
-        if folders := [inner for inner in path.glob(pattern) if inner.is_dir() and RunDirectory(inner).finished]:
-            return sorted(folders, key=order)
-    return [path]
+    inside = [*path.glob("*"), *path.glob("*/seed-*")]
+    finished = [inner for inner in inside if inner.is_dir() and RunDirectory(inner).finished]
+    return sorted(finished, key=order) or [path]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -53,8 +53,8 @@ class PairDifference(Difference):
 
     Args:
         by_seed: the difference of each seed of both; () of a single one.
-        settled_by: number of seeds of each at which the interval would not contain zero, given the same mean and
-            spread; None if more than 100, or where it does not contain zero.
+        settled_by: number of seeds of each at which it would be supported (by Bonferroni, of several pairs), given the
+            same mean and spread; None if more than 100, or where it is supported.
     """
 
     first: str = ""

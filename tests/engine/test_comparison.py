@@ -54,6 +54,7 @@ def test_train_settings_may_differ_and_nothing_else_of_the_recipe(chat_recipe):
         (["lora", "full", "lora"], InputError, "'lora'"),
         (["lora", {"rank": 2}], InputError, "a name"),
         (["lora", 3], InputError, "a name"),
+        (["lora", {"name": "full", "train.seeds": 2}], InputError, "is 1 for 'lora' and 2 for 'full train.seeds=2'"),
         (["lora", "ful"], UnknownName, "'full'"),
         (["full", {"name": "lora", "rnk": 2}], RecipeError, "'strategy.rnk'"),
         (["full", {"name": "lora", "targets": ["c_attn"]}], NoMatch, "'c_attn'"),

@@ -23,11 +23,18 @@ from ftengine.api import Metric
 from ftengine.cli import main
 from ftengine.cli.crossvalidate import show
 from ftengine.engine.compare import compare_strategies, pair_differences
-from ftengine.engine.cross_validate import cross_validate
+from ftengine.engine.comparison_statement import statement
+from ftengine.engine.cross_validate import _of_median_seed, cross_validate
 from ftengine.errors import InputError, RunError
 from ftengine.evaluation.figures import ResampledFigure
 from ftengine.evaluation.intervals import percentile_interval
-from ftengine.evaluation.seed_intervals import Variance, difference_of_means, difference_of_recipes, seed_figure
+from ftengine.evaluation.seed_intervals import (
+    Variance,
+    difference_of_means,
+    difference_of_recipes,
+    difference_over_seeds,
+    seed_figure,
+)
 from ftengine.report.write import runs_in
 from ftengine_builtins.rules import SeedSpread
 from ftengine_builtins.seeds.command import seeds as command
@@ -110,6 +117,70 @@ def test_more_seeds_settle_what_seeds_leave_open():
     other = difference_of_means(values, values - 0.2, (resampled, resampled - 0.2), 2000)
     assert other.low < 0 < other.high
     assert 3 < other.settled_by < 100
+
+
+def constant(value, examples=100, *, proportion=True):
+    """The figure of each of three seeds, which all examples have alike."""
+    metric = Metric("a figure", True, proportion=proportion)
+    trials = examples if proportion else None
+    drawn = np.full(50, value)
+    return [ResampledFigure(metric, "", value, drawn, (None, None), examples, examples, trials)] * 3
+
+
+def test_what_varies_with_neither_seeds_nor_examples_is_tested_by_sign():
+    strategies = [SimpleNamespace(label=label) for label in "abc"]
+    sides = [
+        (one, [SimpleNamespace(figures={"a": figure}) for figure in constant(value)])
+        for one, value in zip(strategies, (1.0, 0.0, 1.0), strict=True)
+    ]
+    better, same, worse = pairs = pair_differences(sides, "a")
+    assert (better.supported, same.supported, worse.supported) == (True, False, True)
+    assert 0.9 < better.low < better.value == better.high == 1
+    assert (worse.low, worse.high) == pytest.approx((-better.high, -better.low))
+    assert (same.value, same.p) == (0, 1)
+    assert -0.05 < same.low < 0 < same.high < 0.05
+    assert {pair.test for pair in pairs} == {"sign"}
+    text = statement("a", "test", 100, pairs, strategies=3, seeds=3)
+    assert (text.count(" is better than ") + text.count(" is higher than "), text.count("not beyond chance")) == (2, 1)
+    assert difference_over_seeds(constant(0.0, 4), constant(1.0, 4)).p == 1 / 8
+    length = difference_of_recipes(constant(5.3, proportion=False), constant(3.1, proportion=False))
+    assert (length.low, length.high, length.p) == pytest.approx((2.2, 2.2, 2.0**-99))
+
+
+def test_the_seeds_that_settle_one_of_several_pairs_are_more():
+    rng, metric = np.random.default_rng(3), Metric("a figure", True)
+    _, values, resampled = world(rng, 3, 2000, 0.3)
+
+    def side(label, shift):
+        figures = [
+            ResampledFigure(metric, "", value, drawn, (None, None), 2000, 2000)
+            for value, drawn in zip(values + shift, resampled + shift, strict=True)
+        ]
+        return SimpleNamespace(label=label), [SimpleNamespace(figures={"a": figure}) for figure in figures]
+
+    a, b, c, far = side("a", 0.3), side("b", 0.0), side("c", 0.1), side("far", 9.0)
+    (alone,) = pair_differences([a, b], "a")
+    among = {(pair.first, pair.second): pair for pair in pair_differences([a, b, c], "a")}["a", "b"]
+    assert 3 < alone.settled_by < among.settled_by
+    assert {pair.settled_by for pair in pair_differences([a, far], "a") if pair.supported} == {None}
+
+
+def test_the_median_seed_leaves_out_undefined_figures():
+    def sides(values):
+        return [(i, SimpleNamespace(figures={"a": SimpleNamespace(value=value)})) for i, value in enumerate(values)]
+
+    nan = float("nan")
+    chosen_seeds = [_of_median_seed(sides(values), "a")[0] for values in ((3.0, 1.0, 2.0), (nan, 3.0, nan, 1.0, 2.0))]
+    assert chosen_seeds == [2, 4]
+    assert _of_median_seed(sides([nan, nan]), "a")[0] == 0
+
+
+def test_a_folder_with_single_runs_and_seeds_shows_both(tmp_path):
+    inside = [tmp_path / name for name in ("full", "lora/seed-0", "lora/seed-1")]
+    for run in inside:
+        (run / "adapter").mkdir(parents=True)
+        (run / "evaluation.json").touch()
+    assert runs_in(tmp_path) == inside
 
 
 def test_the_kept_run_is_the_median_or_the_best_by_validation():
