@@ -22,7 +22,7 @@ def of(audit, rows, **facts):
     [
         (lambda text: f"{text} fÃ¼r alle", "garbled", "alarm"),
         (lambda text: f"{text} &amp; so on, it&#39;s", "entities", "alarm"),
-        (lambda text: f"{text}\\nand more", "escapes", "alarm"),
+        (lambda text: f"{text}\\nAnd more", "escapes", "alarm"),
         (lambda text: f"<p>{text}</p>", "pages", "note"),
         (lambda text: f"{text} & so on <b> x < y", None, None),
     ],
@@ -41,8 +41,8 @@ def test_escapes_beside_line_breaks_are_code():
 
 @pytest.mark.parametrize(
     ("field", "level"),
-    [("{question}", "alarm"), ("{{Order Number}}", "alarm"), ("[NAME]", "alarm"), ("[your name]", "alarm"),
-     ("{{customer.first_name}}", "alarm"), ("${first_name}", "alarm"), ("<first_name>", "alarm"), ("{0}", "alarm"),
+    [("{question}", "alarm"), ("{{Order Number}}", "alarm"), ("[NAME]", "note"), ("[your name]", "alarm"),
+     ("{{customer.first_name}}", "alarm"), ("${first_name}", "alarm"), ("<first_name>", "alarm"), ("{0}", "note"),
      ("%FIRSTNAME%", "alarm"), ("Lorem ipsum dolor sit amet", "alarm"), ("x^{0} or \\text{word}", None),
      ("`{{customer.name}}`", None), ("a template: {{customer.name}}", None), ("<strong>it</strong> [it](to)", None),
      ("```\necho ${path}\n```", None), ("[INFO]", None), ("{x}", None), ("[1]", None)],
@@ -55,18 +55,18 @@ def test_fields_that_were_not_filled_are_found(field, level):
 
 
 def test_answers_of_another_language_model_are_found():
-    said = ["As an AI language model, I cannot do that", "I am an AI and have no opinion"]
+    said = ["As an AI language model, I cannot do that", "Since my knowledge cutoff"]
     rows = chats([f"{said[i % 2]} {i}" if i % 5 == 0 else f"answer {i} about a model" for i in range(100)])
     (found,) = of(OneAnswer, rows)
     assert (found.level, found.figures["of_another_model"]) == ("alarm", 20)
 
 
-@pytest.mark.parametrize(("words", "level"), [(2, "alarm"), (40, "note")])
-def test_answers_that_begin_and_end_alike_are_found(words, level):
+@pytest.mark.parametrize("words", [2, 40])
+def test_answers_that_begin_and_end_alike_are_found(words):
     draw = random.Random(0)
     own = [" ".join(f"word{draw.randrange(400)}" for _ in range(words)) for _ in range(100)]
     (found,) = of(OneAnswer, chats([f"Sure, here is your answer: {text} I hope this helps you." for text in own]))
-    assert (found.level, found.figures["words"]) == (level, 10)
+    assert (found.level, found.figures["words"]) == ("note", 10)
     assert of(OneAnswer, chats([f"Sure, {text}" for text in own])) == []
 
 
@@ -114,25 +114,37 @@ def test_negatives_that_share_text_with_their_positive_are_found(chunk, level):
     assert [(one.level, one.figures["overlapping"]) for one in found] == ([(level, 60)] if level else [])
 
 
+def edge(value):
+    """All numbers but one in fifty are the value."""
+    return lambda rows: [row if i % 50 == 0 else row | {"label": value} for i, row in enumerate(rows)]
+
+
 NUMBERS = {
-    "ids": (lambda rows: [row | {"label": i + 0.5} for i, row in enumerate(rows)], "ids"),
-    "one number": (lambda rows: [row if i % 50 == 0 else row | {"label": 2.5} for i, row in enumerate(rows)], "same"),
-    "in the text": (lambda rows: [row | {"text": f"{row['text']} rated {row['label']}"} for row in rows], "written"),
+    "ids": (lambda rows: [row | {"label": i + 0.5} for i, row in enumerate(rows)], "ids", "alarm"),
+    "ranks": (lambda rows: [row | {"label": i * 77 % 200 + 0.5} for i, row in enumerate(rows)], "ids", "note"),
+    "one number": (edge(2.5), "same", "alarm"),
+    "mostly zero": (edge(0.0), "same", "note"),
+    "in the text": (
+        lambda rows: [row | {"text": f"{row['text']} rated {row['label']}"} for row in rows],
+        "written",
+        "note",
+    ),
     "five and hundred": (
         lambda rows: [row | {"label": (20 if i % 4 == 0 else 1) * (row["label"] + 3)} for i, row in enumerate(rows)],
         "scaled",
+        "alarm",
     ),
-    "sound": (lambda rows: rows, None),
+    "sound": (lambda rows: rows, None, None),
 }
 
 
 @pytest.mark.parametrize("case", NUMBERS)
-def test_numbers_that_are_no_targets_are_an_alarm(write, label_task, audit, case):
-    spoil, figure = NUMBERS[case]
+def test_numbers_that_are_no_targets_are_found(write, label_task, audit, case):
+    spoil, figure, level = NUMBERS[case]
     lines = "".join(json.dumps(row) + "\n" for row in spoil(graded(200, 1)))
     found = audit(label_task, write("a.jsonl", lines), only="number-targets").findings
-    assert [one.level for one in found if one.level == "alarm"] == (["alarm"] if figure else [])
-    assert not figure or figure in found[0].figures
+    assert [one.level for one in found if one.level == "alarm"] == (["alarm"] if level == "alarm" else [])
+    assert not figure or (figure in found[0].figures and found[0].level == level)
 
 
 def test_rounded_numbers_of_one_file_are_an_alarm(write, label_task, audit):

@@ -83,7 +83,8 @@ def test_rows_of_one_label_from_a_row_on_were_not_labelled(misplaced):
     for files in ((by_default(train, 90), test), (train, by_default(test, 40))):
         (finding,) = misplaced(*files)
         first = 90 if files[1] is test else 40
-        assert (finding.level, finding.figures["default"]) == ("alarm", files[files[1] is not test][0]["label"])
+        level = "note" if files[1] is test else "alarm"  # in training a batch of one class may have been added
+        assert (finding.level, finding.figures["default"]) == (level, files[files[1] is not test][0]["label"])
         assert first - 3 <= finding.figures["first"] <= first
     label = train[0]["label"]
     own = [row for row in topical(400, 3) if row["label"] == label][:60]
@@ -102,7 +103,7 @@ def test_labels_of_training_that_are_wrong_more_often_are_found(misplaced):
     names = sorted({row["label"] for row in train})
     wrong = [row | {"label": draw.choice(names)} if draw.random() < 0.35 else row for row in train]
     (finding,) = misplaced(wrong, test)
-    assert (finding.level, finding.figures["split"]) == ("alarm", "train")
+    assert (finding.level, finding.figures["split"]) == ("note", "train")  # training rows may be harder as well
     assert finding.figures["noise"] > finding.figures["held_out"] + 0.1
     assert misplaced(train, [row | {"label": draw.choice(names)} if draw.random() < 0.1 else row for row in test]) == []
 

@@ -80,7 +80,9 @@ def test_what_drawn_answers_show(case):
         (0, 0, None, ""),
         (0, 1, None, ""),
         (4, 0, "note", "KeyError: 'a'"),
-        (1, 30, "alarm", "0.3 s"),
+        (1, 30, "note", "0.3 s"),
+        (1, 39, "alarm", "0.3 s"),
+        (24, 0, "note", "24"),
         (40, 0, "alarm", "40"),
     ],
 )

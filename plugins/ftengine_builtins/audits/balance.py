@@ -11,7 +11,7 @@ from ftengine.text import capitalized, listed
 from ftengine_builtins.audits.counting import share_within
 from ftengine_builtins.tasks.class_labels import MISSING
 
-EMPTY, OFTEN = MISSING - {"none", "-", "?", "nil"}, 0.02
+EMPTY, OFTEN = {"nan", "<na>", "nat", "#n/a"}, 0.02
 """Labels that no one gives to a class, and their share of the rows, near end, from which they are an alarm."""
 RARE = 10
 """Training rows below which a label is called rare."""

@@ -143,7 +143,7 @@ def _of_preferences(data: AuditedData) -> Iterator[Finding]:
         words, start = tf_idf([*train.words(), *held.words()]), len(train.sides)
         ridges = WordRidge(words[:start]), WordRidge(words[start:])
         own = [
-            _right(ridge.leave_one_out(of.sides[:, None], PENALTY)[:, 0])
+            _right(ridge.leave_pairs_out(of.sides[:, None], PENALTY)[:, 0])
             for ridge, of in zip(ridges, (train, held), strict=True)
         ]
         across = _right(ridges[0].predict(words[start:], train.sides[:, None], PENALTY)[:, 0])
@@ -151,8 +151,8 @@ def _of_preferences(data: AuditedData) -> Iterator[Finding]:
         shares = {"right": across, "training": own[0], "held_out": own[1]}
         figures: dict[str, Any] = {"split": split} | {key: float(right.mean()) for key, right in shares.items()}
         name = split_name(split)
-        told = [share_within(int(right.sum()), len(right)) for right in (*own, across, back)]
-        if min(told[0][0], told[1][0]) >= APART and max(told[2][1], told[3][1]) <= 1 - APART:
+        within = [share_within(int(right.sum()), len(right)) for right in (*own, across, back)]
+        if min(within[0][0], within[1][0]) >= APART and max(within[2][1], within[3][1]) <= 1 - APART:
             lead = (
                 f"check which answers are the chosen ones in training and in {name} rows: they are exchanged in one of "
             )
@@ -161,7 +161,7 @@ def _of_preferences(data: AuditedData) -> Iterator[Finding]:
             )
             lead += f"pairs right, and {percent(own[0].mean())} of training's own out of sample"
             text = f"{capitalized(lead)}. Read five pairs of each, and exchange the two columns of the wrong file."
-        elif told[2][0] - told[0][1] >= CONTRADICTED or (told[0][1] <= APART and told[1][0] >= WELL):
+        elif (within[2][0] > max(0.5, within[0][1] + CONTRADICTED)) or (within[0][1] <= APART and within[1][0] >= WELL):
             better = max(float(across.mean()), float(own[1].mean()))
             lead = f"check which answers are the chosen ones in training: their words tell {percent(better)} of {name} "
             lead += f"pairs, and {percent(own[0].mean())} of {len(own[0]):,} training pairs out of sample"
@@ -185,9 +185,9 @@ def _answers(data: AuditedData, split: str) -> Turns:
 
 
 def _right(scores: np.ndarray) -> np.ndarray:
-    """Return for each pair of (2 n,) scores, rejected answers first, whether the chosen one has the larger one."""
+    """Return (n,) 1 for pairs of (2 n,) scores, rejected first, whose chosen one is larger, 0.5 if both are equal."""
     rejected, chosen = np.split(scores, 2)
-    return chosen > rejected
+    return np.where(np.isclose(chosen, rejected, atol=1e-9), 0.5, chosen > rejected)
 
 
 def _questions(texts: Sequence[str]) -> int:

@@ -140,7 +140,15 @@ def _defaults_of_training(data: AuditedData, train: Labelled) -> Finding | None:
     answers[~inside] = others.leave_one_out(targets[~inside], PENALTY)
     answers[inside] = others.predict(features[inside], targets[~inside], PENALTY)
     around = train.select(np.flatnonzero(~inside)), answers[~inside]
-    return _of_default(data, "train", (train, answers), around, run)
+    found = _of_default(data, "train", (train, answers), around, run)
+    if found is None:
+        return None
+    return _as_note(found, " Or was a batch of one class added?")
+
+
+def _as_note(found: Finding, also: str) -> Finding:
+    """Return a finding that has another reading, which is said."""
+    return found.model_copy(update={"level": "note", "text": found.text + also, "explains": ()})
 
 
 def _defaults(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
@@ -261,9 +269,10 @@ def _noisy_training(data: AuditedData, split: str, train: Answered, held: Answer
     """Return a finding if training's words contradict far more of its own labels than of a held-out split's.
 
     Rows of the same label are compared, and again the half of them that words are surest of: elsewhere texts may be
-    harder. Not where held-out rows are near copies of training rows, which are answered rightly.
+    harder. Not where held-out rows are near copies of training rows, which are answered rightly. A note, as training
+    rows may be harder by intent; `label-noise` finds one class that is labelled as another.
     """
-    if data.near is not None and np.isin(data.near[split], data.near["train"]).mean() > COPIED:
+    if data.near is None or np.isin(data.near[split], data.near["train"]).mean() > COPIED:
         return None
     labels, answers = (np.concatenate(of) for of in ((train[0].labels[0], held[0].labels[0]), (train[1], held[1])))
     known = labels >= 0
@@ -285,7 +294,7 @@ def _noisy_training(data: AuditedData, split: str, train: Answered, held: Answer
     fit += f"often {quoted(names[given])} that are rather {quoted(names[rather])} ({int(confusion.max()):,})"
     figures = {"noise": found.share, "held_out": found.others, "given": names[given], "rather": names[rather]}
     then = "Were training rows labelled by somebody else, by a program, or by default? Correct them, or leave them out."
-    return misplaced("train", fit, then, figures | {"n": found.n}, lead)
+    return _as_note(misplaced("train", fit, then, figures | {"n": found.n}, lead), " Or are training rows harder?")
 
 
 def _with_shares_of(train: Labelled, held: Labelled) -> tuple[Labelled, Labelled]:

@@ -56,7 +56,7 @@ def _form(numbers: np.ndarray) -> str | None:
 
 
 def are_row_numbers(numbers: np.ndarray) -> bool:
-    """Return whether (n,) numbers are a step apart, each once, with hardly any left out, as ids are."""
+    """Return whether (n,) numbers are a step apart, each once, with hardly any left out, as ids and ranks are."""
     ordered = np.sort(numbers)
     if len(numbers) < 5 * FEWEST or not (steps := np.diff(ordered)).min() > 0:
         return False

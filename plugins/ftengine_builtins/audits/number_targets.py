@@ -41,6 +41,11 @@ MOST_ROWS = 5_000
 DIGITS, FEWEST_LONG, MOSTLY = 2, 20, 0.6
 """Digits of a number that does not stand in a text by chance, how many have them, and the share of these that do stand
 in their texts."""
+IN_ORDER = 0.9
+"""Share of the rows whose number is larger than that of the row before, or smaller, for numbers in order."""
+VARIED = 20
+"""Distinct numbers beside one that nearly all rows have, from which it is where a scale ends; beside 0 there are two:
+most claims are for nothing."""
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 EXPLAINED = ("quality", "learning", "rows", "over-fitting", "worse")
@@ -64,11 +69,14 @@ class NumberTargets(Audit):
         values = np.array([value for value, _ in numbered])
         yield from _written(rows, numbered)
         if are_row_numbers(values):
-            yield _of_row_numbers(values, rows.where(numbered[0][1]))
-            return
+            ids = _of_row_numbers(values, rows.where(numbered[0][1]))
+            yield ids
+            if ids.level == "alarm":
+                return
         if (same := _of_one_number(rows, numbered, values)) is not None:
             yield same
-            return
+            if same.level == "alarm":
+                return
         if (code := find_code(values)) is not None:
             yield _of_code(rows, numbered, values, *code)
             return
@@ -116,22 +124,23 @@ def _written(rows: AuditedRows, numbered: Sequence[tuple[float, int]]) -> Iterat
     brief += f"({number(numbers[found[0]])} in {short_place(places[0])})"
     yield Finding(
         kind="labels",
-        level="alarm",
+        level="note",
         text=f"{capitalized(brief)}. A model learns to copy it. Take it out if it is unknown when the model is asked.",
         brief=brief,
-        explains=EXPLAINED,
         figures={"written": len(found), "rows": len(long)},
         places=places,
     )
 
 
 def _of_row_numbers(values: np.ndarray, place: str) -> Finding:
-    """Name numbers that count rows."""
+    """Name numbers that count rows; an alarm where they do so in the order of the file, as ranks hardly do."""
     brief = f"check that the target is not an id: all {len(values):,} training numbers differ by whole steps, from "
     brief += f"{number(float(values.min()))} to {number(float(values.max()))}, and hardly any is left out"
     text = f"{capitalized(brief)} ({place}), as numbers of rows are. Name the column of the target in data.columns."
     figures = {"ids": len(values), "least": float(values.min()), "most": float(values.max())}
-    return Finding(kind="labels", level="alarm", text=text, brief=brief, explains=EXPLAINED, figures=figures)
+    rising = float((np.diff(values) > 0).mean())
+    level, explains = ("alarm", EXPLAINED) if max(rising, 1 - rising) >= IN_ORDER else ("note", ())
+    return Finding(kind="labels", level=level, text=text, brief=brief, explains=explains, figures=figures)
 
 
 def _of_one_number(rows: AuditedRows, numbered: Sequence[tuple[float, int]], values: np.ndarray) -> Finding | None:
@@ -141,13 +150,14 @@ def _of_one_number(rows: AuditedRows, numbered: Sequence[tuple[float, int]], val
     if len(values) < FEWEST_LONG or share < SAME:
         return None
     place = rows.where(numbered[int(np.flatnonzero(values == value)[0])][1])
+    alarm = share >= NEARLY_ALL and len(distinct) <= (VARIED if value else 2)
     brief = f"check the numbers of training: {percent(share)} of {len(values):,} are {number(value)}"
     return Finding(
         kind="labels",
-        level="alarm" if share >= NEARLY_ALL else "note",
+        level="alarm" if alarm else "note",
         text=f"{capitalized(brief)}, so that hardly anything else can be learnt. Is it a default?",
         brief=brief,
-        explains=(*EXPLAINED, "data"),
+        explains=(*EXPLAINED, "data") if alarm else (),
         figures={"same": value, "share": share, "rows": len(values)},
         places=(place,),
     )

@@ -25,15 +25,15 @@ many times as frequent as any other it is, and words that it has, at least."""
 SAME_OPENING, STILL, MOST_ROWS = 0.5, 0.9, 5_000
 """Share of the distinct answers, near end, that begin with the same words, and of these that go on with the same one;
 and training rows that are looked at, the first."""
-OPENING, FEWEST_DISTINCT, MOSTLY = 4, 40, 0.6
-"""Words with which many answers begin, or end, at least; distinct answers below which none is looked for; and the part
-of a typical answer that is alike in most of them, from which it is an alarm."""
+OPENING, FEWEST_DISTINCT = 4, 40
+"""Words with which many answers begin, or end, at least; and distinct answers below which none is looked for."""
 OTHER_MODEL = re.compile(
-    r"\bas an? (?:ai|artificial intelligence)\b|\bas a (?:large )?language model|\bi(?:'| a)m (?:just )?an ai\b"
-    r"|\b(?:ai|large) language model\b|\bmy knowledge cutoff|\b(?:trained|developed|created) by openai\b",
+    r"\bas an? (?:(?:ai|artificial intelligence|large) )?language model,? (?:i|my|trained|developed|created)\b"
+    r"|\bi(?:'| a)m (?:just |only )?an? (?:(?:ai|large) )?language model\b|\bmy knowledge cutoff"
+    r"|\b(?:(?:language|ai) model,?|i (?:was|am)|i'm) (?:[\w ]{0,30} )?(?:trained|developed|created|made) by openai\b",
     re.IGNORECASE,
 )
-"""What language models say of themselves."""
+"""What language models say of themselves; an assistant may well learn that it is one."""
 SELDOM, NOT_SELDOM = 0.02, 0.1
 """Shares of the answers, near end, that say so, from which that is said and from which it is an alarm."""
 
@@ -125,7 +125,7 @@ def _of_another_model(data: AuditedData) -> Iterator[Finding]:
 
 
 def _alike(data: AuditedData) -> Iterator[Finding]:
-    """Find words with which most answers begin, or end; an alarm if little else is left of them."""
+    """Find words with which most answers begin, or end, as those of a template are meant to."""
     answers = dict.fromkeys(
         " ".join(_text(answer).split())
         for view in islice(data.splits["train"], MOST_ROWS)
@@ -144,11 +144,8 @@ def _alike(data: AuditedData) -> Iterator[Finding]:
     shown = [f"begin with {quoted(short(' '.join(opening)))} ({percent(start)})"] if opening else []
     shown += [f"end with {quoted(short(' '.join(closing[::-1])))} ({percent(end)})"] if closing else []
     lead = f"check whether training answers have to be alike: of {len(words):,} distinct ones most {listed(shown)}"
-    alarm = left >= MOSTLY * typical
-    then = "hardly anything else is learnt" if alarm else "the model learns to answer all prompts so"
-    explains = ("quality", "learning", "over-fitting", "worse") if alarm else ()
-    yield Finding(kind="data", level="alarm" if alarm else "note", text=f"{capitalized(lead)}; {then}.", brief=lead,
-                  explains=explains, figures={"alike": share, "words": left, "typical": typical})  # fmt: skip
+    yield Finding(kind="data", level="note", text=f"{capitalized(lead)}; the model learns to answer all prompts so.",
+                  brief=lead, figures={"alike": share, "words": left, "typical": typical})  # fmt: skip
 
 
 def _common(words: Sequence[Sequence[str]]) -> tuple[float, list[str]]:

@@ -41,9 +41,9 @@ class PreferenceLengths(Audit):
         yield Finding(kind="data", level="alarm" if low >= MOSTLY else "note", text=text, figures=figures)
 
 
-EQUAL, MOSTLY_EQUAL = 0.01, 0.1
+EQUAL, MOSTLY_EQUAL, ALL_EQUAL = 0.01, 0.1, 0.95
 """Shares of the pairs whose answers differ by white space or case alone, from which that is said, and, at the
-interval's near end, from which it is an alarm."""
+interval's near end, from which it is an alarm; and of positives that are their anchor, from which that is meant."""
 
 
 SAMPLE, NEAR, REPEATED, OFTEN = 500, 0.6, 0.01, 0.05
@@ -113,9 +113,12 @@ def _anchors(data: AuditedData) -> Iterator[Finding]:
              if (parts := parts_of(view)).keys() >= {"anchors", "positives"}]  # fmt: skip
     equal = [i for i, anchor, positive in pairs if _folded(anchor) == _folded(positive)]
     if pairs and len(equal) >= EQUAL * len(pairs):
-        share, alarm = len(equal) / len(pairs), share_within(len(equal), len(pairs))[0] >= MOSTLY_EQUAL
+        share, low = len(equal) / len(pairs), share_within(len(equal), len(pairs))[0]
+        alarm = low >= MOSTLY_EQUAL and share < ALL_EQUAL
         brief = f"leave out rows whose positive is their anchor: {percent(share)} of {len(pairs):,} training rows"
         text = f"{capitalized(brief)}, e.g. {rows.where(equal[0])}. A text is near to itself without any training."
+        if share >= ALL_EQUAL:
+            text += " Unsupervised SimCSE (Gao et al. 2021) has such rows: then dropout has to be above 0."
         yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=brief,
                       explains=("quality", "learning", "rows", "over-fitting", "splits") if alarm else (),
                       figures={"anchors": len(equal), "pairs": len(pairs), "share": share},

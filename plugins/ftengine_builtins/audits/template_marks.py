@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from ftengine.api import Audit, AuditedData, Finding
+from ftengine.api import Audit, AuditedData, Finding, View
 from ftengine.text import capitalized, listed
 from ftengine_builtins.audits.contradictions import LOOKED_AT
-from ftengine_builtins.audits.counting import found_rows
+from ftengine_builtins.audits.counting import found_rows, share_within
 from ftengine_builtins.audits.one_answer import any_answer
 
 MARKS = (
@@ -34,13 +34,23 @@ FIELD = re.compile(
 )
 """A field of a template, `{question}`, or a name that an anonymiser or a writer left in its place, `[NAME]`."""
 NO_FIELD = re.compile(r"\[(?:/?INST|INFO|WARN\w*|ERROR|DEBUG|CLS|SEP|MASK|PAD|UNK|BOS|EOS|MUSIC|APPLAUSE)\]")
-MEANT = re.compile(r"```.*?(?:```|$)|`[^`\n]+`", re.DOTALL)
-"""Code, whose fields are meant."""
+MEANT = re.compile(r"```.*?(?:```|$)|`[^`\n]+`|\\[A-Za-z]+\*?(?:\{[^{}\n]*\})+", re.DOTALL)
+"""Code and commands of LaTeX, whose fields are meant."""
+SURE = re.compile(
+    r"[\[{<$%]+ ?(?i:your|insert|enter)\b|\[[a-z]|<(?:first|last|full|user|customer|company)_name|Lorem"
+    r"|[{$%]+ ?(?i:(?:question|answer|prompt|instruction|context|response|completion) ?\}"
+    r"|(?:first|last|full|customer|user|company|client|product|recipient)[_ ]?name\b"
+    r"|(?:customer|user|client|contact|recipient|order|company|account|person|product)[. ])",
+)
+"""Fields that are surely a miss: columns of data, and what a letter says of its reader. Not `[FIRSTNAME]`, which tasks
+of redaction write."""
+FORMAT = 0.9
+"""Share of the rows that hold a field, from which it is part of a format unless it is one of these."""
 ASKED = re.compile(r"\b(?:templates?|placeholders?|jinja|latex|bash|shell|scripts?|f-strings?|variables?)\b", re.I)
 """Words of a prompt that asks for fields."""
 EMPTY, OFTEN, DISTINCT, FEWEST = 0.05, 0.2, 12, 5
-"""Shares of the rows, near end, that hold a field, from which it is said and from which it is an alarm; and how many
-fields there are, at most, and rows of each, at least: in code they have many names."""
+"""Shares of the rows, near end, that hold a field, from which it is said and, if they are surely a miss, from which it
+is an alarm; and how many fields there are, at most, and rows of each, at least: in code they have many names."""
 
 
 class TemplateMarks(Audit):
@@ -75,13 +85,20 @@ class TemplateMarks(Audit):
 
 def _fields(data: AuditedData) -> Iterator[Finding]:
     """Find fields that many rows hold, and in which nothing was written."""
-    by_split, kinds = dict[str, list[int]](), Counter[str]()
+    found_in, kinds = dict[tuple[str, int], set[str]](), Counter[str]()
     for split, rows in data.splits.items():
-        for i, text in enumerate(rows.texts()):
-            here = {field for field in FIELD.findall(MEANT.sub("", text)) if not NO_FIELD.fullmatch(field)} - {*MARKS}
-            if here and not ASKED.search(text):
-                by_split.setdefault(split, []).append(i)
+        for i, view in enumerate(rows):
+            if (here := _open_fields(view)) and not ASKED.search("\n".join(view.texts)):
+                found_in[split, i] = here
                 kinds.update(here)
+    total = sum(map(len, data.splits.values()))
+    formats = {field for field, count in kinds.items() if count >= FORMAT * total and not SURE.match(field)}
+    kinds = Counter({field: count for field, count in kinds.items() if field not in formats})
+    by_split, sure = dict[str, list[int]](), 0
+    for (split, i), here in found_in.items():
+        if here - formats:
+            by_split.setdefault(split, []).append(i)
+            sure += any(map(SURE.match, here))
     frequent = {field: count for field, count in kinds.most_common(DISTINCT) if count >= FEWEST}
     if not frequent or len(kinds) > DISTINCT + len(frequent):
         return
@@ -94,10 +111,20 @@ def _fields(data: AuditedData) -> Iterator[Finding]:
         f"{capitalized(lead)} (e.g. {found.places[0]}). A model learns to read, and to write, the field's name: write "
     )
     text += "what belongs there, made-up values where the true ones are private."
-    alarm = found.least >= OFTEN
+    alarm = share_within(sure, total)[0] >= OFTEN
     explains = ("quality", "learning", "splits", "worse") if alarm else ()
     yield Finding(kind="data", level="alarm" if alarm else "note", text=text, brief=lead, explains=explains,
                   figures={"fields": frequent, "rows": found.counts}, places=found.places)  # fmt: skip
+
+
+def _open_fields(view: View) -> set[str]:
+    """Return the fields of a row but those that its answer takes over from its prompt, and tags that are closed."""
+    text = "\n".join(view.texts)
+    here = {field for field in FIELD.findall(MEANT.sub("", text)) if not NO_FIELD.fullmatch(field)} - {*MARKS}
+    prompt, answer = ("\n".join(map(str, of)) for of in (view.inputs, [any_answer(view)])) if here else ("", "")
+    return {
+        field for field in here if f"{field[0]}/{field[1:]}" not in text and not (field in prompt and field in answer)
+    }
 
 
 def _finding(data: AuditedData, by_split: dict[str, list[int]], marks: dict[str, int], *, are_own: bool) -> Finding:

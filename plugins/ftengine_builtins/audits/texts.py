@@ -96,15 +96,19 @@ OFTEN = 0.05
 """Share of all rows, near end, from which texts in a wrong encoding are an alarm, and marks that were not decoded are
 said."""
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,4}|#x[0-9a-fA-F]{2,4});")
-ESCAPE = re.compile(r"\\(?:n|r\\n|t|u[0-9a-fA-F]{4})")
+ESCAPE = re.compile(r"\\(?:(?:n|r\\n|t)(?![a-z])|u[0-9a-fA-F]{4})")
+NO_ESCAPE = re.compile(r"\$[^$\n]+\$|\b[C-Hc-h]:\\\S*")
+"""Formulas and paths of Windows."""
+MARKUP = re.compile(r"<(?!br\b)[a-z][a-z0-9]*\b[^<>]*>|```", re.IGNORECASE)
+"""What is HTML or code, where entities are meant."""
 PAGE = re.compile(r"\s*<(?:!doctype|html|head|body|div|p|span|table)\b[^<>]*>.*</[a-z0-9]+>\s*", re.I | re.DOTALL)
 
 
 class Mojibake(Audit):
     """Finds text that was decoded wrongly: UTF-8 read as Latin-1 and the like (ftfy), HTML and escapes left in it.
 
-    Replacement characters are found as well. Escapes such as `\\n` count where no text has a line break: in code they
-    are meant.
+    Replacement characters are found as well. Escapes such as `\\n` count where no text has a line break and no
+    small letter follows: in code, `\\nu` and `C:\\temp` they are meant, as are entities beside tags.
     """
 
     name = "mojibake"
@@ -147,9 +151,9 @@ UNDECODED = {
 
 def kinds_of(text: str) -> Iterator[str]:
     """Yield the keys of `UNDECODED` that apply to a text."""
-    if "&" in text and ENTITY.search(text):
+    if "&" in text and ENTITY.search(text) and not MARKUP.search(text):
         yield "entities"
-    if "\\" in text and ESCAPE.search(text):
+    if "\\" in text and ESCAPE.search(NO_ESCAPE.sub("", text)):
         yield "escapes"
     if text.lstrip()[:1] == "<" and PAGE.fullmatch(text):
         yield "pages"

@@ -145,6 +145,16 @@ class WordRidge:
         fitted = self._vectors @ (shrunk[:, None] * (self._vectors.T @ centred))
         return targets - (centred - fitted) / (1 - leverage)
 
+    def leave_pairs_out(self, targets: np.ndarray, penalty: float) -> np.ndarray:
+        """Return (2 n, K) predictions of (2 n, K) targets, with rows i and n + i left out together."""
+        shrunk, centred = self._values / (self._values + penalty), targets - targets.mean(0)
+        residuals = centred - self._vectors @ (shrunk[:, None] * (self._vectors.T @ centred))
+        rest = (1 - np.minimum(self._squares @ shrunk + 1 / len(targets), 0.999))[:, None]
+        (first, second), (mine, yours), of = np.split(self._vectors, 2), np.split(rest, 2), np.split(residuals, 2)
+        shared = ((first * second) @ shrunk + 1 / len(targets))[:, None]
+        both = np.concatenate([yours * of[0] + shared * of[1], shared * of[0] + mine * of[1]])
+        return targets - both / np.tile(np.maximum(mine * yours - shared**2, 1e-6), (2, 1))
+
     def leave_out(self, targets: np.ndarray, penalty: float, rows: np.ndarray) -> np.ndarray:
         """Return (m, K) predictions of (n, K) targets for m rows left out together.
 
