@@ -2,17 +2,21 @@
 
 Nothing trains. A trial has a true loss after each rung; an example's loss is that, times the example's difficulty,
 times noise of its own that rungs share in part, so that losses are skewed and paired as real ones are. Searches are of
-`ftengine_tune.halving`, of Optuna's pruners where it is installed (default options; trials one after another), and of
+`ftengine_tune.halving`, of Optuna's pruners where it is installed (MedianPruner with its defaults,
+SuccessiveHalvingPruner with min_resource 1 and reduction_factor 3, as the rungs are; trials one after another), and of
 whole runs, of as many trials and of as many as the same steps pay for.
 
-    python benchmarks/tune_search.py [--searches 1000] [--pruned 100]
+    python benchmarks/tune_search.py [--searches 1000] [--pruned 100] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -152,7 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--searches", type=int, default=1000)
     parser.add_argument("--pruned", type=int, default=100, help="searches with Optuna's pruners, which are slow")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
     options = parser.parse_args()
+    cells: list[dict[str, Any]] = []
     print("Regret is the chosen trial's true loss minus the best one's. First: the best at a rung was dropped there.")
     print("world     trials  examples  search              steps  regret  best dropped  first")
     for name in WORLDS:
@@ -175,11 +181,16 @@ def main() -> None:
                         for key in ("share", "dropped", "dropped_first")
                     )
                     regret = np.mean([regret for regret, _ in results])
+                    cell = {"world": name, "trials": trials, "examples": examples, "search": search}
+                    cell |= {"searches": len(results), "steps": float(share), "regret": float(regret)}
+                    cells.append(cell | {"best dropped": float(lost), "first": float(first)})
                     print(
                         f"{name:8}  {trials:6}  {examples:8}  {search:18}  {share:5.2f}  {regret:6.4f}  {lost:12.1%}  "
                         f"{f'{first:.1%}' if search == 'ftengine tune' else '':>5}",
                         flush=True,
                     )
+    if options.json is not None:
+        options.json.write_text(f"{json.dumps(cells, indent=1)}\n", encoding="utf-8")
 
 
 def _pruners() -> dict[str, Callable[[], object]]:

@@ -16,7 +16,8 @@ labels of neighbours fit in it, as a part of how well own ones fit elsewhere."""
 
 BY_CHANCE, APART, FEWEST_OWN = 1e-6, 0.2, 5
 """Probability of so many equal labels in a row, over all places, up to which it is no chance; by how much more often a
-label is answered to its rows than to all for words to show whether these are its rows; and how many vouch for it."""
+label is answered to rows that have it than to others, from which words show whether rows have it; and the fewest rows
+that have it elsewhere."""
 
 
 @dataclass(frozen=True)

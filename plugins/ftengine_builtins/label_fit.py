@@ -264,7 +264,7 @@ def is_lost(before: Agreement, after: Agreement) -> bool:
     return is_less(before, after) and abs(after.kappa) <= 2 * after.error and after.kappa <= before.kappa / 4
 
 
-def runs_back(answers: np.ndarray, numbers: np.ndarray) -> tuple[float, bool, bool]:
+def signed_correlation(answers: np.ndarray, numbers: np.ndarray) -> tuple[float, bool, bool]:
     """Return the correlation of (n,) answers with numbers, and whether it is surely negative, and surely positive."""
     correlation, n = correlation_of(answers, numbers), int((~np.isnan(numbers)).sum())
     is_sure = abs(correlation) >= LEAST and abs(correlation) * math.sqrt(n) >= ERRORS

@@ -26,7 +26,9 @@ class RoomConfig(AugmenterConfig):
     """Options of augmenter audio-room."""
 
     reverberation: tuple[float, float] = Field(
-        (0.15, 0.4), description="shortest and longest reverberation time in seconds: until sound has lost 60 dB"
+        (0.15, 0.4),
+        description="shortest and longest reverberation time in seconds: until sound has lost 60 dB; raised to the "
+        "least that a room can have, 0.09 s in the smallest and 0.15 s in the largest",
     )
     distance: tuple[float, float] = Field(
         (0.5, 2.5), description="least and greatest distance from mouth to microphone in metres"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -70,7 +67,7 @@ def tune(
       ftengine tune recipe.yaml --minutes 30 --set-range train.learning_rate=1e-5..1e-3:log
       ftengine train runs/tuned/best.yaml
     """
-    from ftengine import Recipe
+    from ftengine import Recipe, listening
     from ftengine.errors import InputError
     from ftengine_tune.search import tune as run
     from ftengine_tune.space import parse, read_space
@@ -86,7 +83,7 @@ def tune(
         if not equals or not key.strip():
             raise InputError(f"--set-range {text!r}: write KEY=RANGE, for example train.learning_rate=1e-5..1e-3:log.")
         space.append(parse(key.strip(), value.strip(), f"--set-range {text!r}"))
-    with _listening() as listener:
+    with listening() as listener:
         try:
             tuning = run(
                 recipe,
@@ -131,27 +128,3 @@ def show(tuning: Tuning) -> None:
     click.echo(f"\n{tuning.statement}\n")
     click.echo(f"the best trial's run: {tuning.of(tuning.best).run}")
     click.echo(f"its recipe on all splits: {tuning.best_recipe} (`ftengine train {tuning.best_recipe}`)")
-
-
-@contextmanager
-def _listening() -> Iterator[Any]:
-    """Give a listener that prints messages to stderr, and on a terminal shows the phase."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("tune", total=None)
-
-        class Lines:
-            """Messages as lines, phases as what the bar says."""
-
-            def phase(self, name: str, total: int | None = None) -> None:
-                bar.update(task, description=name)
-
-            def advance(self, steps: int = 1, **figures: float) -> None: ...
-
-            def message(self, text: str) -> None:
-                bar.console.print(text)
-
-        yield Lines()

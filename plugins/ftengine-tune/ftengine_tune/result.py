@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from ftengine.api import Estimate
 from ftengine.errors import RunError
 from ftengine.text import capitalized, counted, decimals, has_value, listed, number, plain, probability, with_interval
-from ftengine_tune.halving import ERROR
+from ftengine_tune.halving import ERROR, RUNGS
 
 FILE = "tune.json"
 
@@ -42,8 +42,8 @@ class Trial(BaseModel):
         number: from 1.
         values: by key of the recipe.
         steps: optimiser steps after each rung.
-        state: "open" trains on, or was left when the search ended; "dropped" and "failed" do not; "finished" is a
-            whole run with figures.
+        state: "open": it may train further, unless the search ended. "dropped" or "failed": it does not. "finished": it
+            is a whole run with figures.
         rung: the last rung that it reached; 0 for none.
         loss: validation loss after that rung of the weights that a run would keep there.
         dropped: why it was, if it was.
@@ -67,6 +67,10 @@ class Trial(BaseModel):
     def trained(self) -> int:
         """Optimiser steps that it trained, up to its last rung."""
         return self.steps[self.rung - 1] if self.rung else 0
+
+    def reached(self, rung: int) -> bool:
+        """Return whether it has a loss at a rung; a run that stopped early has one at all."""
+        return self.rung >= rung or self.state == "finished"
 
 
 class RungResult(BaseModel):
@@ -139,6 +143,17 @@ class Tuning(BaseModel):
         return [trial for trial in self.trials if trial.state in states]
 
     @property
+    def last_common_rung(self) -> int:
+        """The last rung that two trials reached, of those neither dropped nor failed: there, losses are comparable.
+
+        Trials go on in the order of their losses, so those that did not reach it were behind. With one trial left, the
+        last rung at which trials were compared.
+        """
+        left = self.in_state("open", "finished")
+        common = [rung for rung in range(1, RUNGS + 1) if sum(trial.reached(rung) for trial in left) > 1]
+        return max(common, default=len(self.rungs))
+
+    @property
     def seconds(self) -> float:
         """Seconds that trials took."""
         return sum(trial.seconds for trial in self.trials)
@@ -170,10 +185,8 @@ def statement(tuning: Tuning) -> str:
     assert tuning.best is not None
     best = tuning.of(tuning.best)
     dropped, failed = tuning.in_state("dropped"), tuning.in_state("failed")
-    sentences = [
-        f"Of {counted(len(tuning.trials), 'trial')}, number {best.number} has the lowest validation loss, "
-        f"{number(best.loss, 4)}."
-    ]
+    trials = counted(len(tuning.trials) - len(failed), "trial") + (" that did not fail" if failed else "")
+    sentences = [f"Of {trials}, number {best.number} {_lowest(tuning, number(best.loss, 4))}."]
     if dropped:
         rungs = [trial.dropped.rung for trial in dropped if trial.dropped]
         after = [f"{rungs.count(rung):,} after rung {rung}" for rung in sorted(set(rungs))]
@@ -187,6 +200,16 @@ def statement(tuning: Tuning) -> str:
         sentences.append(f"The search trained {tuning.share:.0%} of the steps of {len(tuning.trials):,} whole runs.")
     sentences.append(_on_test(tuning))
     return " ".join(sentences)
+
+
+def _lowest(tuning: Tuning, loss: str) -> str:
+    """Return among which trials, and when, the best one had the lowest loss."""
+    rung, ended = tuning.last_common_rung, [one for one in tuning.in_state("open", "finished") if one.reached(RUNGS)]
+    if len(ended) > 1:
+        return f"has the lowest validation loss of the {len(ended):,} trained to their end, {loss}"
+    if rung < RUNGS:
+        return f"had the lowest validation loss at rung {rung}; trained to its end, it comes to {loss}"
+    return f"alone was trained to its end; its validation loss is {loss}"
 
 
 def _was(trials: list[Trial]) -> str:

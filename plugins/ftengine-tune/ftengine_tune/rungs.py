@@ -165,7 +165,7 @@ class Rungs:
         best = min(near, key=lambda trial: self.kept(trial, rung)[0])
         self.listener.message(
             f"rung {rung} of {RUNGS}: {counted(len(alive), 'trial')} compared, {len(dropped):,} dropped; "
-            f"trial {best.number} has the lowest validation loss"
+            f"trial {best.number} has the lowest validation loss there"
         )
 
     def _alive(self) -> list[Trial]:
@@ -192,8 +192,9 @@ class Rungs:
     def _best_at_its_end(self) -> Trial:
         """Return the best trial, trained to its end; if it fails, the next one (TrainingError: there is none)."""
         while True:
-            # After the last rung at which all were compared: one that went further has an advantage.
-            best = min(self._alive(), key=lambda trial: self.kept(trial, len(self.tuning.rungs))[0])
+            rung = self.tuning.last_common_rung
+            reached = [trial for trial in self._alive() if trial.reached(rung)]
+            best = min(reached, key=lambda trial: self.kept(trial, rung)[0])
             if best.state == "finished":
                 return best
             self.listener.message(f"trial {best.number} is trained to its end")

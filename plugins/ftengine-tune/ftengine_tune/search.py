@@ -85,13 +85,18 @@ def tune(
 
 
 def require_recipe(recipe: Recipe, trials: int, test: bool) -> None:
-    """Refuse a recipe without the splits that are needed, or of several seeds, and a single trial (InputError)."""
+    """Refuse a recipe that lacks splits, has several seeds or weighs its sources, and a single trial (InputError)."""
     if trials < 2:
         raise InputError(f"--trials {trials}: a search compares at least two.")
     if recipe.train.seeds > 1:
         raise InputError(
             f"train.seeds is {recipe.train.seeds}, and trials have one seed. Set it to 1 here; `ftengine seeds` trains "
             "the best recipe with several."
+        )
+    if recipe.data.weighted:
+        raise InputError(
+            "data.train has sources with weights, and trials would train on its rows without them. Leave the weights "
+            "out, or compare recipes that have them with `ftengine report`."
         )
     if recipe.data.validation is None:
         raise InputError(

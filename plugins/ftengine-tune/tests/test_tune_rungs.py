@@ -1,13 +1,17 @@
 """Rungs: which trials are surely behind, what a search may cost, and what trials keep of their validations."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from expected import raises
 
+from ftengine.api import SilentListener
 from ftengine.errors import InputError
 from ftengine_tune.budget import Budget
 from ftengine_tune.halving import compare, ending, p_behind, rungs_of
-from ftengine_tune.result import Trial
+from ftengine_tune.result import RungResult, Trial, Tuning, statement
+from ftengine_tune.rungs import Rungs
 from ftengine_tune.trial import Validations
 
 
@@ -68,6 +72,38 @@ def test_validations_are_kept_up_to_a_step(tmp_path):
     again = read.with_one(20, 0.5, np.full(4, 0.5))  # a run that went on from an earlier checkpoint
     assert again.steps.tolist() == [10, 20]
     assert again.kept(30, True)[1].tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("losses", "states", "best", "words"),
+    [
+        # Losses at the rungs that each trial reached. Time was up at the last rung: two came to their end.
+        ([(2.0, 1.0, 0.9), (2.1, 1.1, 0.5), (2.2, 1.2)], "ffo", 2, "lowest validation loss of the 2"),
+        # Only one did: trials are compared where two are.
+        ([(2.0, 1.0, 1.5), (2.1, 1.1), (2.2,)], "foo", 1, "at rung 2; trained to its end, it comes to 1.5"),
+        # A run that stopped early has its end behind it.
+        ([(2.0, 1.0, 0.9), (0.8,), (2.2, 1.2)], "ffo", 2, "lowest validation loss of the 2"),
+        ([(2.0, 1.0, 0.9), (0.8, 0.7, 0.6), (2.2,)], "fxx", 1, "Of 1 trial that did not fail"),
+    ],
+)
+def test_the_best_is_chosen_where_trials_are_comparable(losses, states, best, words, tmp_path):
+    of = {"f": "finished", "o": "open", "x": "failed"}
+    trials = [
+        Trial(number=n, values={}, steps=(1, 3, 9), state=of[s], rung=len(row), loss=row[-1], run="")
+        for n, (row, s) in enumerate(zip(losses, states, strict=True), 1)
+    ]
+    first = RungResult(compared=[1, 2, 3], dropped=[])
+    tuning = Tuning(recipe={}, space=[], sampler="random", planned=3, full_seconds=1, trials=trials, rungs=[first])
+    recipe = SimpleNamespace(output=str(tmp_path), train=SimpleNamespace(keep_best=False))
+    rungs = Rungs(recipe, [], tuning, {}, np.arange(1), Budget(1.0, None), SilentListener())
+    for number, row in enumerate(losses, 1):
+        kept = Validations.read(tmp_path / "none")
+        for step, loss in zip((1, 3, 9), row, strict=False):
+            kept = kept.with_one(step, loss, np.full(1, loss))
+        kept.write(tmp_path / "losses" / f"{number:03d}.npz")
+    tuning.best = rungs._best_at_its_end().number
+    assert tuning.best == best
+    assert words in statement(tuning)
 
 
 def trial(rung, seconds, number=1):

@@ -57,7 +57,7 @@ def trained_parts(module: Any) -> list[str]:
     ]
 
 
-def unmeant(module: Any, matches: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def unintended_matches(module: Any, matches: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield a warning for each pattern of a strategy that matched layers of the vision part beside others, which train.
 
     A pattern that matches the vision part alone is meant for it.

@@ -33,7 +33,7 @@ from ftengine_vision_language.encoding import (
     tokenizer_of,
     written,
 )
-from ftengine_vision_language.parts import trained_parts, unmeant
+from ftengine_vision_language.parts import trained_parts, unintended_matches
 from ftengine_vision_language.pictures import LazyPictures, data_url, identity_of, kept, open_picture
 from ftengine_vision_language.rows import Dialogue, Turn, read_dialogue, recognise_pictures, with_paths
 
@@ -152,7 +152,7 @@ class ImageTextToText(GenerativeTask):
 
     def notes(self, loaded: LoadedModel, strategy: Strategy) -> tuple[list[str], list[str]]:
         """Return how much of each part trains, and which patterns matched the vision part beside others."""
-        return trained_parts(loaded.module), [*unmeant(loaded.module, strategy.matches())]
+        return trained_parts(loaded.module), [*unintended_matches(loaded.module, strategy.matches())]
 
     def encode(self, example: Example, processor: Any, *, max_length: int | None = None) -> Features:
         """Return text, pictures (paths or bytes), input_ids and labels, (length,), unshifted.

@@ -62,6 +62,49 @@ def test_a_path_leads_through_an_archive(tmp_path, kind, inside):
     assert np.array_equal(np.asarray(picture), np.asarray(square("blue")))
 
 
+@pytest.mark.parametrize("kind", WRITE)
+def test_each_archive_is_indexed_once(tmp_path, kind, monkeypatch):
+    """However many there are, in whatever order pictures are read."""
+    opened, cls = [], {"zip": archives._Zip, "tar": archives._Tar}[kind]
+    monkeypatch.setattr(cls, "__init__", lambda own, path, init=cls.__init__: (opened.append(path), init(own, path))[1])
+    for number in range(20):
+        WRITE[kind](tmp_path / f"{number}.{kind}", {"a.png": png("red")})
+    for number in list(range(20)) * 2:
+        open_picture(str(tmp_path / str(number) / "a.png"), "picture 1")
+    assert len(opened) == 20
+
+
+@pytest.mark.parametrize("kind", WRITE)
+def test_names_as_other_tools_write_them(tmp_path, kind):
+    """Members that begin with ./, endings in capitals, and a set of which each archive holds a part."""
+    WRITE[kind](tmp_path / f"m.{kind.upper()}", {"./sub/a.png": png("red"), "sub/b.png": b""})
+    (other,) = set(WRITE) - {kind}
+    WRITE[other](tmp_path / f"m.{other}", {"c.png": png("blue")})
+    for path, colour in (("m/sub/a.png", "red"), (f"m.{kind.upper()}/sub/a.png", "red"), ("m/c.png", "blue")):
+        picture = open_picture(str(tmp_path / path), "picture 1")
+        assert np.array_equal(np.asarray(picture), np.asarray(square(colour)))
+    assert archives.archived(tmp_path / "m" / "sub" / "b.png", "picture 1") == b""
+    with raises(DataError, "'d.png'", "m.ZIP" if kind == "zip" else "m.zip", "m.TAR" if kind == "tar" else "m.tar"):
+        open_picture(str(tmp_path / "m" / "d.png"), "picture 1")
+
+
+@pytest.mark.parametrize(("file", "mode"), [("g.tar.gz", "w:gz"), ("g.tgz", "w:gz"), ("g.tar", "w:xz")])
+def test_a_compressed_tar_is_named(tmp_path, file, mode):
+    write_tar(tmp_path / file, {"a.png": png("red")}, mode)
+    for path in (f"{file}/a.png", "g/a.png"):
+        with raises(DataError, file, "compressed"):
+            open_picture(str(tmp_path / path), "picture 1")
+
+
+def test_an_encrypted_picture_is_refused(tmp_path):
+    write_zip(tmp_path / "a.zip", {"a.png": png("red")})
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    with raises(DataError, "encrypted"):
+        open_picture(str(tmp_path / "a.zip" / "a.png"), "picture 1")
+
+
 def test_an_archive_that_changes_is_read_anew(tmp_path):
     for colour, fill in (("red", 0), ("blue", 10)):
         write_tar(tmp_path / "a.tar", {"a.png": png(colour), "fill": b"0" * fill * 1024})

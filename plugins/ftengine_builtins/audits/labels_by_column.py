@@ -22,7 +22,7 @@ from ftengine_builtins.audits.column_values import (
 )
 from ftengine_builtins.audits.split_shift import PENALTY, find_shift
 from ftengine_builtins.audits.word_scores import FEWEST_OF_LABEL, DrawnRows, WordRidge, draw_rows, one_hot, tf_idf
-from ftengine_builtins.label_fit import Swap, confusion_of, find_swap, runs_back
+from ftengine_builtins.label_fit import Swap, confusion_of, find_swap, signed_correlation
 from ftengine_builtins.row_groups import DATE, of_column
 
 SAMPLE = 800
@@ -90,7 +90,7 @@ class LabelsByColumn(Audit):
         groups = _groups(data, names, rows)
         if rows.numbers is not None:
             yield from _units(rows, rows.numbers, groups)
-            yield from _turned(rows, rows.numbers, groups)
+            yield from _negatively_correlated(rows, rows.numbers, groups)
         elif groups:
             yield from _contradicted(rows, groups)
 
@@ -317,7 +317,7 @@ def _units(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> It
         yield _of_unit(group, numbers[group.of], numbers[~group.of], factor)
 
 
-def _turned(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> Iterator[Finding]:
+def _negatively_correlated(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> Iterator[Finding]:
     """Name the value whose numbers run against what words of all other rows predict, and the others' with it."""
     if not groups:
         return
@@ -325,11 +325,11 @@ def _turned(rows: DrawnRows, numbers: np.ndarray, groups: Sequence[_Group]) -> I
     ridge, every = WordRidge(features), numbers[:, None]
     # The rarer of two values is the odd one: from the others' view, either runs back.
     for group in sorted(groups, key=lambda group: int(group.of.sum())):
-        there = runs_back(ridge.leave_out(every, PENALTY, group.of)[:, 0], numbers[group.of])
+        there = signed_correlation(ridge.leave_out(every, PENALTY, group.of)[:, 0], numbers[group.of])
         if not there[1] or (best is not None and there[0] >= best[1]):
             continue
         others = WordRidge(features[~group.of]).leave_one_out(every[~group.of], PENALTY)[:, 0]
-        own, _, runs_on = runs_back(others, numbers[~group.of])
+        own, _, runs_on = signed_correlation(others, numbers[~group.of])
         if runs_on:
             best = (group, there[0], own)
     if best is not None:

@@ -13,7 +13,7 @@ from ftengine_builtins.audits.labelled_rows import Answered, misplaced
 from ftengine_builtins.audits.number_forms import scaled_form
 from ftengine_builtins.audits.split_shift import find_shift
 from ftengine_builtins.audits.word_scores import WordRidge, tf_idf
-from ftengine_builtins.label_fit import find_curve, find_unit, is_distributed_alike, is_distributed_otherwise, runs_back
+from ftengine_builtins.label_fit import find_curve, find_unit, is_distributed_alike, is_distributed_otherwise, signed_correlation
 
 OFF, WIDER = 0.5, 1.6
 """How far the numbers of a split may lie from those of training, in interquartile ranges of these, and how many times
@@ -29,7 +29,7 @@ chance, and the correlation in the split from which words tell its numbers."""
 
 def turned(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
     """Return a finding if words predict training's numbers, and a split's the other way round."""
-    found = [runs_back(answers[:, 0], rows.labels[0]) for rows, answers in (train, held)]
+    found = [signed_correlation(answers[:, 0], rows.labels[0]) for rows, answers in (train, held)]
     if found[0][1] or not found[1][1] or not found[0][2] or find_shift(train[0].texts, held[0].texts) is not None:
         return None
     (own, *_), (there, *_) = found
@@ -102,11 +102,11 @@ def of_another_unit(data: AuditedData, split: str, train: Answered, held: Answer
 
 def mixed_up(data: AuditedData, split: str, train: Answered, held: Answered) -> Finding | None:
     """Return a finding if words tell a split's numbers among themselves, and training's by chance, texts alike."""
-    own, *_ = runs_back(train[1][:, 0], train[0].labels[0])
+    own, *_ = signed_correlation(train[1][:, 0], train[0].labels[0])
     if len(held[0].texts) < FEWEST or abs(own) * math.sqrt(len(train[0].texts)) > BY_CHANCE:
         return None
     ridge = WordRidge(tf_idf(held[0].texts))
-    there, _, sure = runs_back(ridge.leave_one_out(held[0].targets(), PENALTY)[:, 0], held[0].labels[0])
+    there, _, sure = signed_correlation(ridge.leave_one_out(held[0].targets(), PENALTY)[:, 0], held[0].labels[0])
     if not sure or there < WELL or find_shift(train[0].texts, held[0].texts) is not None:
         return None
     fit = (

@@ -48,8 +48,8 @@ interval's near end, from which it is an alarm; and of positives that are their 
 
 SAMPLE, NEAR, REPEATED, OFTEN = 500, 0.6, 0.01, 0.05
 """Positives that are compared, the cosine of their words from which two differ in little, and the shares of all pairs
-of rows of which they do, from which that is said and from which it is an alarm: of 31 other rows of a batch that is one
-in three, and one or two."""
+of rows of which they do, from which that is said and from which it is an alarm: in a batch of 32 rows, one row in three
+then meets such a positive among the 31 others, or each meets one or two."""
 FEWEST_POSITIVES, FEWEST_WORDS, MOST_ROWS = 40, 8, 5_000
 """Distinct positives below which they are not compared, words of half of them, as shorter ones have the same few words
 by chance, and training rows that are read, the first."""

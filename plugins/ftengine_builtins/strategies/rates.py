@@ -27,7 +27,7 @@ def relative_rates(module: nn.Module, rates: Mapping[str, float]) -> dict[str, f
     A pattern matches a parameter's path, that of a module which it is in, or the ending of either after a dot.
 
     Raises:
-        NoMatch: a pattern is the first to match none.
+        NoMatch: a pattern decides no rate: it matches nothing that trains, or earlier patterns match all of it.
     """
     names = list(trainable(module))
     matched = {pattern: matching(names, rf"(.*\.)?({pattern})(\..*)?", full_match=True) for pattern in rates}
