@@ -99,7 +99,7 @@ class _Tar:
         self._places = dict[str, tuple[int, int]]()
         with open(path, "rb") as file:
             if file.read(6).startswith(MAGIC):
-                raise ValueError("it is compressed, and files in it cannot be read one by one. Pack it as .tar or .zip.")
+                raise ValueError("it is compressed, so that no file can be read alone. Pack it as .tar or .zip.")
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if member.isreg() and not member.issparse():

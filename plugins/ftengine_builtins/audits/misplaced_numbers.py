@@ -13,7 +13,13 @@ from ftengine_builtins.audits.labelled_rows import Answered, misplaced
 from ftengine_builtins.audits.number_forms import scaled_form
 from ftengine_builtins.audits.split_shift import find_shift
 from ftengine_builtins.audits.word_scores import WordRidge, tf_idf
-from ftengine_builtins.label_fit import find_curve, find_unit, is_distributed_alike, is_distributed_otherwise, signed_correlation
+from ftengine_builtins.label_fit import (
+    find_curve,
+    find_unit,
+    is_distributed_alike,
+    is_distributed_otherwise,
+    signed_correlation,
+)
 
 OFF, WIDER = 0.5, 1.6
 """How far the numbers of a split may lie from those of training, in interquartile ranges of these, and how many times
