@@ -252,7 +252,7 @@ def test_a_named_reader_reads_the_data_and_not_the_division(content, tmp_path):
     [
         ({"validation": None}, {}, "data.validation is null"),
         ({"test": None}, {}, "--no-test"),
-        ({"train": [{"source": "a.jsonl", "weight": 2.0}, "b.jsonl"]}, {}, "weights"),
+        ({"train": [{"source": f"{name}.jsonl", "weight": 0.5} for name in "ab"]}, {}, "with weights"),
         ({"train": "missing.jsonl"}, {}, "missing.jsonl"),
         ({}, {"trials": 1}, "--trials 1"),
     ],
