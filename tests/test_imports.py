@@ -367,6 +367,10 @@ def test_fast_paths_know_the_box_and_nothing_of_it_knows_them() -> None:
 def test_public_modules_say_what_is_public(module: str) -> None:
     found = import_module(module)
     assert sorted(set(found.__all__)) == sorted(found.__all__)
+    beside = (
+        {file.stem for file in Path(str(found.__file__)).parent.glob("*.py")} if hasattr(found, "__path__") else set()
+    )
+    assert beside & set(found.__all__) == set()  # importing such a module would put it in the place of the name
     homes = {getattr(getattr(found, name), "__module__", module) for name in found.__all__}
     assert {home.split(".")[0] for home in homes} <= {
         "ftengine",

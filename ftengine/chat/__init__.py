@@ -9,9 +9,9 @@ from ftengine import lazy_attributes
 
 if TYPE_CHECKING:
     from ftengine.chat.answers import read_answer
+    from ftengine.chat.command_options import endpoint_options
     from ftengine.chat.conversation import read_conversation, with_system
     from ftengine.chat.endpoint import Endpoint, NoAnswer
-    from ftengine.chat.endpoint_options import endpoint_options
     from ftengine.chat.reply import Reply
     from ftengine.chat.template import has_template, render
     from ftengine.chat.turn_ends import end_tokens, stop_tokens
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ftengine.chat.answers": "read_answer",
+    "ftengine.chat.command_options": "endpoint_options",
     "ftengine.chat.conversation": "read_conversation with_system",
     "ftengine.chat.endpoint": "Endpoint NoAnswer",
-    "ftengine.chat.endpoint_options": "endpoint_options",
     "ftengine.chat.reply": "Reply",
     "ftengine.chat.template": "has_template render",
     "ftengine.chat.turn_ends": "end_tokens stop_tokens",
