@@ -91,7 +91,7 @@ ANSWERS = {
 @pytest.mark.slow
 def test_code_passes_the_tests_of_its_row_or_gets_nothing():
     """Whatever it does, it has a reward: what fails, hangs or dies is wrong, and no failure of the function's."""
-    made = Rewards([RewardConfig(name="unit-tests")], 2.0, "")
+    made = Rewards([RewardConfig(name="unit-tests")], 5.0, "")
     assert (made.columns(), made.runs_code()) == ({"tests"}, "the code in the model's answers")
     tests = ["assert square(3) == 9", "assert square(-1) == 1"]
     for case, (answer, passes) in ANSWERS.items():
