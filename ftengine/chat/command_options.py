@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 
-
-def endpoint_options(*, max_time: float, retries: int) -> Callable[[Command], Command]:
+def endpoint_options(*, max_time: float, retries: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that gives a click command key_variable, timeout, max_time and retries of an `Endpoint`.
 
     Args:
@@ -43,7 +41,7 @@ def endpoint_options(*, max_time: float, retries: int) -> Callable[[Command], Co
         ),
     )
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             command = option(command)
         return command

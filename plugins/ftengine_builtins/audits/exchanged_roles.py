@@ -187,7 +187,7 @@ def _answers(data: AuditedData, split: str) -> Turns:
 def _right(scores: np.ndarray) -> np.ndarray:
     """Return (n,) 1 for pairs of (2 n,) scores, rejected first, whose chosen one is larger, 0.5 if both are equal."""
     rejected, chosen = np.split(scores, 2)
-    return np.where(np.isclose(chosen, rejected, atol=1e-9), 0.5, chosen > rejected)
+    return np.where(np.abs(chosen - rejected) <= 1e-9, 0.5, chosen > rejected)
 
 
 def _questions(texts: Sequence[str]) -> int:

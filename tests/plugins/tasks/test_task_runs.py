@@ -74,7 +74,8 @@ def test_init_and_plan_offer_each_task(case):
     written = CliRunner().invoke(main, ["init", "r.yaml", "--strategy", "full", *arguments], catch_exceptions=False)
     assert written.exit_code == 0, written.output
     with open("r.yaml") as file:
-        assert yaml.safe_load(file)["task"]["name"] == content["task"]
+        task = yaml.safe_load(file)["task"]
+    assert (task if isinstance(task, str) else task["name"]) == content["task"]
     shown = CliRunner().invoke(main, ["plan", "r.yaml", "--no-measure"], catch_exceptions=False)
     assert shown.exit_code == 0, shown.output
     assert ("images" in shown.output) == (content["task"] == "image-classification")
