@@ -58,5 +58,5 @@ def test_files_and_functions_are_short() -> None:
 
 def test_files_of_tests_have_names_of_their_own() -> None:
     """pytest imports them by name alone: of two alike, the second is an error where both folders are run."""
-    names = [file.name for file in (ROOT / "tests").rglob("test_*.py")]
+    names = [file.name for folder in ("tests", "plugins") for file in (ROOT / folder).rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))
