@@ -57,7 +57,7 @@ def test_a_broken_library_is_reported_and_the_rest_is_still_examined(missing):
 import sys
 sys.modules[{missing!r}] = None  # what Python does for a module that cannot be imported
 from ftengine.cli import main
-main(["doctor", "--json"])
+main(["doctor", "--json", "--recheck"])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
