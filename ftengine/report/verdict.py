@@ -19,8 +19,7 @@ def judge(run: RunRecords, registry: Registry | None = None) -> Verdict:
     """Return the verdict on a run, by the rules of a registry or of all installed plugins."""
     findings = list[Finding]()
     for rule in _rules(registry):
-        for finding in _findings_of(rule, run):
-            findings.append(finding if finding.source else finding.model_copy(update={"source": rule.name}))
+        findings += _findings_of(rule, run)
     findings.sort(key=_gravity)
     quality = next((finding for finding in findings if finding.kind == "quality"), UNJUDGED)
     first = _first(quality, findings)
@@ -41,11 +40,11 @@ def later_findings(run: RunRecords, verdict: Verdict, registry: Registry | None 
     """Return what rules that read later files find now and did not find when the verdict was made."""
     known = {(finding.source, finding.level, finding.text) for finding in verdict.findings}
     return [
-        finding.model_copy(update={"source": rule.name})
+        finding
         for rule in _rules(registry)
         if rule.reads_later_files
         for finding in _findings_of(rule, run)
-        if (finding.source or rule.name, finding.level, finding.text) not in known
+        if (finding.source, finding.level, finding.text) not in known
     ]
 
 
@@ -66,11 +65,16 @@ def _rules(registry: Registry | None) -> list[Rule]:
 
 
 def _findings_of(rule: Rule, run: RunRecords) -> list[Finding]:
-    """Return a rule's findings (PluginError: the rule ends the process, even with status 0)."""
+    """Return a rule's findings, with its name as their source where they have none.
+
+    Raises:
+        PluginError: the rule ends the process, even with status 0.
+    """
     try:
-        return list(each(rule, "judge", rule.judge(run), Finding))
+        findings = list(each(rule, "judge", rule.judge(run), Finding))
     except SystemExit as error:
         raise PluginError(f"{named(rule)} ends the process: {cause_in(rule, error)}.{without(rule)}") from error
+    return [finding if finding.source else finding.model_copy(update={"source": rule.name}) for finding in findings]
 
 
 def _gravity(finding: Finding) -> int:

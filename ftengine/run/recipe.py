@@ -353,18 +353,16 @@ class Recipe(_Section):
 
     def seeded(self) -> list[Recipe]:
         """Return the recipe of each of `train.seeds` seeds, whose folders are in `output`; of one seed, itself."""
+        if self.train.seeds == 1:
+            return [self]
         first = self.training_seed
-        return (
-            [
-                Recipe.make(
-                    self.resolved() | {"output": str(Path(self.output) / f"seed-{seed}")},
-                    [f"train.seed={seed}", "train.seeds=1"],
-                )
-                for seed in range(first, first + self.train.seeds)
-            ]
-            if self.train.seeds > 1
-            else [self]
-        )
+        return [
+            Recipe.make(
+                self.resolved() | {"output": str(Path(self.output) / f"seed-{seed}")},
+                [f"train.seed={seed}", "train.seeds=1"],
+            )
+            for seed in range(first, first + self.train.seeds)
+        ]
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default written out."""

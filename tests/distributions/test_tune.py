@@ -112,7 +112,7 @@ def test_trials_surely_behind_are_dropped_and_train_no_further(content, taught, 
     assert resumed.evaluation["split"] == "validation"
 
 
-def test_a_search_ends_where_trials_cannot_be_told_apart(content, taught, tmp_path):
+def test_a_search_ends_if_trials_do_not_differ_significantly(content, taught, tmp_path):
     from ftengine_tune.space import parse
 
     found = tuned(content, tmp_path / "tuned", space=[parse("train.keep_checkpoints", "2,3,4", "")])

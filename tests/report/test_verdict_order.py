@@ -48,14 +48,14 @@ def test_over_fitting_and_unstable_training_explain_missed_classes(verdict):
 
 
 @pytest.mark.parametrize(("n", "level"), [(20, "note"), (40, "good")])
-def test_that_few_examples_were_tested_stands_behind_the_figures(verdict, n, level):
+def test_headline_names_a_small_test_split_after_the_figures(verdict, n, level):
     told = verdict(put("evaluation.tuned.accuracy", figure(0.93, 0.1, n)))
     assert [one.source for one in told.findings[:2]] == ["better-than-base", "held-out-split"]
     assert (told.level, told.quality.level) == (level, level)
     assert told.headline.startswith("Accuracy 93 %, base 65 %: better")
 
 
-def test_that_training_ended_within_its_first_pass_stands_behind_the_figures(verdict):
+def test_headline_names_a_partial_first_epoch_after_the_figures(verdict):
     told = verdict(steps(2.4, 2.2, 2.0, 1.8, 1.6, 1.4))
     assert [one.source for one in told.findings[:2]] == ["better-than-base", "learning-curve"]
     assert (told.level, told.quality.explained_by) == ("note", "")

@@ -95,7 +95,7 @@ def test_rows_are_shown_as_the_model_sees_them(view):
 
 
 @pytest.mark.slow
-def test_findings_stand_side_by_side(view, monkeypatch):
+def test_findings_of_runs_are_shown_in_columns(view, monkeypatch):
     leaked = view.page(finding="leaks")["rows"]
     assert {row["split"] for row in leaked} >= {"test"}
     assert len({row["group"] for row in leaked}) == 1

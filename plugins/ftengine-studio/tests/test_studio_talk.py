@@ -102,7 +102,7 @@ def test_an_answer_that_nobody_reads_ends_and_the_next_begins(run):
     assert {"side": "right", "state": "ends"} in lines
 
 
-def test_models_are_loaded_once_beforehand_and_a_message_is_told_how_far_they_are(tmp_path, monkeypatch):
+def test_models_are_loaded_once_in_advance_with_progress(tmp_path, monkeypatch):
     begun, go, loaded = threading.Event(), threading.Event(), []
 
     class Slow(Echo):

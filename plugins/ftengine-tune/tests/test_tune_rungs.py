@@ -138,5 +138,5 @@ def test_too_little_time_is_refused():
         (3, 4, 0, None),
     ],
 )
-def test_a_search_ends_where_one_is_left_or_few_are_told_apart(rung, left, dropped, why):
+def test_a_search_ends_with_one_trial_or_indistinguishable_ones(rung, left, dropped, why):
     assert ending(rung, left, dropped) == why
