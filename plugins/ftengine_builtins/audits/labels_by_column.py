@@ -334,7 +334,7 @@ def _negatively_correlated(rows: DrawnRows, numbers: np.ndarray, groups: Sequenc
             best = (group, there[0], own)
     if best is not None:
         group, there, own = best
-        either = f", or where it is {quoted(group.other)}" if group.other else ""
+        either = f", or where it is {group.other}" if group.other else ""
         brief = f"check which way numbers run where `{group.column}` {group.where}{either}: with what the words of "
         brief += f"other rows predict they correlate by {number(there, 2)}, the others by {number(own, 2)}"
         text = (
